@@ -1,0 +1,51 @@
+# make run [CLIPS=DIR]   raw clips to a promoted model and reports/index.html
+# make curate CLIPS=DIR  only up to the ledger: what would be kept, and why not
+# make test              the test suite
+# make lint              ruff, mypy and the architecture
+# make remote [TO=DIR]   a folder as the default DVC remote, for `dvc push` and `dvc pull`
+# make lock              write requirements.lock from the environment in use
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+TO ?= .local/dvc-remote
+# Two compute threads collapse when another process takes one of two cores; stages set their own numbers.
+export OMP_NUM_THREADS ?= 1
+export DVC_NO_ANALYTICS := true
+
+.PHONY: setup run curate test lint remote lock
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"make: got Python {v[0]}.{v[1]}, expected 3.11; set PYTHON=/path/to/python3.11")'
+	@echo "installing the pinned packages into .venv (about 3 GB, a few minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: setup
+	@$(if $(CLIPS),$(BIN)/videomar use-clips "$(CLIPS)")
+	@$(BIN)/dvc repro
+	@$(BIN)/python -m flows.release
+
+curate: setup
+	@$(if $(CLIPS),$(BIN)/videomar use-clips "$(CLIPS)")
+	@$(BIN)/dvc repro curate
+	@$(BIN)/videomar ledger show
+
+test: setup
+	@$(BIN)/python -m pytest
+
+lint: setup
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+remote: setup
+	@$(BIN)/dvc remote add --force --default folder $(abspath $(TO))
+	@echo "dvc push and dvc pull now use $(abspath $(TO))"
+
+lock:
+	@{ echo "# Complete, tested set of versions for Python 3.11; install with --no-deps. Made by: make lock"; \
+	   $(BIN)/python -m pip freeze --all | grep -v -E '^(-e|pip==|videomar)' | sed 's/+cpu//'; } > requirements.lock

@@ -1,0 +1,1 @@
+"""When the pipeline runs, and whether again: Prefect flows."""

@@ -1,0 +1,44 @@
+"""Flow `release`: the steps of flows/release.py as Prefect tasks, each with its state and another try."""
+
+from pathlib import Path
+
+from flows import release as steps
+from videomar.environment import apply_settings
+
+apply_settings()
+
+from prefect import flow, task  # noqa: E402  (reads the environment when it is imported)
+
+
+@task(name="register candidate", retries=1, retry_delay_seconds=2, retry_condition_fn=steps.may_retry)
+def register() -> str:
+    """Gives the number of the version."""
+    return steps.register()
+
+
+@task(retries=1, retry_delay_seconds=2, retry_condition_fn=steps.may_retry)
+def decide(number: str) -> str:
+    """Gives the gate's decision in words."""
+    return steps.decide(number)
+
+
+@task(name="move alias", retries=1, retry_delay_seconds=2, retry_condition_fn=steps.may_retry)
+def move_alias(number: str) -> None:
+    """The alias `champion` moves to the version, or stays."""
+    steps.move_alias(number)
+
+
+@task(name="write report", retries=1, retry_delay_seconds=2, retry_condition_fn=steps.may_retry)
+def report(number: str) -> Path:
+    """Gives the report's path."""
+    return steps.report(number)
+
+
+@flow(name="release")
+def release() -> str:
+    """Register, decide, promote, report; gives the number of the version."""
+    number = register()
+    print(decide(number))
+    move_alias(number)
+    report(number)
+    return number

@@ -1,0 +1,16 @@
+"""Stage `curate`: a verdict and a split for every candidate, from its scores alone."""
+
+from collections.abc import Sequence
+
+from videomar.data.curate import curate_clips
+from videomar.stage import Stage
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the ledger."""
+    with Stage("curate", arguments, "candidates", "out") as stage:
+        stage.metrics = curate_clips(stage.path.candidates, stage.path.out, stage.params.curate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Stage `encode`: kept clips and captions to the latent cache."""
+
+from collections.abc import Sequence
+
+from videomar.encode import encode_clips
+from videomar.stage import Stage
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the stage; paths come from dvc.yaml."""
+    with Stage("encode", arguments, "raw", "ledger", "tokenizer", "out") as stage:
+        path = stage.path
+        stage.metrics = encode_clips(path.raw, path.ledger, path.tokenizer, path.out, stage.params)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Stage `train_tokenizer`: the causal video autoencoder on the train split."""
+
+from collections.abc import Sequence
+
+from videomar.stage import Stage
+from videomar.training.tokenizer import train_from_ledger
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the stage; paths come from dvc.yaml."""
+    with Stage("train_tokenizer", arguments, "raw", "ledger", "out", "plot") as stage:
+        path = stage.path
+        stage.metrics = train_from_ledger(path.raw, path.ledger, path.out, path.plot, stage.params)
+
+
+if __name__ == "__main__":
+    main()

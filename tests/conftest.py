@@ -1,0 +1,1 @@
+"""Shared fixtures; being here, it also makes `tests/` importable for the files that tests share."""

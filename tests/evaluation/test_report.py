@@ -1,0 +1,170 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pipeline_outputs import EVIL, write_outputs
+
+from videomar.errors import DataError
+from videomar.evaluation.charts import Line, line_chart, smooth
+from videomar.evaluation.films import film_strip, pick_examples
+from videomar.evaluation.report import Release, ReportSources, write_report
+
+FIGURE = {"name": "simulated gain", "value": 5.0, "low": 4.0, "high": 6.0, "n": 10}
+DECISION = {"promote": False, "reasons": [f"Not shown to be better: {EVIL}"], "figures": [FIGURE]}
+
+
+class Page(HTMLParser):
+    """Ids, tags, addresses and text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "srcset", "data", "action"):
+                self.addresses.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def sources(root: Path) -> ReportSources:
+    return ReportSources(
+        ledger=root / "data/ledger.parquet",
+        generated=root / "data/generated.parquet",
+        metrics=root / "metrics",
+        plots=root / "plots",
+        credits=root / "credits.txt",
+    )
+
+
+def release(decision: dict[str, Any] | None = DECISION) -> Release:
+    lineage = {"git_commit": "abc", "lock_sha256": EVIL}
+    return Release(candidate="videomar version 1", champion="none", decision=decision, lineage=lineage)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write_outputs(folder)
+    (folder / "credits.txt").write_text("(c) somebody\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(root: Path) -> str:
+    write_report(root / "reports/index.html", sources(root), release())
+    return (root / "reports/index.html").read_text()
+
+
+def test_report_has_every_section(html: str) -> None:
+    page = Page(html)
+    sections = [
+        "figures",
+        "gate",
+        "clips",
+        "quality",
+        "tokenizer",
+        "training",
+        "contents",
+        "cost",
+        "versions",
+    ]
+    assert [name for name in page.ids if name in sections] == sections
+    for text in (
+        "wrong prompt",
+        "repeat last",
+        "through the tokenizer",
+        "too dark",
+        "Refused",
+        "(c) somebody",
+    ):
+        assert text in page.text
+    for text in ("best", "median", "worst", "torch", "abc"):
+        assert text in page.text
+
+
+def test_report_loads_nothing_from_elsewhere(html: str) -> None:
+    page = Page(html)
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert not re.search(r"https?:|@import|url\((?!data:)", html)
+
+
+def test_report_escapes_captions_names_and_reasons(html: str) -> None:
+    page = Page(html)
+    assert page.tags.count("script") == 1
+    assert EVIL in page.text
+    assert EVIL not in html
+
+
+def test_report_shows_each_film_beside_the_truth(html: str) -> None:
+    assert html.count('class="film"') >= 4 * 6 * 3
+    assert len(html) < 15e6
+
+
+@pytest.mark.parametrize("decision", [None, {**DECISION, "promote": True}, {**DECISION, "figures": []}])
+def test_report_is_written_for_every_decision(
+    root: Path, tmp_path: Path, decision: dict[str, Any] | None
+) -> None:
+    write_report(tmp_path / "index.html", sources(root), release(decision))
+    assert (tmp_path / "index.html").stat().st_size > 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_report_names_the_file_that_is_missing(root: Path, tmp_path: Path) -> None:
+    missing = ReportSources(
+        ledger=tmp_path / "ledger.parquet",
+        generated=root / "data/generated.parquet",
+        metrics=root / "metrics",
+        plots=root / "plots",
+        credits=tmp_path / "none",
+    )
+    with pytest.raises(DataError, match=r"ledger.parquet: no such file"):
+        write_report(tmp_path / "index.html", missing, release())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_film_strip_keeps_every_pixel() -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    frames = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
+    content = base64.b64decode(film_strip(frames).split(",")[1])
+    strip = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    assert np.array_equal(strip.reshape(6, 5, 7, 3).transpose(1, 0, 2, 3), frames)
+
+
+def test_film_strip_of_a_long_large_clip_fits_the_format() -> None:
+    assert film_strip(np.zeros((300, 130, 200, 3), np.uint8)).startswith("data:image/webp")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6, 50])
+def test_examples_are_distinct_and_ordered(count: int) -> None:
+    chosen = pick_examples({str(index): float(index) for index in range(count)})
+    scores = [float(clip_id) for _, clip_id in chosen]
+    assert scores == sorted(set(scores), reverse=True)
+    assert max(scores) == count - 1
+    assert min(scores) == 0
+
+
+def test_chart_leaves_out_what_is_not_finite() -> None:
+    chart = str(line_chart([Line("a", "image", [0, 1, 2], [1.0, float("nan"), 3.0])], "step", "loss"))
+    assert "nan" not in chart.lower().replace("name", "")
+    assert "no figures" in str(line_chart([Line("a", "image", [], [])], "step", "loss"))
+
+
+def test_smooth_keeps_a_constant_and_the_length() -> None:
+    assert smooth([2.0] * 40, 0.2) == pytest.approx([2.0] * 40)

@@ -1,0 +1,103 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from pipeline_outputs import REPOSITORY, write_outputs
+
+from flows.process import run_in_group
+from flows.refresh import run_stage, stage_names
+from videomar.errors import VideomarError
+
+
+def lives(pid: int) -> bool:
+    """Whether a process still computes; one that nobody has reaped yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(condition: object, limit_s: float = 10.0) -> bool:
+    end = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < end:  # type: ignore[operator]
+        time.sleep(0.05)
+    return bool(condition())  # type: ignore[operator]
+
+
+def test_refresh_runs_every_stage_after_those_it_depends_on() -> None:
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    order = stage_names(REPOSITORY / "dvc.yaml")
+    assert order == list(stages)
+    made: set[str] = set()
+    makers = {
+        next(iter(out)) if isinstance(out, dict) else out
+        for stage in stages.values()
+        for out in stage["outs"]
+    }
+    for name in order:
+        assert {dep for dep in stages[name]["deps"] if dep in makers} <= made
+        made |= {next(iter(out)) if isinstance(out, dict) else out for out in stages[name]["outs"]}
+
+
+def test_failed_stage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VideomarError, match="stage nothing: ended with code"):
+        run_stage.fn("nothing", tmp_path)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_group_gives_the_exit_code_and_runs_in_the_folder(tmp_path: Path, code: int) -> None:
+    assert run_in_group(["sh", "-c", f"touch here; exit {code}"], tmp_path) == code
+    assert (tmp_path / "here").is_file()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_group_ends_with_the_process_that_started_it(tmp_path: Path, how: signal.Signals) -> None:
+    command = ["sh", "-c", "sleep 60 & echo $! > child.tmp; mv child.tmp child; wait"]
+    call = f"run_in_group({command}, Path({str(tmp_path)!r}))"
+    code = f"from pathlib import Path; from flows.process import run_in_group; {call}"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    assert wait_until((tmp_path / "child").is_file)
+    grandchild = int((tmp_path / "child").read_text())
+    assert lives(grandchild)
+    parent.send_signal(how)
+    parent.wait(10)
+    assert wait_until(lambda: not lives(grandchild))
+
+
+def test_release_with_nothing_to_do_does_not_import_prefect() -> None:
+    code = "import sys, flows.release; sys.exit('prefect' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_release_flow_runs_without_a_server_and_then_does_nothing(tmp_path: Path) -> None:
+    write_outputs(tmp_path)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "PREFECT_HOME": str(tmp_path / ".local/prefect"),
+    }
+    environment.pop("MLFLOW_TRACKING_URI", None)
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows.release"]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    first, again = run(), run()
+    last = ["report: reports/index.html", "champion: videomar version 1 (checkpoint step 30)"]
+    assert first.stdout.splitlines()[-2:] == last, first.stderr
+    assert "gate: promoted" in first.stdout
+    assert again.stdout.splitlines() == last
+    (tmp_path / "dvc.lock").write_text("next")
+    (tmp_path / "data/ledger.parquet").unlink()
+    broken = run()
+    assert broken.returncode == 1
+    assert broken.stderr.splitlines()[-1].startswith("release: data/ledger.parquet: no such file")
+    assert "Traceback" not in broken.stderr

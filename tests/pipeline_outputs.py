@@ -1,0 +1,113 @@
+"""What a run of the pipeline leaves behind, drawn small: for tests of all that comes after it."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from videomar.data.ledger import LEDGER_SCHEMA
+from videomar.data.ledger import write_ledger as write_ledger_rows
+from videomar.evaluation.metrics import evaluate_clips, repeat_last
+
+FRAMES, SIZE_PX = 9, 8
+EVIL = "<script>alert(1)</script>&\"'"
+REPOSITORY = Path(__file__).parent.parent
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("clip_id", "group", "kind", "caption", "prompt")),
+        ("context_frames", pa.int32()),
+        ("fps", pa.float64()),
+        ("shape", pa.list_(pa.int32())),
+        ("frames", pa.large_binary()),
+    ]
+)
+
+
+def write_generated(path: Path, groups: dict[str, int], noise: float = 4.0) -> None:
+    """generated.parquet with so many clips per group; the model is right up to noise."""
+    rows: list[dict[str, object]] = []
+    for group, count in groups.items():
+        for index in range(count):
+            rows += _clip_rows(f"{group}-{index:03d}", group, noise, np.random.default_rng(index))
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path)
+
+
+def write_outputs(root: Path) -> None:
+    """All files that the report and the release read, below `root`."""
+    for folder in ("data", "metrics", "plots", "checkpoints/tokenizer", "checkpoints/videomar/step_00000030"):
+        (root / folder).mkdir(parents=True)
+    write_generated(root / "data/generated.parquet", {"simulated": 10, "real": 9})
+    figures = evaluate_clips(
+        root / "data/generated.parquet",
+        root / "data/evaluation.parquet",
+        root / "plots/quality_by_frame.csv",
+    )
+    for stage, metrics in {"evaluate": figures, "train": {"loss": 0.5}}.items():
+        costs = {"seconds": 3.0, "peak_memory_gb": 0.5}
+        (root / f"metrics/{stage}.json").write_text(json.dumps({**metrics, **costs}))
+    steps = range(0, 30, 10)
+    curve = pd.DataFrame({"step": steps, "stage": [0, 0, 1], "loss": [3.0, 2.0, 1.0], "learning_rate": 1e-3})
+    curve.to_csv(root / "plots/train.csv", index=False)
+    pd.DataFrame({"step": steps, "loss": 0.1, "psnr_db": 30.0}).to_csv(
+        root / "plots/tokenizer.csv", index=False
+    )
+    write_ledger(root / "data/ledger.parquet")
+    checkpoint = root / "checkpoints/videomar/step_00000030"
+    for name in ("model", "ema", "optimizer"):
+        (checkpoint / f"{name}.safetensors").write_bytes(name.encode())
+    (checkpoint / "checkpoint.json").write_text("{}")
+    (root / "checkpoints/tokenizer/tokenizer.json").write_text("{}")
+    (root / "dvc.lock").write_text("schema: '2.0'\n")
+    shutil.copy(REPOSITORY / "params.yaml", root)
+
+
+def write_ledger(path: Path) -> None:
+    """A ledger with kept, rejected and unreadable rows, one caption and one name of which are hostile."""
+    picture = io.BytesIO()
+    Image.new("RGB", (24, 8), "teal").save(picture, "JPEG")
+    clip = {"video": "simulated/a.mp4", "start_s": 1.0, "caption": EVIL, "group": "simulated", "reason": None}
+    rows = [
+        {**clip, "clip_id": "1", "kept": True, "split": "train", "thumbnail": picture.getvalue()},
+        {**clip, "clip_id": "2", "kept": False, "reason": "too_dark", "thumbnail": picture.getvalue()},
+        {"video": f"{EVIL}.mp4", "group": "real", "kept": False, "reason": "empty_file"},
+    ]
+    write_ledger_rows(path, pd.DataFrame(rows, columns=LEDGER_SCHEMA.names))
+
+
+def _clip_rows(clip_id: str, group: str, noise: float, rng: np.random.Generator) -> list[dict[str, object]]:
+    drift = np.linspace(0, 60, FRAMES)[:, None, None, None]
+    truth = np.clip(rng.uniform(40, 160, (1, SIZE_PX, SIZE_PX, 3)) + drift, 0, 255).astype(np.uint8)
+    kinds: dict[str, tuple[int, NDArray[np.uint8]]] = {
+        "truth": (FRAMES, truth),
+        "tokenizer": (0, _noisy(truth, 1.0, rng)),
+        "continuation": (5, _noisy(truth, noise, rng)),
+        "continuation_untrained": (5, _noisy(repeat_last(truth, 5), 50.0, rng)),
+        "image": (1, _noisy(truth, noise, rng)),
+        "image_wrong_prompt": (1, _noisy(repeat_last(truth, 1), noise, rng)),
+    }
+    prompts = {"image_wrong_prompt": f"wrong {EVIL}"}
+    return [
+        {
+            "clip_id": clip_id,
+            "group": group,
+            "kind": kind,
+            "caption": EVIL,
+            "prompt": prompts.get(kind, EVIL),
+            "context_frames": context,
+            "fps": 8.0,
+            "shape": list(frames.shape),
+            "frames": frames.tobytes(),
+        }
+        for kind, (context, frames) in kinds.items()
+    ]
+
+
+def _noisy(frames: NDArray[np.uint8], scale: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    return np.clip(frames + rng.normal(0, scale, frames.shape), 0, 255).astype(np.uint8)

@@ -1,0 +1,98 @@
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from pipeline_outputs import EVIL, REPOSITORY, write_ledger
+
+from videomar import cli
+from videomar.config import load_params
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples/SOURCES.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Exit code of `videomar WORDS`."""
+    monkeypatch.setattr(sys, "argv", ["videomar", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_use_clips_keeps_every_other_byte_of_the_parameters(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (here / "params.yaml").read_text()
+    (here / "my clips").mkdir()
+    (here / "my clips/a.mp4").touch()
+    assert run(monkeypatch, "use-clips", str(here / "my clips")) == 0
+    assert load_params(here / "params.yaml").samples.source == "my clips"
+    assert run(monkeypatch, "use-clips", "samples") == 0
+    assert (here / "params.yaml").read_text() == before
+
+
+def test_use_clips_outside_of_the_repository_is_stored_absolute(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "deep").mkdir()
+    (outside / "deep/a.mp4").touch()
+    assert run(monkeypatch, "use-clips", str(outside)) == 0
+    assert load_params(here / "params.yaml").samples.source == str(outside)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["use-clips", "nowhere"], 1, "videomar: nowhere: no such folder"),
+        (["use-clips", "params.yaml"], 1, "params.yaml: no such folder"),
+        (["use-clips", "empty"], 1, "empty: got an empty folder"),
+        (["ledger", "show"], 1, "data/ledger.parquet: no such file"),
+        (["ledger", "show", "--ledger", "params.yaml"], 1, "expected the ledger"),
+        (["promote", "--force"], 2, "--force and --reason go together"),
+        (["use-clips"], 2, "Missing argument"),
+        (["fly"], 2, "No such command"),
+    ],
+)
+def test_bad_input_gets_one_clear_message(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    message: str,
+) -> None:
+    (here / "empty").mkdir()
+    (here / "empty/.hidden").touch()
+    assert run(monkeypatch, *words) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    if code == 1:
+        assert len(error.splitlines()) == 1
+
+
+def test_damaged_parameters_are_refused_before_they_are_written(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "params.yaml").write_text("samples: [")
+    assert run(monkeypatch, "use-clips", "samples") == 1
+    assert (here / "params.yaml").read_text() == "samples: ["
+
+
+def test_ledger_show_names_reasons_and_files(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ledger(here / "ledger.parquet")
+    assert run(monkeypatch, "ledger", "show", "--ledger", "ledger.parquet") == 0
+    shown = capsys.readouterr().out
+    for text in ("kept, simulated", "too_dark", "train", "empty_file", EVIL[:10]):
+        assert text in shown

@@ -1,0 +1,111 @@
+import subprocess
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from pipeline_outputs import write_outputs
+
+from flows import release
+from videomar.config import load_params
+from videomar.errors import CheckpointError, VideomarError
+from videomar.promotion import promote_version
+from videomar.tracking import registry
+from videomar.tracking.candidate import newest_checkpoint
+from videomar.tracking.lineage import git_state, sha256_of
+
+REFUSED = {"promote": False, "reasons": ["too bad"], "figures": []}
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_outputs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_registry_round_trip(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One store for the whole life of two versions, because making its tables takes seconds."""
+    lock = sha256_of(root / "dvc.lock")
+    assert registry.champion() is None
+    assert not registry.is_released(lock)
+
+    first = release.register()
+    assert release.register() == first
+    assert registry.challenger() == registry.version_of(first)
+    assert "promoted" in release.decide(first)
+    release.move_alias(first)
+    assert not registry.is_released(lock)  # the report is still missing
+    release.report(first)
+    assert registry.is_released(lock)
+
+    version = registry.champion()
+    assert version is not None
+    assert version.tags["lock_sha256"] == lock
+    assert version.tags["previous_champion"] == "none"
+    assert version.step == "30"
+    assert registry.evaluation_of(version).equals(pd.read_parquet(root / "data/evaluation.parquet"))
+    files = {path.name for path in registry.download_model(version).rglob("*") if path.is_file()}
+    assert {"model.safetensors", "ema.safetensors", "tokenizer.json", "params.yaml"} <= files
+    assert "optimizer.safetensors" not in files
+    loaded = mlflow.pyfunc.load_model("models:/videomar@champion")
+    assert loaded.unwrap_python_model()._params == load_params(root / "params.yaml")
+
+    report = root / "reports/index.html"
+    report.unlink()
+    release.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "report: reports/index.html",
+        "champion: videomar version 1 (checkpoint step 30)",
+    ]
+    assert report.is_file()
+
+    (root / "dvc.lock").write_text("another state")
+    second = release.register()
+    assert second != first
+    assert "No better: equal" in release.decide(second)
+    release.move_alias(second)
+    assert registry.champion() == registry.version_of(first)
+    with pytest.raises(VideomarError, match="refused by the gate: No better"):
+        promote_version(second, "", root / "params.yaml")
+    assert promote_version(second, "we want it", root / "params.yaml")[0].endswith("we want it")
+    forced = registry.champion()
+    assert forced is not None
+    assert (forced.number, forced.tags["previous_champion"]) == (second, first)
+    with pytest.raises(VideomarError, match="champion already"):
+        promote_version(second, "", root / "params.yaml")
+    with pytest.raises(VideomarError, match="got 99"):
+        registry.version_of("99")
+
+
+def test_release_without_a_lock_is_refused_in_one_line(root: Path) -> None:
+    (root / "dvc.lock").unlink()
+    with pytest.raises(SystemExit, match=r"dvc.lock: no such file, .* run `dvc repro`"):
+        release.main()
+
+
+def test_newest_checkpoint_is_the_highest_finished_step(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="got no checkpoint"):
+        newest_checkpoint(tmp_path)
+    for step in (5, 20, 100):
+        (tmp_path / f"step_{step:08d}").mkdir()
+        (tmp_path / f"step_{step:08d}/checkpoint.json").touch()
+    (tmp_path / "step_00000200").mkdir()  # a save that was interrupted
+    assert newest_checkpoint(tmp_path).name == "step_00000100"
+
+
+def test_git_state_tells_commit_and_changes(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init", "-b", "main")
+    assert git_state(tmp_path) == {"git_commit": "none", "git_dirty": "false"}
+    git("commit", "--allow-empty", "-m", "a")
+    clean = git_state(tmp_path)
+    (tmp_path / "new").touch()
+    assert len(clean["git_commit"]) == 40
+    assert clean["git_dirty"] == "false"
+    assert git_state(tmp_path) == {**clean, "git_dirty": "true"}

@@ -1,0 +1,1 @@
+"""VideoMAR: image-to-video with continuous tokens, from raw clips to a promoted model."""

@@ -1,0 +1,171 @@
+"""Checkpoints: weights and optimizer as safetensors, all else as JSON; written whole or not at all.
+
+A training run keeps `step_NNNNNNNN/` folders; each holds model, ema and optimizer tensors and `checkpoint.json`,
+which is written last, with the size and hash of the others.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from videomar.config import ModelParams
+from videomar.errors import CheckpointError
+from videomar.model.videomar import VideoMAR
+
+MANIFEST = "checkpoint.json"
+_STEP_FOLDER = "step_*"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """All that is needed to build the network before its weights are loaded."""
+
+    params: ModelParams
+    latent_channels: int
+    text_channels: int
+    max_text_tokens: int
+
+    def build(self) -> VideoMAR:
+        """A network of this shape whose weights are not drawn yet."""
+        return VideoMAR(self.params, self.latent_channels, self.text_channels, self.max_text_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint in memory: the network, its shape's parameters, the steps it was trained for."""
+
+    model: VideoMAR
+    params: ModelParams
+    step: int
+    shape: ModelShape
+    manifest: Mapping[str, object]
+
+
+def save(
+    folder: Path, step: int, shape: ModelShape, tensors: Mapping[str, Mapping[str, Tensor]], made_with: object
+) -> Path:
+    """Write `folder/step_NNNNNNNN` and return it.
+
+    Args:
+        folder: where the run keeps its checkpoints.
+        step: optimizer steps done.
+        shape: how to build the network.
+        tensors: file stem (`model`, `ema`, `optimizer`) to named tensors.
+        made_with: JSON of the parameters of the run; a run with others does not continue from here.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step_{step:08d}"
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
+    try:
+        files = {}
+        for stem, values in tensors.items():
+            path = draft / f"{stem}.safetensors"
+            save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, path)
+            files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        manifest = {"step": step, "shape": asdict(shape), "files": files, "made_with": made_with}
+        (draft / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        _fsync(draft)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(draft, target)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return target
+
+
+def load(folder: str | Path, device: str = "cpu", weights: str = "ema") -> Loaded:
+    """Load a checkpoint, or the newest one of a run's folder, for inference.
+
+    Args:
+        folder: a checkpoint, or a folder of `step_NNNNNNNN`.
+        device: where the network goes.
+        weights: `ema` or `model`.
+
+    Raises:
+        CheckpointError: nothing there, damaged, or of another shape.
+    """
+    path = Path(folder)
+    if not (path / MANIFEST).is_file():
+        path = latest(path) or path
+    manifest = read_manifest(path)
+    shape = _shape(manifest["shape"])
+    model = shape.build()
+    try:
+        model.load_state_dict(load_tensors(path, weights))
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
+    return Loaded(model.to(device).eval().requires_grad_(False), shape.params, manifest["step"], shape, manifest)
+
+
+def load_tensors(checkpoint: Path, stem: str) -> dict[str, Tensor]:
+    """Tensors of one file of a checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing.
+    """
+    path = checkpoint / f"{stem}.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file, expected weights `model` or `ema`; check the folder")
+    return load_file(path)
+
+
+def read_manifest(checkpoint: Path) -> dict:
+    """`checkpoint.json`, after a check that every file it names is there with its stated hash.
+
+    Raises:
+        CheckpointError: the manifest or a file is missing or differs.
+    """
+    path = checkpoint / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        raise CheckpointError(f"{checkpoint}: no {MANIFEST}, expected a checkpoint; run `dvc repro train`") from None
+    for name, facts in manifest["files"].items():
+        file = checkpoint / name
+        if not file.is_file() or file.stat().st_size != facts["bytes"] or _sha256(file) != facts["sha256"]:
+            raise CheckpointError(f"{file}: missing or damaged, expected sha256 {facts['sha256'][:12]}; use another")
+    return manifest
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint of a run's folder; None if there is none."""
+    for path in sorted(folder.glob(_STEP_FOLDER), reverse=True):
+        try:
+            read_manifest(path)
+        except CheckpointError:
+            continue
+        return path
+    return None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints of a run, and drafts that a killed process left."""
+    for path in sorted(folder.glob(_STEP_FOLDER))[:-keep] + list(folder.glob(".draft-*")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _shape(raw: dict) -> ModelShape:
+    params = {**raw["params"], "rope_axis_dims": tuple(raw["params"]["rope_axis_dims"])}
+    return ModelShape(**{**raw, "params": ModelParams(**params)})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(folder: Path) -> None:
+    """Have the folder's files on the disk before the rename makes them visible."""
+    for path in [*folder.iterdir(), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)

@@ -1,0 +1,94 @@
+"""Where clips begin and end: shots, and windows inside them. Pure.
+
+Axes: F frames, H W rows and columns in pixels.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scenedetect import ContentDetector, FrameTimecode
+
+from videomar.config import IngestParams
+
+# Times are kept to the millisecond: they are part of a clip's id.
+_TICK_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A stretch of one video without a cut; `end_s` is where the next begins."""
+
+    start_s: float
+    end_s: float
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A window of one shot."""
+
+    start_s: float
+    end_s: float
+    caption: str
+    reason: str | None
+    """`too_short` where the shot holds no whole window, else null."""
+
+
+def find_shots(
+    frames: NDArray[np.uint8], times: NDArray[np.float64], caption: str, params: IngestParams
+) -> list[Shot]:
+    """Shots between the cuts that PySceneDetect's content detector finds.
+
+    Args:
+        frames: (F, H, W, 3), small: a cut is as plain at 64 rows as at 1,000.
+        times: Of the frames, seconds, (F,) rising.
+        caption: What all shots are said to show.
+        params: `shot_threshold`.
+    """
+    # Every jump counts, however soon after the last: a clip across a flash is worse than a clip the fewer.
+    detector = ContentDetector(threshold=params.shot_threshold, min_scene_len=1)
+    cuts: list[int] = []
+    for index, frame in enumerate(frames):
+        found = detector.process_frame(FrameTimecode(index, fps=1.0), np.ascontiguousarray(frame[..., ::-1]))
+        cuts.extend(cut.frame_num for cut in found)
+    edges = [float(times[cut]) for cut in sorted({0, *cuts})] + [video_end(times)]
+    return [Shot(start, end, caption) for start, end in pairwise(edges)]
+
+
+def trim_shots(shots: list[Shot], end_s: float) -> list[Shot]:
+    """Shots as far as the video lasts: captions may have been written for a longer one."""
+    return [
+        Shot(shot.start_s, min(shot.end_s, end_s), shot.caption) for shot in shots if shot.start_s < end_s
+    ]
+
+
+def video_end(times: NDArray[np.float64]) -> float:
+    """When the last frame is over, seconds: it lasts as long as the usual frame."""
+    return float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 0.0))
+
+
+def split_into_clips(shots: list[Shot], params: IngestParams) -> list[Clip]:
+    """Windows of `num_frames` at `fps`, `stride_frames` apart, never across the end of a shot.
+
+    A shot too short for one window is one clip with the reason `too_short`.
+    """
+    clips: list[Clip] = []
+    length_s, stride_s = params.num_frames / params.fps, params.stride_frames / params.fps
+    for shot in shots:
+        spare_s = shot.end_s - shot.start_s - length_s + _TICK_S
+        if spare_s < 0:
+            clips.append(Clip(round(shot.start_s, 3), round(shot.end_s, 3), shot.caption, "too_short"))
+            continue
+        for index in range(int(spare_s / stride_s) + 1):
+            start_s = shot.start_s + index * stride_s
+            clips.append(Clip(round(start_s, 3), round(start_s + length_s, 3), shot.caption, None))
+    return clips
+
+
+def clip_id(video_sha256: str, start_s: float, end_s: float) -> str:
+    """Name of a clip from its content's place: 16 hexadecimal digits."""
+    key = f"{video_sha256} {round(start_s * 1000)} {round(end_s * 1000)}"
+    return hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -1,0 +1,178 @@
+"""From a folder of videos to candidates: every file probed, decoded once, split into clips and scored.
+
+Axes: F frames, H W rows and columns in pixels.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from videomar.config import IngestParams
+from videomar.data.captions import SIDECARS, CaptionsError, read_captions
+from videomar.data.clips import Clip, clip_id, find_shots, split_into_clips, trim_shots, video_end
+from videomar.data.decode import clip_frames, cover_height, crop_to_square, read_video
+from videomar.data.isolation import run_isolated
+from videomar.data.ledger import Candidate, write_candidates
+from videomar.data.probe import UnreadableError, VideoInfo, find_ffprobe, probe
+from videomar.data.scores import score
+from videomar.errors import DataError
+
+_THUMBNAIL_PX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file of the raw folder, and all that a child process needs to read it."""
+
+    raw: Path
+    video: str
+    sha256: str
+    params: IngestParams
+
+    def row(self, reason: str | None = None) -> Candidate:
+        """A row about the file as a whole."""
+        return Candidate(
+            video=self.video, video_sha256=self.sha256 or None, group=group_of(self.video), reason=reason
+        )
+
+
+def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float]:
+    """Write the candidates of all videos under a folder; what came of them, in numbers.
+
+    Everything but dotfiles and sidecars (.txt, .json, .csv) is taken for a video. Each is read in a child
+    process with a deadline: one that hangs, crashes or cannot be read costs one row, which says why.
+
+    Raises:
+        DataError: there is no such folder, no file in it, or no ffprobe.
+    """
+    videos = list_videos(raw)
+    if not videos:
+        raise DataError(
+            f"{raw}: got no files, expected videos; put some there, or run the stage `samples` first"
+        )
+    find_ffprobe()
+    rows = list(_ingest(raw, videos, params))
+    rows.sort(key=lambda row: (row.video, row.start_s or 0.0, row.end_s or 0.0, row.clip_id or ""))
+    write_candidates(out, rows)
+    reasons = Counter(row.reason for row in rows if row.clip_id is not None)
+    return {
+        "videos": len(videos),
+        "unreadable": sum(row.clip_id is None for row in rows),
+        "clips": sum(reasons.values()) - reasons["too_short"],
+        "too_short": reasons["too_short"],
+    }
+
+
+def list_videos(raw: Path) -> list[str]:
+    """Paths, relative to the folder, of all files in it that may be videos, sorted."""
+    found = []
+    for path in raw.rglob("*"):
+        relative = path.relative_to(raw)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if hidden or path.suffix.lower() in SIDECARS or path.is_dir():
+            continue
+        # A link to nowhere counts too: it gets its row and its reason.
+        if path.is_file() or path.is_symlink():
+            found.append(relative.as_posix())
+    return sorted(found)
+
+
+def group_of(video: str) -> str:
+    """`simulated` or `real`, by the folder that a video lies in."""
+    return "simulated" if video.startswith("simulated/") else "real"
+
+
+def _ingest(raw: Path, videos: list[str], params: IngestParams) -> Iterator[Candidate]:
+    """Rows of all files; of files with equal bytes only the first is read."""
+    files: dict[str, _File] = {}
+    with ThreadPoolExecutor(params.num_workers) as pool:
+        for video, digest in zip(videos, pool.map(_sha256, (raw / video for video in videos)), strict=True):
+            file = _File(raw, video, digest if isinstance(digest, str) else "", params)
+            if isinstance(digest, OSError):
+                yield file.row(f"unreadable: {digest.strerror}")
+            elif digest in files:
+                yield file.row("duplicate_file")
+            else:
+                files[digest] = file
+    tasks = list(files.values())
+    results = run_isolated(ingest_file, tasks, params.timeout_s, params.num_workers)
+    bar = tqdm(results, total=len(tasks), desc="reading videos", unit="video", disable=None)
+    for file, result in zip(tasks, bar, strict=True):
+        if isinstance(result, str):
+            yield file.row(result)
+        else:
+            yield from result
+
+
+def ingest_file(file: _File) -> list[Candidate]:
+    """Rows of one video; the work of a child process."""
+    cv2.setNumThreads(1)
+    path = file.raw / file.video
+    try:
+        captions = read_captions(path)
+        info = probe(path)
+        frames, times = read_video(path, info, cover_height(info, 2 * file.params.size_px))
+    except UnreadableError as error:
+        return [file.row(error.reason)]
+    except CaptionsError as error:
+        return [file.row(f"unreadable_captions: {error}"[:200])]
+    if captions.spans:
+        shots = trim_shots(captions.spans, video_end(times))
+    else:
+        shots = find_shots(frames, times, captions.whole, file.params)
+    clips = split_into_clips(shots, file.params)
+    if not clips:
+        return [file.row("unreadable_captions: all clips begin after the end of the video")]
+    # Two captions of the same span would be two clips of one id: the first stands.
+    unique = {(clip.start_s, clip.end_s): clip for clip in reversed(clips)}
+    return [_candidate(file, info, clip, (frames, times)) for clip in unique.values()]
+
+
+def _candidate(
+    file: _File, info: VideoInfo, clip: Clip, video: tuple[NDArray[np.uint8], NDArray[np.float64]]
+) -> Candidate:
+    frames, times = video
+    if clip.reason is None:
+        chosen = clip_frames(times, clip.start_s, file.params)
+    else:
+        chosen = np.searchsorted(times, np.linspace(clip.start_s, clip.end_s, 3)).clip(0, len(times) - 1)
+        chosen = np.maximum(chosen - np.array([0, 0, 1]), 0)
+    pixels = frames[chosen]
+    scores = {} if clip.reason else score(crop_to_square(pixels, file.params.size_px))
+    return Candidate(
+        video=file.video,
+        video_sha256=file.sha256,
+        clip_id=clip_id(file.sha256, clip.start_s, clip.end_s),
+        start_s=clip.start_s,
+        end_s=clip.end_s,
+        caption=clip.caption,
+        group=group_of(file.video),
+        width=info.width,
+        height=info.height,
+        reason=clip.reason,
+        thumbnail=_thumbnail(pixels),
+        **scores,
+    )
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
+    """First, middle and last of frames (F, H, W, 3) side by side, cropped to squares, as a JPEG."""
+    three = crop_to_square(pixels[[0, len(pixels) // 2, -1]], _THUMBNAIL_PX)
+    _, jpeg = cv2.imencode(".jpg", np.hstack(list(three))[..., ::-1])
+    return jpeg.tobytes()
+
+
+def _sha256(path: Path) -> str | OSError:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return error

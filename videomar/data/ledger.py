@@ -1,0 +1,120 @@
+"""The ledger: one row per considered clip, with every score, the verdict and its reason.
+
+`data/candidates.parquet` (of ingest) holds what was found; `data/ledger.parquet` (of curate) holds
+the same rows and the verdict. A file that cannot be read has one row, with `clip_id` null.
+"""
+
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from videomar.errors import DataError
+
+SCORES = ("motion", "brightness", "contrast", "sharpness", "frozen_share")
+SPLITS = ("train", "val", "test")
+GROUPS = ("simulated", "real")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One row as ingest leaves it; the fields are the columns of `data/candidates.parquet`."""
+
+    video: str
+    """Path relative to data/raw."""
+    video_sha256: str | None = None
+    clip_id: str | None = None
+    """Null for a file that cannot be read."""
+    start_s: float | None = None
+    end_s: float | None = None
+    caption: str | None = None
+    group: str
+    """`simulated` or `real`."""
+    width: int | None = None
+    """Of the source as displayed, pixels."""
+    height: int | None = None
+    reason: str | None = None
+    """Why ingest rejects it, or null."""
+    motion: float | None = None
+    brightness: float | None = None
+    contrast: float | None = None
+    sharpness: float | None = None
+    frozen_share: float | None = None
+    thumbnail: bytes | None = None
+    """JPEG: first, middle and last frame side by side."""
+
+
+_TYPES = {str: pa.string(), int: pa.int32(), float: pa.float64(), bytes: pa.binary()}
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        (field.name, _TYPES[next(kind for kind in _TYPES if kind.__name__ in str(field.type))])
+        for field in fields(Candidate)
+    ]
+)
+LEDGER_SCHEMA = CANDIDATE_SCHEMA.append(pa.field("kept", pa.bool_())).append(pa.field("split", pa.string()))
+
+
+def write_candidates(path: Path, candidates: list[Candidate]) -> None:
+    """Write the candidates to a Parquet file, whole or not at all."""
+    _write(path, pa.Table.from_pylist([asdict(row) for row in candidates], schema=CANDIDATE_SCHEMA))
+
+
+def read_candidates(path: Path) -> pandas.DataFrame:
+    """Rows that ingest wrote.
+
+    Raises:
+        DataError: no such file, or not one of ours.
+    """
+    return _read(path, CANDIDATE_SCHEMA, "ingest")
+
+
+def write_ledger(path: Path, ledger: pandas.DataFrame) -> None:
+    """Write the ledger to a Parquet file, whole or not at all."""
+    _write(path, pa.Table.from_pandas(ledger, schema=LEDGER_SCHEMA, preserve_index=False))
+
+
+def read_ledger(path: Path) -> pandas.DataFrame:
+    """Rows that curate wrote.
+
+    Raises:
+        DataError: no such file, or not one of ours.
+    """
+    return _read(path, LEDGER_SCHEMA, "curate")
+
+
+def kept_clips(
+    ledger: pandas.DataFrame, split: str | None = None, group: str | None = None
+) -> pandas.DataFrame:
+    """Rows of the clips that are kept, of one split and one group or of all; numbered from 0."""
+    chosen = ledger["kept"]
+    if split is not None:
+        chosen = chosen & (ledger["split"] == split)
+    if group is not None:
+        chosen = chosen & (ledger["group"] == group)
+    return ledger[chosen].reset_index(drop=True)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pq.write_table(table, draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _read(path: Path, schema: pa.Schema, stage: str) -> pandas.DataFrame:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file, expected the output of `{stage}`; run that stage first")
+    try:
+        table = pq.read_table(path, columns=schema.names)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"{path}: got {error}, expected the output of `{stage}`; run it again") from None
+    missing = sorted(set(schema.names) - set(table.column_names))
+    if missing:
+        raise DataError(f"{path}: lacks {missing}, expected the output of `{stage}`; run that stage again")
+    return table.to_pandas()

@@ -1,0 +1,17 @@
+"""Errors whose message is written for the user: `<where>: got <value>, expected <rule>; <what to do>`."""
+
+
+class VideomarError(Exception):
+    """A problem the user can mend. Shown as one line, never as a traceback."""
+
+
+class ParamsError(VideomarError, ValueError):
+    """params.yaml holds an unknown key, a wrong type or an impossible value."""
+
+
+class DataError(VideomarError):
+    """A file or folder given to the pipeline is missing, empty or not what it should be."""
+
+
+class CheckpointError(VideomarError):
+    """A checkpoint is missing, damaged, or was made with other parameters."""

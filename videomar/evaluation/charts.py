@@ -1,0 +1,140 @@
+"""Line charts as inline SVG that takes its colours from the page, so that one drawing serves light and dark.
+
+Axes: x and y in the data's own units; pixels only inside the drawing.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+
+_WIDTH, _HEIGHT = 440, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 38
+_MAX_POINTS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One curve: its name in the legend, its look (a CSS class of the page), and its points."""
+
+    name: str
+    look: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """Maps one axis's values to pixels; remembers where the axis begins, ends and has its ticks."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    start_px: float
+    end_px: float
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start_px + share * (self.end_px - self.start_px), 1)
+
+
+def line_chart(lines: Sequence[Line], x_label: str, y_label: str, marks: Sequence[float] = ()) -> Markup:
+    """The SVG of some curves with axes and a legend; nothing if no curve has a point.
+
+    Args:
+        lines: Curves; points that are not finite are left out.
+        x_label: Name and unit of the horizontal axis.
+        y_label: Name and unit of the vertical axis.
+        marks: Values of x where a vertical line stands, such as the start of a curriculum stage.
+    """
+    finite = [line for line in map(_finite, lines) if len(line.x)]
+    if not finite:
+        return Markup('<p class="none">no figures</p>')
+    x_values = [value for line in finite for value in line.x]
+    y_values = [value for line in finite for value in line.y]
+    across, up = _x_scale(min(x_values), max(x_values)), _y_scale(min(y_values), max(y_values))
+    title = f"{y_label} by {x_label}: " + ", ".join(line.name for line in finite)
+    parts = [
+        _grid(across, up),
+        *(_segment(across(mark), _TOP, across(mark), _HEIGHT - _BOTTOM, "mark") for mark in marks),
+        *(_curve(line, across, up) for line in finite),
+        _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, x_label, "middle"),
+        _legend(finite),
+    ]
+    return Markup('<figure class="chart"><figcaption>{}</figcaption>{}</figure>').format(
+        y_label,
+        Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+            _WIDTH, _HEIGHT, title, Markup("").join(parts[:-1])
+        )
+        + parts[-1],
+    )
+
+
+def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
+    """Running mean over a window of `share` of the points, so that a noisy curve's course can be seen."""
+    window = max(1, int(len(values) * share))
+    total = np.cumsum(np.concatenate([[0.0], np.asarray(values, np.float64)]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - window)
+    return ((total[ends] - total[starts]) / (ends - starts)).tolist()
+
+
+def _finite(line: Line) -> Line:
+    """The line without points that cannot be drawn, and with no more points than can be seen."""
+    pairs = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    pairs = pairs[:: max(1, len(pairs) // _MAX_POINTS)]
+    return Line(line.name, line.look, [x for x, _ in pairs], [y for _, y in pairs])
+
+
+def _x_scale(low: float, high: float) -> _Scale:
+    """The axis of frames or steps: exactly as long as the data, whole numbers only."""
+    high = max(high, low + 1)
+    ticks = tuple(tick for tick in _ticks(low, high) if low <= tick <= high and tick == round(tick))
+    return _Scale(low, high, ticks, _LEFT, _WIDTH - _RIGHT)
+
+
+def _y_scale(low: float, high: float) -> _Scale:
+    """The axis of values: from one round number to another."""
+    ticks = _ticks(low, high)
+    return _Scale(ticks[0], ticks[-1], ticks, _HEIGHT - _BOTTOM, _TOP)
+
+
+def _ticks(low: float, high: float) -> tuple[float, ...]:
+    """Four to nine round numbers that enclose [low, high]."""
+    if high - low < 1e-12:
+        low, high = low - 0.5, high + 0.5
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return tuple(round(index * step, 12) for index in range(first, last + 1))
+
+
+def _grid(across: _Scale, up: _Scale) -> Markup:
+    parts = [_segment(_LEFT, up(tick), _WIDTH - _RIGHT, up(tick), "grid") for tick in up.ticks]
+    parts += [_text(_LEFT - 6, up(tick) + 4, f"{tick:g}", "end") for tick in up.ticks]
+    parts += [_text(across(tick), _HEIGHT - _BOTTOM + 16, f"{tick:g}", "middle") for tick in across.ticks]
+    return Markup("").join(parts)
+
+
+def _curve(line: Line, across: _Scale, up: _Scale) -> Markup:
+    points = " ".join(f"{across(x)},{up(y)}" for x, y in zip(line.x, line.y, strict=True))
+    return Markup('<polyline class="line {}" points="{}"/>').format(line.look, points)
+
+
+def _legend(lines: Sequence[Line]) -> Markup:
+    """Names of the curves below the drawing, as text of the page's own size."""
+    items = [
+        Markup('<span class="key {}">{}</span>').format(line.look, line.name) for line in lines if line.name
+    ]
+    return Markup('<div class="legend">{}</div>').format(Markup("").join(items))
+
+
+def _segment(x1: float, y1: float, x2: float, y2: float, look: str) -> Markup:
+    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(look, x1, y1, x2, y2)
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> Markup:
+    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(x, y, anchor, escape(text))

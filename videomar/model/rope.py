@@ -1,0 +1,47 @@
+"""Rotary position embedding over three axes: time, row, column.
+
+Source: RoFormer (arXiv 2104.09864), eq. 34, one rotation per axis; channels i and i + d/2 of an axis of d
+channels form a pair ("rotate-half").
+
+Axes: B batch, N heads, S tokens, K head channels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BASE = 10_000.0
+
+
+class Rotation(NamedTuple):
+    """Cosines, signed sines (S, K) of every token's angles, and each channel's partner (K,)."""
+
+    cos: Tensor
+    sin: Tensor
+    partner: Tensor
+
+
+def grid_positions(frames: range, grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Integer (time, row, column) of every token, (S, 3), frame by frame and row by row."""
+    axes = (torch.arange(frames.start, frames.stop), torch.arange(grid[0]), torch.arange(grid[1]))
+    return torch.cartesian_prod(*axes).to(device).view(-1, 3)
+
+
+def rotation(positions: Tensor, axis_dims: tuple[int, int, int]) -> Rotation:
+    """Rotation of tokens at `positions` (S, 3), for heads whose channels are split as `axis_dims`."""
+    cos, sin, partner, offset = [], [], [], 0
+    for axis, dim in enumerate(axis_dims):
+        half = dim // 2
+        frequencies = BASE ** -(torch.arange(half, device=positions.device, dtype=torch.float64) / half)
+        angles = (positions[:, axis, None] * frequencies).float()
+        cos += [angles.cos(), angles.cos()]
+        sin += [-angles.sin(), angles.sin()]
+        partner += [torch.arange(offset + half, offset + dim), torch.arange(offset, offset + half)]
+        offset += dim
+    return Rotation(torch.cat(cos, -1), torch.cat(sin, -1), torch.cat(partner).to(positions.device))
+
+
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """Turn queries or keys (B, N, S, K); scores then depend on relative positions only."""
+    return x * by.cos.to(x.dtype) + x[..., by.partner] * by.sin.to(x.dtype)

@@ -1,0 +1,75 @@
+"""A registered version before the gate: numbers from the registry, the decision back into it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from videomar.config import load_params
+from videomar.errors import VideomarError
+from videomar.tracking.registry import (
+    Version,
+    carry_out,
+    challenger,
+    champion,
+    evaluation_of,
+    record_decision,
+    version_of,
+)
+
+if TYPE_CHECKING:
+    from videomar.evaluation.gate import Decision
+
+
+def judge(version: Version, params: Path) -> "Decision":
+    """The gate's decision about a version, against the present champion if there is one."""
+    from videomar.evaluation.gate import decide_promotion  # here: a release with nothing to do needs no scipy
+
+    best = champion()
+    rows = evaluation_of(best) if best is not None else None
+    return decide_promotion(evaluation_of(version), rows, load_params(params).gate)
+
+
+def judge_once(version: Version, params: Path) -> Version:
+    """The version with the gate's decision on it; one that is recorded already stays."""
+    if version.decision is not None:
+        return version
+    return record_decision(version, judge(version, params).to_dict())
+
+
+def promote_version(number: str, force_reason: str, params: Path) -> list[str]:
+    """Judge a version again and move the alias if the gate allows, or if a reason to overrule it is given.
+
+    Args:
+        number: A version's number; the newest candidate if empty.
+        force_reason: Why the gate's refusal does not count; empty if it does.
+        params: params.yaml, for section `gate`.
+
+    Returns:
+        Lines that say what happened.
+
+    Raises:
+        VideomarError: there is no such version, it is the champion already, or the gate refuses it.
+    """
+    version = version_of(number) if number else challenger()
+    if version is None:
+        raise VideomarError("version: got none, expected a registered one; run `make run`")
+    best = champion()
+    if best is not None and best.number == version.number:
+        raise VideomarError(f"{version}: is the champion already, expected another version")
+    decision = judge(version, params)
+    if not decision.promote and force_reason:
+        forced = f"Forced although the gate refused: {force_reason}"
+        decision = replace(decision, promote=True, reasons=(forced, *decision.reasons))
+    carry_out(record_decision(version, decision.to_dict()))
+    if not decision.promote:
+        raise VideomarError(f"{version}: refused by the gate: {' '.join(decision.reasons)}")
+    return [*decision.reasons, describe_champion(version)]
+
+
+def describe_champion(version: Version) -> str:
+    """The champion in words; if there is none, why this version did not become it."""
+    best = champion()
+    if best is not None:
+        return str(best)
+    reasons = version.decision["reasons"] if version.decision is not None else ["not judged yet"]
+    return f"none (the gate refused: {' '.join(reasons)})"

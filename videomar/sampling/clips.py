@@ -1,0 +1,221 @@
+"""Clips from a checkpoint: held-out clips for the evaluation, and one clip from a picture and a prompt.
+
+Axes: B batch, F frames, H W rows and columns in pixels, C channels, T latent frames.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from videomar.checkpoint import load
+from videomar.config import IngestParams, Params, SuiteParams
+from videomar.data.dataset import LatentDataset
+from videomar.data.decode import read_ledger_clips
+from videomar.data.ledger import kept_clips, read_ledger
+from videomar.errors import DataError
+from videomar.model.text import load_text_encoder, pad_states
+from videomar.model.tokenizer import VideoTokenizer, load_tokenizer, to_pictures, to_unit_range
+from videomar.model.videomar import VideoMAR
+from videomar.runtime import step_generator
+
+SPLIT = "test"
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("group", pa.string()),
+        ("kind", pa.string()),
+        ("caption", pa.string()),
+        ("prompt", pa.string()),
+        ("context_frames", pa.int32()),
+        ("fps", pa.float64()),
+        ("shape", pa.list_(pa.int32())),
+        ("frames", pa.large_binary()),
+    ]
+)
+
+
+class Task(NamedTuple):
+    """One way of making each held-out clip."""
+
+    kind: str
+    context: int
+    """Latent frames given."""
+    trained: bool
+    right_prompt: bool
+
+
+TASKS = (
+    Task("continuation", 2, True, True),
+    Task("continuation_untrained", 2, False, True),
+    Task("image", 1, True, True),
+    Task("image_wrong_prompt", 1, True, False),
+)
+
+
+class Models(NamedTuple):
+    """What makes clips: the trained network, the same untrained, and the tokenizer."""
+
+    trained: VideoMAR
+    untrained: VideoMAR
+    tokenizer: VideoTokenizer
+
+
+class HeldOut(NamedTuple):
+    """Held-out clips in memory, and for each of them another one whose caption is a wrong prompt for it."""
+
+    rows: pandas.DataFrame
+    pictures: Tensor
+    latents: Tensor
+    text: Tensor
+    text_mask: Tensor
+    wrong: list[int]
+
+
+def sample_held_out(paths: Any, params: Params) -> dict[str, float]:
+    """Generate held-out clips in every way of TASKS and write them beside the truth.
+
+    Args:
+        paths: `raw`, `ledger`, `latents`, `model`, `tokenizer` and the output `out`.
+        params: sections `ingest`, `text`, `sample` and `suite` are used.
+
+    Returns:
+        Clips per group.
+    """
+    torch.set_num_threads(params.suite.threads)
+    loaded = load(paths.model, weights="ema")
+    seed = loaded.manifest["made_with"]["train"]["seed"]  # type: ignore[index]
+    untrained = loaded.shape.build().initialise(step_generator(seed, -1)).eval()
+    models = Models(loaded.model, untrained, load_tokenizer(paths.tokenizer))
+    held_out = read_held_out(paths, params)
+    rows = list(_reference_rows(held_out, models.tokenizer, params))
+    rows += _generated_rows(held_out, models, params)
+    draft = paths.out.with_name(f".{paths.out.name}")
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), draft, compression="none", use_dictionary=False)
+    os.replace(draft, paths.out)
+    counts = held_out.rows["group"].value_counts()
+    return {"clips": len(held_out.rows), **{f"clips_{group}": count for group, count in counts.items()}}
+
+
+def read_held_out(paths: Any, params: Params) -> HeldOut:
+    """The clips that section `suite` asks for, from the test split.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    rows = choose_clips(kept_clips(read_ledger(paths.ledger), split=SPLIT), params.suite)
+    if rows.empty:
+        raise DataError(f"{paths.ledger}: got no clip in split {SPLIT}, expected some; add videos or lower curate's bars")
+    cache = LatentDataset(paths.latents, SPLIT, params.text.max_tokens)
+    place = {clip_id: number for number, clip_id in enumerate(cache.clip_ids)}
+    batch = cache.rows(np.array([place[clip_id] for clip_id in rows["clip_id"]]))
+    pictures = torch.from_numpy(read_ledger_clips(paths.raw, rows, params.ingest))
+    latents, text, text_mask = (torch.from_numpy(array) for array in batch[:3])
+    return HeldOut(rows, pictures, latents, text, text_mask, wrong_prompts(rows))
+
+
+def choose_clips(rows: pandas.DataFrame, suite: SuiteParams) -> pandas.DataFrame:
+    """At most the stated number of clips of each group, drawn by the suite's seed, in a fixed order."""
+    chosen = []
+    for group, count in (("simulated", suite.simulated_clips), ("real", suite.real_clips)):
+        members = rows[rows["group"] == group].sort_values("clip_id")
+        picked = np.random.default_rng(suite.seed).permutation(len(members))[:count]
+        chosen.append(members.iloc[np.sort(picked)])
+    return pandas.concat(chosen, ignore_index=True)
+
+
+def wrong_prompts(rows: pandas.DataFrame) -> list[int]:
+    """For each clip the next one of its group with another caption; itself where there is none."""
+    wrong = []
+    for number, row in enumerate(rows.itertuples()):
+        later = [*range(number + 1, len(rows)), *range(number)]
+        others = (n for n in later if rows["group"][n] == row.group and rows["caption"][n] != row.caption)
+        wrong.append(next(others, number))
+    return wrong
+
+
+def animate(
+    checkpoint: Path, tokenizer: Path, image: NDArray[np.uint8], prompt: str, params: Params, seed: int
+) -> NDArray[np.uint8]:
+    """A clip (F, H, W, 3) that starts from a picture (H, W, 3) and follows a prompt.
+
+    The picture is scaled to cover and cropped to the size of `ingest`; an empty prompt is the null text.
+    """
+    loaded, coder = load(checkpoint), load_tokenizer(tokenizer)
+    encoder = load_text_encoder(params.text)
+    text, mask = pad_states(encoder.encode([prompt]), params.text.max_tokens, loaded.shape.text_channels)
+    picture = torch.from_numpy(cover(image, params.ingest))[None, None]
+    context = coder.encode(to_unit_range(picture))
+    length = coder.num_latent_frames(params.ingest.num_frames)
+    latents = loaded.model.generate(context, length, text, mask, params.sample, step_generator(seed, 0))
+    return to_pictures(coder.decode(latents))[0].numpy()
+
+
+def cover(image: NDArray[np.uint8], ingest: IngestParams) -> NDArray[np.uint8]:
+    """Scale a picture (H, W, 3) until it covers the square of clips, and cut out its centre."""
+    scale = ingest.size_px / min(image.shape[:2])
+    width, height = (max(ingest.size_px, round(side * scale)) for side in (image.shape[1], image.shape[0]))
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    top, left = (height - ingest.size_px) // 2, (width - ingest.size_px) // 2
+    return np.ascontiguousarray(small[top : top + ingest.size_px, left : left + ingest.size_px])
+
+
+def _reference_rows(held_out: HeldOut, tokenizer: VideoTokenizer, params: Params) -> Iterator[dict[str, Any]]:
+    """The truth, and the truth through the tokenizer: the ceiling of what any model can reach."""
+    decoded = torch.cat([to_pictures(tokenizer.decode(part)) for part in held_out.latents.split(params.suite.batch_size)])
+    for number, row in enumerate(held_out.rows.to_dict("records")):
+        yield _row(row, "truth", held_out.pictures[number], row["caption"], 0, params)
+        yield _row(row, "tokenizer", decoded[number], row["caption"], 0, params)
+
+
+def _generated_rows(held_out: HeldOut, models: Models, params: Params) -> list[dict[str, Any]]:
+    index = torch.arange(len(held_out.rows))
+    batches = index.split(params.suite.batch_size)
+    rows = []
+    with tqdm(total=len(TASKS) * len(index), desc="generating clips", unit="clip", disable=None) as bar:
+        for task in TASKS:
+            model = models.trained if task.trained else models.untrained
+            for number, batch in enumerate(batches):
+                prompts = batch if task.right_prompt else torch.tensor(held_out.wrong)[batch]
+                latents = model.generate(
+                    held_out.latents[batch][:, :, : task.context],
+                    held_out.latents.shape[2],
+                    held_out.text[prompts],
+                    held_out.text_mask[prompts],
+                    params.sample,
+                    step_generator(params.suite.seed, number),  # the same noise for every way and every model
+                )
+                given = models.tokenizer.num_frames(task.context)
+                for clip, prompt, frames in zip(
+                    batch.tolist(), prompts.tolist(), to_pictures(models.tokenizer.decode(latents)), strict=True
+                ):
+                    said = held_out.rows["caption"][prompt]
+                    rows.append(_row(held_out.rows.iloc[clip].to_dict(), task.kind, frames, said, given, params))
+                bar.update(len(batch))
+    return rows
+
+
+def _row(
+    clip: dict[str, Any], kind: str, frames: Tensor, prompt: str, context_frames: int, params: Params
+) -> dict[str, Any]:
+    return {
+        "clip_id": clip["clip_id"],
+        "group": clip["group"],
+        "kind": kind,
+        "caption": clip["caption"],
+        "prompt": prompt,
+        "context_frames": context_frames,
+        "fps": params.ingest.fps,
+        "shape": list(frames.shape),
+        "frames": frames.numpy().tobytes(),
+    }

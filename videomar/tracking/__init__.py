@@ -1,0 +1,1 @@
+"""MLflow: the record of training runs and the registry of models."""

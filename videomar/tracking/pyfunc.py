@@ -1,0 +1,67 @@
+"""The registered model as MLflow loads it: from code, with folders as artifacts and no pickles.
+
+`mlflow.pyfunc.load_model("models:/videomar@champion").predict(table)` on any machine that has this package.
+
+Axes: B clips, F frames, H W rows and columns in pixels.
+"""
+
+import base64
+import binascii
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from numpy.typing import NDArray
+
+from videomar.config import load_params
+from videomar.data.pictures import read_picture
+from videomar.errors import DataError
+
+
+class VideomarModel(PythonModel):
+    """Image and prompt to clip. Remembers where its checkpoint, tokenizer and parameters lie."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Take the artifacts' folders; weights are read when a clip is made."""
+        self._checkpoint = Path(context.artifacts["checkpoint"])
+        self._tokenizer = Path(context.artifacts["tokenizer"])
+        self._params = load_params(Path(context.artifacts["params"]))
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, int] | None = None
+    ) -> NDArray[np.uint8]:
+        """Animate each row's picture.
+
+        Args:
+            context: Not used: `load_context` has taken what is needed.
+            model_input: Columns `image` (a picture file's bytes in base64, or its path) and `prompt`.
+            params: `seed`; equal seeds give equal clips.
+
+        Returns:
+            (B, F, H, W, 3) uint8, one clip per row.
+        """
+        seed = int((params or {}).get("seed", 0))
+        rows = zip(model_input["image"], model_input["prompt"], strict=True)
+        clips = [self._animate(image, prompt, seed) for image, prompt in rows]
+        return np.stack(clips)
+
+    def _animate(self, image: str, prompt: str, seed: int) -> NDArray[np.uint8]:
+        from videomar.sampling.clips import animate  # here: registering a model needs no torch
+
+        picture = read_picture(_picture_source(image))
+        return animate(self._checkpoint, self._tokenizer, picture, prompt, self._params, seed)
+
+
+def _picture_source(image: str) -> bytes | Path:
+    """The file's bytes if `image` is base64, else its path."""
+    if not isinstance(image, str) or not image:
+        raise DataError(f"image: got {image!r}, expected base64 text or a path")
+    try:
+        return base64.b64decode(image, validate=True)
+    except binascii.Error:
+        return Path(image)
+
+
+mlflow.models.set_model(VideomarModel())

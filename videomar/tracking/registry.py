@@ -1,0 +1,155 @@
+"""The registered model `videomar`: its versions, the gate's decisions on them, and the aliases of the best.
+
+Each step of a release may be repeated after an interruption: the version is found again, the decision is
+kept, and the alias is set last.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videomar.errors import VideomarError
+from videomar.tracking.runs import open_client
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+MODEL = "videomar"
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One registered version of the model."""
+
+    number: str
+    run_id: str
+    tags: Mapping[str, str]
+
+    @property
+    def step(self) -> str:
+        """Optimizer step of its checkpoint."""
+        return self.tags.get("checkpoint_step", "unknown")
+
+    @property
+    def decision(self) -> dict[str, Any] | None:
+        """What the gate decided about it; None before."""
+        return json.loads(self.tags["decision"]) if "decision" in self.tags else None
+
+    def __str__(self) -> str:
+        return f"{MODEL} version {self.number} (checkpoint step {self.step})"
+
+
+def find_released(lock_sha256: str) -> Version | None:
+    """The version made from this dvc.lock, if it has been judged and reported."""
+    version = find_version(open_client(), lock_sha256)
+    return version if version is not None and "released_at" in version.tags else None
+
+
+def is_released(lock_sha256: str) -> bool:
+    """Whether there is nothing left to do for the pipeline's present state."""
+    return find_released(lock_sha256) is not None
+
+
+def champion() -> Version | None:
+    """The version that the alias `champion` names."""
+    return _by_alias(CHAMPION)
+
+
+def challenger() -> Version | None:
+    """The version that the alias `challenger` names: the newest candidate."""
+    return _by_alias(CHALLENGER)
+
+
+def version_of(number: str) -> Version:
+    """A registered version by its number.
+
+    Raises:
+        VideomarError: there is no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(open_client().get_model_version(MODEL, number))
+    except MlflowException:
+        raise VideomarError(
+            f"model version: got {number}, expected a registered version of {MODEL}"
+        ) from None
+
+
+def evaluation_of(version: Version) -> "pd.DataFrame":
+    """Rows of the evaluation.parquet that the gate saw for this version."""
+    import mlflow
+    import pandas as pd
+
+    open_client()
+    with tempfile.TemporaryDirectory() as folder:
+        where = "evidence/evaluation.parquet"
+        return pd.read_parquet(
+            mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=where, dst_path=folder)
+        )
+
+
+def download_model(version: Version) -> Path:
+    """Local folder with the version's artifacts `checkpoint`, `tokenizer` and `params.yaml`."""
+    import mlflow
+
+    open_client()
+    return Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}/{version.number}")) / "artifacts"
+
+
+def record_decision(version: Version, decision: Mapping[str, Any]) -> Version:
+    """Keep what the gate decided (promote, reasons, figures) with the version, and when, and against whom."""
+    client, before = open_client(), champion()
+    tags = {
+        "decision": json.dumps(dict(decision)),
+        "decided_at": _now(),
+        "previous_champion": before.number if before is not None else "none",
+    }
+    for key, value in tags.items():
+        client.set_model_version_tag(MODEL, version.number, key, value)
+    return version_of(version.number)
+
+
+def carry_out(version: Version) -> None:
+    """Carry out the recorded decision: the alias `champion` moves to this version, or stays."""
+    if version.decision is None:
+        raise VideomarError(f"{version}: got no decision, expected the gate's; run `python -m flows.release`")
+    if version.decision["promote"]:
+        open_client().set_registered_model_alias(MODEL, CHAMPION, version.number)
+
+
+def mark_released(version: Version) -> None:
+    """Note that nothing is left to do for this version."""
+    open_client().set_model_version_tag(MODEL, version.number, "released_at", _now())
+
+
+def find_version(client: "MlflowClient", lock_sha256: str) -> Version | None:
+    """The newest version made from this dvc.lock."""
+    found = client.search_model_versions(f"name = '{MODEL}' and tags.lock_sha256 = '{lock_sha256}'")
+    newest = max(found, key=lambda version: int(version.version), default=None)
+    return _version(newest) if newest is not None else None
+
+
+def _by_alias(alias: str) -> Version | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(open_client().get_model_version_by_alias(MODEL, alias))
+    except MlflowException:
+        return None
+
+
+def _version(version: "ModelVersion") -> Version:
+    return Version(str(version.version), version.run_id or "none", dict(version.tags))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

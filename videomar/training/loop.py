@@ -1,0 +1,224 @@
+"""The training loop: one plain function that runs alone, or as one of several workers.
+
+Batches and noise are functions of (seed, step, rank), so a run that was killed anywhere and started again ends
+with the same bits as one that was not.
+"""
+
+import copy
+import csv
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from videomar import checkpoint
+from videomar.checkpoint import ModelShape
+from videomar.config import CurriculumStage, TrainParams
+from videomar.data.dataset import LatentDataset
+from videomar.model.videomar import VideoMAR
+from videomar.runtime import step_generator
+from videomar.training.optim import ema_decay_at, learning_rate_at, make_optimizer, update_ema
+
+LOG_FILE = "log.csv"
+# Weights are drawn before step 0, from a stream that no step uses.
+INIT_STEP = -1
+_log = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """Takes figures of a step; `flush` makes sure that they are kept."""
+
+    def log(self, step: int, figures: dict[str, float]) -> None: ...
+    def flush(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Which of how many workers this process is, and where it computes."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")
+
+
+class _Loss(nn.Module):
+    """The model's loss as a forward pass, which is what DistributedDataParallel synchronises."""
+
+    def __init__(self, model: VideoMAR, params: TrainParams) -> None:
+        super().__init__()
+        self.model, self.params = model, params
+
+    def forward(self, latents: Tensor, text: Tensor, text_mask: Tensor, generator: torch.Generator) -> Tensor:
+        return self.model.loss(latents, text, text_mask, self.params, generator)
+
+
+def untrained(shape: ModelShape, seed: int) -> VideoMAR:
+    """The network as it is before step 0."""
+    return shape.build().initialise(step_generator(seed, INIT_STEP))
+
+
+def stage_at(step: int, params: TrainParams) -> tuple[int, CurriculumStage]:
+    """Number and entry of the curriculum stage that a step belongs to."""
+    end = 0
+    for number, stage in enumerate(params.curriculum):
+        end += stage.steps
+        if step < end:
+            return number, stage
+    return len(params.curriculum) - 1, params.curriculum[-1]
+
+
+def train(
+    shape: ModelShape,
+    dataset: LatentDataset,
+    params: TrainParams,
+    out: Path,
+    worker: Worker,
+    tracker: Tracker | None,
+) -> dict[str, float]:
+    """Train to the end of the curriculum, from the newest checkpoint in `out` if it is of this run.
+
+    Returns:
+        Figures of the last logged steps.
+    """
+    made_with = describe_run(shape, dataset, params)
+    model = untrained(shape, params.seed).to(worker.device)
+    ema = copy.deepcopy(model).requires_grad_(False)
+    optimizer = make_optimizer(model, params)
+    first_step, rows = _restore(out, made_with, model, ema, optimizer)
+    loss_of: nn.Module = _Loss(model, params)
+    if worker.world_size > 1:
+        loss_of = nn.parallel.DistributedDataParallel(loss_of)
+    window = torch.zeros((), device=worker.device)
+    for step in range(first_step, params.max_steps):
+        number, stage = stage_at(step, params)
+        generator = step_generator(params.seed, step, worker.rank, worker.device)
+        index = dataset.index_at(step, stage.batch_size, params.simulated_share, params.seed)
+        batch = dataset.rows(index[worker.rank :: worker.world_size], stage.num_latent_frames)
+        rate = learning_rate_at(step, params)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+        arrays = (torch.from_numpy(array).to(worker.device) for array in batch[:3])
+        loss = loss_of(*arrays, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(model.parameters(), params.max_grad_norm)
+        optimizer.step()
+        update_ema(ema, model, ema_decay_at(step, params.ema_decay))
+        window += loss.detach()
+
+        done = step + 1
+        if done % params.log_every == 0:
+            mean = _mean_over_workers(window / params.log_every, worker)
+            window.zero_()
+            row = {"step": done, "stage": number, "loss": mean, "grad_norm": grad_norm.item(), "learning_rate": rate}
+            rows.append(row)
+            _refuse_non_finite(row, batch.clip_ids, out)
+            if worker.rank == 0:
+                write_log(out / LOG_FILE, rows)
+                if tracker:
+                    tracker.log(done, {key: value for key, value in row.items() if key != "step"})
+        if worker.rank == 0 and (done % params.checkpoint_every == 0 or done == params.max_steps):
+            if tracker:
+                tracker.flush()
+            tensors = {"model": model.state_dict(), "ema": ema.state_dict()}
+            tensors["optimizer"] = optimizer_tensors(optimizer)
+            checkpoint.save(out, done, shape, tensors, made_with)
+            checkpoint.prune(out, params.keep_checkpoints)
+    return _summary(rows, params)
+
+
+def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams) -> dict:
+    """JSON of all that a checkpoint depends on; a run goes on only from a checkpoint with the same."""
+    return json.loads(json.dumps({"shape": asdict(shape), "train": asdict(params), "data": dataset.content_hash}))
+
+
+def differing_keys(ours: Mapping, theirs: Mapping, prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ, as `key: theirs -> ours`."""
+    found = []
+    for key in sorted({*ours, *theirs}):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differing_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {b} -> {a}")
+    return found
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of AdamW as named tensors: `NUMBER.NAME` for each parameter's number in the optimizer."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def write_log(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write the run's figures so far as CSV; the file is complete at any moment."""
+    draft = path.with_name(f".{path.name}")
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    with draft.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    draft.replace(path)
+
+
+def _restore(
+    out: Path, made_with: dict, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, list[dict[str, float]]]:
+    """First step to do and the figures of the steps done, after loading the newest checkpoint of this run."""
+    path = checkpoint.latest(out)
+    if path is None:
+        return 0, []
+    manifest = checkpoint.read_manifest(path)
+    different = differing_keys(made_with, manifest["made_with"])
+    if different:
+        _log.warning("%s is of another run (%s): training starts anew", path, "; ".join(different[:5]))
+        return 0, []
+    model.load_state_dict(checkpoint.load_tensors(path, "model"))
+    ema.load_state_dict(checkpoint.load_tensors(path, "ema"))
+    load_optimizer(optimizer, checkpoint.load_tensors(path, "optimizer"))
+    step = int(manifest["step"])
+    _log.warning("continuing from %s", path)
+    with (out / LOG_FILE).open(newline="") as file:
+        rows = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return step, [row for row in rows if row["step"] <= step]
+
+
+def _number(text: str) -> float:
+    """The number as it was before it was written: whole ones stay whole."""
+    return int(text) if text.isdecimal() else float(text)
+
+
+def _mean_over_workers(value: Tensor, worker: Worker) -> float:
+    if worker.world_size > 1:
+        dist.all_reduce(value)
+        value = value / worker.world_size
+    return value.item()
+
+
+def _refuse_non_finite(row: dict[str, float], clip_ids: list[str], out: Path) -> None:
+    if not torch.isfinite(torch.tensor([row["loss"], row["grad_norm"]])).all():
+        raise checkpoint.CheckpointError(
+            f"training: got loss {row['loss']} before step {row['step']} (clips {', '.join(clip_ids[:4])}, ...), "
+            f"expected finite numbers; lower train.learning_rate; last good checkpoint: {checkpoint.latest(out)}"
+        )
+
+
+def _summary(rows: list[dict[str, float]], params: TrainParams) -> dict[str, float]:
+    last = rows[-max(1, len(rows) // 10) :]
+    return {"steps": params.max_steps, "loss": sum(row["loss"] for row in last) / len(last)}

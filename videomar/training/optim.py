@@ -1,0 +1,40 @@
+"""Optimizer, learning-rate schedule and the moving average of the weights."""
+
+import math
+
+import torch
+from torch import nn
+
+from videomar.config import TrainParams
+from videomar.model.videomar import VideoMAR
+
+
+def make_optimizer(model: VideoMAR, params: TrainParams) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices only, and not on the head (MAR's choice)."""
+    head = {id(parameter) for parameter in model.head.parameters()}
+    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in head]
+    kept = {id(parameter) for parameter in decayed}
+    plain = [p for p in model.parameters() if id(p) not in kept]
+    groups = [{"params": decayed, "weight_decay": params.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=params.betas, fused=True)
+
+
+def learning_rate_at(step: int, params: TrainParams) -> float:
+    """Linear warm-up, then cosine down to `final_learning_rate_share` of the highest rate."""
+    if step < params.warmup_steps:
+        return params.learning_rate * (step + 1) / params.warmup_steps
+    share = (step - params.warmup_steps) / max(1, params.max_steps - params.warmup_steps)
+    low = params.final_learning_rate_share
+    return params.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def ema_decay_at(step: int, decay: float) -> float:
+    """Decay of the moving average: short at first, so that the random start is forgotten."""
+    return min(decay, (step + 1) / (step + 10))
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
+    """ema <- decay ema + (1 - decay) model, in place."""
+    for average, weight in zip(ema.parameters(), model.parameters(), strict=True):
+        average.lerp_(weight, 1 - decay)
