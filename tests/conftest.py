@@ -1,1 +1,69 @@
-"""Shared fixtures; being here, it also makes `tests/` importable for the files that tests share."""
+"""Small parameters and fixtures that several tests share."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from videomar.config import CurriculumStage, Params, load_params
+from videomar.model.videomar import VideoMAR
+from videomar.runtime import step_generator
+
+ROOT = Path(__file__).parent.parent
+
+
+def small_params() -> Params:
+    """The shipped parameters, with a network and a curriculum that take a second."""
+    shipped = load_params(ROOT / "params.yaml")
+    return dataclasses.replace(
+        shipped,
+        model=dataclasses.replace(
+            shipped.model,
+            hidden_size=32,
+            depth=2,
+            num_heads=2,
+            rope_axis_dims=(8, 4, 4),
+            head_width=32,
+            head_depth=1,
+        ),
+        train=dataclasses.replace(
+            shipped.train,
+            curriculum=(
+                CurriculumStage(num_latent_frames=2, steps=6, batch_size=4),
+                CurriculumStage(num_latent_frames=0, steps=6, batch_size=4),
+            ),
+            warmup_steps=2,
+            log_every=2,
+            checkpoint_every=4,
+            num_workers=1,
+            threads_per_worker=1,
+        ),
+        tokenizer=dataclasses.replace(shipped.tokenizer, channels=4, hidden_size=8, depth=1, threads=1),
+    )
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """See `small_params`."""
+    return small_params()
+
+
+@pytest.fixture
+def model(params: Params) -> VideoMAR:
+    """A tiny network whose zero-initialised layers are drawn too, so that nothing is trivially zero."""
+    network = VideoMAR(params.model, 4, 6, 5).initialise(step_generator(0, -1)).eval()
+    generator = step_generator(1, 0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            if not weight.any():
+                weight.normal_(0, 0.2, generator=generator)
+    return network
+
+
+@pytest.fixture
+def captions() -> tuple[torch.Tensor, torch.Tensor]:
+    """States (3, 5, 6) and mask (3, 5) of three captions; the last is empty."""
+    generator = step_generator(2, 0)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]).bool()
+    return torch.randn(3, 5, 6, generator=generator), mask

@@ -56,7 +56,7 @@ def test_use_clips_outside_of_the_repository_is_stored_absolute(
         (["use-clips", "params.yaml"], 1, "params.yaml: no such folder"),
         (["use-clips", "empty"], 1, "empty: got an empty folder"),
         (["ledger", "show"], 1, "data/ledger.parquet: no such file"),
-        (["ledger", "show", "--ledger", "params.yaml"], 1, "expected the ledger"),
+        (["ledger", "show", "--ledger", "params.yaml"], 1, "expected the output of `curate`"),
         (["promote", "--force"], 2, "--force and --reason go together"),
         (["use-clips"], 2, "Missing argument"),
         (["fly"], 2, "No such command"),

@@ -103,7 +103,9 @@ def load(folder: str | Path, device: str = "cpu", weights: str = "ema") -> Loade
         model.load_state_dict(load_tensors(path, weights))
     except RuntimeError as error:
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
-    return Loaded(model.to(device).eval().requires_grad_(False), shape.params, manifest["step"], shape, manifest)
+    return Loaded(
+        model.to(device).eval().requires_grad_(False), shape.params, manifest["step"], shape, manifest
+    )
 
 
 def load_tensors(checkpoint: Path, stem: str) -> dict[str, Tensor]:
@@ -128,11 +130,15 @@ def read_manifest(checkpoint: Path) -> dict:
     try:
         manifest = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        raise CheckpointError(f"{checkpoint}: no {MANIFEST}, expected a checkpoint; run `dvc repro train`") from None
+        raise CheckpointError(
+            f"{checkpoint}: no {MANIFEST}, expected a checkpoint; run `dvc repro train`"
+        ) from None
     for name, facts in manifest["files"].items():
         file = checkpoint / name
         if not file.is_file() or file.stat().st_size != facts["bytes"] or _sha256(file) != facts["sha256"]:
-            raise CheckpointError(f"{file}: missing or damaged, expected sha256 {facts['sha256'][:12]}; use another")
+            raise CheckpointError(
+                f"{file}: missing or damaged, expected sha256 {facts['sha256'][:12]}; use another"
+            )
     return manifest
 
 

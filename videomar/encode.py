@@ -123,7 +123,10 @@ def _encode_captions(
     """(key, shape, bytes) of the states of each distinct caption, and how many had to be computed."""
     torch.set_num_threads(1)
     encoder = load_text_encoder(params.text)
-    keys = {caption: _text_key(caption, encoder.content_hash, params.encode.dtype) for caption in captions.unique()}
+    keys = {
+        caption: _text_key(caption, encoder.content_hash, params.encode.dtype)
+        for caption in captions.unique()
+    }
     cached = {row["text_key"]: (row["text_shape"], row["text"]) for row in known}
     missing = [caption for caption, key in keys.items() if key not in cached]
     for start in tqdm(range(0, len(missing), _BATCH), desc="encoding captions", unit="batch", disable=None):

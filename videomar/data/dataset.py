@@ -35,7 +35,9 @@ class LatentDataset:
         self.latents = np.stack([table.latents[row] for row in rows])
         self.text, self.text_mask = _pad([table.text[row] for row in rows], max_text_tokens)
         simulated = np.array([table.group[row] == "simulated" for row in rows])
-        self.groups = [indices for indices in (np.flatnonzero(simulated), np.flatnonzero(~simulated)) if len(indices)]
+        self.groups = [
+            indices for indices in (np.flatnonzero(simulated), np.flatnonzero(~simulated)) if len(indices)
+        ]
         self.has_both_groups = len(self.groups) == 2
         keys = sorted(f"{table.keys[row]} {table.text_keys[row]}" for row in rows)
         self.content_hash = hashlib.sha256("\n".join(keys).encode()).hexdigest()

@@ -58,8 +58,12 @@ def read_latents(folder: Path) -> LatentTable:
         table.clip_ids.append(row["clip_id"])
         table.keys.append(row["key"])
         table.text_keys.append(row["text_key"])
-        table.latents.append(np.frombuffer(row["latents"], row["dtype"]).reshape(row["shape"]).astype(np.float32))
-        table.text.append(np.frombuffer(row["text"], row["dtype"]).reshape(row["text_shape"]).astype(np.float32))
+        table.latents.append(
+            np.frombuffer(row["latents"], row["dtype"]).reshape(row["shape"]).astype(np.float32)
+        )
+        table.text.append(
+            np.frombuffer(row["text"], row["dtype"]).reshape(row["text_shape"]).astype(np.float32)
+        )
         table.caption.append(row["caption"])
         table.group.append(row["group"])
         table.split.append(row["split"])
@@ -75,7 +79,9 @@ def read_rows(folder: Path) -> list[dict]:
         try:
             rows += pq.read_table(path, schema=SCHEMA).to_pylist()
         except pa.ArrowException as error:
-            raise DataError(f"{path}: got a damaged shard ({error}); delete it and run `dvc repro encode`") from None
+            raise DataError(
+                f"{path}: got a damaged shard ({error}); delete it and run `dvc repro encode`"
+            ) from None
     return rows
 
 

@@ -117,14 +117,18 @@ class VideoTokenizer(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Video (B, 3, F, H, W) in [-1, 1] from normalised latents (B, C, T, h, w)."""
-        return self.reconstruct(latents * self._column(self.latent_std) + self._column(self.latent_mean)).clamp(-1, 1)
+        return self.reconstruct(
+            latents * self._column(self.latent_std) + self._column(self.latent_mean)
+        ).clamp(-1, 1)
 
     def _patches(self, video: Tensor) -> Tensor:
         """(B, 3, F, H, W) -> (B, P, T, h, w); the first frame is held still for a whole stride."""
         stride = self.params.space_stride
         if video.shape[3] % stride or video.shape[4] % stride:
             got = f"{video.shape[4]}x{video.shape[3]} pixels"
-            raise DataError(f"tokenizer: got {got}, expected multiples of the stride {stride}; choose another size")
+            raise DataError(
+                f"tokenizer: got {got}, expected multiples of the stride {stride}; choose another size"
+            )
         self.num_latent_frames(video.shape[2])
         first = video[:, :, :1].expand(-1, -1, self.params.time_stride - 1, -1, -1)
         return rearrange(
@@ -155,7 +159,10 @@ def start_from_pca(tokenizer: VideoTokenizer, video: Tensor) -> None:
         covariance = (patches - mean).T @ (patches - mean) / len(patches)
         variance, vectors = torch.linalg.eigh(covariance.double())
         channels = tokenizer.params.channels
-        vectors, scale = vectors[:, -channels:].flip(1).float(), variance[-channels:].flip(0).clamp_min(1e-8).sqrt().float()
+        vectors, scale = (
+            vectors[:, -channels:].flip(1).float(),
+            variance[-channels:].flip(0).clamp_min(1e-8).sqrt().float(),
+        )
         to_latents = (vectors / scale).T
         tokenizer.linear_encoder.weight.copy_(to_latents[..., None, None, None])
         tokenizer.linear_encoder.bias.copy_(-to_latents @ mean)  # type: ignore[union-attr]
@@ -188,7 +195,9 @@ def load_tokenizer(folder: Path) -> VideoTokenizer:
     """
     for name in (WEIGHTS_FILE, PARAMS_FILE):
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: no {name}, expected a tokenizer; run `dvc repro train_tokenizer`")
+            raise CheckpointError(
+                f"{folder}: no {name}, expected a tokenizer; run `dvc repro train_tokenizer`"
+            )
     tokenizer = VideoTokenizer(TokenizerParams(**json.loads((folder / PARAMS_FILE).read_text())))
     tokenizer.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return tokenizer.eval().requires_grad_(False)

@@ -115,7 +115,9 @@ def read_held_out(paths: Any, params: Params) -> HeldOut:
     """
     rows = choose_clips(kept_clips(read_ledger(paths.ledger), split=SPLIT), params.suite)
     if rows.empty:
-        raise DataError(f"{paths.ledger}: got no clip in split {SPLIT}, expected some; add videos or lower curate's bars")
+        raise DataError(
+            f"{paths.ledger}: got no clip in split {SPLIT}, expected some; add videos or lower curate's bars"
+        )
     cache = LatentDataset(paths.latents, SPLIT, params.text.max_tokens)
     place = {clip_id: number for number, clip_id in enumerate(cache.clip_ids)}
     batch = cache.rows(np.array([place[clip_id] for clip_id in rows["clip_id"]]))
@@ -172,7 +174,9 @@ def cover(image: NDArray[np.uint8], ingest: IngestParams) -> NDArray[np.uint8]:
 
 def _reference_rows(held_out: HeldOut, tokenizer: VideoTokenizer, params: Params) -> Iterator[dict[str, Any]]:
     """The truth, and the truth through the tokenizer: the ceiling of what any model can reach."""
-    decoded = torch.cat([to_pictures(tokenizer.decode(part)) for part in held_out.latents.split(params.suite.batch_size)])
+    decoded = torch.cat(
+        [to_pictures(tokenizer.decode(part)) for part in held_out.latents.split(params.suite.batch_size)]
+    )
     for number, row in enumerate(held_out.rows.to_dict("records")):
         yield _row(row, "truth", held_out.pictures[number], row["caption"], 0, params)
         yield _row(row, "tokenizer", decoded[number], row["caption"], 0, params)
@@ -197,10 +201,15 @@ def _generated_rows(held_out: HeldOut, models: Models, params: Params) -> list[d
                 )
                 given = models.tokenizer.num_frames(task.context)
                 for clip, prompt, frames in zip(
-                    batch.tolist(), prompts.tolist(), to_pictures(models.tokenizer.decode(latents)), strict=True
+                    batch.tolist(),
+                    prompts.tolist(),
+                    to_pictures(models.tokenizer.decode(latents)),
+                    strict=True,
                 ):
                     said = held_out.rows["caption"][prompt]
-                    rows.append(_row(held_out.rows.iloc[clip].to_dict(), task.kind, frames, said, given, params))
+                    rows.append(
+                        _row(held_out.rows.iloc[clip].to_dict(), task.kind, frames, said, given, params)
+                    )
                 bar.update(len(batch))
     return rows
 

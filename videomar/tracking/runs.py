@@ -44,8 +44,10 @@ def experiment_id(client: "MlflowClient") -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
         return experiment.experiment_id
-    local = tracking_uri().startswith("sqlite:")
-    where = (_LOCAL / "mlartifacts").resolve().as_uri() if local else None
+    uri = tracking_uri()
+    # From the store's place, not the working folder: workers of a cluster have one of their own.
+    beside = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
+    where = beside.resolve().as_uri() if uri.startswith("sqlite:///") else None
     return client.create_experiment(EXPERIMENT, artifact_location=where)
 
 

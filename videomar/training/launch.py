@@ -61,7 +61,9 @@ def train_on_ray(latents: Path, out: Path, params: Params, tags: dict[str, str])
             raise CheckpointError(f"training: a worker failed: {_last_line(error)}") from None
     newest = checkpoint.latest(out)
     if newest is None:
-        raise CheckpointError(f"{out}: got no checkpoint after training, expected one; run `dvc repro train` again")
+        raise CheckpointError(
+            f"{out}: got no checkpoint after training, expected one; run `dvc repro train` again"
+        )
     rows = read_log(out)
     tail = rows[-max(1, len(rows) // 10) :]
     return {
@@ -125,11 +127,15 @@ class _progress:  # noqa: N801 - reads as a verb at its one place of use
 
     def _follow(self) -> None:
         done = _last_step(self.out)
-        with tqdm(total=self.params.max_steps, initial=done, desc="training", unit="step", disable=None) as bar:
+        with tqdm(
+            total=self.params.max_steps, initial=done, desc="training", unit="step", disable=None
+        ) as bar:
             while not self.ended.wait(_POLL_S):
                 rows = read_log(self.out)
                 if rows:
-                    bar.set_postfix(stage=int(rows[-1]["stage"]), loss=f"{rows[-1]['loss']:.3f}", refresh=False)
+                    bar.set_postfix(
+                        stage=int(rows[-1]["stage"]), loss=f"{rows[-1]['loss']:.3f}", refresh=False
+                    )
                     bar.update(int(rows[-1]["step"]) - bar.n)
 
 

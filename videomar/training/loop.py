@@ -117,7 +117,13 @@ def train(
         if done % params.log_every == 0:
             mean = _mean_over_workers(window / params.log_every, worker)
             window.zero_()
-            row = {"step": done, "stage": number, "loss": mean, "grad_norm": grad_norm.item(), "learning_rate": rate}
+            row = {
+                "step": done,
+                "stage": number,
+                "loss": mean,
+                "grad_norm": grad_norm.item(),
+                "learning_rate": rate,
+            }
             rows.append(row)
             _refuse_non_finite(row, batch.clip_ids, out)
             if worker.rank == 0:
@@ -136,7 +142,9 @@ def train(
 
 def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams) -> dict:
     """JSON of all that a checkpoint depends on; a run goes on only from a checkpoint with the same."""
-    return json.loads(json.dumps({"shape": asdict(shape), "train": asdict(params), "data": dataset.content_hash}))
+    return json.loads(
+        json.dumps({"shape": asdict(shape), "train": asdict(params), "data": dataset.content_hash})
+    )
 
 
 def differing_keys(ours: Mapping, theirs: Mapping, prefix: str = "") -> list[str]:

@@ -15,7 +15,10 @@ def make_optimizer(model: VideoMAR, params: TrainParams) -> torch.optim.AdamW:
     decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in head]
     kept = {id(parameter) for parameter in decayed}
     plain = [p for p in model.parameters() if id(p) not in kept]
-    groups = [{"params": decayed, "weight_decay": params.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": params.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=params.learning_rate, betas=params.betas, fused=True)
 
 

@@ -58,7 +58,9 @@ def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Pa
     rows = kept_clips(read_ledger(ledger))
     clips = _read_clips(raw, rows[rows["split"] == "train"], params.ingest)
     if not len(clips.simulated) and not len(clips.real):
-        raise DataError(f"{ledger}: got no clip in split train, expected some; add videos or lower curate's bars")
+        raise DataError(
+            f"{ledger}: got no clip in split train, expected some; add videos or lower curate's bars"
+        )
     held_out = _read_clips(raw, rows[rows["split"] == "test"], params.ingest)
     tokenizer = train_tokenizer(clips, params.tokenizer, plot)
     save_tokenizer(tokenizer, out)
@@ -99,7 +101,9 @@ def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> VideoT
     return tokenizer.eval().requires_grad_(False)
 
 
-def tokenizer_loss(tokenizer: VideoTokenizer, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def tokenizer_loss(
+    tokenizer: VideoTokenizer, video: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Training loss and mean squared error of the reconstruction of video (B, 3, F, H, W).
 
     Squared error of pixels and of their horizontal and vertical differences, and the KL term of the posterior.

@@ -1,0 +1,27 @@
+"""A small latent cache on disk."""
+
+import numpy as np
+
+from videomar.data.latents import write_shards
+
+
+def write_cache(folder, clips=12):
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "clip_id": f"clip{number}",
+            "key": f"key{number}",
+            "text_key": "t",
+            "shape": [4, 3, 2, 2],
+            "dtype": "float16",
+            "latents": rng.standard_normal((4, 3, 2, 2)).astype("float16").tobytes(),
+            "text": rng.standard_normal((2, 6)).astype("float16").tobytes(),
+            "text_shape": [2, 6],
+            "caption": "a clip",
+            "group": "simulated" if number % 3 else "real",
+            "split": "train",
+        }
+        for number in range(clips)
+    ]
+    write_shards(folder, rows, 100)
+    return folder

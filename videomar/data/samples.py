@@ -1,0 +1,125 @@
+"""Fills data/raw: with simulated and packaged clips, or with what lies in the user's own folder."""
+
+import filecmp
+import json
+import os
+import shutil
+from pathlib import Path
+
+from tqdm import tqdm
+
+from videomar.config import SamplesParams
+from videomar.data.films import cut_film, fetch_film, read_sources
+from videomar.data.ingest import list_videos
+from videomar.data.probe import find_ffmpeg
+from videomar.data.synthetic import draw_simulated
+from videomar.errors import DataError
+
+_RECIPE = "SOURCES.yaml"
+_LIST = ".collected.json"
+
+
+def collect_samples(source: Path, out: Path, params: SamplesParams) -> dict[str, float]:
+    """Make `out` hold the clips that `source` stands for; how many there are.
+
+    A folder with a SOURCES.yaml is a recipe: simulated clips are drawn, packaged films fetched and cut. Any
+    other is mirrored, with its sub-folders and sidecars. `out/.collected.json` lists what was put there, so
+    that the next collection can remove what it lacks; files put there by hand are never touched.
+
+    Raises:
+        DataError: the folder is missing or empty, a film cannot be had, or a file put there by hand is in the
+            way.
+    """
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder, expected one with videos; check the path")
+    if out.resolve() == source.resolve() or out.resolve() in source.resolve().parents:
+        raise DataError(f"{source}: got the folder clips are collected into, expected another; move it")
+    out.mkdir(parents=True, exist_ok=True)
+    draft = out / ".collecting"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        if (source / _RECIPE).is_file():
+            simulated = _follow_recipe(source / _RECIPE, draft, params)
+        else:
+            simulated = _mirror(source, draft, out)
+        _publish(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    videos = list_videos(out)
+    size = sum((out / video).stat().st_size for video in videos)
+    return {"videos": len(videos), "simulated_clips": simulated, "megabytes": size / 1e6}
+
+
+def _follow_recipe(recipe: Path, draft: Path, params: SamplesParams) -> int:
+    films = read_sources(recipe)
+    find_ffmpeg()
+    for film in tqdm(films, desc="fetching and cutting films", unit="film", disable=None):
+        if params.film_seconds > 0:
+            cut_film(film, fetch_film(film), draft, params.film_seconds)
+    return draw_simulated(draft, params)
+
+
+def _mirror(source: Path, draft: Path, out: Path) -> int:
+    """Link or copy all files but dotfiles; the number of simulated clips, which is 0."""
+    if not list_videos(source):
+        raise DataError(f"{source}: got no videos, expected at least one; put videos there")
+    files = _files(source)
+    for name in tqdm(files, desc="collecting videos", unit="file", disable=None):
+        origin, old, new = source / name, out / name, draft / name
+        new.parent.mkdir(parents=True, exist_ok=True)
+        same = old.is_file() and filecmp.cmp(origin, old, shallow=True)
+        _link_or_copy(old if same else origin, new)
+    return 0
+
+
+def _link_or_copy(origin: Path, new: Path) -> None:
+    try:
+        os.link(origin.resolve(), new)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(origin, new)
+
+
+def _publish(draft: Path, out: Path) -> None:
+    """Move the new collection into place and remove what is left of the old one."""
+    files, old = _files(draft), _listed(out)
+    for name in files:
+        in_the_way = (out / name).exists() and name not in old
+        if in_the_way and not filecmp.cmp(draft / name, out / name, shallow=False):
+            raise DataError(f"{out / name}: got a file put there by hand, expected none; rename it")
+    # Listed before they are moved: a run that is killed in between leaves nothing that no one owns.
+    _write_list(out, sorted({*files, *old}))
+    for name in files:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(draft / name, out / name)
+    for name in sorted(old - set(files)):
+        (out / name).unlink(missing_ok=True)
+        _remove_empty((out / name).parent, out)
+    _write_list(out, files)
+
+
+def _files(folder: Path) -> list[str]:
+    """Paths of all files but dotfiles, relative to the folder, sorted."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+
+
+def _listed(out: Path) -> set[str]:
+    try:
+        return set(json.loads((out / _LIST).read_text("utf-8")))
+    except FileNotFoundError:
+        return set()
+    except ValueError as error:
+        raise DataError(f"{out / _LIST}: got {error}, expected a list of files; delete the file") from None
+
+
+def _write_list(out: Path, files: list[str]) -> None:
+    draft = out / f"{_LIST}.draft"
+    draft.write_text(json.dumps(files, indent=1) + "\n", "utf-8")
+    os.replace(draft, out / _LIST)
+
+
+def _remove_empty(folder: Path, out: Path) -> None:
+    while folder != out and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
