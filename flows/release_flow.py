@@ -1,34 +1,41 @@
-"""Flow `release`: the steps of flows/release.py as Prefect tasks, each with its state and another try."""
+"""Flow `release`: the steps of videomar/release.py as Prefect tasks, each with its state and another try."""
 
 from pathlib import Path
+from typing import Any
 
-from flows import release as steps
+from videomar import release as steps
 from videomar.environment import apply_settings
+from videomar.errors import VideomarError
 
 apply_settings()
 
-from prefect import flow, task  # noqa: E402  (reads the environment when it is imported)
+from prefect import State, flow, task  # noqa: E402  (reads the environment when it is imported)
 
 
-@task(name="register candidate", retries=1, retry_delay_seconds=2, retry_condition_fn=steps.may_retry)
+def _may_retry(_task: object, _run: object, state: State[Any]) -> bool:
+    """Whether another try can help: not where the user has to mend something."""
+    return not isinstance(state.result(raise_on_failure=False), VideomarError)
+
+
+@task(name="register candidate", retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
 def register() -> str:
     """Gives the number of the version."""
     return steps.register()
 
 
-@task(retries=1, retry_delay_seconds=2, retry_condition_fn=steps.may_retry)
+@task(retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
 def decide(number: str) -> str:
     """Gives the gate's decision in words."""
     return steps.decide(number)
 
 
-@task(name="move alias", retries=1, retry_delay_seconds=2, retry_condition_fn=steps.may_retry)
+@task(name="move alias", retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
 def move_alias(number: str) -> None:
     """The alias `champion` moves to the version, or stays."""
     steps.move_alias(number)
 
 
-@task(name="write report", retries=1, retry_delay_seconds=2, retry_condition_fn=steps.may_retry)
+@task(name="write report", retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
 def report(number: str) -> Path:
     """Gives the report's path."""
     return steps.report(number)

@@ -13,7 +13,7 @@ from videomar.errors import ParamsError
 
 ROOT = Path(__file__).parent.parent
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-STAGES = "samples ingest curate train_tokenizer encode train sample evaluate".split()
+STAGES = ["samples", "ingest", "curate", "train_tokenizer", "encode", "train", "sample", "evaluate"]
 
 
 def test_stages_are_those_of_the_contract():

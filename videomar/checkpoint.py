@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -47,7 +47,7 @@ class Loaded:
     params: ModelParams
     step: int
     shape: ModelShape
-    manifest: Mapping[str, object]
+    manifest: Mapping[str, Any]
 
 
 def save(
@@ -120,7 +120,7 @@ def load_tensors(checkpoint: Path, stem: str) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def read_manifest(checkpoint: Path) -> dict:
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
     """`checkpoint.json`, after a check that every file it names is there with its stated hash.
 
     Raises:
@@ -159,7 +159,7 @@ def prune(folder: Path, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _shape(raw: dict) -> ModelShape:
+def _shape(raw: dict[str, Any]) -> ModelShape:
     params = {**raw["params"], "rope_axis_dims": tuple(raw["params"]["rope_axis_dims"])}
     return ModelShape(**{**raw, "params": ModelParams(**params)})
 

@@ -149,3 +149,7 @@ def _model_files(model: str) -> tuple[Path, Path, "Params"]:
         raise VideomarError("model: got champion, but there is none yet; run `make run`, or give a folder")
     files = download_model(best)
     return files / "checkpoint", files / "tokenizer", load_params(files / "params.yaml")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from videomar.environment import apply_settings
 
@@ -21,7 +22,7 @@ def ray_cluster(num_cpus: int) -> Iterator[None]:
     import ray  # takes a second, and a bare GPU machine has none
 
     address = os.environ.get("RAY_ADDRESS")
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         ray.init(address=address, **quiet)
     else:

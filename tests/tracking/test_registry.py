@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from pipeline_outputs import write_outputs
 
-from flows import release
+from flows import release as flow
+from videomar import release
 from videomar.config import load_params
 from videomar.errors import CheckpointError, VideomarError
 from videomar.promotion import promote_version
@@ -55,7 +56,7 @@ def test_registry_round_trip(root: Path, capsys: pytest.CaptureFixture[str]) -> 
 
     report = root / "reports/index.html"
     report.unlink()
-    release.main()
+    flow.main()
     assert capsys.readouterr().out.splitlines() == [
         "report: reports/index.html",
         "champion: videomar version 1 (checkpoint step 30)",
@@ -83,7 +84,7 @@ def test_registry_round_trip(root: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_release_without_a_lock_is_refused_in_one_line(root: Path) -> None:
     (root / "dvc.lock").unlink()
     with pytest.raises(SystemExit, match=r"dvc.lock: no such file, .* run `dvc repro`"):
-        release.main()
+        flow.main()
 
 
 def test_newest_checkpoint_is_the_highest_finished_step(tmp_path: Path) -> None:

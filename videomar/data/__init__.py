@@ -1,1 +1,1 @@
-"""From raw video files to a ledger of clips, and from cached latents to batches."""
+"""The data path: raw videos to batches of latents. Knows nothing of the model."""

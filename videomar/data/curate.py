@@ -77,7 +77,7 @@ def count_verdicts(ledger: pandas.DataFrame) -> dict[str, float]:
     kept = ledger[ledger["kept"]]
     if len(ledger) != len(kept) + sum(codes.values()):
         raise DataError(
-            f"ledger: got {len(ledger)} considered, {len(kept)} kept and {sum(codes.values())} rejected clips, "
+            f"ledger: got {len(ledger)} considered, {len(kept)} kept, {sum(codes.values())} rejected clips, "
             "expected considered = kept + rejected; this is a bug, please report it"
         )
     return {

@@ -72,7 +72,8 @@ class LatentDataset:
 def _walk(size: int, start: int, count: int, seed: int) -> NDArray[np.int64]:
     """Places `start` to `start + count` of an endless walk that takes each of `size` items once an epoch."""
     places = np.arange(start, start + count)
-    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(size) for epoch in set(places // size)}
+    epochs = np.unique(places // size).tolist()
+    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(size) for epoch in epochs}
     return np.array([orders[place // size][place % size] for place in places], dtype=np.int64)
 
 

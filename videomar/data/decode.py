@@ -212,7 +212,7 @@ def _decode_pyav(
             if frame.is_corrupt:
                 raise ValueError("a corrupt frame")
             time = frame.time if frame.time is not None else time + 1 / (info.fps or 25.0)
-            small = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+            small = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
             yield time, np.rot90(small.to_ndarray(), k=-turns)
 
 

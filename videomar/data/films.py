@@ -135,6 +135,7 @@ def _download(film: Film) -> None:
             f"or put that file into {_PACKAGES}"
         )
     os.replace(draft / film.archive, _PACKAGES / film.archive)
+    draft.rmdir()
 
 
 def _unpack(archive: Path, members: list[str]) -> bytes:

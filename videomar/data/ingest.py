@@ -143,8 +143,8 @@ def _candidate(
     if clip.reason is None:
         chosen = clip_frames(times, clip.start_s, file.params)
     else:
-        chosen = np.searchsorted(times, np.linspace(clip.start_s, clip.end_s, 3)).clip(0, len(times) - 1)
-        chosen = np.maximum(chosen - np.array([0, 0, 1]), 0)
+        shown_s = clip.start_s + (clip.end_s - clip.start_s) * np.array([0.1, 0.5, 0.9])
+        chosen = np.searchsorted(times, shown_s, side="right") - 1
     pixels = frames[chosen]
     scores = {} if clip.reason else score(crop_to_square(pixels, file.params.size_px))
     return Candidate(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +73,7 @@ def read_latents(folder: Path) -> LatentTable:
     return table
 
 
-def read_rows(folder: Path) -> list[dict]:
+def read_rows(folder: Path) -> list[dict[str, Any]]:
     """Rows of all shards as dictionaries, in the order of the file names; an absent folder has none."""
     rows = []
     for path in sorted(folder.glob("*.parquet")):
@@ -85,7 +86,7 @@ def read_rows(folder: Path) -> list[dict]:
     return rows
 
 
-def write_shards(folder: Path, rows: Sequence[dict], shard_clips: int) -> None:
+def write_shards(folder: Path, rows: Sequence[dict[str, Any]], shard_clips: int) -> None:
     """Replace the shards of a folder by `rows`; each file appears complete or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     written = set()

@@ -1,4 +1,4 @@
-"""Which clips train, which tune, which are held out for the figures: by source video, or by time inside one."""
+"""Which clips train, which tune, which are held out for the figures: by source video, or by time in one."""
 
 import hashlib
 import math
@@ -14,9 +14,9 @@ def assign_split(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series
     """`train`, `val` or `test` for each row, or null for a clip that can be in none.
 
     Clips of one video are alike, so a video lies in one split as a whole, drawn by its content and the seed:
-    of each group, `test_share` of the videos with kept clips, rounded up, and `val_share` likewise. A group of
-    one or two such videos is split inside them by time: the last clips are test, those before val. Clips that
-    overlap the first clip of the next split are in none, for their frames are in both.
+    of each group, `test_share` of the videos with kept clips, rounded up, and `val_share` likewise. A group
+    of one or two such videos is split inside them by time: the last clips are test, those before val. Clips
+    that overlap the first clip of the next split are in none, for their frames are in both.
 
     Args:
         clips: `video_sha256`, `group`, `start_s`, `end_s`, `clip_id`, `kept`; rows with `clip_id` null stay

@@ -1,0 +1,1 @@
+"""The network: tokenizer, text, transformer, diffusion head, generation."""

@@ -1,4 +1,4 @@
-"""One transformer block.
+"""The transformer block.
 
 Axes: B batch, S tokens, D hidden size, N heads, K head channels, M caption tokens.
 """

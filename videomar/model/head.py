@@ -6,6 +6,7 @@ arXiv 2209.03003 in place of DDPM: x_t = (1 - t) x_0 + t noise, and the network 
 Axes: n tokens, P token channels, D hidden size, W head width.
 """
 
+import itertools
 import math
 
 import torch
@@ -66,8 +67,11 @@ class FlowHead(nn.Module):
 
     def zero_init(self) -> None:
         """Start every modulation and the last layer at zero, so that the untrained head predicts zero."""
-        layers = [block.modulation[1] for block in self.blocks] + [self.final_modulation[1], self.final]
-        for layer in layers:
+        networks = [module for name, module in self.named_modules() if name.endswith("modulation")]
+        layers = [
+            layer for network in networks for layer in network.modules() if isinstance(layer, nn.Linear)
+        ]
+        for layer in [*layers, self.final]:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -106,7 +110,7 @@ class FlowHead(nn.Module):
         embedded_null = None if null is None else self.cond_embed(null)
         times = torch.linspace(1, 0, num_steps + 1).tolist()
         tokens = noise
-        for now, then in zip(times[:-1], times[1:], strict=True):
+        for now, then in itertools.pairwise(times):
             time = torch.full((len(tokens),), now, device=tokens.device)
             direction = self._predict(tokens, time, embedded)
             if embedded_null is not None:

@@ -51,7 +51,11 @@ class TransformersText:
             rule = "a folder that holds a transformers model; copy it there or set text.encoder to minilm or none"
             raise DataError(f"text.encoder: {folder} lacks {', '.join(missing)}, expected {rule}")
         os.environ["HF_HUB_OFFLINE"] = "1"
-        from transformers import AutoModel, AutoTokenizer  # slow to import, and absent on a bare GPU machine
+        # Slow to import, and absent on a bare GPU machine.
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
         self.max_tokens = max_tokens
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -61,6 +61,9 @@ def _residual(inputs: int, hidden: int, outputs: int, depth: int) -> nn.Sequenti
 class VideoTokenizer(nn.Module):
     """Encodes video to normalised latents and back. Remembers its weights and the latents' mean and deviation."""
 
+    latent_mean: Tensor
+    latent_std: Tensor
+
     def __init__(self, params: TokenizerParams) -> None:
         super().__init__()
         self.params = params
@@ -72,6 +75,15 @@ class VideoTokenizer(nn.Module):
         self.decoder = _residual(channels, params.hidden_size, patch, params.depth)
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_std", torch.ones(channels))
+
+    def initialise(self, generator: torch.Generator) -> "VideoTokenizer":
+        """Draw the residual networks' weights, all but their last layers, which stay zero; returns self."""
+        for network in (self.encoder, self.decoder):
+            for module in list(network.modules())[:-1]:
+                if isinstance(module, nn.Conv3d):
+                    nn.init.xavier_uniform_(module.weight, generator=generator)
+                    nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        return self
 
     def num_latent_frames(self, num_frames: int) -> int:
         """T = 1 + (F - 1) / time_stride.

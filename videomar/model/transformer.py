@@ -4,7 +4,7 @@ Axes: B batch, T latent frames, L tokens per frame, S = T L tokens, P token chan
 M caption tokens, E caption channels.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -67,7 +67,8 @@ class Trunk(nn.Module):
         null = self.null_text[:, : text.shape[1]]
         states = torch.where(drop[:, None, None], null, self.context_embed(text))
         mask = text_mask | drop[:, None]
-        return TextMemory([block.attn2.read(states) for block in self.blocks], mask[:, None, None])
+        blocks = cast("list[Block]", list(self.blocks))
+        return TextMemory([block.attn2.read(states) for block in blocks], mask[:, None, None])
 
     def run(
         self,

@@ -7,7 +7,6 @@ M caption tokens, E caption channels, D hidden size.
 """
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from videomar.config import ModelParams, SampleParams, TrainParams

@@ -94,7 +94,7 @@ def sample_held_out(paths: Any, params: Params) -> dict[str, float]:
     """
     torch.set_num_threads(params.suite.threads)
     loaded = load(paths.model, weights="ema")
-    seed = loaded.manifest["made_with"]["train"]["seed"]  # type: ignore[index]
+    seed = loaded.manifest["made_with"]["train"]["seed"]
     untrained = loaded.shape.build().initialise(step_generator(seed, -1)).eval()
     models = Models(loaded.model, untrained, load_tokenizer(paths.tokenizer))
     held_out = read_held_out(paths, params)

@@ -4,6 +4,7 @@ The loop itself knows nothing of Ray; on a machine without it, call `videomar.tr
 """
 
 import csv
+import os
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +15,10 @@ from tqdm import tqdm
 from videomar import checkpoint
 from videomar.checkpoint import ModelShape
 from videomar.cluster import ray_cluster
-from videomar.config import CurriculumStage, Params, TrainParams
+from videomar.config import Params, TrainParams
 from videomar.data.dataset import LatentDataset
 from videomar.errors import CheckpointError
+from videomar.tracking.runs import tracking_uri
 from videomar.training.loop import LOG_FILE
 
 RUN_FILE = "run.json"
@@ -40,7 +42,13 @@ def train_on_ray(latents: Path, out: Path, params: Params, tags: dict[str, str])
     from ray.train.torch import TorchConfig, TorchTrainer
 
     train = params.train
-    config = {"latents": str(latents.resolve()), "out": str(out.resolve()), "params": params, "tags": tags}
+    config: dict[str, Any] = {
+        "latents": str(latents.resolve()),
+        "out": str(out.resolve()),
+        "params": params,
+        "tags": tags,
+    }
+    config["tracking_uri"] = tracking_uri()
     with ray_cluster(max(2, train.num_workers)), _progress(out, train):
         trainer = TorchTrainer(
             _work,
@@ -87,9 +95,11 @@ def _work(config: dict[str, Any]) -> None:
     import torch
 
     from videomar.tracking.runs import open_run
-    from videomar.training.loop import Worker, train
+    from videomar.training.loop import Worker, describe_run, discard_other_run, train
 
     params: Params = config["params"]
+    # A worker may start in another folder, or on another machine, where the default store would be another.
+    os.environ["MLFLOW_TRACKING_URI"] = config["tracking_uri"]
     torch.set_num_threads(params.train.threads_per_worker)
     context = ray.train.get_context()
     out = Path(config["out"])
@@ -98,7 +108,10 @@ def _work(config: dict[str, Any]) -> None:
     rank = context.get_world_rank()
     run = None
     if rank == 0:
-        sections = {name: asdict(getattr(params, name)) for name in ("text", "model", "train")}
+        discard_other_run(out, describe_run(shape, dataset, params.train))
+        sections: dict[str, object] = {
+            name: asdict(getattr(params, name)) for name in ("text", "model", "train")
+        }
         run = open_run(out / RUN_FILE, sections, config["tags"])
     try:
         train(shape, dataset, params.train, out, Worker(rank, context.get_world_size()), run)

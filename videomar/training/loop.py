@@ -8,10 +8,11 @@ import copy
 import csv
 import json
 import logging
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from videomar import checkpoint
 from videomar.checkpoint import ModelShape
 from videomar.config import CurriculumStage, TrainParams
 from videomar.data.dataset import LatentDataset
+from videomar.errors import CheckpointError
 from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
 from videomar.training.optim import ema_decay_at, learning_rate_at, make_optimizer, update_ema
@@ -34,8 +36,11 @@ _log = logging.getLogger(__name__)
 class Tracker(Protocol):
     """Takes figures of a step; `flush` makes sure that they are kept."""
 
-    def log(self, step: int, figures: dict[str, float]) -> None: ...
-    def flush(self) -> None: ...
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        """Record figures of a step."""
+
+    def flush(self) -> None:
+        """Make sure that what was recorded is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Worker:
 
     rank: int = 0
     world_size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 class _Loss(nn.Module):
@@ -87,10 +92,14 @@ def train(
         Figures of the last logged steps.
     """
     made_with = describe_run(shape, dataset, params)
+    if worker.rank == 0:
+        discard_other_run(out, made_with)
+    if worker.world_size > 1:
+        dist.barrier()
     model = untrained(shape, params.seed).to(worker.device)
     ema = copy.deepcopy(model).requires_grad_(False)
     optimizer = make_optimizer(model, params)
-    first_step, rows = _restore(out, made_with, model, ema, optimizer)
+    first_step, rows = _restore(out, model, ema, optimizer)
     loss_of: nn.Module = _Loss(model, params)
     if worker.world_size > 1:
         loss_of = nn.parallel.DistributedDataParallel(loss_of)
@@ -140,14 +149,25 @@ def train(
     return _summary(rows, params)
 
 
-def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams) -> dict:
+def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams) -> dict[str, Any]:
     """JSON of all that a checkpoint depends on; a run goes on only from a checkpoint with the same."""
     return json.loads(
         json.dumps({"shape": asdict(shape), "train": asdict(params), "data": dataset.content_hash})
     )
 
 
-def differing_keys(ours: Mapping, theirs: Mapping, prefix: str = "") -> list[str]:
+def discard_other_run(out: Path, made_with: Mapping[str, Any]) -> None:
+    """Empty the folder of a run unless its newest checkpoint was made with the same; says what differs."""
+    path = checkpoint.latest(out)
+    if path is None:
+        return
+    different = differing_keys(made_with, checkpoint.read_manifest(path)["made_with"])
+    if different:
+        _log.warning("%s is of another run (%s): training starts anew", path, "; ".join(different[:5]))
+        shutil.rmtree(out)
+
+
+def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted keys whose values differ, as `key: theirs -> ours`."""
     found = []
     for key in sorted({*ours, *theirs}):
@@ -186,17 +206,13 @@ def write_log(path: Path, rows: list[dict[str, float]]) -> None:
 
 
 def _restore(
-    out: Path, made_with: dict, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
+    out: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, list[dict[str, float]]]:
     """First step to do and the figures of the steps done, after loading the newest checkpoint of this run."""
     path = checkpoint.latest(out)
     if path is None:
         return 0, []
     manifest = checkpoint.read_manifest(path)
-    different = differing_keys(made_with, manifest["made_with"])
-    if different:
-        _log.warning("%s is of another run (%s): training starts anew", path, "; ".join(different[:5]))
-        return 0, []
     model.load_state_dict(checkpoint.load_tensors(path, "model"))
     ema.load_state_dict(checkpoint.load_tensors(path, "ema"))
     load_optimizer(optimizer, checkpoint.load_tensors(path, "optimizer"))
@@ -221,7 +237,7 @@ def _mean_over_workers(value: Tensor, worker: Worker) -> float:
 
 def _refuse_non_finite(row: dict[str, float], clip_ids: list[str], out: Path) -> None:
     if not torch.isfinite(torch.tensor([row["loss"], row["grad_norm"]])).all():
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"training: got loss {row['loss']} before step {row['step']} (clips {', '.join(clip_ids[:4])}, ...), "
             f"expected finite numbers; lower train.learning_rate; last good checkpoint: {checkpoint.latest(out)}"
         )

@@ -77,8 +77,7 @@ def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Pa
 def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> VideoTokenizer:
     """A tokenizer trained on `clips`; its loss curve goes to the CSV file `plot`."""
     torch.set_num_threads(params.threads)
-    torch.manual_seed(params.seed)  # default initialisation of the residual networks
-    tokenizer = VideoTokenizer(params)
+    tokenizer = VideoTokenizer(params).initialise(step_generator(params.seed, -3))
     _start(tokenizer, clips)
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=params.learning_rate, weight_decay=0.0)
     rows = []
@@ -125,8 +124,8 @@ def set_latent_statistics(tokenizer: VideoTokenizer, clips: Clips, params: Token
     generator = step_generator(params.seed, -2)
     batches = [clips.draw(_STATISTICS_BATCH, params.simulated_share, generator) for _ in range(8)]
     latents = torch.cat([tokenizer.moments(video)[0] for video in batches])
-    tokenizer.latent_mean.copy_(latents.mean((0, 2, 3, 4)))  # type: ignore[operator]
-    tokenizer.latent_std.copy_(latents.std((0, 2, 3, 4)))  # type: ignore[operator]
+    tokenizer.latent_mean.copy_(latents.mean((0, 2, 3, 4)))
+    tokenizer.latent_std.copy_(latents.std((0, 2, 3, 4)))
 
 
 def reconstruction_psnr_db(tokenizer: VideoTokenizer, pictures: Tensor) -> float:
@@ -146,7 +145,7 @@ def _start(tokenizer: VideoTokenizer, clips: Clips) -> None:
 
 def _read_clips(raw: Path, rows: pandas.DataFrame, ingest: IngestParams) -> Clips:
     pictures = torch.from_numpy(read_ledger_clips(raw, rows, ingest))
-    simulated = torch.from_numpy((rows["group"] == "simulated").to_numpy())
+    simulated = torch.tensor((rows["group"] == "simulated").tolist(), dtype=torch.bool)
     return Clips(pictures[simulated], pictures[~simulated])
 
 

@@ -1,0 +1,118 @@
+"""Pixels against ffmpeg's own, times that rise, and refusal of what is damaged."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from numpy.typing import NDArray
+
+from tests.data.conftest import ODD_NAME
+from videomar.config import IngestParams
+from videomar.data.decode import (
+    clip_frames,
+    cover_height,
+    crop_to_square,
+    read_clips,
+    read_ledger_clips,
+    read_video,
+)
+from videomar.data.probe import UnreadableError, find_ffmpeg, probe
+
+
+def ffmpeg_frames(path: Path, width: int, height: int) -> NDArray[np.uint8]:
+    """What a player would show: ffmpeg turns by itself."""
+    command = f"-v error -nostdin -i file:{path} -vf scale={width}:{height} -fps_mode passthrough"
+    raw = subprocess.run(
+        [str(find_ffmpeg()), *command.split(), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_frames", "size"),
+    [
+        ("plain.mp4", 72, (96, 64)),
+        ("rotated.mp4", 72, (64, 96)),
+        ("wide_pixels.mp4", 72, (192, 64)),
+        ("uneven.mp4", 40, (96, 64)),
+        ("transport.ts", 72, (96, 64)),
+    ],
+)
+def test_frames_are_those_that_ffmpeg_shows(
+    videos: Path, name: str, num_frames: int, size: tuple[int, int]
+) -> None:
+    frames, times = read_video(videos / name, probe(videos / name), 1000)
+    assert frames.shape == (num_frames, size[1], size[0], 3)
+    difference = np.abs(frames.astype(int) - ffmpeg_frames(videos / name, *size)).mean(axis=(1, 2, 3))
+    assert difference.max() < 1
+    assert times[0] == 0
+    assert (np.diff(times) > 0).all()
+
+
+def test_frames_are_shrunk_while_decoding(videos: Path) -> None:
+    frames, _ = read_video(videos / "rotated.mp4", probe(videos / "rotated.mp4"), 48)
+    assert frames.shape == (72, 48, 32, 3)
+
+
+def test_times_of_an_uneven_video_are_its_own(videos: Path) -> None:
+    _, times = read_video(videos / "uneven.mp4", probe(videos / "uneven.mp4"), 32)
+    np.testing.assert_allclose(np.diff(times[:24]), 1 / 24, atol=1e-3)
+    np.testing.assert_allclose(np.diff(times[25:]), 3 / 24, atol=1e-3)
+
+
+def test_cut_off_a_key_frame_brings_no_frame_twice(videos: Path) -> None:
+    path = videos / "edit_list.mp4"
+    frames, times = read_video(path, probe(path), 32)
+    assert (np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3)) > 0).all()
+    assert (np.diff(times) > 0).all()
+
+
+def test_truncated_file_is_refused_as_damaged(videos: Path) -> None:
+    with pytest.raises(UnreadableError, match="damaged"):
+        read_video(videos / "truncated.mp4", probe(videos / "truncated.mp4"), 32)
+
+
+@pytest.mark.parametrize("name", ["plain.mp4", "rotated.mp4", "uneven.mp4", ODD_NAME])
+def test_clips_equal_the_frames_of_the_whole_video(
+    videos: Path, name: str, ingest_params: IngestParams
+) -> None:
+    path = videos / name
+    info = probe(path)
+    frames, times = read_video(path, info, cover_height(info, 2 * ingest_params.size_px))
+    clips = read_clips(path, [1.5, 0.0, 1.5], ingest_params)
+    assert clips.shape == (3, 9, 32, 32, 3)
+    for clip, start_s in zip(clips, [1.5, 0.0, 1.5], strict=True):
+        chosen = frames[clip_frames(times, start_s, ingest_params)]
+        np.testing.assert_array_equal(clip, crop_to_square(chosen, 32))
+
+
+def test_clip_frames_are_the_nearest(ingest_params: IngestParams) -> None:
+    times = np.sort(np.random.default_rng(0).uniform(0, 3, 50))
+    wanted = 0.3 + np.arange(9) / 8
+    expected = [int(np.abs(times - time).argmin()) for time in wanted]
+    assert clip_frames(times, 0.3, ingest_params).tolist() == expected
+
+
+def test_ledger_clips_come_in_the_order_of_the_rows(videos: Path, ingest_params: IngestParams) -> None:
+    rows = pandas.DataFrame(
+        {"video": ["uneven.mp4", "plain.mp4", "uneven.mp4"], "start_s": [1.0, 0.5, 0.0]}, index=[7, 3, 3]
+    )
+    clips = read_ledger_clips(videos, rows, ingest_params)
+    np.testing.assert_array_equal(clips[0], read_clips(videos / "uneven.mp4", [1.0], ingest_params)[0])
+    np.testing.assert_array_equal(clips[1], read_clips(videos / "plain.mp4", [0.5], ingest_params)[0])
+    np.testing.assert_array_equal(clips[2], read_clips(videos / "uneven.mp4", [0.0], ingest_params)[0])
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 64, 3), (2, 64, 40, 3), (2, 20, 31, 3)])
+def test_crop_keeps_the_centre(shape: tuple[int, ...]) -> None:
+    frames = np.zeros(shape, np.uint8)
+    frames[:, shape[1] // 2 - 4 : shape[1] // 2 + 4, shape[2] // 2 - 4 : shape[2] // 2 + 4] = 255
+    square = crop_to_square(frames, 32)
+    assert square.shape == (2, 32, 32, 3)
+    rows, columns = np.nonzero(square[0, :, :, 0] > 127)
+    assert abs(rows.mean() - 15.5) <= 1
+    assert abs(columns.mean() - 15.5) <= 1

@@ -1,0 +1,111 @@
+"""Every file becomes rows: clips with scores, or one row that says why not."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.data.conftest import ODD_NAME
+from videomar.config import IngestParams
+from videomar.data.decode import read_ledger_clips
+from videomar.data.ingest import group_of, ingest_videos, list_videos
+from videomar.data.ledger import SCORES, read_candidates
+from videomar.data.scores import score
+from videomar.errors import DataError
+
+Copy = Callable[..., Path]
+
+
+def test_every_file_is_a_row_with_clips_or_a_reason(
+    copied: Copy, tmp_path: Path, ingest_params: IngestParams
+) -> None:
+    names = ["plain.mp4", "empty.mp4", "text.mp4", "sound.mp4", "truncated.mp4", ODD_NAME]
+    raw = copied(*names)
+    (raw / "lost.mp4").symlink_to("nowhere.mp4")
+    (raw / ".hidden.mp4").touch()
+    (raw / "notes.txt").write_text("not a video")
+    figures = ingest_videos(raw, tmp_path / "out.parquet", ingest_params)
+    rows = read_candidates(tmp_path / "out.parquet")
+    assert figures == {"videos": 7, "unreadable": 6, "clips": 4, "too_short": 0}
+    reasons = rows[rows["clip_id"].isna()].set_index("video")["reason"].to_dict()
+    assert reasons.pop("truncated.mp4").startswith("damaged: ")
+    assert reasons == {
+        "plain.mp4": "duplicate_file",
+        "empty.mp4": "empty_file",
+        "text.mp4": "not_a_video",
+        "sound.mp4": "no_video_stream",
+        "lost.mp4": "unreadable: No such file or directory",
+    }
+    clips = rows[rows["clip_id"].notna()]
+    assert set(clips["video"]) == {ODD_NAME}
+    assert clips["start_s"].tolist() == [0.0, 0.5, 1.0, 1.5]
+    assert clips["clip_id"].is_unique
+    assert (clips["width"] == 96).all()
+
+
+def test_scores_are_those_of_the_clips_that_training_reads(
+    copied: Copy, tmp_path: Path, ingest_params: IngestParams
+) -> None:
+    raw = copied("uneven.mp4", "rotated.mp4")
+    ingest_videos(raw, tmp_path / "out.parquet", ingest_params)
+    rows = read_candidates(tmp_path / "out.parquet")
+    for row, clip in zip(rows.to_dict("records"), read_ledger_clips(raw, rows, ingest_params), strict=True):
+        assert {name: row[name] for name in SCORES} == score(clip)
+
+
+def test_caption_spans_take_the_place_of_shots(
+    copied: Copy, tmp_path: Path, ingest_params: IngestParams
+) -> None:
+    raw = copied("plain.mp4", "uneven.mp4")
+    spans = [
+        {"start_s": 0.0, "end_s": 1.125, "caption": "one"},
+        {"start_s": 1.125, "end_s": 2.0, "caption": "short"},
+        {"start_s": 0.0, "end_s": 1.125, "caption": "again"},
+    ]
+    (raw / "plain.json").write_text(json.dumps({"clips": spans}))
+    (raw / "uneven.json").write_text("{")
+    figures = ingest_videos(raw, tmp_path / "out.parquet", ingest_params)
+    rows = read_candidates(tmp_path / "out.parquet").set_index("caption")
+    assert figures == {"videos": 2, "unreadable": 1, "clips": 1, "too_short": 1}
+    assert rows.loc["short", "reason"] == "too_short"
+    assert rows.loc["one", "end_s"] == 1.125
+    assert rows["reason"].str.startswith("unreadable_captions").any()
+
+
+def test_thumbnail_is_three_pictures(copied: Copy, tmp_path: Path, ingest_params: IngestParams) -> None:
+    ingest_videos(copied("plain.mp4"), tmp_path / "out.parquet", ingest_params)
+    jpeg = read_candidates(tmp_path / "out.parquet")["thumbnail"].iloc[0]
+    assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (64, 192, 3)
+
+
+def test_deadline_costs_the_file_alone(copied: Copy, tmp_path: Path, ingest_params: IngestParams) -> None:
+    params = dataclasses.replace(ingest_params, timeout_s=0.02)
+    figures = ingest_videos(copied("plain.mp4"), tmp_path / "out.parquet", params)
+    assert figures["unreadable"] == 1
+    assert read_candidates(tmp_path / "out.parquet")["reason"].tolist() == ["timeout"]
+
+
+def test_equal_input_gives_equal_bytes(copied: Copy, tmp_path: Path, ingest_params: IngestParams) -> None:
+    raw = copied("plain.mp4", "uneven.mp4", "text.mp4")
+    for name in ("a", "b"):
+        ingest_videos(raw, tmp_path / name, dataclasses.replace(ingest_params, num_workers=2))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_folder_without_files_is_refused(tmp_path: Path, ingest_params: IngestParams) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match="got no files, expected videos"):
+        ingest_videos(tmp_path, tmp_path / "out.parquet", ingest_params)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_group_is_the_first_folder(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "simulated").mkdir()
+    shutil.copy(videos / "plain.mp4", tmp_path / "simulated" / "a.mp4")
+    assert list_videos(tmp_path) == ["simulated/a.mp4"]
+    assert [group_of(video) for video in ("simulated/a.mp4", "simulated.mp4")] == ["simulated", "real"]

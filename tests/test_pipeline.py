@@ -1,0 +1,182 @@
+"""The whole pipeline on a handful of clips: raw files to a report, as a user runs it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+import yaml
+
+from videomar.config import SamplesParams
+from videomar.data.synthetic import draw_simulated
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+SMALL = {
+    "samples": {"source": "clips"},
+    "tokenizer": {"steps": 10, "hidden_size": 8, "depth": 1, "batch_size": 4, "threads": 1},
+    "encode": {"num_workers": 1},
+    "model": {"hidden_size": 32, "depth": 1, "num_heads": 2, "rope_axis_dims": [8, 4, 4], "head_width": 16},
+    "train": {
+        "curriculum": [
+            {"num_latent_frames": 2, "steps": 4, "batch_size": 4},
+            {"num_latent_frames": 0, "steps": 4, "batch_size": 4},
+        ],
+        "log_every": 2,
+        "checkpoint_every": 4,
+        "num_workers": 2,
+        "threads_per_worker": 1,
+    },
+    "sample": {"num_unmask_steps": 2, "num_diffusion_steps": 2},
+    "suite": {"simulated_clips": 3, "real_clips": 2, "threads": 1},
+    "gate": {"min_clips": 2},
+}
+
+pytestmark = pytest.mark.slow
+
+
+def run(folder, *command):
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
+
+
+def dvc(folder, *arguments):
+    done = run(folder, sys.executable, "-m", "dvc", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def set_params(folder, changes):
+    path = folder / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    for section, values in changes.items():
+        params[section] |= values
+    path.write_text(yaml.safe_dump(params))
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A clone with four simulated videos, three of them twice as "real" ones, and a file that is no video."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("videomar", "stages", "flows", "samples"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    set_params(folder, SMALL)
+    drawing = SamplesParams(
+        source="", simulated_videos=7, clips_per_video=3, simulated_size_px=64, film_seconds=0.0, seed=0
+    )
+    draw_simulated(folder / "clips", drawing)
+    for number in range(3):
+        (folder / "clips" / f"mine {number}.mp4").write_bytes(
+            (folder / "clips" / "simulated" / f"sim_{number:04d}.mp4").read_bytes()
+        )
+        (folder / "clips" / "simulated" / f"sim_{number:04d}.mp4").unlink()
+    (folder / "clips" / "no video.mp4").write_text("plain text")
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        assert run(folder, *command).returncode == 0
+    dvc(folder, "config", "core.analytics", "false")
+    dvc(folder, "repro")
+    return folder
+
+
+def test_every_stage_leaves_its_metrics(checkout):
+    for stage in yaml.safe_load((checkout / "dvc.yaml").read_text())["stages"]:
+        metrics = json.loads((checkout / "metrics" / f"{stage}.json").read_text())
+        assert metrics["seconds"] > 0
+        assert all(isinstance(value, float) for value in metrics.values())
+    figures = json.loads((checkout / "metrics" / "evaluate.json").read_text())
+    wanted = "psnr_gain_db", "psnr_gain_untrained_db", "i2v_psnr_gain_db", "prompt_margin_db"
+    assert {f"sim_{name}" for name in wanted} <= set(figures)
+    assert "real_psnr_gain_db" in figures
+
+
+def test_considered_is_kept_and_rejected_and_the_bad_file_has_its_row(checkout):
+    ledger = pandas.read_parquet(checkout / "data" / "ledger.parquet")
+    metrics = json.loads((checkout / "metrics" / "curate.json").read_text())
+    assert metrics["considered"] == len(ledger) == metrics["kept"] + metrics["rejected"]
+    bad = ledger[ledger["video"] == "no video.mp4"]
+    assert bad["reason"].notna().all()
+    assert not bad["kept"].any()
+
+
+def test_second_run_does_nothing(checkout):
+    assert "Running stage" not in dvc(checkout, "repro")
+
+
+def test_training_continues_the_mlflow_run_and_repeats_no_step(checkout):
+    import mlflow
+
+    run_id = json.loads((checkout / "checkpoints" / "videomar" / "run.json").read_text())["run_id"]
+    client = mlflow.MlflowClient(f"sqlite:///{checkout / '.local' / 'mlflow.db'}")
+    assert client.get_run(run_id).info.status == "FINISHED"
+    steps = [metric.step for metric in client.get_metric_history(run_id, "loss")]
+    assert steps == [2, 4, 6, 8]
+
+
+def test_release_registers_and_reports_and_then_has_nothing_to_do(checkout):
+    first = run(checkout, sys.executable, "-m", "flows.release")
+    assert first.returncode == 0, first.stdout + first.stderr
+    report, champion = first.stdout.splitlines()[-2:]
+    assert report == "report: reports/index.html"
+    # Eight steps of training cannot beat repeating the last frame, and the gate must say so.
+    assert champion.startswith("champion: none (the gate refused")
+    page = (checkout / "reports" / "index.html").read_text()
+    assert "no video.mp4" in page or "unreadable" in page
+    again = run(checkout, sys.executable, "-m", "flows.release")
+    assert again.stdout.splitlines()[-2:] == [report, champion]
+    assert "gate:" not in again.stdout
+
+
+def test_generate_makes_a_playable_clip(checkout):
+    from PIL import Image
+
+    Image.new("RGB", (80, 60), "teal").save(checkout / "start.png")
+    done = run(
+        checkout, Path(sys.executable).parent / "videomar", "generate", "start.png", "--prompt", "a red circle moves left quickly",
+        "--out", "clip.mp4", "--model", "checkpoints/videomar",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    import av
+
+    with av.open(str(checkout / "clip.mp4")) as clip:
+        assert sum(1 for _ in clip.decode(video=0)) == 17
+
+
+def test_changed_sampling_parameter_runs_sample_and_evaluate_only(checkout):
+    set_params(checkout, {"sample": {"temperature": 0.9}})
+    out = dvc(checkout, "repro")
+    ran = [line.split("'")[1] for line in out.splitlines() if line.startswith("Running stage")]
+    assert ran == ["sample", "evaluate"]
+
+
+def test_changed_caption_encodes_no_video_again(checkout):
+    (checkout / "clips" / "mine 0.txt").write_text("a caption of my own")
+    dvc(checkout, "repro", "encode")
+    metrics = json.loads((checkout / "metrics" / "encode.json").read_text())
+    assert metrics["encoded"] == 0
+    assert metrics["captions_encoded"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [("model", {"num_heads": 5}, "model.num_heads: got 5"), ("train", {"learning_rate": "fast"}, "train.learning_rate")],
+)
+def test_bad_parameter_is_one_line(checkout, section, values, message):
+    before = (checkout / "params.yaml").read_text()
+    set_params(checkout, {section: values})
+    done = run(checkout, "./stages/run", "curate", "--candidates", "x", "--out", "y", "--metrics", "z")
+    (checkout / "params.yaml").write_text(before)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_missing_clips_folder_is_one_line(checkout):
+    done = run(checkout, "./stages/run", "samples", "--source", "nowhere", "--out", "raw", "--metrics", "m.json")
+    assert done.returncode == 1
+    assert "nowhere" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

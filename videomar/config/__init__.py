@@ -1,0 +1,23 @@
+"""Every number of the pipeline stands in params.yaml; one frozen dataclass per section of it stands here."""
+
+from videomar.config.clips import CurateParams, IngestParams, SamplesParams
+from videomar.config.network import EncodeParams, ModelParams, TextParams, TokenizerParams
+from videomar.config.params import Params, load_params
+from videomar.config.runs import CurriculumStage, GateParams, SampleParams, SuiteParams, TrainParams
+
+__all__ = [
+    "CurateParams",
+    "CurriculumStage",
+    "EncodeParams",
+    "GateParams",
+    "IngestParams",
+    "ModelParams",
+    "Params",
+    "SampleParams",
+    "SamplesParams",
+    "SuiteParams",
+    "TextParams",
+    "TokenizerParams",
+    "TrainParams",
+    "load_params",
+]

@@ -1,0 +1,89 @@
+"""Sections that shape what is learnt: tokenizer, captions, latents, transformer."""
+
+from videomar.config.section import require, section
+
+
+@section
+class TokenizerParams:
+    """The causal video autoencoder and its training. Section `tokenizer`."""
+
+    channels: int
+    """Channels of a latent, C."""
+    time_stride: int
+    """Frames in one latent frame; the first latent frame holds the first frame alone."""
+    space_stride: int
+    """Pixels along one side of a latent position."""
+    hidden_size: int
+    depth: int
+    """Residual blocks in the encoder, and again in the decoder."""
+    kl_weight: float
+    gradient_weight: float
+    """Weight of the error of horizontal and vertical pixel differences beside the error of pixels."""
+    simulated_share: float
+    """Share of each batch drawn from simulated clips, where both kinds are there."""
+    steps: int
+    batch_size: int
+    learning_rate: float
+    threads: int
+    seed: int
+
+
+@section
+class TextParams:
+    """The caption encoder. Section `text`."""
+
+    encoder: str
+    """`minilm` (packaged), `none`, or a folder holding a transformers model."""
+    max_tokens: int
+    """Tokens kept of a caption, N."""
+
+
+@section
+class EncodeParams:
+    """The latent cache. Section `encode`."""
+
+    dtype: str
+    """`float16` or `float32`."""
+    shard_clips: int
+    """Clips in one Parquet file."""
+    num_workers: int
+    """Ray actors that hold a tokenizer."""
+
+    def __post_init__(self) -> None:
+        require(self.dtype in ("float16", "float32"), "encode.dtype", self.dtype, "float16 or float32")
+
+
+@section
+class ModelParams:
+    """Shape of the transformer and its diffusion head. Section `model`."""
+
+    hidden_size: int
+    """Width of the residual stream, D."""
+    depth: int
+    num_heads: int
+    """Attention heads, N; divides hidden_size."""
+    mlp_ratio: float
+    rope_axis_dims: tuple[int, int, int]
+    """Channels of each head given to time, row, column; even, sum to head_dim."""
+    patch_size: int
+    """Latent rows and columns in one token."""
+    head_width: int
+    """Width of the diffusion head."""
+    head_depth: int
+    """Residual blocks of the diffusion head."""
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head, K."""
+        return self.hidden_size // self.num_heads
+
+    def __post_init__(self) -> None:
+        require(
+            self.hidden_size % self.num_heads == 0,
+            "model.num_heads",
+            self.num_heads,
+            f"a divisor of hidden_size {self.hidden_size}",
+        )
+        rule = f"even numbers that sum to head_dim {self.head_dim}"
+        fits = sum(self.rope_axis_dims) == self.head_dim and not any(dim % 2 for dim in self.rope_axis_dims)
+        require(fits, "model.rope_axis_dims", self.rope_axis_dims, rule)

@@ -1,0 +1,82 @@
+"""The steps of a release, each of which may be repeated after an interruption.
+
+Register the candidate, let the gate decide, move the alias, write the report.
+"""
+
+from pathlib import Path
+
+from videomar.promotion import describe_champion, judge_once
+from videomar.tracking.candidate import Candidate, register_candidate
+from videomar.tracking.registry import (
+    Version,
+    carry_out,
+    mark_released,
+    version_of,
+)
+
+REPORT = Path("reports/index.html")
+PARAMS = Path("params.yaml")
+LOCK = Path("dvc.lock")
+LINEAGE = (
+    "git_commit",
+    "git_dirty",
+    "lock_sha256",
+    "checkpoint_sha256",
+    "training_run",
+    "decided_at",
+    "previous_champion",
+)
+"""Tags of a version that the report shows."""
+
+
+def register() -> str:
+    """Register the newest checkpoint, or find it again; gives the version's number."""
+    candidate = Candidate(
+        checkpoints=Path("checkpoints/videomar"),
+        tokenizer=Path("checkpoints/tokenizer"),
+        evaluation=Path("data/evaluation.parquet"),
+        metrics=Path("metrics"),
+        params=PARAMS,
+        lock=LOCK,
+    )
+    return register_candidate(candidate).number
+
+
+def decide(number: str) -> str:
+    """Let the gate decide about a version, unless it has; gives the decision in words."""
+    decision = judge_once(version_of(number), PARAMS).decision or {}
+    return f"gate: {'promoted' if decision['promote'] else 'refused'}. {' '.join(decision['reasons'])}"
+
+
+def move_alias(number: str) -> None:
+    """Carry out the decision about a version: the alias `champion` moves to it, or stays."""
+    carry_out(version_of(number))
+
+
+def report(number: str) -> Path:
+    """Write the report about a version; gives its path."""
+    from videomar.evaluation.report import Release, ReportSources, write_report
+
+    version = version_of(number)
+    sources = ReportSources(
+        ledger=Path("data/ledger.parquet"),
+        generated=Path("data/generated.parquet"),
+        metrics=Path("metrics"),
+        plots=Path("plots"),
+        credits=Path("samples/CREDITS.txt"),
+    )
+    lineage = {name: version.tags[name] for name in LINEAGE if name in version.tags}
+    about = Release(
+        candidate=str(version),
+        champion=describe_champion(version),
+        decision=version.decision,
+        lineage=lineage,
+    )
+    write_report(REPORT, sources, about)
+    mark_released(version)
+    return REPORT
+
+
+def report_is_about(version: Version) -> bool:
+    """Whether the report on disk is there and is that of this version."""
+    return REPORT.is_file() and f"<title>VideoMAR: {version}<" in REPORT.read_text(encoding="utf-8")[:2000]
