@@ -26,6 +26,7 @@ SMALL = {
             {"num_latent_frames": 2, "steps": 4, "batch_size": 4},
             {"num_latent_frames": 0, "steps": 4, "batch_size": 4},
         ],
+        "warmup_steps": 2,
         "log_every": 2,
         "checkpoint_every": 4,
         "num_workers": 2,
@@ -135,10 +136,8 @@ def test_generate_makes_a_playable_clip(checkout):
     from PIL import Image
 
     Image.new("RGB", (80, 60), "teal").save(checkout / "start.png")
-    done = run(
-        checkout, Path(sys.executable).parent / "videomar", "generate", "start.png", "--prompt", "a red circle moves left quickly",
-        "--out", "clip.mp4", "--model", "checkpoints/videomar",
-    )  # fmt: skip
+    command = [Path(sys.executable).parent / "videomar", "generate", "start.png", "--out", "clip.mp4"]
+    done = run(checkout, *command, "--prompt", "a red circle moves left", "--model", "checkpoints/videomar")
     assert done.returncode == 0, done.stdout + done.stderr
     import av
 
@@ -163,7 +162,10 @@ def test_changed_caption_encodes_no_video_again(checkout):
 
 @pytest.mark.parametrize(
     ("section", "values", "message"),
-    [("model", {"num_heads": 5}, "model.num_heads: got 5"), ("train", {"learning_rate": "fast"}, "train.learning_rate")],
+    [
+        ("model", {"num_heads": 5}, "model.num_heads: got 5"),
+        ("train", {"learning_rate": "fast"}, "train.learning_rate"),
+    ],
 )
 def test_bad_parameter_is_one_line(checkout, section, values, message):
     before = (checkout / "params.yaml").read_text()
@@ -176,7 +178,8 @@ def test_bad_parameter_is_one_line(checkout, section, values, message):
 
 
 def test_missing_clips_folder_is_one_line(checkout):
-    done = run(checkout, "./stages/run", "samples", "--source", "nowhere", "--out", "raw", "--metrics", "m.json")
+    paths = ["--source", "nowhere", "--out", "raw", "--metrics", "m.json"]
+    done = run(checkout, "./stages/run", "samples", *paths)
     assert done.returncode == 1
     assert "nowhere" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

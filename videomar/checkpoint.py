@@ -1,7 +1,7 @@
 """Checkpoints: weights and optimizer as safetensors, all else as JSON; written whole or not at all.
 
-A training run keeps `step_NNNNNNNN/` folders; each holds model, ema and optimizer tensors and `checkpoint.json`,
-which is written last, with the size and hash of the others.
+A training run keeps `step_NNNNNNNN/` folders; each holds model, ema and optimizer tensors and
+`checkpoint.json`, which is written last, with the size and hash of the others.
 """
 
 import hashlib

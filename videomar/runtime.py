@@ -11,9 +11,9 @@ def pick_device() -> torch.device:
 def step_generator(
     seed: int, step: int, rank: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """Generator that depends on nothing but its arguments, so a resumed run draws what an uninterrupted one draws.
+    """Generator that depends on nothing but its arguments: a resumed run draws what an unbroken one draws.
 
-    Source: EDM2 (arXiv 2312.02696), which seeds each step by its number; ours hashes seed, step and rank together.
+    Source: EDM2 (arXiv 2312.02696), which seeds each step by its number; ours hashes seed, step and rank.
     """
     generator = torch.Generator(device)
     # Odd multipliers spread (seed, step, rank) over 63 bits; neighbours in one argument land far apart.

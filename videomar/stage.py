@@ -1,4 +1,4 @@
-"""What every script in `stages/` shares: paths from the command line, parameters, metrics, errors in one line."""
+"""What every script in `stages/` shares: paths, parameters, metrics, errors in one line."""
 
 import argparse
 import json
@@ -57,7 +57,7 @@ class Stage:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; nothing was half-written, free the disk or the path and run again"
+        return f"{error.filename}: {error.strerror}; free the disk or the path and run again"
     return " ".join(str(error).split())
 
 

@@ -19,7 +19,7 @@ def test_perfect_direction_reaches_the_token_in_any_number_of_steps(model):
 
 
 def test_head_learns_two_points_from_one_condition(params):
-    """The head recovers a mixture: 30 % of tokens at -1 and 70 % at +1, told apart by nothing but the noise."""
+    """A mixture is recovered: 30 % of tokens at -1 and 70 % at +1, told apart by the noise alone."""
     generator = step_generator(0, 0)
     head = FlowHead(params.model, 1)
     optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)

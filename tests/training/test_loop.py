@@ -14,6 +14,7 @@ from videomar import checkpoint
 from videomar.checkpoint import ModelShape
 from videomar.data.dataset import LatentDataset
 from videomar.errors import CheckpointError
+from videomar.model.masking import draw_target_frames
 from videomar.runtime import step_generator
 from videomar.training.loop import Worker, differing_keys, stage_at, train
 from videomar.training.optim import learning_rate_at, make_optimizer
@@ -149,11 +150,18 @@ def test_every_parameter_gets_a_finite_gradient(model, captions, params):
         assert weight.grad.any(), name
 
 
-def test_loss_ignores_frames_after_the_target(model, captions, params):
-    """With two frames the target is always frame 1, so the loss of the pair equals that of any longer clip cut."""
-    latents = torch.randn(3, 4, 2, 2, 3, generator=step_generator(0, 0))
-    first, again = (model.loss(latents, *captions, params.train, step_generator(0, 1)) for _ in range(2))
-    assert torch.equal(first, again)
+def test_loss_ignores_frames_after_the_last_target(model, captions, params):
+    latents = torch.randn(3, 4, 5, 2, 3, generator=step_generator(0, 0))
+    changed = latents.clone()
+    changed[:, :, 4] += 1
+    # A seed whose three target frames lie before frame 4, and one with a target in it.
+    seeds = {int(draw_target_frames(3, 5, step_generator(seed, 1)).max()): seed for seed in range(20)}
+    for last, equal in ((3, True), (4, False)):
+        before, after = (
+            model.loss(clips, *captions, params.train, step_generator(seeds[last], 1))
+            for clips in (latents, changed)
+        )
+        assert torch.equal(before, after) == equal
 
 
 def test_stages_follow_each_other(params):

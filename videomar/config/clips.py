@@ -8,7 +8,7 @@ class SamplesParams:
     """Where raw clips come from. Section `samples`."""
 
     source: str
-    """Folder of videos to mirror into data/raw; a folder holding SOURCES.yaml is a recipe to make them from."""
+    """Folder of videos to mirror into data/raw; one that holds SOURCES.yaml is a recipe to make them."""
     simulated_videos: int
     """Simulated video files to draw (recipe only)."""
     clips_per_video: int
@@ -58,7 +58,7 @@ class CurateParams:
     """Mean luma of a clip, of 255."""
     max_brightness: float
     min_contrast: float
-    """Standard deviation of luma within frames, of 255."""
+    """Standard deviation of colour within the plainest frame, of 255."""
     min_sharpness: float
     """Variance of the Laplacian of luma, mean over frames."""
     max_frozen_share: float

@@ -32,7 +32,7 @@ class TrainParams:
     batch_multiplier: int
     """Independent draws of time and noise for each hidden token."""
     mask_ratio_min: float
-    """Smallest share of the target frame that is hidden; drawn from a normal (1, mask_ratio_std), truncated."""
+    """Smallest hidden share of the target frame; drawn from a normal (1, mask_ratio_std), truncated."""
     mask_ratio_std: float
     cond_drop_prob: float
     """Probability that a clip is trained with the null text."""

@@ -15,7 +15,7 @@ from videomar.errors import DataError
 
 
 class Batch(NamedTuple):
-    """Latents (B, C, T, H, W) float32, caption states (B, M, E) float32, real caption tokens (B, M), clip ids."""
+    """Latents (B, C, T, H, W), caption states (B, M, E), real caption tokens (B, M), clip ids."""
 
     latents: NDArray[np.float32]
     text: NDArray[np.float32]

@@ -12,7 +12,7 @@ Axes: F frames, H W rows and columns in pixels, n clips.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -29,12 +29,12 @@ from videomar.data.probe import UnreadableError, VideoInfo, probe
 
 decord.logging.set_level(decord.logging.FATAL)
 
-_BLOCK = 256  # frames decord converts at once
+_BLOCK = 64  # frames decord converts at once
+_TICK_S = 0.001  # starts of clips, and the times in some containers, are rounded to it
 _MAX_BYTES = 1_500_000_000  # of small frames that one video may take in memory
 # Formats with an index. In others decord lands beside the frame it seeks, silently: of an MPEG program stream
 # it returned 178 of 190 frames, the first 12 missing and the last repeated, with times that rise.
 _DECORD_CONTAINERS = ("mov", "matroska", "avi")
-_Pick = Callable[[NDArray[np.float64]], NDArray[np.int64]]
 
 
 class _DecoderError(Exception):
@@ -55,7 +55,7 @@ def read_video(path: Path, info: VideoInfo, height_px: int) -> tuple[NDArray[np.
     Raises:
         UnreadableError: `unreadable: ...`, `damaged: ...` or `too_long: ...`.
     """
-    return _read(path, info, height_px, lambda times: np.arange(len(times)))
+    return _read(path, info, height_px, None)
 
 
 def read_clips(path: Path, starts_s: list[float], params: IngestParams) -> NDArray[np.uint8]:
@@ -65,13 +65,8 @@ def read_clips(path: Path, starts_s: list[float], params: IngestParams) -> NDArr
         UnreadableError: see `read_video` and `probe`.
     """
     info = probe(path)
-    wanted: list[NDArray[np.int64]] = []
-
-    def pick(times: NDArray[np.float64]) -> NDArray[np.int64]:
-        wanted.extend(clip_frames(times, start, params) for start in starts_s)
-        return np.unique(np.concatenate(wanted))
-
-    frames, times = _read(path, info, cover_height(info, 2 * params.size_px), pick)
+    wanted_s = np.unique([_clip_times(start, params) for start in starts_s])
+    frames, times = _read(path, info, cover_height(info, 2 * params.size_px), wanted_s)
     squares = crop_to_square(frames, params.size_px)
     return np.stack([squares[clip_frames(times, start, params)] for start in starts_s])
 
@@ -105,9 +100,11 @@ def read_ledger_clips(raw: Path, rows: pandas.DataFrame, params: IngestParams) -
 
 
 def clip_frames(times: NDArray[np.float64], start_s: float, params: IngestParams) -> NDArray[np.int64]:
-    """Indices (F,) of the frames nearest to `start_s + i / fps`; of two equally near, the earlier."""
-    wanted = start_s + np.arange(params.num_frames) / params.fps
-    return np.searchsorted((times[1:] + times[:-1]) / 2, wanted)
+    """Indices (F,) of the frames that a player shows at `start_s + i / fps`.
+
+    Not the nearest: where a frame is held before a cut, the nearest may be the first of the next shot.
+    """
+    return _shown_frames(times, _clip_times(start_s, params))
 
 
 def cover_height(info: VideoInfo, side_px: int) -> int:
@@ -127,16 +124,25 @@ def crop_to_square(frames: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]
     return np.stack([cv2.resize(frame, (size_px, size_px), interpolation=method) for frame in centres])
 
 
+def _clip_times(start_s: float, params: IngestParams) -> NDArray[np.float64]:
+    return start_s + np.arange(params.num_frames) / params.fps
+
+
+def _shown_frames(times: NDArray[np.float64], wanted_s: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Index of the frame on show at each wanted time: the last that has begun."""
+    return np.maximum(np.searchsorted(times, wanted_s + _TICK_S, side="right") - 1, 0)
+
+
 def _read(
-    path: Path, info: VideoInfo, height_px: int, pick: _Pick
+    path: Path, info: VideoInfo, height_px: int, wanted_s: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The frames whose indices `pick` chooses (rising) from the times of all, and their times."""
+    """The frames on show at the wanted times (rising; None: all frames), and the times of these frames."""
     height = min(height_px, info.height)
     width = max(1, round(info.width * height / info.height))
     try:
-        frames, times, chosen = _read_decord(path, info, (width, height), pick)
+        frames, times, chosen = _read_decord(path, info, (width, height), wanted_s)
     except _DecoderError:
-        frames, times, chosen = _read_pyav(path, info, (width, height), pick)
+        frames, times, chosen = _read_pyav(path, info, (width, height), wanted_s)
     frame_s = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     count_short = info.num_frames is not None and len(times) < 0.95 * info.num_frames
     if count_short and times[-1] + frame_s < 0.95 * info.duration_s:
@@ -145,7 +151,7 @@ def _read(
 
 
 def _read_decord(
-    path: Path, info: VideoInfo, size: tuple[int, int], pick: _Pick
+    path: Path, info: VideoInfo, size: tuple[int, int], wanted_s: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.int64]]:
     if not any(name in info.container for name in _DECORD_CONTAINERS):
         raise _DecoderError(f"decord seeks wrongly in {info.container}")
@@ -160,29 +166,36 @@ def _read_decord(
     if times[0] < 0 or not (np.diff(times) > 0).all():
         raise _DecoderError("timestamps that do not rise from 0")
     times = times - times[0]
-    chosen = pick(times)
+    chosen = _choose(times, wanted_s)
     _check_memory(path, len(chosen), size)
     frames = np.empty((len(chosen), size[1], size[0], 3), np.uint8)
-    for first in range(0, len(chosen), _BLOCK):
-        block = chosen[first : first + _BLOCK]
+    # Every frame in its order, up to the last one wanted: where decord seeks or skips it may land elsewhere
+    # and return other pictures without a word.
+    for first in range(0, int(chosen[-1]) + 1, _BLOCK):
+        here = (chosen >= first) & (chosen < first + _BLOCK)
         try:
-            frames[first : first + len(block)] = reader.get_batch(block).asnumpy()
+            block = reader.get_batch(range(first, min(first + _BLOCK, len(times)))).asnumpy()
         except (decord.DECORDError, RuntimeError, ValueError) as error:
             raise _DecoderError(str(error)) from None
+        frames[here] = block[chosen[here] - first]
     return frames, times, chosen
 
 
 def _read_pyav(
-    path: Path, info: VideoInfo, size: tuple[int, int], pick: _Pick
+    path: Path, info: VideoInfo, size: tuple[int, int], wanted_s: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.int64]]:
     frames: list[NDArray[np.uint8]] = []
     times: list[float] = []
     try:
         for time, frame in _decode_pyav(path, info, size):
-            if not times or time > times[-1]:
-                _check_memory(path, len(frames), size)
-                frames.append(frame)
-                times.append(time)
+            if times and time <= times[-1]:
+                continue
+            # Whether a frame is wanted shows when the next begins: only then is its place given free.
+            if times and wanted_s is not None and not _is_shown(wanted_s + times[0], times[-1], time):
+                frames.pop()
+            _check_memory(path, len(frames) + 1, size)
+            frames.append(frame)
+            times.append(time)
     except (av.FFmpegError, ValueError) as error:
         said = getattr(error, "strerror", None) or str(error)
         state = f"damaged: {said} after {len(times)} frames" if times else f"unreadable: {said}"
@@ -190,8 +203,8 @@ def _read_pyav(
     if not times:
         raise UnreadableError("unreadable: not one frame", path)
     rising = np.array(times) - times[0]
-    chosen = pick(rising)
-    return np.stack([frames[index] for index in chosen]), rising, chosen
+    chosen = _choose(rising, wanted_s)
+    return np.stack(frames[: len(chosen)]), rising, chosen
 
 
 def _decode_pyav(
@@ -214,6 +227,16 @@ def _decode_pyav(
             time = frame.time if frame.time is not None else time + 1 / (info.fps or 25.0)
             small = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
             yield time, np.rot90(small.to_ndarray(), k=-turns)
+
+
+def _choose(times: NDArray[np.float64], wanted_s: NDArray[np.float64] | None) -> NDArray[np.int64]:
+    return np.arange(len(times)) if wanted_s is None else np.unique(_shown_frames(times, wanted_s))
+
+
+def _is_shown(wanted_s: NDArray[np.float64], begins_s: float, ends_s: float) -> bool:
+    """Whether a wanted time (rising) lies within a frame."""
+    first, last = np.searchsorted(wanted_s + _TICK_S, (begins_s, ends_s))
+    return bool(last > first)
 
 
 def _check_memory(path: Path, num_frames: int, size: tuple[int, int]) -> None:

@@ -27,7 +27,7 @@ class SelfAttention(nn.Module):
         self.k_norm = nn.RMSNorm(head_dim, QK_NORM_EPS)
 
     def forward(self, x: Tensor, by: Rotation, mask: Tensor | None, cache: KVCache | None) -> Tensor:
-        """(B, S, D) -> (B, S, D). `mask` (S, S) is True where a token may look; a cache adds its frames in front."""
+        """(B, S, D) -> (B, S, D). `mask` (S, S) is True where a token may look; a cache goes in front."""
         q, k, v = rearrange(self.wqkv(x), "b s (n three k) -> three b n s k", n=self.num_heads, three=3)
         q, k = rotate(self.q_norm(q), by), rotate(self.k_norm(k), by)
         if cache is not None:
@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of tokens to the caption. The key-value projection is laid out per head as [k, v]; no biases."""
+    """Attention of tokens to the caption. Keys and values are laid out per head as [k, v]; no biases."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ class FeedForward(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to the caption (its query is not normed), feed-forward; all residual."""
+    """Self-attention, cross-attention to the caption (query not normed), feed-forward; all residual."""
 
     def __init__(self, params: ModelParams, index: int) -> None:
         super().__init__()

@@ -10,7 +10,8 @@ from torch import Tensor
 class KVCache:
     """Keys and values of the finished frames, per block, and a draft of the frame in work.
 
-    Remembers `length` committed tokens. `write` places a draft behind them and may be repeated; `commit` keeps it.
+    Remembers `length` committed tokens. `write` places a draft behind them and may be repeated; `commit`
+    keeps it.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -21,7 +21,7 @@ from videomar.model.transformer import TextMemory, Trunk
 if TYPE_CHECKING:
     from videomar.model.videomar import VideoMAR
 
-# (all hidden vectors (rows, 1, L, D), indices (B, r) of the tokens to draw, guidance weight, temperature) -> tokens
+# (hidden vectors (copies B, L, D), places (B, r) to draw, guidance weight, temperature) -> tokens (B, r, P)
 Draw = Callable[[Tensor, Tensor, float, float], Tensor]
 
 
@@ -136,6 +136,6 @@ def _read_text(trunk: Trunk, text: Tensor, text_mask: Tensor, guided: bool) -> T
 
 
 def _temperature(sampling: SampleParams, index: int, given: int, num_frames: int) -> float:
-    """Linear from `temperature` in the first generated frame to `final_temperature` in the last (progressive)."""
+    """Progressive: linear from `temperature` in the first generated frame to `final_temperature`."""
     share = (index - given) / max(1, num_frames - 1 - given)
     return sampling.temperature + (sampling.final_temperature - sampling.temperature) * share

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def draw_target_frames(batch_size: int, num_frames: int, generator: torch.Generator) -> Tensor:
-    """The frame to be learnt in each clip, (B,): uniform over all but the first; a still image has frame 0 only."""
+    """The frame to be learnt in each clip, (B,): uniform over all but the first; 0 for still images."""
     if num_frames == 1:
         return torch.zeros(batch_size, dtype=torch.long, device=generator.device)
     return torch.randint(1, num_frames, (batch_size,), generator=generator, device=generator.device)
@@ -21,7 +21,7 @@ def draw_target_frames(batch_size: int, num_frames: int, generator: torch.Genera
 def draw_hidden_counts(
     batch_size: int, tokens_per_frame: int, ratio_min: float, ratio_std: float, generator: torch.Generator
 ) -> Tensor:
-    """Hidden tokens of each target frame, (B,): ceil(L r) with r from a normal (1, std) truncated to [min, 1]."""
+    """Hidden tokens of each target frame, (B,): ceil(L r), r normal (1, std) truncated to [min, 1]."""
     ratio = torch.empty(batch_size, device=generator.device)
     torch.nn.init.trunc_normal_(ratio, 1.0, ratio_std, ratio_min, 1.0, generator=generator)
     return (ratio * tokens_per_frame).ceil().long()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def patchify(latents: Tensor, patch_size: int) -> Tensor:
-    """(B, C, T, H, W) -> (B, T, L, P): tokens in row-major order, each flattened as (channel, row, column)."""
+    """(B, C, T, H, W) -> (B, T, L, P): tokens row by row, each flattened as (channel, row, column)."""
     return rearrange(latents, "b c t (h p) (w q) -> b t (h w) (c p q)", p=patch_size, q=patch_size)
 
 

@@ -27,7 +27,7 @@ class TextEncoder(Protocol):
     content_hash: str
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """One (M, E) float tensor per caption; an empty caption gives (0, E), which stands for the null text."""
+        """One (M, E) float tensor per caption; an empty one gives (0, E), which means the null text."""
         ...
 
 
@@ -48,7 +48,7 @@ class TransformersText:
     def __init__(self, folder: Path, max_tokens: int) -> None:
         missing = [name for name in _WANTED if not (folder / name).is_file()]
         if missing:
-            rule = "a folder that holds a transformers model; copy it there or set text.encoder to minilm or none"
+            rule = "a folder with a transformers model; copy it there, or set text.encoder to minilm"
             raise DataError(f"text.encoder: {folder} lacks {', '.join(missing)}, expected {rule}")
         os.environ["HF_HUB_OFFLINE"] = "1"
         # Slow to import, and absent on a bare GPU machine.

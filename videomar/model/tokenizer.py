@@ -33,21 +33,20 @@ _INITIAL_LOG_VARIANCE = -6.0
 
 
 class CausalBlock(nn.Module):
-    """Residual block: a convolution over space and the last two latent frames, then a pointwise one."""
+    """Residual block: a convolution over space, then one over the last two latent frames."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(1, channels)
-        self.mix = nn.Conv3d(channels, channels, (2, 3, 3))
-        self.out = nn.Conv3d(channels, channels, 1)
+        self.space = nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1))
+        self.time = nn.Conv3d(channels, channels, (2, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, T, h, w) -> the same shape."""
         # The norm looks at one latent frame at a time: over the whole clip it would leak the future.
         frames = rearrange(x, "b c t h w -> (b t) c h w")
         normed = rearrange(self.norm(frames), "(b t) c h w -> b c t h w", b=len(x))
-        mixed = self.mix(F.pad(normed, (1, 1, 1, 1, 1, 0)))
-        return x + self.out(F.gelu(mixed))
+        return x + self.time(F.pad(F.gelu(self.space(normed)), (0, 0, 0, 0, 1, 0)))
 
 
 def _residual(inputs: int, hidden: int, outputs: int, depth: int) -> nn.Sequential:
@@ -59,7 +58,7 @@ def _residual(inputs: int, hidden: int, outputs: int, depth: int) -> nn.Sequenti
 
 
 class VideoTokenizer(nn.Module):
-    """Encodes video to normalised latents and back. Remembers its weights and the latents' mean and deviation."""
+    """Encodes video to normalised latents and back. Remembers weights and the latents' statistics."""
 
     latent_mean: Tensor
     latent_std: Tensor
@@ -102,7 +101,7 @@ class VideoTokenizer(nn.Module):
         return 1 + (num_latent_frames - 1) * self.params.time_stride
 
     def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance (B, C, T, h, w) of the latents of video (B, 3, F, H, W) in [-1, 1], not normalised."""
+        """Mean and log-variance (B, C, T, h, w) of latents, not normalised, of video (B, 3, F, H, W)."""
         patches = self._patches(video)
         residual, log_variance = self.encoder(patches).chunk(2, 1)
         return self.linear_encoder(patches) + residual, log_variance + _INITIAL_LOG_VARIANCE
@@ -164,7 +163,10 @@ class VideoTokenizer(nn.Module):
 
 
 def start_from_pca(tokenizer: VideoTokenizer, video: Tensor) -> None:
-    """Set the linear maps to the principal components of the patches of `video` (B, 3, F, H, W), unit variance each."""
+    """Set the linear maps to the principal components of patches of `video` (B, 3, F, H, W).
+
+    Each component is scaled to unit variance.
+    """
     with torch.no_grad():
         patches = rearrange(tokenizer._patches(video), "b p t h w -> (b t h w) p")
         mean = patches.mean(0)

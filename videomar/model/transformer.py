@@ -80,7 +80,7 @@ class Trunk(nn.Module):
     ) -> Tensor:
         """One pass over tokens (B, T, L, P) with hidden places (B, T, L) replaced by the mask token.
 
-        With a cache, the T = 1 frame given follows the committed ones, and its keys are left there as a draft.
+        With a cache, the T = 1 frame given follows the committed ones and is left there as a draft.
         """
         num_frames, tokens_per_frame = tokens.shape[1:3]
         first = 0 if cache is None else cache.length // tokens_per_frame

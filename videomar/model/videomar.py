@@ -32,7 +32,7 @@ class VideoMAR(nn.Module):
         self.head = FlowHead(params, token_channels)
 
     def initialise(self, generator: torch.Generator) -> "VideoMAR":
-        """Draw all weights: Xavier-uniform linear layers, zero biases, normal (0, 0.02) tokens; returns self."""
+        """Draw all weights: Xavier-uniform layers, zero biases, normal (0, 0.02) tokens; returns self."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
@@ -53,9 +53,9 @@ class VideoMAR(nn.Module):
     ) -> Tensor:
         """Next-frame diffusion loss of the paper, a scalar.
 
-        One frame k of each clip is learnt: frames before k are complete, a random share of k's tokens is hidden,
-        and the head is trained on the hidden ones. Frames after the last k of the batch are cut off: they could
-        not influence anything.
+        One frame k of each clip is learnt: frames before k are complete, a random share of k's tokens is
+        hidden, and the head is trained on the hidden ones. Frames after the last k of the batch are cut off:
+        they could not influence anything.
 
         Args:
             latents: normalised latents (B, C, T, H, W).

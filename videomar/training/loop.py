@@ -1,7 +1,7 @@
 """The training loop: one plain function that runs alone, or as one of several workers.
 
-Batches and noise are functions of (seed, step, rank), so a run that was killed anywhere and started again ends
-with the same bits as one that was not.
+Batches and noise are functions of (seed, step, rank), so a run that was killed anywhere and started again
+ends with the same bits as one that was not.
 """
 
 import copy
@@ -238,8 +238,9 @@ def _mean_over_workers(value: Tensor, worker: Worker) -> float:
 def _refuse_non_finite(row: dict[str, float], clip_ids: list[str], out: Path) -> None:
     if not torch.isfinite(torch.tensor([row["loss"], row["grad_norm"]])).all():
         raise CheckpointError(
-            f"training: got loss {row['loss']} before step {row['step']} (clips {', '.join(clip_ids[:4])}, ...), "
-            f"expected finite numbers; lower train.learning_rate; last good checkpoint: {checkpoint.latest(out)}"
+            f"training: got loss {row['loss']} before step {row['step']} "
+            f"(clips {', '.join(clip_ids[:4])}, ...), expected finite numbers; "
+            f"lower train.learning_rate; last good checkpoint: {checkpoint.latest(out)}"
         )
 
 

@@ -35,7 +35,7 @@ class Clips(NamedTuple):
     real: Tensor
 
     def draw(self, batch_size: int, simulated_share: float, generator: torch.Generator) -> Tensor:
-        """A batch (B, 3, F, H, W) in [-1, 1] with the stated share of simulated clips, if both kinds are there."""
+        """A batch (B, 3, F, H, W) in [-1, 1], half of it mirrored, with that share of simulated clips."""
         if not len(self.simulated) or not len(self.real):
             share = float(len(self.simulated) > 0)
         else:
@@ -46,7 +46,9 @@ class Clips(NamedTuple):
             for group, size in ((self.simulated, count), (self.real, batch_size - count))
             if size
         ]
-        return to_unit_range(torch.cat(picked))
+        video = to_unit_range(torch.cat(picked))
+        mirrored = torch.rand(len(video), generator=generator) < 0.5
+        return torch.where(mirrored[:, None, None, None, None], video.flip(-1), video)
 
 
 def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Params) -> dict[str, float]:
@@ -105,7 +107,7 @@ def tokenizer_loss(
 ) -> tuple[Tensor, Tensor]:
     """Training loss and mean squared error of the reconstruction of video (B, 3, F, H, W).
 
-    Squared error of pixels and of their horizontal and vertical differences, and the KL term of the posterior.
+    Squared error of pixels and of their horizontal and vertical differences, and the KL term.
     """
     mean, log_variance = tokenizer.moments(video)
     noise = torch.randn(mean.shape, generator=generator)
