@@ -3,6 +3,7 @@
 # make test              the test suite
 # make lint              ruff, mypy and the architecture
 # make remote [TO=DIR]   a folder as the default DVC remote, for `dvc push` and `dvc pull`
+# make readme            figures and pictures of the last run into README.md
 # make lock              write requirements.lock from the environment in use
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -11,7 +12,7 @@ TO ?= .local/dvc-remote
 export OMP_NUM_THREADS ?= 1
 export DVC_NO_ANALYTICS := true
 
-.PHONY: setup run curate test lint remote lock
+.PHONY: setup run curate test lint remote lock readme
 
 setup: .venv/.ready
 
@@ -49,3 +50,6 @@ remote: setup
 lock:
 	@{ echo "# Complete, tested set of versions for Python 3.11; install with --no-deps. Made by: make lock"; \
 	   $(BIN)/python -m pip freeze --all | grep -v -E '^(-e|pip==|videomar)' | sed 's/+cpu//'; } > requirements.lock
+
+readme:
+	@$(BIN)/python docs/update_readme.py

@@ -56,8 +56,9 @@ class Stage:
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; free the disk or the path and run again"
+    if isinstance(error, OSError):
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return f"{' '.join(what.split())}; nothing is half-written: mend the disk or the path and run again"
     return " ".join(str(error).split())
 
 

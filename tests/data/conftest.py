@@ -61,6 +61,11 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make(*source, "-pix_fmt", "yuv420p", "-threads", "1", "plain.mp4")
     make("-display_rotation", "-90", "-i", "plain.mp4", "-c", "copy", "rotated.mp4")
     make("-i", "plain.mp4", "-vf", "setsar=2", "-pix_fmt", "yuv420p", "wide_pixels.mp4")
+    moving = "testsrc2=size=96x96:rate=24:duration=16,rotate=t/3,gblur=1"
+    # Frames that come before a key frame and need it: where decord seeks in this file, it errs.
+    x264 = ["-g", "250", "-bf", "3", "-sc_threshold", "0", "-x264-params", "open-gop=1", "-threads", "1"]
+    make("-f", "lavfi", "-i", moving, *x264, "-pix_fmt", "yuv420p", "long_gop.mp4")
+    make("-display_rotation", "-90", "-i", "long_gop.mp4", "-c", "copy", "long_gop_rotated.mp4")
     uneven = "select='lt(n,24)+not(mod(n,3))'"
     make("-i", "plain.mp4", "-vf", uneven, "-fps_mode", "vfr", "-pix_fmt", "yuv420p", "uneven.mp4")
     make("-i", "plain.mp4", "-c", "copy", "transport.ts")

@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import av
 import numpy as np
 import pandas
 import pytest
@@ -90,11 +91,50 @@ def test_clips_equal_the_frames_of_the_whole_video(
         np.testing.assert_array_equal(clip, crop_to_square(chosen, 32))
 
 
-def test_clip_frames_are_the_nearest(ingest_params: IngestParams) -> None:
+def pyav_frames(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Every frame from first to last at 64 x 64, without any seeking."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    small = [frame.reformat(64, 64, "rgb24", interpolation="BICUBIC").to_ndarray() for frame in frames]
+    return np.stack(small), np.array([frame.time for frame in frames])
+
+
+@pytest.mark.parametrize("name", ["long_gop.mp4", "long_gop_rotated.mp4"])
+def test_clips_far_apart_equal_a_read_in_order(videos: Path, name: str, ingest_params: IngestParams) -> None:
+    starts = [14.2, 0.0, 3.1, 9.5, 5.04]
+    frames, times = pyav_frames(videos / "long_gop.mp4")
+    clips = read_clips(videos / name, starts, ingest_params)
+    for clip, start_s in zip(clips, starts, strict=True):
+        chosen = frames[clip_frames(times - times[0], start_s, ingest_params)]
+        upright = np.rot90(chosen, k=-1, axes=(1, 2)) if "rotated" in name else chosen
+        difference = np.abs(clip.astype(int) - crop_to_square(upright, 32)).mean(axis=(1, 2, 3))
+        assert difference.max() < 4  # the decoders scale a little differently; another frame differs by 10
+
+
+@pytest.mark.parametrize("name", ["long_gop.mp4", "long_gop_rotated.mp4"])
+def test_clips_take_no_more_memory_than_their_frames(
+    videos: Path, name: str, ingest_params: IngestParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videomar.data.decode._MAX_BYTES", 20 * 64 * 64 * 3)
+    with pytest.raises(UnreadableError, match="too_long"):
+        read_video(videos / name, probe(videos / name), 64)
+    assert read_clips(videos / name, [3.0, 12.0], ingest_params).shape == (2, 9, 32, 32, 3)
+
+
+def test_clip_frames_are_those_that_a_player_shows(ingest_params: IngestParams) -> None:
     times = np.sort(np.random.default_rng(0).uniform(0, 3, 50))
-    wanted = 0.3 + np.arange(9) / 8
-    expected = [int(np.abs(times - time).argmin()) for time in wanted]
+    wanted = 0.3 + 0.001 + np.arange(9) / 8
+    expected = [max(index for index in range(50) if times[index] <= time) for time in wanted]
     assert clip_frames(times, 0.3, ingest_params).tolist() == expected
+
+
+def test_frame_held_before_a_cut_stays_on_show(ingest_params: IngestParams) -> None:
+    assert clip_frames(np.array([0.0, 0.2, 1.2, 1.3]), 0.0, ingest_params).tolist() == [0, 0] + [1] * 7
+
+
+def test_time_rounded_to_the_millisecond_is_that_of_its_frame(ingest_params: IngestParams) -> None:
+    times = np.arange(90) / 30
+    assert clip_frames(times, round(times[11], 3), ingest_params)[0] == 11
 
 
 def test_ledger_clips_come_in_the_order_of_the_rows(videos: Path, ingest_params: IngestParams) -> None:

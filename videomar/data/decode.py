@@ -190,8 +190,8 @@ def _read_pyav(
         for time, frame in _decode_pyav(path, info, size):
             if times and time <= times[-1]:
                 continue
-            # Whether a frame is wanted shows when the next begins: only then is its place given free.
-            if times and wanted_s is not None and not _is_shown(wanted_s + times[0], times[-1], time):
+            # Whether a frame is on show at a wanted time is known when the next begins.
+            if times and wanted_s is not None and not _is_shown(wanted_s, times[-1], time):
                 frames.pop()
             _check_memory(path, len(frames) + 1, size)
             frames.append(frame)
@@ -202,15 +202,14 @@ def _read_pyav(
         raise UnreadableError(state, path) from None
     if not times:
         raise UnreadableError("unreadable: not one frame", path)
-    rising = np.array(times) - times[0]
-    chosen = _choose(rising, wanted_s)
-    return np.stack(frames[: len(chosen)]), rising, chosen
+    chosen = _choose(np.array(times), wanted_s)
+    return np.stack(frames[: len(chosen)]), np.array(times), chosen
 
 
 def _decode_pyav(
     path: Path, info: VideoInfo, size: tuple[int, int]
 ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """Time and pixels of every frame, scaled and turned."""
+    """Time since the first frame and pixels of every frame, scaled and turned."""
     turns = info.rotation // 90
     width, height = size if turns % 2 == 0 else size[::-1]
     with av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"}) as container:
@@ -218,6 +217,7 @@ def _decode_pyav(
         if stream is None:
             raise UnreadableError("no_video_stream", path)
         stream.codec_context.thread_count = 1
+        first = None
         time = 0.0
         for frame in container.decode(stream):
             if not isinstance(frame, av.VideoFrame):
@@ -225,8 +225,9 @@ def _decode_pyav(
             if frame.is_corrupt:
                 raise ValueError("a corrupt frame")
             time = frame.time if frame.time is not None else time + 1 / (info.fps or 25.0)
+            first = time if first is None else first
             small = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
-            yield time, np.rot90(small.to_ndarray(), k=-turns)
+            yield time - first, np.rot90(small.to_ndarray(), k=-turns)
 
 
 def _choose(times: NDArray[np.float64], wanted_s: NDArray[np.float64] | None) -> NDArray[np.int64]:
