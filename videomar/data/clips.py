@@ -48,14 +48,20 @@ def find_shots(
         caption: What all shots are said to show.
         params: `shot_threshold`.
     """
+    cuts = find_cuts(frames, params.shot_threshold)
+    edges = [float(times[cut]) for cut in sorted({0, *cuts})] + [video_end(times)]
+    return [Shot(start, end, caption) for start, end in pairwise(edges)]
+
+
+def find_cuts(frames: NDArray[np.uint8], shot_threshold: float) -> list[int]:
+    """Indices of the frames, of (F, H, W, 3), that differ too much from the one before for one shot."""
     # Every jump counts, however soon after the last: a clip across a flash is worse than a clip the fewer.
-    detector = ContentDetector(threshold=params.shot_threshold, min_scene_len=1)
+    detector = ContentDetector(threshold=shot_threshold, min_scene_len=1)
     cuts: list[int] = []
     for index, frame in enumerate(frames):
         found = detector.process_frame(FrameTimecode(index, fps=1.0), np.ascontiguousarray(frame[..., ::-1]))
         cuts.extend(cut.frame_num for cut in found)
-    edges = [float(times[cut]) for cut in sorted({0, *cuts})] + [video_end(times)]
-    return [Shot(start, end, caption) for start, end in pairwise(edges)]
+    return cuts
 
 
 def trim_shots(shots: list[Shot], end_s: float) -> list[Shot]:

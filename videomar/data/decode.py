@@ -1,4 +1,4 @@
-"""Pixels out of video files: the only place that knows decoders.
+"""Pixels out of video files: the only place that knows how to decode clips.
 
 decord reads first; what it refuses, or gives timestamps to that do not rise, is read again by PyAV, which is
 slower and right more often. Frames are scaled to a small size while they are decoded, turned as a player

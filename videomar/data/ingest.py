@@ -4,6 +4,7 @@ Axes: F frames, H W rows and columns in pixels.
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -73,16 +74,34 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float
 
 def list_videos(raw: Path) -> list[str]:
     """Paths, relative to the folder, of all files in it that may be videos, sorted."""
-    found = []
-    for path in raw.rglob("*"):
-        relative = path.relative_to(raw)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if hidden or path.suffix.lower() in SIDECARS or path.is_dir():
+    return [name for name in list_files(raw) if Path(name).suffix.lower() not in SIDECARS]
+
+
+def list_files(folder: Path) -> list[str]:
+    """Paths, relative to the folder, of all files in it but dotfiles, sorted.
+
+    Links to folders are followed; a folder that several ways lead to is listed by the first. A link to
+    nowhere is a file: it gets its row and its reason.
+    """
+    found: list[str] = []
+    seen: set[Path] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        if here.resolve() in seen:
+            folders.clear()
             continue
-        # A link to nowhere counts too: it gets its row and its reason.
-        if path.is_file() or path.is_symlink():
-            found.append(relative.as_posix())
+        seen.add(here.resolve())
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (here / name for name in files if not name.startswith("."))
+        found.extend(
+            path.relative_to(folder).as_posix() for path in paths if path.is_file() or path.is_symlink()
+        )
     return sorted(found)
+
+
+def printable(name: str) -> str:
+    """A file name as text; bytes that are no UTF-8 become escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def group_of(video: str) -> str:
@@ -93,6 +112,10 @@ def group_of(video: str) -> str:
 def _ingest(raw: Path, videos: list[str], params: IngestParams) -> Iterator[Candidate]:
     """Rows of all files; of files with equal bytes only the first is read."""
     files: dict[str, _File] = {}
+    readable = [video for video in videos if printable(video) == video]
+    for video in sorted(set(videos) - set(readable)):
+        yield _File(raw, printable(video), "", params).row("unreadable: the file name is not UTF-8")
+    videos = readable
     with ThreadPoolExecutor(params.num_workers) as pool:
         for video, digest in zip(videos, pool.map(_sha256, (raw / video for video in videos)), strict=True):
             file = _File(raw, video, digest if isinstance(digest, str) else "", params)

@@ -9,8 +9,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from videomar.config import SamplesParams
-from videomar.data.films import cut_film, fetch_film, read_sources
-from videomar.data.ingest import list_videos
+from videomar.data.films import fetch_film, read_sources
+from videomar.data.ingest import list_files, list_videos, printable
+from videomar.data.parts import cut_film
 from videomar.data.probe import find_ffmpeg
 from videomar.data.synthetic import draw_simulated
 from videomar.errors import DataError
@@ -32,8 +33,12 @@ def collect_samples(source: Path, out: Path, params: SamplesParams) -> dict[str,
     """
     if not source.is_dir():
         raise DataError(f"{source}: no such folder, expected one with videos; check the path")
-    if out.resolve() == source.resolve() or out.resolve() in source.resolve().parents:
-        raise DataError(f"{source}: got the folder clips are collected into, expected another; move it")
+    origin, target = source.resolve(), out.resolve()
+    if origin == target or origin in target.parents or target in origin.parents:
+        raise DataError(
+            f"{source}: got a folder that holds {out} or lies in it, where clips are collected, expected one "
+            "beside it; move the videos into a folder of their own"
+        )
     out.mkdir(parents=True, exist_ok=True)
     draft = out / ".collecting"
     shutil.rmtree(draft, ignore_errors=True)
@@ -64,9 +69,10 @@ def _mirror(source: Path, draft: Path, out: Path) -> int:
     """Link or copy all files but dotfiles; the number of simulated clips, which is 0."""
     if not list_videos(source):
         raise DataError(f"{source}: got no videos, expected at least one; put videos there")
-    files = _files(source)
+    files = [name for name in list_files(source) if (source / name).is_file()]
     for name in tqdm(files, desc="collecting videos", unit="file", disable=None):
-        origin, old, new = source / name, out / name, draft / name
+        # Data version control stores names as UTF-8 alone.
+        origin, old, new = source / name, out / printable(name), draft / printable(name)
         new.parent.mkdir(parents=True, exist_ok=True)
         same = old.is_file() and filecmp.cmp(origin, old, shallow=True)
         _link_or_copy(old if same else origin, new)

@@ -1,4 +1,4 @@
-"""Simulated clips: one body that moves by the laws of mechanics, and a caption that says what, where and how fast.
+"""Simulated clips: one body that moves by the laws of mechanics; a caption says what, where and how fast.
 
 One picture and the caption determine the clip, so the effect of a prompt can be measured. Motion comes from
 pymunk, pixels from OpenCV, files from ffmpeg: they pass through the same decoder as a user's videos.
@@ -58,7 +58,7 @@ _SIMULATION_STEPS_PER_FRAME = 30
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that determines one simulated clip. Lengths are shares of the picture's height, y points down."""
+    """All that determines one simulated clip. Lengths are shares of the picture's height, y points down."""
 
     shape: str
     colour: str
