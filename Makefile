@@ -20,7 +20,7 @@ setup: .venv/.ready
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"make: got Python {v[0]}.{v[1]}, expected 3.11; set PYTHON=/path/to/python3.11")'
 	@echo "installing the pinned packages into .venv (about 3 GB, a few minutes)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

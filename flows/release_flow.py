@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from videomar import release as steps
 from videomar.environment import apply_settings
 from videomar.errors import VideomarError
@@ -44,8 +46,13 @@ def report(number: str) -> Path:
 @flow(name="release")
 def release() -> str:
     """Register, decide, promote, report; gives the number of the version."""
-    number = register()
-    print(decide(number))
-    move_alias(number)
-    report(number)
+    with tqdm(total=4, desc="releasing", unit="step", disable=None) as bar:
+        number = register()
+        bar.update()
+        bar.write(decide(number))
+        bar.update()
+        move_alias(number)
+        bar.update()
+        report(number)
+        bar.update()
     return number

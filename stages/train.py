@@ -7,7 +7,7 @@ from pathlib import Path
 from videomar.stage import Stage
 from videomar.tracking.lineage import git_state
 from videomar.training.launch import train_on_ray
-from videomar.training.loop import LOG_FILE
+from videomar.training.log import LOG_FILE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,9 +12,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.conftest import small_params
+from videomar import checkpoint
+from videomar.checkpoint import ModelShape
 from videomar.data.ledger import LEDGER_SCHEMA
 from videomar.data.ledger import write_ledger as write_ledger_rows
 from videomar.evaluation.metrics import evaluate_clips, repeat_last
+from videomar.training.loop import untrained
 
 FRAMES, SIZE_PX = 9, 8
 EVIL = "<script>alert(1)</script>&\"'"
@@ -41,7 +45,7 @@ def write_generated(path: Path, groups: dict[str, int], noise: float = 4.0) -> N
 
 def write_outputs(root: Path) -> None:
     """All files that the report and the release read, below `root`."""
-    for folder in ("data", "metrics", "plots", "checkpoints/tokenizer", "checkpoints/videomar/step_00000030"):
+    for folder in ("data", "metrics", "plots", "checkpoints/tokenizer"):
         (root / folder).mkdir(parents=True)
     write_generated(root / "data/generated.parquet", {"simulated": 10, "real": 9})
     figures = evaluate_clips(
@@ -59,10 +63,10 @@ def write_outputs(root: Path) -> None:
         root / "plots/tokenizer.csv", index=False
     )
     write_ledger(root / "data/ledger.parquet")
-    checkpoint = root / "checkpoints/videomar/step_00000030"
-    for name in ("model", "ema", "optimizer"):
-        (checkpoint / f"{name}.safetensors").write_bytes(name.encode())
-    (checkpoint / "checkpoint.json").write_text("{}")
+    shape = ModelShape(small_params().model, 4, 6, 5)
+    weights = untrained(shape, 0).state_dict()
+    tensors = {"model": weights, "ema": weights, "optimizer": weights}
+    checkpoint.save(root / "checkpoints/videomar", 30, shape, tensors, {})
     (root / "checkpoints/tokenizer/tokenizer.json").write_text("{}")
     (root / "dvc.lock").write_text("schema: '2.0'\n")
     shutil.copy(REPOSITORY / "params.yaml", root)

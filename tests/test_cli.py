@@ -3,8 +3,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from pipeline_outputs import EVIL, REPOSITORY, write_ledger
 
+from tests.pipeline_outputs import EVIL, REPOSITORY, write_ledger
 from videomar import cli
 from videomar.config import load_params
 

@@ -7,15 +7,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
+import mlflow
 import pandas
 import pytest
 import yaml
+from PIL import Image
 
 from videomar.config import SamplesParams
 from videomar.data.synthetic import draw_simulated
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+NAME, MAIL = "A Tester", "tester@localhost"
+ENVIRONMENT = {
+    **os.environ,
+    "VIRTUAL_ENV": sys.prefix,
+    "OMP_NUM_THREADS": "1",
+    "GIT_AUTHOR_NAME": NAME,
+    "GIT_AUTHOR_EMAIL": MAIL,
+    "GIT_COMMITTER_NAME": NAME,
+    "GIT_COMMITTER_EMAIL": MAIL,
+}
 SMALL = {
     "samples": {"source": "clips"},
     "tokenizer": {"steps": 10, "hidden_size": 8, "depth": 1, "batch_size": 4, "threads": 1},
@@ -109,8 +121,6 @@ def test_second_run_does_nothing(checkout):
 
 
 def test_training_continues_the_mlflow_run_and_repeats_no_step(checkout):
-    import mlflow
-
     run_id = json.loads((checkout / "checkpoints" / "videomar" / "run.json").read_text())["run_id"]
     client = mlflow.MlflowClient(f"sqlite:///{checkout / '.local' / 'mlflow.db'}")
     assert client.get_run(run_id).info.status == "FINISHED"
@@ -132,15 +142,16 @@ def test_release_registers_and_reports_and_then_has_nothing_to_do(checkout):
     assert "gate:" not in again.stdout
 
 
-def test_generate_makes_a_playable_clip(checkout):
-    from PIL import Image
-
+@pytest.mark.parametrize("model", ["checkpoints/videomar", "champion"])
+def test_generate_makes_a_playable_clip(checkout, model):
+    videomar = Path(sys.executable).parent / "videomar"
+    if model == "champion":
+        forced = run(checkout, videomar, "promote", "--force", "--reason", "a test of the path")
+        assert forced.returncode == 0, forced.stderr
     Image.new("RGB", (80, 60), "teal").save(checkout / "start.png")
-    command = [Path(sys.executable).parent / "videomar", "generate", "start.png", "--out", "clip.mp4"]
-    done = run(checkout, *command, "--prompt", "a red circle moves left", "--model", "checkpoints/videomar")
+    command = [videomar, "generate", "start.png", "--out", "clip.mp4", "--prompt", "a red circle moves left"]
+    done = run(checkout, *command, "--model", model)
     assert done.returncode == 0, done.stdout + done.stderr
-    import av
-
     with av.open(str(checkout / "clip.mp4")) as clip:
         assert sum(1 for _ in clip.decode(video=0)) == 17
 
@@ -150,6 +161,23 @@ def test_changed_sampling_parameter_runs_sample_and_evaluate_only(checkout):
     out = dvc(checkout, "repro")
     ran = [line.split("'")[1] for line in out.splitlines() if line.startswith("Running stage")]
     assert ran == ["sample", "evaluate"]
+
+
+def test_experiment_changes_a_parameter_and_metrics_diff_shows_it(checkout):
+    for command in (["add", "-A"], ["commit", "-qm", "a state"]):
+        assert run(checkout, "git", *command).returncode == 0
+    dvc(checkout, "exp", "run", "-S", "sample.temperature=0.7")
+    changed = json.loads(dvc(checkout, "params", "diff", "--json"))["params.yaml"]
+    assert changed == {"sample.temperature": {"old": 0.9, "new": 0.7, "diff": pytest.approx(-0.2)}}
+    assert "metrics/sample.json" in json.loads(dvc(checkout, "metrics", "diff", "--json"))
+    page = dvc(checkout, "plots", "diff", "HEAD").strip().removeprefix("file://")
+    assert "quality_by_frame" in Path(page).read_text()
+
+
+def test_refresh_flow_finds_nothing_to_do(checkout):
+    done = run(checkout, sys.executable, "-m", "flows.refresh")
+    assert done.returncode == 0, done.stderr
+    assert "Running stage" not in done.stdout
 
 
 def test_changed_caption_encodes_no_video_again(checkout):

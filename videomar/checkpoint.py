@@ -153,6 +153,16 @@ def latest(folder: Path) -> Path | None:
     return None
 
 
+def export(checkpoint: Path, folder: Path) -> None:
+    """Copy what generation needs of a checkpoint to a new folder: all but the optimizer's state."""
+    manifest = read_manifest(checkpoint)
+    manifest["files"].pop("optimizer.safetensors", None)
+    folder.mkdir(parents=True)
+    for name in manifest["files"]:
+        shutil.copyfile(checkpoint / name, folder / name)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints of a run, and drafts that a killed process left."""
     for path in sorted(folder.glob(_STEP_FOLDER))[:-keep] + list(folder.glob(".draft-*")):

@@ -137,13 +137,10 @@ def _portable(folder: Path) -> str:
 def _model_files(model: str) -> tuple[Path, Path, "Params"]:
     """Checkpoint, tokenizer and parameters of the champion, or of a folder of checkpoints made here."""
     from videomar.config import load_params
-    from videomar.tracking.candidate import newest_checkpoint
     from videomar.tracking.registry import champion, download_model
 
     if model != "champion":
-        folder = Path(model)
-        checkpoint = folder if (folder / "checkpoint.json").is_file() else newest_checkpoint(folder)
-        return checkpoint, Path("checkpoints/tokenizer"), load_params(PARAMS)
+        return Path(model), Path("checkpoints/tokenizer"), load_params(PARAMS)
     best = champion()
     if best is None:
         raise VideomarError("model: got champion, but there is none yet; run `make run`, or give a folder")

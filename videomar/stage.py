@@ -1,16 +1,23 @@
 """What every script in `stages/` shares: paths, parameters, metrics, errors in one line."""
 
 import argparse
+import contextlib
 import json
-import resource
+import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from videomar.config import Params, load_params
 from videomar.errors import VideomarError
+
+# A look at the memory of all processes takes tens of milliseconds.
+_WATCH_S = 5.0
 
 
 class Stage:
@@ -29,8 +36,11 @@ class Stage:
         self.path = parser.parse_args(arguments)
         self.metrics: dict[str, float] = {}
         self._start = time.monotonic()
+        self._peak_gb = 0.0
+        self._ended = threading.Event()
 
     def __enter__(self) -> "Stage":
+        threading.Thread(target=self._watch_memory, daemon=True).start()
         return self
 
     @property
@@ -41,18 +51,22 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.set()
         if isinstance(error, VideomarError | OSError):
             print(f"{self.name}: {_one_line(error)}", file=sys.stderr)
             raise SystemExit(1) from (None if isinstance(error, VideomarError) else error)
         if error is None:
-            figures = {
-                **self.metrics,
-                "seconds": time.monotonic() - self._start,
-                "peak_memory_gb": _peak_memory_gb(),
-            }
+            self._peak_gb = max(self._peak_gb, _memory_gb())
+            costs = {"seconds": time.monotonic() - self._start, "peak_memory_gb": self._peak_gb}
+            rounded = {key: round(float(value), 4) for key, value in {**self.metrics, **costs}.items()}
             self.path.metrics.parent.mkdir(parents=True, exist_ok=True)
-            rounded = {key: round(float(value), 4) for key, value in figures.items()}
-            self.path.metrics.write_text(json.dumps(rounded, indent=2) + "\n")
+            draft = self.path.metrics.with_name(f".{self.path.metrics.name}")
+            draft.write_text(json.dumps(rounded, indent=2) + "\n")
+            os.replace(draft, self.path.metrics)
+
+    def _watch_memory(self) -> None:
+        while not self._ended.wait(_WATCH_S):
+            self._peak_gb = max(self._peak_gb, _memory_gb())
 
 
 def _one_line(error: Exception) -> str:
@@ -62,9 +76,11 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _peak_memory_gb() -> float:
-    """Largest resident memory of this process and of its largest ended child, GB."""
-    kilobytes = sum(
-        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return kilobytes / 1e6
+def _memory_gb() -> float:
+    """Memory of this process and all below it, GB; pages that several of them share count once."""
+    here = psutil.Process()
+    total = 0
+    for process in (here, *here.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            total += process.memory_full_info().pss
+    return total / 1e9

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pipeline_outputs import write_generated
 
 from stages import evaluate
+from tests.pipeline_outputs import write_generated
 from videomar.errors import DataError
 from videomar.evaluation.metrics import (
     PSNR_CAP_DB,

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pipeline_outputs import EVIL, write_outputs
 
+from tests.pipeline_outputs import EVIL, write_outputs
 from videomar.errors import DataError
 from videomar.evaluation.charts import Line, line_chart, smooth
 from videomar.evaluation.films import film_strip, pick_examples

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline_outputs import write_outputs
 from test_report import release, sources
 from websockets.sync.client import ClientConnection, connect
 
+from tests.pipeline_outputs import write_outputs
 from videomar.evaluation.report import write_report
 
 CHROMIUM = shutil.which("chromium")

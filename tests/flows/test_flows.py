@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pipeline_outputs import REPOSITORY, write_outputs
 
 from flows.process import run_in_group
 from flows.refresh import run_stage, stage_names
+from tests.pipeline_outputs import REPOSITORY, write_outputs
 from videomar.errors import VideomarError
 
 

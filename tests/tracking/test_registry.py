@@ -4,15 +4,14 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from pipeline_outputs import write_outputs
 
 from flows import release as flow
-from videomar import release
+from tests.pipeline_outputs import write_outputs
+from videomar import checkpoint, release
 from videomar.config import load_params
-from videomar.errors import CheckpointError, VideomarError
+from videomar.errors import VideomarError
 from videomar.promotion import promote_version
 from videomar.tracking import registry
-from videomar.tracking.candidate import newest_checkpoint
 from videomar.tracking.lineage import git_state, sha256_of
 
 REFUSED = {"promote": False, "reasons": ["too bad"], "figures": []}
@@ -51,6 +50,7 @@ def test_registry_round_trip(root: Path, capsys: pytest.CaptureFixture[str]) -> 
     files = {path.name for path in registry.download_model(version).rglob("*") if path.is_file()}
     assert {"model.safetensors", "ema.safetensors", "tokenizer.json", "params.yaml"} <= files
     assert "optimizer.safetensors" not in files
+    assert checkpoint.load(registry.download_model(version) / "checkpoint").step == 30
     loaded = mlflow.pyfunc.load_model("models:/videomar@champion")
     assert loaded.unwrap_python_model()._params == load_params(root / "params.yaml")
 
@@ -85,16 +85,6 @@ def test_release_without_a_lock_is_refused_in_one_line(root: Path) -> None:
     (root / "dvc.lock").unlink()
     with pytest.raises(SystemExit, match=r"dvc.lock: no such file, .* run `dvc repro`"):
         flow.main()
-
-
-def test_newest_checkpoint_is_the_highest_finished_step(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="got no checkpoint"):
-        newest_checkpoint(tmp_path)
-    for step in (5, 20, 100):
-        (tmp_path / f"step_{step:08d}").mkdir()
-        (tmp_path / f"step_{step:08d}/checkpoint.json").touch()
-    (tmp_path / "step_00000200").mkdir()  # a save that was interrupted
-    assert newest_checkpoint(tmp_path).name == "step_00000100"
 
 
 def test_git_state_tells_commit_and_changes(tmp_path: Path) -> None:

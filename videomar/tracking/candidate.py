@@ -5,7 +5,6 @@ training run, keeps what the gate saw, so that a later challenger is compared wi
 """
 
 import json
-import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -56,15 +55,22 @@ def register_candidate(candidate: Candidate) -> Version:
     """Register the newest checkpoint with all that it was made from, and name it `challenger`.
 
     A state of the pipeline that is registered already gives that version again.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
     """
     import mlflow
+
+    from videomar.checkpoint import latest  # here: a release with nothing to do needs no torch
 
     client = open_client()
     lock_sha256 = sha256_of(candidate.lock)
     known = find_version(client, lock_sha256)
     if known is not None:
         return known
-    checkpoint = newest_checkpoint(candidate.checkpoints)
+    checkpoint = latest(candidate.checkpoints)
+    if checkpoint is None:
+        raise CheckpointError(f"{candidate.checkpoints}: got no checkpoint; run `dvc repro train`")
     tags = _tags(candidate, checkpoint, lock_sha256)
     run_tags = {**tags, "mlflow.runName": f"candidate {checkpoint.name}"}
     training_run = read_run_id(candidate.checkpoints / "run.json")
@@ -79,20 +85,6 @@ def register_candidate(candidate: Candidate) -> Version:
     )
     client.set_registered_model_alias(MODEL, CHALLENGER, created.version)
     return version_of(created.version)
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The finished checkpoint of the highest step in a folder of `step_...` folders.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    finished = sorted(path.parent for path in folder.glob("step_*/checkpoint.json"))
-    if not finished:
-        raise CheckpointError(
-            f"{folder}: got no checkpoint, expected step_*/checkpoint.json; run `dvc repro train`"
-        )
-    return finished[-1]
 
 
 def _tags(candidate: Candidate, checkpoint: Path, lock_sha256: str) -> dict[str, str]:
@@ -129,6 +121,8 @@ def _log_model(candidate: Candidate, checkpoint: Path) -> Any:
     import mlflow
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
+    from videomar.checkpoint import export
+
     signature = mlflow.models.ModelSignature(
         inputs=Schema([ColSpec("string", "image"), ColSpec("string", "prompt")]),
         params=ParamSchema([ParamSpec("seed", "long", 0)]),
@@ -136,7 +130,7 @@ def _log_model(candidate: Candidate, checkpoint: Path) -> Any:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example")
         weights = Path(folder) / "checkpoint"
-        shutil.copytree(checkpoint, weights, ignore=shutil.ignore_patterns("optimizer*"))
+        export(checkpoint, weights)
         return mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("pyfunc.py")),

@@ -3,7 +3,6 @@
 The loop itself knows nothing of Ray; on a machine without it, call `videomar.training.loop.train`.
 """
 
-import csv
 import os
 import threading
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from videomar.config import Params, TrainParams
 from videomar.data.dataset import LatentDataset
 from videomar.errors import CheckpointError
 from videomar.tracking.runs import tracking_uri
-from videomar.training.loop import LOG_FILE
+from videomar.training.log import read_log, summary
 
 RUN_FILE = "run.json"
 _MAX_FAILURES = 3
@@ -67,26 +66,7 @@ def train_on_ray(latents: Path, out: Path, params: Params, tags: dict[str, str])
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise CheckpointError(f"training: a worker failed: {_last_line(error)}") from None
-    newest = checkpoint.latest(out)
-    if newest is None:
-        raise CheckpointError(
-            f"{out}: got no checkpoint after training, expected one; run `dvc repro train` again"
-        )
-    rows = read_log(out)
-    tail = rows[-max(1, len(rows) // 10) :]
-    return {
-        "steps": float(checkpoint.read_manifest(newest)["step"]),
-        "loss": sum(row["loss"] for row in tail) / len(tail),
-    }
-
-
-def read_log(out: Path) -> list[dict[str, float]]:
-    """Figures of the steps done so far; none before the first is logged."""
-    try:
-        with (out / LOG_FILE).open(newline="") as file:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    except FileNotFoundError:
-        return []
+    return summary(read_log(out))
 
 
 def _work(config: dict[str, Any]) -> None:

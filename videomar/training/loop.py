@@ -5,7 +5,6 @@ ends with the same bits as one that was not.
 """
 
 import copy
-import csv
 import json
 import logging
 import shutil
@@ -25,9 +24,9 @@ from videomar.data.dataset import LatentDataset
 from videomar.errors import CheckpointError
 from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
+from videomar.training.log import LOG_FILE, read_log, summary, write_rows
 from videomar.training.optim import ema_decay_at, learning_rate_at, make_optimizer, update_ema
 
-LOG_FILE = "log.csv"
 # Weights are drawn before step 0, from a stream that no step uses.
 INIT_STEP = -1
 _log = logging.getLogger(__name__)
@@ -136,7 +135,7 @@ def train(
             rows.append(row)
             _refuse_non_finite(row, batch.clip_ids, out)
             if worker.rank == 0:
-                write_log(out / LOG_FILE, rows)
+                write_rows(out / LOG_FILE, rows)
                 if tracker:
                     tracker.log(done, {key: value for key, value in row.items() if key != "step"})
         if worker.rank == 0 and (done % params.checkpoint_every == 0 or done == params.max_steps):
@@ -146,7 +145,7 @@ def train(
             tensors["optimizer"] = optimizer_tensors(optimizer)
             checkpoint.save(out, done, shape, tensors, made_with)
             checkpoint.prune(out, params.keep_checkpoints)
-    return _summary(rows, params)
+    return summary(rows)
 
 
 def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams) -> dict[str, Any]:
@@ -194,17 +193,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def write_log(path: Path, rows: list[dict[str, float]]) -> None:
-    """Write the run's figures so far as CSV; the file is complete at any moment."""
-    draft = path.with_name(f".{path.name}")
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    with draft.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    draft.replace(path)
-
-
 def _restore(
     out: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, list[dict[str, float]]]:
@@ -218,14 +206,7 @@ def _restore(
     load_optimizer(optimizer, checkpoint.load_tensors(path, "optimizer"))
     step = int(manifest["step"])
     _log.warning("continuing from %s", path)
-    with (out / LOG_FILE).open(newline="") as file:
-        rows = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    return step, [row for row in rows if row["step"] <= step]
-
-
-def _number(text: str) -> float:
-    """The number as it was before it was written: whole ones stay whole."""
-    return int(text) if text.isdecimal() else float(text)
+    return step, [row for row in read_log(out) if row["step"] <= step]
 
 
 def _mean_over_workers(value: Tensor, worker: Worker) -> float:
@@ -242,8 +223,3 @@ def _refuse_non_finite(row: dict[str, float], clip_ids: list[str], out: Path) ->
             f"(clips {', '.join(clip_ids[:4])}, ...), expected finite numbers; "
             f"lower train.learning_rate; last good checkpoint: {checkpoint.latest(out)}"
         )
-
-
-def _summary(rows: list[dict[str, float]], params: TrainParams) -> dict[str, float]:
-    last = rows[-max(1, len(rows) // 10) :]
-    return {"steps": params.max_steps, "loss": sum(row["loss"] for row in last) / len(last)}

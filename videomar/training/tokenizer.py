@@ -3,9 +3,7 @@
 Axes: B batch, F frames, H W rows and columns in pixels, C latent channels.
 """
 
-import csv
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +19,7 @@ from videomar.data.ledger import kept_clips, read_ledger
 from videomar.errors import DataError
 from videomar.model.tokenizer import VideoTokenizer, save_tokenizer, start_from_pca, to_unit_range
 from videomar.runtime import step_generator
+from videomar.training.log import write_rows
 
 _PCA_CLIPS = 512
 _LOG_EVERY = 20
@@ -82,7 +81,7 @@ def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> VideoT
     tokenizer = VideoTokenizer(params).initialise(step_generator(params.seed, -3))
     _start(tokenizer, clips)
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=params.learning_rate, weight_decay=0.0)
-    rows = []
+    rows: list[dict[str, float]] = []
     progress = tqdm(range(params.steps), desc="training the tokenizer", unit="step", disable=None)
     for step in progress:
         generator = step_generator(params.seed, step)
@@ -149,16 +148,6 @@ def _read_clips(raw: Path, rows: pandas.DataFrame, ingest: IngestParams) -> Clip
     pictures = torch.from_numpy(read_ledger_clips(raw, rows, ingest))
     simulated = torch.tensor((rows["group"] == "simulated").tolist(), dtype=torch.bool)
     return Clips(pictures[simulated], pictures[~simulated])
-
-
-def write_rows(path: Path, rows: Iterable[dict[str, float]]) -> None:
-    """Write a CSV file with a header."""
-    rows = list(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _learning_rate_share(step: int, steps: int) -> float:
