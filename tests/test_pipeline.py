@@ -91,6 +91,7 @@ def checkout(tmp_path_factory):
     (folder / "clips" / "no video.mp4").write_text("plain text")
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         assert run(folder, *command).returncode == 0
+    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
     dvc(folder, "config", "core.analytics", "false")
     dvc(folder, "repro")
     return folder
