@@ -46,7 +46,7 @@ def encode_clips(raw: Path, ledger: Path, tokenizer: Path, out: Path, params: Pa
     clips = kept_clips(read_ledger(ledger)).sort_values(["video", "start_s"])
     content_hash = load_tokenizer(tokenizer).content_hash()
     clips["key"] = [
-        _key(sha, start, asdict_without_workers(params.ingest), content_hash, params.encode.dtype)
+        _key(sha, start, pixel_params(params.ingest), content_hash, params.encode.dtype)
         for sha, start in zip(clips["video_sha256"], clips["start_s"], strict=True)
     ]
     known = {row["key"]: row for row in read_rows(out)}
@@ -69,7 +69,7 @@ def encode_clips(raw: Path, ledger: Path, tokenizer: Path, out: Path, params: Pa
     }
 
 
-def asdict_without_workers(params: IngestParams) -> dict[str, Any]:
+def pixel_params(params: IngestParams) -> dict[str, Any]:
     """Parameters that change the pixels of a clip; how many processes read it does not."""
     return {key: value for key, value in asdict(params).items() if key in ("size_px", "fps", "num_frames")}
 
