@@ -9,10 +9,10 @@ from pathlib import Path
 import yaml
 
 from flows.process import run_in_group
-from videomar.environment import apply_settings
+from videomar.environment import prepare_prefect
 from videomar.errors import VideomarError
 
-apply_settings()
+prepare_prefect()
 
 from prefect import flow, task  # noqa: E402  (reads the environment when it is imported)
 

@@ -6,10 +6,10 @@ from typing import Any
 from tqdm import tqdm
 
 from videomar import release as steps
-from videomar.environment import apply_settings
+from videomar.environment import prepare_prefect
 from videomar.errors import VideomarError
 
-apply_settings()
+prepare_prefect()
 
 from prefect import State, flow, task  # noqa: E402  (reads the environment when it is imported)
 

@@ -26,13 +26,17 @@ SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-FOLDERS = {"PREFECT_HOME": ".local/prefect"}
-"""Where services keep their state, below the working folder."""
+_PREFECT_HOME = Path(".local/prefect")
 
 
 def apply_settings() -> None:
-    """Put SETTINGS and FOLDERS into this process's environment; to be called before those imports."""
+    """Put SETTINGS into this process's environment; to be called before those programs are imported."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    for name, folder in FOLDERS.items():
-        os.environ.setdefault(name, str(Path(folder).resolve()))
+
+
+def prepare_prefect() -> None:
+    """The same, and a folder below the working one for Prefect's state, which it does not make by itself."""
+    apply_settings()
+    home = Path(os.environ.setdefault("PREFECT_HOME", str(_PREFECT_HOME.resolve())))
+    home.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from videomar.data.dataset import LatentDataset
 from videomar.errors import CheckpointError
 from videomar.model.masking import draw_target_frames
 from videomar.runtime import step_generator
+from videomar.training import loop
 from videomar.training.loop import Worker, differing_keys, stage_at, train
 from videomar.training.optim import learning_rate_at, make_optimizer
 
@@ -100,6 +101,13 @@ def test_checkpoint_of_other_parameters_is_not_continued(dataset, shape, params,
     assert "train.learning_rate: 0.002 -> 0.0001" in caplog.text
     train(shape, dataset, other, tmp_path / "fresh", Worker(), None)
     assert files_of(out) == files_of(tmp_path / "fresh")
+
+
+def test_checkpoint_of_other_code_is_not_continued(dataset, shape, params, tmp_path, caplog, monkeypatch):
+    train(shape, dataset, params.train, tmp_path / "run", Worker(), None)
+    monkeypatch.setattr(loop, "code_hash", lambda: "another")
+    train(shape, dataset, params.train, tmp_path / "run", Worker(), None)
+    assert "is of another run (code: " in caplog.text
 
 
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(dataset, shape, params, tmp_path):

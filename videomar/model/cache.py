@@ -3,7 +3,6 @@
 Axes: B batch, N heads, S tokens, K head channels.
 """
 
-import torch
 from torch import Tensor
 
 
@@ -30,7 +29,7 @@ class KVCache:
             raise ValueError(f"cache: got {end} tokens, expected at most {self.capacity}; make it larger")
         if block not in self._blocks:
             shape = (*keys.shape[:2], self.capacity, keys.shape[3])
-            self._blocks[block] = (keys.new_empty(shape), torch.empty_like(keys.new_empty(shape)))
+            self._blocks[block] = (keys.new_empty(shape), values.new_empty(shape))
         kept_keys, kept_values = self._blocks[block]
         kept_keys[:, :, self.length : end] = keys
         kept_values[:, :, self.length : end] = values

@@ -14,7 +14,7 @@ from videomar.config import ModelParams
 from videomar.model.blocks import Block
 from videomar.model.cache import KVCache
 from videomar.model.patchify import patchify
-from videomar.model.rope import Rotation, grid_positions, rotation
+from videomar.model.rope import grid_positions, rotation
 
 FINAL_NORM_EPS = 1e-6
 
@@ -84,16 +84,14 @@ class Trunk(nn.Module):
         """
         num_frames, tokens_per_frame = tokens.shape[1:3]
         first = 0 if cache is None else cache.length // tokens_per_frame
-        by = self._rotation(range(first, first + num_frames), grid, tokens.device)
+        positions = grid_positions(range(first, first + num_frames), grid, tokens.device)
+        by = rotation(positions, self.params.rope_axis_dims)
         mask = frame_causal_mask(num_frames, tokens_per_frame, tokens.device) if num_frames > 1 else None
         x = torch.where(token_mask[..., None], self.mask_token, self.z_proj(tokens))
         x = rearrange(x, "b t l d -> b (t l) d")
         for block, text in zip(self.blocks, memory.blocks, strict=True):
             x = block(x, by, (text, memory.mask), mask, cache)
         return rearrange(self.norm(x), "b (t l) d -> b t l d", t=num_frames)
-
-    def _rotation(self, frames: range, grid: tuple[int, int], device: torch.device) -> Rotation:
-        return rotation(grid_positions(frames, grid, device), self.params.rope_axis_dims)
 
 
 def frame_causal_mask(num_frames: int, tokens_per_frame: int, device: torch.device) -> Tensor:

@@ -5,6 +5,7 @@ ends with the same bits as one that was not.
 """
 
 import copy
+import hashlib
 import json
 import logging
 import shutil
@@ -150,9 +151,15 @@ def train(
 
 def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams) -> dict[str, Any]:
     """JSON of all that a checkpoint depends on; a run goes on only from a checkpoint with the same."""
-    return json.loads(
-        json.dumps({"shape": asdict(shape), "train": asdict(params), "data": dataset.content_hash})
-    )
+    run = {"shape": asdict(shape), "train": asdict(params), "data": dataset.content_hash, "code": code_hash()}
+    return json.loads(json.dumps(run))
+
+
+def code_hash() -> str:
+    """Hash of the code of model and training: an edit there may change what a step does."""
+    package = Path(__file__).parent.parent
+    files = sorted([*package.glob("model/*.py"), *package.glob("training/*.py")])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def discard_other_run(out: Path, made_with: Mapping[str, Any]) -> None:
