@@ -5,6 +5,7 @@ Register the candidate, let the gate decide, move the alias, write the report.
 
 from pathlib import Path
 
+from videomar.config import load_params
 from videomar.promotion import describe_champion, judge_once
 from videomar.tracking.candidate import Candidate, register_candidate
 from videomar.tracking.registry import (
@@ -63,7 +64,7 @@ def report(number: str) -> Path:
         generated=Path("data/generated.parquet"),
         metrics=Path("metrics"),
         plots=Path("plots"),
-        credits=Path("samples/CREDITS.txt"),
+        credits=Path(load_params(PARAMS).samples.source) / "CREDITS.txt",
     )
     lineage = {name: version.tags[name] for name in LINEAGE if name in version.tags}
     about = Release(
