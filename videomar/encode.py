@@ -22,8 +22,8 @@ from videomar.config import IngestParams, Params
 from videomar.data.decode import read_clips
 from videomar.data.latents import read_rows, write_shards
 from videomar.data.ledger import kept_clips, read_ledger
-from videomar.model.text import load_text_encoder
-from videomar.model.tokenizer import VideoTokenizer, load_tokenizer, to_unit_range
+from videomar.text import load_text_encoder
+from videomar.tokenizer.causal import CausalTokenizer, load_tokenizer, to_unit_range
 
 # Raise it when the bytes of a latent change for the same inputs: all clips are then encoded again.
 CODE_VERSION = 1
@@ -74,7 +74,7 @@ def pixel_params(params: IngestParams) -> dict[str, Any]:
     return {key: value for key, value in asdict(params).items() if key in ("size_px", "fps", "num_frames")}
 
 
-def encode_pictures(tokenizer: VideoTokenizer, pictures: torch.Tensor) -> torch.Tensor:
+def encode_pictures(tokenizer: CausalTokenizer, pictures: torch.Tensor) -> torch.Tensor:
     """Normalised latents (n, C, T, h, w) of pictures (n, F, H, W, 3) uint8; same bits whatever the batch."""
     return torch.cat([tokenizer.encode(to_unit_range(clip[None])) for clip in pictures])
 

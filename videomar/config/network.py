@@ -1,12 +1,17 @@
 """Sections that shape what is learnt: tokenizer, captions, latents, transformer."""
 
-from videomar.config.section import require, section
+from videomar.config.section import require, require_one_of, section
+
+HEADS = ("flow", "ddpm")
+CONDITIONS = ("fps", "motion", "history_noise")
 
 
 @section
 class TokenizerParams:
-    """The causal video autoencoder and its training. Section `tokenizer`."""
+    """The causal video autoencoder and its training, or a ready one. Section `tokenizer`."""
 
+    pretrained: str | None
+    """Folder of a Cosmos tokenizer to use as it is; null = train ours. The keys below are then not used."""
     channels: int
     """Channels of a latent, C."""
     time_stride: int
@@ -34,6 +39,8 @@ class TextParams:
 
     encoder: str
     """`minilm` (packaged), `none`, or a folder holding a transformers model."""
+    prefix: str
+    """Put before every caption: language models are told so what kind of text follows."""
     max_tokens: int
     """Tokens kept of a caption, N."""
 
@@ -50,7 +57,7 @@ class EncodeParams:
     """Ray actors that hold a tokenizer."""
 
     def __post_init__(self) -> None:
-        require(self.dtype in ("float16", "float32"), "encode.dtype", self.dtype, "float16 or float32")
+        require_one_of(self.dtype, "encode.dtype", ("float16", "float32"))
 
 
 @section
@@ -71,6 +78,10 @@ class ModelParams:
     """Width of the diffusion head."""
     head_depth: int
     """Residual blocks of the diffusion head."""
+    head: str
+    """`flow` (rectified flow) or `ddpm` (the paper: noise prediction with learned variance)."""
+    conditions: tuple[str, ...]
+    """What the network can be told besides the caption: any of `fps`, `motion`, `history_noise`."""
 
     @property
     def head_dim(self) -> int:
@@ -84,6 +95,9 @@ class ModelParams:
             self.num_heads,
             f"a divisor of hidden_size {self.hidden_size}",
         )
+        require_one_of(self.head, "model.head", HEADS)
+        known = len(set(self.conditions) & set(CONDITIONS)) == len(self.conditions)
+        require(known, "model.conditions", list(self.conditions), f"different ones of {', '.join(CONDITIONS)}")
         rule = f"even numbers that sum to head_dim {self.head_dim}"
         fits = sum(self.rope_axis_dims) == self.head_dim and not any(dim % 2 for dim in self.rope_axis_dims)
         require(fits, "model.rope_axis_dims", self.rope_axis_dims, rule)

@@ -28,3 +28,12 @@ def require(condition: bool, where: str, got: object, rule: str) -> None:
     """
     if not condition:
         raise ParamsError(f"{where}: got {got}, expected {rule}")
+
+
+def require_one_of(value: str, where: str, options: tuple[str, ...]) -> None:
+    """Refuse a word of params.yaml that is not among `options`.
+
+    Raises:
+        ParamsError: it is not.
+    """
+    require(value in options, where, value, " or ".join(options))

@@ -1,1 +1,1 @@
-"""The network: tokenizer, text, transformer, diffusion head, generation."""
+"""The network: transformer, diffusion heads, training objectives, generation."""

@@ -1,16 +1,18 @@
-"""The diffusion head: a small network that draws one token from its hidden vector, by rectified flow.
+"""The diffusion head: a small network that draws one token from its hidden vector.
 
-Source: the per-token head of MAR (arXiv 2406.11838), section 3.3, with the rectified-flow objective of
-arXiv 2209.03003 in place of DDPM: x_t = (1 - t) x_0 + t noise, and the network predicts x_0 - noise.
+Source: the per-token head of MAR (arXiv 2406.11838), section 3.3. Two ways to train and draw: rectified flow
+(arXiv 2209.03003) here, and the paper's DDPM in `ddpm.py`; the network is the same.
 
 Axes: n tokens, P token channels, D hidden size, W head width.
 """
 
 import itertools
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videomar.config import ModelParams
@@ -21,16 +23,31 @@ LAYER_NORM_EPS = 1e-6
 TIME_SCALE = 1000.0
 
 
+class Condition(NamedTuple):
+    """What tokens are drawn from: their hidden vectors (n, D) with and without the caption, and the weight.
+
+    `null` is None where there is no guidance; `weight` is then not used.
+    """
+
+    hidden: Tensor
+    null: Tensor | None = None
+    weight: float = 1.0
+
+
 def sinusoid(time: Tensor, channels: int = SINUSOID_CHANNELS) -> Tensor:
     """(n,) -> (n, channels): [cos, sin] of time * 10000^(-i / half)."""
     half = channels // 2
-    frequencies = torch.exp(-math.log(10_000) / half * torch.arange(half, device=time.device))
-    angles = time[:, None] * frequencies
+    exponents = torch.arange(half, device=time.device, dtype=torch.float32) / half
+    angles = time[:, None] * torch.exp(-math.log(10_000) * exponents)
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
+
+
+def _two_layers(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
 
 
 class HeadBlock(nn.Module):
@@ -39,7 +56,7 @@ class HeadBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.in_ln = nn.LayerNorm(width, LAYER_NORM_EPS)
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = _two_layers(width, width)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -48,73 +65,109 @@ class HeadBlock(nn.Module):
         return x + gate * self.mlp(_modulate(self.in_ln(x), shift, scale))
 
 
-class FlowHead(nn.Module):
-    """Draws tokens given hidden vectors. Remembers its weights only."""
+class HeadNetwork(nn.Module):
+    """MLP on a noisy token, told the time and the token's hidden vector. Remembers its weights only."""
 
-    def __init__(self, params: ModelParams, token_channels: int) -> None:
+    def __init__(self, params: ModelParams, token_channels: int, outputs: int) -> None:
         super().__init__()
         width = params.head_width
-        self.token_channels = token_channels
         self.input_proj = nn.Linear(token_channels, width)
         self.cond_embed = nn.Linear(params.hidden_size, width)
-        self.time_embed = nn.Sequential(
-            nn.Linear(SINUSOID_CHANNELS, width), nn.SiLU(), nn.Linear(width, width)
-        )
+        self.time_embed = _two_layers(SINUSOID_CHANNELS, width)
         self.blocks = nn.ModuleList(HeadBlock(width) for _ in range(params.head_depth))
         self.final_norm = nn.LayerNorm(width, LAYER_NORM_EPS, elementwise_affine=False)
         self.final_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
-        self.final = nn.Linear(width, token_channels)
+        self.final = nn.Linear(width, outputs)
 
-    def zero_init(self) -> None:
-        """Start every modulation and the last layer at zero, so that the untrained head predicts zero."""
-        networks = [module for name, module in self.named_modules() if name.endswith("modulation")]
-        layers = [
-            layer for network in networks for layer in network.modules() if isinstance(layer, nn.Linear)
-        ]
-        for layer in [*layers, self.final]:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def predict(self, noisy: Tensor, time: Tensor, hidden: Tensor) -> Tensor:
-        """Direction x_0 - noise (n, P) at tokens (n, P), flow times (n,) in 0..1, hidden vectors (n, D)."""
-        return self._predict(noisy, time, self.cond_embed(hidden))
-
-    def _predict(self, noisy: Tensor, time: Tensor, embedded: Tensor) -> Tensor:
-        condition = self.time_embed(sinusoid(time * TIME_SCALE)) + embedded
+    def forward(self, noisy: Tensor, time: Tensor, embedded: Tensor) -> Tensor:
+        """Tokens (n, P), steps of a thousand (n,), embedded hidden vectors (n, W) -> (n, outputs)."""
+        condition = self.time_embed(sinusoid(time).to(embedded.dtype)) + embedded
         x = self.input_proj(noisy)
         for block in self.blocks:
             x = block(x, condition)
         shift, scale = self.final_modulation(condition).chunk(2, -1)
-        return self.final(_modulate(self.final_norm(x), shift, scale))
+        return self.final(_modulate(self.final_norm(x), shift, scale)).to(noisy.dtype)
 
-    def loss(self, tokens: Tensor, hidden: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the direction for tokens (n, P), at logit-normal times (arXiv 2403.03206)."""
-        time = torch.randn(len(tokens), generator=generator, device=tokens.device).sigmoid()
-        noise = torch.randn(tokens.shape, generator=generator, device=tokens.device)
-        noisy = torch.lerp(tokens, noise, time[:, None])
-        return F.mse_loss(self.predict(noisy, time, hidden), tokens - noise)
+    def zero_init(self) -> None:
+        """Start every modulation and the last layer at zero, so that the untrained head predicts zero."""
+        blocks = (block.modulation for block in self.blocks if isinstance(block, HeadBlock))
+        for layer in [*(m[1] for m in (*blocks, self.final_modulation)), self.final]:
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
+
+class DiffusionHead(nn.Module, ABC):
+    """What both heads have: the network, a training error for each token, and a way to draw tokens."""
+
+    outputs_per_channel = 1
+
+    def __init__(self, params: ModelParams, token_channels: int) -> None:
+        super().__init__()
+        self.token_channels = token_channels
+        self.net = HeadNetwork(params, token_channels, self.outputs_per_channel * token_channels)
+
+    @abstractmethod
+    def draw_time(self, count: int, distribution: str, generator: torch.Generator) -> Tensor:
+        """Times (count,) at which tokens are trained."""
+
+    @abstractmethod
+    def predict(self, noisy: Tensor, time: Tensor, hidden: Tensor) -> Tensor:
+        """What the network says of noisy tokens (n, P) at times (n,), given hidden vectors (n, D)."""
+
+    @abstractmethod
+    def errors(self, tokens: Tensor, hidden: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        """Training error of each token, (n,): tokens and noise (n, P), hidden vectors (n, D), times (n,)."""
+
+    @abstractmethod
     def sample(
-        self, hidden: Tensor, null: Tensor | None, weight: float, noise: Tensor, num_steps: int
+        self, condition: Condition, temperature: float, num_steps: int, draw: Callable[[], Tensor]
     ) -> Tensor:
-        """Tokens (n, P) by Euler steps from `noise` (n, P) at time 1 to time 0.
+        """Tokens (n, P).
 
         Args:
-            hidden: hidden vectors with the caption, (n, D).
-            null: the same with the null text; None = no guidance.
-            weight: guidance weight; 1 = the caption's direction as it is.
-            noise: starting points, standard normal times the temperature.
-            num_steps: Euler steps.
+            condition: hidden vectors, and how strong the caption's part in them is made.
+            temperature: scale of the noise; 1 = as trained, 0 = the same tokens whatever the noise.
+            num_steps: evaluations of the network.
+            draw: gives standard normal noise (n, P), other at every call.
         """
-        embedded = self.cond_embed(hidden)
-        embedded_null = None if null is None else self.cond_embed(null)
-        times = torch.linspace(1, 0, num_steps + 1).tolist()
-        tokens = noise
-        for now, then in itertools.pairwise(times):
-            time = torch.full((len(tokens),), now, device=tokens.device)
-            direction = self._predict(tokens, time, embedded)
+
+    def loss(self, tokens: Tensor, hidden: Tensor, distribution: str, generator: torch.Generator) -> Tensor:
+        """Mean error of tokens (n, P), each at a time and with noise of its own."""
+        time = self.draw_time(len(tokens), distribution, generator)
+        noise = torch.randn(tokens.shape, generator=generator, device=tokens.device)
+        return self.errors(tokens, hidden, time, noise).mean()
+
+
+class FlowHead(DiffusionHead):
+    """Rectified flow: x_t = (1 - t) token + t noise, t in 0..1; the network predicts token - noise."""
+
+    def draw_time(self, count: int, distribution: str, generator: torch.Generator) -> Tensor:
+        """`logit_normal` (arXiv 2403.03206) or `uniform`, (count,) in 0..1."""
+        if distribution == "uniform":
+            return torch.rand(count, generator=generator, device=generator.device)
+        return torch.randn(count, generator=generator, device=generator.device).sigmoid()
+
+    def predict(self, noisy: Tensor, time: Tensor, hidden: Tensor) -> Tensor:
+        """Direction token - noise (n, P) at tokens (n, P), times (n,) in 0..1, hidden vectors (n, D)."""
+        return self.net(noisy, time * TIME_SCALE, self.net.cond_embed(hidden))
+
+    def errors(self, tokens: Tensor, hidden: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        """Mean squared error of the direction, (n,)."""
+        noisy = torch.lerp(tokens, noise, time[:, None])
+        return (self.predict(noisy, time, hidden) - (tokens - noise)).square().mean(-1)
+
+    def sample(
+        self, condition: Condition, temperature: float, num_steps: int, draw: Callable[[], Tensor]
+    ) -> Tensor:
+        """Tokens (n, P) by Euler steps from time 1 to 0; the temperature scales the starting noise."""
+        embedded = self.net.cond_embed(condition.hidden)
+        embedded_null = None if condition.null is None else self.net.cond_embed(condition.null)
+        tokens = temperature * draw()
+        for now, then in itertools.pairwise(torch.linspace(1, 0, num_steps + 1).tolist()):
+            time = torch.full((len(tokens),), now * TIME_SCALE, device=tokens.device)
+            direction = self.net(tokens, time, embedded)
             if embedded_null is not None:
-                unguided = self._predict(tokens, time, embedded_null)
-                direction = torch.lerp(unguided, direction, weight)
+                unguided = self.net(tokens, time, embedded_null)
+                direction = torch.lerp(unguided, direction, condition.weight)
             tokens = tokens + (now - then) * direction
         return tokens

@@ -24,8 +24,8 @@ from videomar.data.dataset import LatentDataset
 from videomar.data.decode import read_ledger_clips
 from videomar.data.ledger import kept_clips, read_ledger
 from videomar.errors import DataError
-from videomar.model.text import load_text_encoder, pad_states
-from videomar.model.tokenizer import VideoTokenizer, load_tokenizer, to_pictures, to_unit_range
+from videomar.text import load_text_encoder, pad_states
+from videomar.tokenizer.causal import CausalTokenizer, load_tokenizer, to_pictures, to_unit_range
 from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
 
@@ -68,7 +68,7 @@ class Models(NamedTuple):
 
     trained: VideoMAR
     untrained: VideoMAR
-    tokenizer: VideoTokenizer
+    tokenizer: CausalTokenizer
 
 
 class HeldOut(NamedTuple):
@@ -172,7 +172,7 @@ def cover(image: NDArray[np.uint8], ingest: IngestParams) -> NDArray[np.uint8]:
     return np.ascontiguousarray(small[top : top + ingest.size_px, left : left + ingest.size_px])
 
 
-def _reference_rows(held_out: HeldOut, tokenizer: VideoTokenizer, params: Params) -> Iterator[dict[str, Any]]:
+def _reference_rows(held_out: HeldOut, tokenizer: CausalTokenizer, params: Params) -> Iterator[dict[str, Any]]:
     """The truth, and the truth through the tokenizer: the ceiling of what any model can reach."""
     decoded = torch.cat(
         [to_pictures(tokenizer.decode(part)) for part in held_out.latents.split(params.suite.batch_size)]

@@ -17,7 +17,7 @@ from videomar.config import IngestParams, Params, TokenizerParams
 from videomar.data.decode import read_ledger_clips
 from videomar.data.ledger import kept_clips, read_ledger
 from videomar.errors import DataError
-from videomar.model.tokenizer import VideoTokenizer, save_tokenizer, start_from_pca, to_unit_range
+from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer, start_from_pca, to_unit_range
 from videomar.runtime import step_generator
 from videomar.training.log import write_rows
 
@@ -65,7 +65,7 @@ def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Pa
     held_out = _read_clips(raw, rows[rows["split"] == "test"], params.ingest)
     tokenizer = train_tokenizer(clips, params.tokenizer, plot)
     save_tokenizer(tokenizer, out)
-    linear = VideoTokenizer(params.tokenizer)
+    linear = CausalTokenizer(params.tokenizer)
     _start(linear, clips)
     figures = {"train_clips": float(len(clips.simulated) + len(clips.real))}
     for name, pictures in (("sim", held_out.simulated), ("real", held_out.real)):
@@ -75,10 +75,10 @@ def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Pa
     return figures
 
 
-def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> VideoTokenizer:
+def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> CausalTokenizer:
     """A tokenizer trained on `clips`; its loss curve goes to the CSV file `plot`."""
     torch.set_num_threads(params.threads)
-    tokenizer = VideoTokenizer(params).initialise(step_generator(params.seed, -3))
+    tokenizer = CausalTokenizer(params).initialise(step_generator(params.seed, -3))
     _start(tokenizer, clips)
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=params.learning_rate, weight_decay=0.0)
     rows: list[dict[str, float]] = []
@@ -102,7 +102,7 @@ def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> VideoT
 
 
 def tokenizer_loss(
-    tokenizer: VideoTokenizer, video: Tensor, generator: torch.Generator
+    tokenizer: CausalTokenizer, video: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Training loss and mean squared error of the reconstruction of video (B, 3, F, H, W).
 
@@ -120,7 +120,7 @@ def tokenizer_loss(
 
 
 @torch.no_grad()
-def set_latent_statistics(tokenizer: VideoTokenizer, clips: Clips, params: TokenizerParams) -> None:
+def set_latent_statistics(tokenizer: CausalTokenizer, clips: Clips, params: TokenizerParams) -> None:
     """Measure mean and deviation of each latent channel over batches drawn as in training."""
     generator = step_generator(params.seed, -2)
     batches = [clips.draw(_STATISTICS_BATCH, params.simulated_share, generator) for _ in range(8)]
@@ -129,7 +129,7 @@ def set_latent_statistics(tokenizer: VideoTokenizer, clips: Clips, params: Token
     tokenizer.latent_std.copy_(latents.std((0, 2, 3, 4)))
 
 
-def reconstruction_psnr_db(tokenizer: VideoTokenizer, pictures: Tensor) -> float:
+def reconstruction_psnr_db(tokenizer: CausalTokenizer, pictures: Tensor) -> float:
     """Mean over clips (n, F, H, W, 3) of the PSNR of decode(encode(clip)), decibels."""
     values = []
     for batch in pictures.split(_STATISTICS_BATCH):
@@ -139,7 +139,7 @@ def reconstruction_psnr_db(tokenizer: VideoTokenizer, pictures: Tensor) -> float
     return torch.cat(values).mean().item()
 
 
-def _start(tokenizer: VideoTokenizer, clips: Clips) -> None:
+def _start(tokenizer: CausalTokenizer, clips: Clips) -> None:
     params = tokenizer.params
     start_from_pca(tokenizer, clips.draw(_PCA_CLIPS, params.simulated_share, step_generator(params.seed, -1)))
 

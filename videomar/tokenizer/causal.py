@@ -57,7 +57,7 @@ def _residual(inputs: int, hidden: int, outputs: int, depth: int) -> nn.Sequenti
     return nn.Sequential(nn.Conv3d(inputs, hidden, 1), *(CausalBlock(hidden) for _ in range(depth)), last)
 
 
-class VideoTokenizer(nn.Module):
+class CausalTokenizer(nn.Module):
     """Encodes video to normalised latents and back. Remembers weights and the latents' statistics."""
 
     latent_mean: Tensor
@@ -75,7 +75,7 @@ class VideoTokenizer(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_std", torch.ones(channels))
 
-    def initialise(self, generator: torch.Generator) -> "VideoTokenizer":
+    def initialise(self, generator: torch.Generator) -> "CausalTokenizer":
         """Draw the residual networks' weights, all but their last layers, which stay zero; returns self."""
         for network in (self.encoder, self.decoder):
             for module in list(network.modules())[:-1]:
@@ -162,7 +162,7 @@ class VideoTokenizer(nn.Module):
         return digest.hexdigest()
 
 
-def start_from_pca(tokenizer: VideoTokenizer, video: Tensor) -> None:
+def start_from_pca(tokenizer: CausalTokenizer, video: Tensor) -> None:
     """Set the linear maps to the principal components of patches of `video` (B, 3, F, H, W).
 
     Each component is scaled to unit variance.
@@ -194,14 +194,14 @@ def to_pictures(video: Tensor) -> Tensor:
     return rearrange(video.add(1).mul(127.5).round().clamp(0, 255).byte(), "b c f h w -> b f h w c")
 
 
-def save_tokenizer(tokenizer: VideoTokenizer, folder: Path) -> None:
+def save_tokenizer(tokenizer: CausalTokenizer, folder: Path) -> None:
     """Write weights and parameters to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tokenizer.state_dict(), folder / WEIGHTS_FILE)
     (folder / PARAMS_FILE).write_text(json.dumps(asdict(tokenizer.params), indent=2))
 
 
-def load_tokenizer(folder: Path) -> VideoTokenizer:
+def load_tokenizer(folder: Path) -> CausalTokenizer:
     """Read a tokenizer that `save_tokenizer` wrote, on the CPU, for inference.
 
     Raises:
@@ -212,6 +212,6 @@ def load_tokenizer(folder: Path) -> VideoTokenizer:
             raise CheckpointError(
                 f"{folder}: no {name}, expected a tokenizer; run `dvc repro train_tokenizer`"
             )
-    tokenizer = VideoTokenizer(TokenizerParams(**json.loads((folder / PARAMS_FILE).read_text())))
+    tokenizer = CausalTokenizer(TokenizerParams(**json.loads((folder / PARAMS_FILE).read_text())))
     tokenizer.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return tokenizer.eval().requires_grad_(False)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from videomar.errors import CheckpointError, DataError
-from videomar.model.tokenizer import (
-    VideoTokenizer,
+from videomar.tokenizer.causal import (
+    CausalTokenizer,
     load_tokenizer,
     save_tokenizer,
     start_from_pca,
@@ -16,7 +16,7 @@ from videomar.runtime import step_generator
 @pytest.fixture
 def tokenizer(params):
     """Random weights everywhere, so that a leak in time would show."""
-    coder = VideoTokenizer(params.tokenizer)
+    coder = CausalTokenizer(params.tokenizer)
     generator = step_generator(0, 0)
     with torch.no_grad():
         for weight in coder.parameters():
@@ -56,7 +56,7 @@ def test_pca_start_is_the_best_linear_code(params):
     directions = torch.randn(4, 3, 1, 8, 8, generator=generator).repeat_interleave(4, 2)
     weights = torch.randn(8, 4, 1, 2, 2, generator=generator)
     frames = torch.einsum("bktij,kcfpq->bctfipjq", weights, directions).reshape(8, 3, 4, 16, 16) * 0.1
-    coder = VideoTokenizer(params.tokenizer)
+    coder = CausalTokenizer(params.tokenizer)
     clip = frames[:, :, :1]
     start_from_pca(coder, clip)
     assert torch.allclose(coder.reconstruct(coder.moments(clip)[0]), clip, atol=1e-3)

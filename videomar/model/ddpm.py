@@ -1,0 +1,169 @@
+"""The paper's diffusion head: noise prediction with a learned variance, drawn by respaced ancestral steps.
+
+Source: DDPM (arXiv 2006.11239) and Improved DDPM (arXiv 2102.09672), whose equations are named below, as used
+per token by MAR (arXiv 2406.11838). Differences: at temperature 0 the starting noise is zero too.
+
+Axes: n tokens, P token channels, D hidden size.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videomar.model.head import Condition, DiffusionHead
+
+NUM_TRAIN_STEPS = 1000
+_COSINE_OFFSET = 0.008
+_MAX_BETA = 0.999
+# The first step has no posterior variance; and densities of tokens are those of pictures in 256 levels.
+_SMALLEST_PROBABILITY = 1e-12
+
+
+def cosine_alpha_bars(num_steps: int = NUM_TRAIN_STEPS) -> Tensor:
+    """Share of the token's variance left after each step, (num_steps,) float64.
+
+    Source: Improved DDPM, eq. 17; betas, 1 minus the ratio of neighbours, are cut off at 0.999.
+    """
+    time = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
+    curve = ((time + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2).cos().square()
+    betas = (1 - curve[1:] / curve[:-1]).clamp_max(_MAX_BETA)
+    return (1 - betas).cumprod(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A chain of noising steps; column i belongs to step `steps[i]` of the thousand.
+
+    Posterior q(x_{i-1} | x_i, x_0): DDPM, eq. 6 and 7. All (num_steps,) float64.
+    """
+
+    steps: Tensor
+    alpha_bars: Tensor
+    betas: Tensor
+    posterior_variance: Tensor
+    token_weight: Tensor
+    noisy_weight: Tensor
+
+    def log_variance_range(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest log-variance of a backward step, (num_steps,): posterior and beta.
+
+        The first step's posterior variance is 0; the second's stands in for it (Improved DDPM, section 3.1).
+        """
+        smallest = self.posterior_variance.clone()
+        smallest[0] = smallest[1] if len(smallest) > 1 else self.betas[0]
+        return smallest.log(), self.betas.log()
+
+
+@functools.cache
+def respaced(num_steps: int) -> Schedule:
+    """The chain that visits `num_steps` of the thousand steps, evenly, both ends among them."""
+    steps = torch.linspace(NUM_TRAIN_STEPS - 1, 0, num_steps, dtype=torch.float64).round().long().flip(0)
+    bars = cosine_alpha_bars()[steps]
+    before = torch.cat([bars.new_ones(1), bars[:-1]])
+    betas = 1 - bars / before
+    return Schedule(
+        steps=steps,
+        alpha_bars=bars,
+        betas=betas,
+        posterior_variance=betas * (1 - before) / (1 - bars),
+        token_weight=betas * before.sqrt() / (1 - bars),
+        noisy_weight=(1 - before) * (1 - betas).sqrt() / (1 - bars),
+    )
+
+
+class DDPMHead(DiffusionHead):
+    """Predicts the noise and, between the two bounds of the schedule, the log-variance of a step."""
+
+    outputs_per_channel = 2
+
+    def draw_time(self, count: int, distribution: str, generator: torch.Generator) -> Tensor:
+        """Steps of the thousand, uniform, (count,); `distribution` is the flow head's and has no say."""
+        return torch.randint(NUM_TRAIN_STEPS, (count,), generator=generator, device=generator.device)
+
+    def predict(self, noisy: Tensor, time: Tensor, hidden: Tensor) -> Tensor:
+        """(noise, variance) (n, 2P) at tokens (n, P), steps 0..999 (n,), hidden vectors (n, D)."""
+        return self.net(noisy, time, self.net.cond_embed(hidden))
+
+    def errors(self, tokens: Tensor, hidden: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        """Squared error of the noise, which trains the mean, plus the variational term in bits, (n,).
+
+        The variational term sees the mean as given, so it trains the variance alone. Its weight is 1:
+        Improved DDPM, eq. 16, weighs the sum over 1000 steps by 0.001.
+        """
+        schedule = respaced(NUM_TRAIN_STEPS)
+        bars = _at(schedule.alpha_bars, time, tokens)
+        noisy = bars.sqrt() * tokens + (1 - bars).sqrt() * noise
+        predicted, fraction = self.predict(noisy, time, hidden).chunk(2, -1)
+        simple = (predicted - noise).square().mean(-1)
+        return simple + _variational_bits(schedule, tokens, noisy, time, predicted.detach(), fraction)
+
+    def sample(
+        self, condition: Condition, temperature: float, num_steps: int, draw: Callable[[], Tensor]
+    ) -> Tensor:
+        """Tokens (n, P) by `num_steps` ancestral steps; the temperature scales the noise of every step.
+
+        The noise at the start is not scaled, except that temperature 0 leaves no noise at all.
+        """
+        schedule = respaced(num_steps)
+        embedded = self.net.cond_embed(condition.hidden)
+        embedded_null = None if condition.null is None else self.net.cond_embed(condition.null)
+        tokens = draw() * float(temperature > 0)
+        for place in reversed(range(num_steps)):
+            index = torch.full((len(tokens),), place, device=tokens.device)
+            time = schedule.steps.to(tokens.device)[index]
+            noise, fraction = self.net(tokens, time, embedded).chunk(2, -1)
+            if embedded_null is not None:
+                unguided = self.net(tokens, time, embedded_null)[:, : self.token_channels]
+                noise = torch.lerp(unguided, noise, condition.weight)
+            mean, log_variance = _backward(schedule, tokens, index, noise, fraction)
+            tokens = mean
+            if place > 0 and temperature > 0:
+                tokens = mean + temperature * (log_variance / 2).exp() * draw()
+        return tokens
+
+
+def _backward(
+    schedule: Schedule, noisy: Tensor, index: Tensor, noise: Tensor, fraction: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance (n, P) of a step back from noisy tokens (n, P) at places (n,) of the schedule.
+
+    `fraction` in -1..1 lies between the bounds of the log-variance: Improved DDPM, eq. 15.
+    """
+    bars = _at(schedule.alpha_bars, index, noisy)
+    tokens = (noisy - (1 - bars).sqrt() * noise) / bars.sqrt()
+    mean = _at(schedule.token_weight, index, noisy) * tokens + _at(schedule.noisy_weight, index, noisy) * noisy
+    smallest, largest = (_at(bound, index, noisy) for bound in schedule.log_variance_range())
+    return mean, torch.lerp(smallest.expand_as(fraction), largest.expand_as(fraction), (fraction + 1) / 2)
+
+
+def _variational_bits(
+    schedule: Schedule, tokens: Tensor, noisy: Tensor, index: Tensor, noise: Tensor, fraction: Tensor
+) -> Tensor:
+    """Bits per channel (n,): KL to the posterior, or at step 0 the likelihood in 256 levels (DDPM, eq. 5)."""
+    mean, log_variance = _backward(schedule, noisy, index, noise, fraction)
+    true_mean = (
+        _at(schedule.token_weight, index, noisy) * tokens + _at(schedule.noisy_weight, index, noisy) * noisy
+    )
+    true_log_variance = _at(schedule.log_variance_range()[0], index, noisy)
+    gap = log_variance - true_log_variance
+    kl = (gap + (-gap).exp() + (true_mean - mean).square() * (-log_variance).exp() - 1) / 2
+    bits = torch.where(index[:, None] == 0, _level_nats(tokens, mean, log_variance), kl)
+    return bits.mean(-1) / math.log(2)
+
+
+def _level_nats(tokens: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Negative log-probability (n, P) of a token's level, 255 of them a unit of 2 wide, open at the ends."""
+    scale = (-log_variance / 2).exp()
+    above = torch.special.ndtr((tokens + 1 / 255 - mean) * scale)
+    below = torch.special.ndtr((tokens - 1 / 255 - mean) * scale)
+    inside = torch.where(tokens > 0.999, 1 - below, above - below)
+    return -torch.where(tokens < -0.999, above, inside).clamp_min(_SMALLEST_PROBABILITY).log()
+
+
+def _at(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    """Entries of a schedule's column at places (n,) as (n, 1), on the device and in the dtype of `like`."""
+    return values.to(like.device)[index][:, None].to(like.dtype)

@@ -1,0 +1,1 @@
+"""Pixels to latents and back: our causal autoencoder, and Cosmos tokenizers from a local folder."""
