@@ -20,6 +20,8 @@ def write_cache(folder, clips=12):
             "caption": "a clip",
             "group": "simulated" if number % 3 else "real",
             "split": "train",
+            "fps": 8.0,
+            "motion": float(number),
         }
         for number in range(clips)
     ]

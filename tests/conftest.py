@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from videomar.config import CurriculumStage, Params, load_params
+from videomar.config import CurriculumStage, ModelParams, Params, load_params
+from videomar.config.network import CONDITIONS
 from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
 
@@ -49,16 +50,27 @@ def params() -> Params:
     return small_params()
 
 
-@pytest.fixture
-def model(params: Params) -> VideoMAR:
-    """A tiny network whose zero-initialised layers are drawn too, so that nothing is trivially zero."""
-    network = VideoMAR(params.model, 4, 6, 5).initialise(step_generator(0, -1)).eval()
+def lively_model(params: ModelParams) -> VideoMAR:
+    """A network whose zero-initialised layers are drawn too, so that nothing is trivially zero."""
+    network = VideoMAR(params, 4, 6, 5).initialise(step_generator(0, -1)).eval()
     generator = step_generator(1, 0)
     with torch.no_grad():
         for weight in network.parameters():
             if not weight.any():
                 weight.normal_(0, 0.2, generator=generator)
     return network
+
+
+@pytest.fixture
+def model(params: Params) -> VideoMAR:
+    """See `lively_model`."""
+    return lively_model(params.model)
+
+
+@pytest.fixture
+def told_model(params: Params) -> VideoMAR:
+    """A lively network that can be told everything there is."""
+    return lively_model(dataclasses.replace(params.model, conditions=CONDITIONS))
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def encode_clips(raw: Path, ledger: Path, tokenizer: Path, out: Path, params: Pa
         latents |= _encode_on_ray(raw, missing, tokenizer, params)
     texts, num_captions = _encode_captions(clips["caption"], list(known.values()), params)
     rows = [
-        _row(clip, latents[clip["key"]], texts[clip["caption"]], params.encode.dtype)
+        _row(clip, latents[clip["key"]], texts[clip["caption"]], params)
         for clip in clips.to_dict("records")
     ]
     write_shards(out, rows, params.encode.shard_clips)
@@ -137,17 +137,18 @@ def _encode_captions(
     return {caption: (key, *cached[key]) for caption, key in keys.items()}, len(missing)
 
 
-def _row(clip: dict[str, Any], latents: Any, text: Any, dtype: str) -> dict[str, Any]:
-    copied = {name: clip[name] for name in ("clip_id", "key", "caption", "group", "split")}
+def _row(clip: dict[str, Any], latents: Any, text: Any, params: Params) -> dict[str, Any]:
+    copied = {name: clip[name] for name in ("clip_id", "key", "caption", "group", "split", "motion")}
     shape, data = latents
     text_key, text_shape, text_data = text
     return copied | {
         "shape": shape,
-        "dtype": dtype,
+        "dtype": params.encode.dtype,
         "latents": data,
         "text_key": text_key,
         "text_shape": text_shape,
         "text": text_data,
+        "fps": params.ingest.fps,
     }
 
 

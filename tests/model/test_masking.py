@@ -39,7 +39,7 @@ def test_still_image_is_learnt_at_frame_zero():
 
 
 def test_hidden_share_follows_the_truncated_normal():
-    counts = draw_hidden_counts(20_000, 1000, 0.7, 0.25, step_generator(0, 0)).float() / 1000
+    counts = draw_hidden_counts(20_000, 1000, (0.7, 1.0, 0.25), step_generator(0, 0)).float() / 1000
     assert counts.min() >= 0.7
     assert counts.max() <= 1.0
     # Mean of a normal (1, 0.25) truncated to [0.7, 1]: 1 - 0.25 (phi(0) - phi(1.2)) / (Phi(0) - Phi(-1.2)).

@@ -1,8 +1,20 @@
+import dataclasses
+import math
+
+import pytest
 import torch
+import yaml
+
+from tests.conftest import ROOT, lively_model
+from videomar.config import ModelParams
+from videomar.config.network import CONDITIONS
+from videomar.errors import DataError
 
 from videomar.model.cache import KVCache
-from videomar.model.patchify import patchify, unpatchify
+from videomar.model.patchify import patchify, token_grid, unpatchify
+from videomar.model.frames import Frames, causal
 from videomar.model.rope import grid_positions, rotate, rotation
+from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
 
 GRID = (2, 3)
@@ -39,7 +51,7 @@ def test_rope_scores_depend_on_relative_offsets_only():
 
 
 def test_positions_run_by_frame_then_row_then_column():
-    positions = grid_positions(range(5, 7), (1, 2), torch.device("cpu"))
+    positions = grid_positions(torch.arange(5, 7), (1, 2))
     assert positions.tolist() == [[5, 0, 0], [5, 0, 1], [6, 0, 0], [6, 0, 1]]
 
 
@@ -63,20 +75,36 @@ def test_frames_are_bidirectional_inside(model, captions):
     assert difference[:, 1, 0].abs().max() > 1e-5
 
 
-def test_cached_frames_equal_the_whole_pass(model, captions):
-    latents = clips()
-    tokens = patchify(latents, 1)
-    token_mask = torch.zeros(3, 4, 6, dtype=torch.bool)
+PRESETS = {
+    "default": {},
+    "ddpm": {"head": "ddpm"},
+    "told": {"conditions": CONDITIONS},
+    "patches": {"patch_size": 2},
+    "deep": {"depth": 5, "num_heads": 4, "rope_axis_dims": (4, 2, 2)},
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("grid", [(2, 3), (3, 1), (1, 4)])
+def test_cached_frames_equal_the_whole_pass(params, captions, preset, grid):
+    model = lively_model(dataclasses.replace(params.model, **PRESETS[preset]))
+    size = model.params.patch_size
+    latents = torch.randn(3, 4, 4, grid[0] * size, grid[1] * size, generator=step_generator(3, 0))
+    num_tokens = grid[0] * grid[1]
+    tokens = patchify(latents, size)
+    token_mask = torch.zeros(3, 4, num_tokens, dtype=torch.bool)
     token_mask[:, 3, ::2] = True
     whole = model.trunk(latents, token_mask, *captions)
-    cache, memory = KVCache(24), model.trunk.read_text(*captions)
-    for frame in range(4):
-        draft = torch.ones(3, 1, 6, dtype=torch.bool)
-        model.trunk.run(tokens[:, frame : frame + 1], draft, GRID, memory, cache)  # a draft leaves no trace
-        hidden = token_mask[:, frame : frame + 1]
-        cached = model.trunk.run(tokens[:, frame : frame + 1], hidden, GRID, memory, cache)
-        cache.commit(6)
-        assert torch.allclose(cached[:, 0], whole[:, frame], atol=1e-5)
+    cache, memory = KVCache(4 * num_tokens), model.trunk.read_text(*captions)
+    for index in range(4):
+        frame = Frames(
+            tokens[:, index : index + 1], token_mask[:, index : index + 1], grid, torch.tensor([index])
+        )
+        draft = frame._replace(token_mask=torch.ones(3, 1, num_tokens, dtype=torch.bool))
+        model.trunk.run(draft, memory, cache)  # a draft leaves no trace
+        cached = model.trunk.run(frame, memory, cache)
+        cache.commit(num_tokens)
+        assert (cached[:, 0] - whole[:, index]).abs().max() < 1e-5
 
 
 def test_hidden_tokens_do_not_leak(model, captions):
@@ -104,10 +132,90 @@ def test_empty_caption_is_the_null_text(model, captions):
         assert not torch.equal(keys[0], null_keys[0])
 
 
-def test_cache_refuses_more_tokens_than_its_capacity(model, captions):
-    import pytest
+def frame_at(index, tokens):
+    return Frames(tokens, torch.zeros(*tokens.shape[:3]).bool(), GRID, torch.tensor([index]))
 
-    cache = KVCache(4)
-    frame = patchify(clips(1), 1)
+
+def test_cache_refuses_more_tokens_than_its_capacity(model, captions):
+    frame = frame_at(0, patchify(clips(1), 1))
     with pytest.raises(ValueError, match="got 6 tokens, expected at most 4"):
-        model.trunk.run(frame, torch.zeros(3, 1, 6).bool(), GRID, model.trunk.read_text(*captions), cache)
+        model.trunk.run(frame, model.trunk.read_text(*captions), KVCache(4))
+
+
+def test_cache_that_forgets_the_oldest_equals_a_pass_that_never_saw_it_in_one_block(params, captions):
+    """In one block a frame's keys hold nothing of earlier frames, so that forgetting one is exact."""
+    model = lively_model(dataclasses.replace(params.model, depth=1))
+    tokens, memory, cache = patchify(clips(4), 1), model.trunk.read_text(*captions), KVCache(18)
+    for index in range(4):
+        cache.make_room(6)
+        last = model.trunk.run(frame_at(index, tokens[:, index : index + 1]), memory, cache)
+        cache.commit(6)
+    later = Frames(tokens[:, 1:], torch.zeros(3, 3, 6).bool(), GRID, torch.arange(1, 4))
+    times = torch.arange(3)
+    whole = model.trunk.run(later._replace(sees=times[:, None] >= times), memory)
+    assert (last[:, 0] - whole[:, 2]).abs().max() < 1e-5
+
+
+def test_captions_longer_than_the_network_are_refused(model):
+    with pytest.raises(DataError, match="got 7 tokens, expected at most 5"):
+        model.trunk.read_text(torch.zeros(1, 7, 6), torch.ones(1, 7).bool())
+
+
+def test_captions_may_come_without_their_padding(model, captions):
+    text, mask = captions
+    padded = model.trunk.read_text(text[:1], mask[:1])
+    bare = model.trunk.read_text(text[:1, :3], mask[:1, :3])
+    assert torch.equal(padded.mask, bare.mask)
+    shown = torch.zeros(1, 2, 6, dtype=torch.bool)
+    frames = causal(patchify(clips(2, 1), 1), shown, GRID)
+    assert torch.allclose(model.trunk.run(frames, padded), model.trunk.run(frames, bare), atol=1e-6)
+
+
+def test_conditions_change_the_hidden_vectors_and_dropped_rows_know_none(told_model, captions):
+    def hidden(drop, **conditions):
+        told = {name: torch.tensor([value]) for name, value in conditions.items()}
+        memory = told_model.trunk.read_text(*captions, told, torch.full((3,), drop))
+        frames = causal(patchify(clips(2), 1), torch.zeros(3, 2, 6).bool(), GRID)
+        return told_model.trunk.run(frames, memory)
+
+    nothing = hidden(False)
+    assert torch.equal(nothing, hidden(False, motion=math.nan, fps=math.nan))
+    assert not torch.allclose(nothing, hidden(False, motion=5.0), atol=1e-4)
+    assert not torch.allclose(hidden(False, motion=5.0), hidden(False, motion=20.0), atol=1e-4)
+    assert not torch.allclose(nothing, hidden(False, fps=8.0), atol=1e-4)
+    assert torch.equal(hidden(True), hidden(True, motion=5.0, fps=8.0))
+
+
+def test_noise_level_of_a_frame_is_told_to_it_and_to_later_frames_only(told_model, captions):
+    memory = told_model.trunk.read_text(*captions)
+    frames = causal(patchify(clips(3), 1), torch.zeros(3, 3, 6).bool(), GRID)
+    none = told_model.trunk.run(frames, memory)
+    level = told_model.trunk.run(frames._replace(noise_levels=torch.tensor([[0.0, 0.5, 0.0]])), memory)
+    assert torch.equal(none[:, 0], level[:, 0])
+    assert (none[:, 1:] - level[:, 1:]).abs().amin((0, 2, 3)).max() < 1
+    assert not torch.allclose(none[:, 1], level[:, 1], atol=1e-3)
+    assert not torch.allclose(none[:, 2], level[:, 2], atol=1e-4)
+
+
+def test_bf16_autocast_stays_near_float32(model, captions):
+    latents, mask = clips(), torch.zeros(3, 4, 6, dtype=torch.bool)
+    full = model.trunk(latents, mask, *captions)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.trunk(latents, mask, *captions)
+    error = (half.float() - full).square().mean().sqrt() / full.square().mean().sqrt()
+    assert 0 < error < 0.02  # measured: 0.006
+
+
+def test_size_that_the_patches_do_not_divide_is_refused(params):
+    with pytest.raises(DataError, match="got 3x4 positions, expected multiples of model.patch_size 2"):
+        token_grid(torch.zeros(1, 4, 1, 4, 3), 2)
+
+
+def test_paper_preset_has_1_38_billion_parameters():
+    params = yaml.safe_load((ROOT / "presets/paper.yaml").read_text())
+    shape = {**params["model"], "rope_axis_dims": tuple(params["model"]["rope_axis_dims"]), "conditions": ()}
+    with torch.device("meta"):
+        network = VideoMAR(ModelParams(**shape), 16, 1536, params["text"]["max_tokens"])
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
+    assert sum(count.values()) == pytest.approx(1.38e9, rel=0.005)
+    assert count["head"] == pytest.approx(20.8e6, rel=0.02)

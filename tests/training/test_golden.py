@@ -13,7 +13,7 @@ from tests.conftest import small_params
 from videomar.checkpoint import ModelShape
 from videomar.data.dataset import LatentDataset
 from videomar.runtime import step_generator
-from videomar.training.loop import untrained
+from videomar.training.loop import clips_on, untrained
 from videomar.training.optim import make_optimizer
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
@@ -22,12 +22,12 @@ GOLDEN = Path(__file__).parent / "golden_losses.json"
 def ten_losses(folder):
     params = small_params()
     batch = LatentDataset(write_cache(folder), "train", 5).rows(np.arange(8))
-    arrays = [torch.from_numpy(array) for array in batch[:3]]
+    clips = clips_on(torch.device("cpu"), batch)
     model = untrained(ModelShape(params.model, 4, 6, 5), 0)
     optimizer = make_optimizer(model, params.train)
     losses = []
     for step in range(10):
-        loss = model.loss(*arrays, params.train, step_generator(0, step))
+        loss = model.loss(clips, params.train, step_generator(0, step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

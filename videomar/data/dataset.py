@@ -10,16 +10,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from videomar.data.latents import read_latents
+from videomar.data.latents import CONDITIONS, read_latents
 from videomar.errors import DataError
 
 
 class Batch(NamedTuple):
-    """Latents (B, C, T, H, W), caption states (B, M, E), real caption tokens (B, M), clip ids."""
+    """Latents (B, C, T, H, W), caption states (B, M, E), real caption tokens (B, M), conditions (B,), ids."""
 
     latents: NDArray[np.float32]
     text: NDArray[np.float32]
     text_mask: NDArray[np.bool_]
+    conditions: dict[str, NDArray[np.float32]]
     clip_ids: list[str]
 
 
@@ -33,13 +34,16 @@ class LatentDataset:
             raise DataError(f"{folder}: got no clip in split {split}, expected some; run `dvc repro encode`")
         self.clip_ids = [table.clip_ids[row] for row in rows]
         self.latents = np.stack([table.latents[row] for row in rows])
+        _refuse_non_finite(folder, self.latents, self.clip_ids)
+        told = [table.conditions[row] for row in rows]
+        self.conditions = {name: np.array([clip[name] for clip in told], np.float32) for name in CONDITIONS}
         self.text, self.text_mask = _pad([table.text[row] for row in rows], max_text_tokens)
         simulated = np.array([table.group[row] == "simulated" for row in rows])
         self.groups = [
             indices for indices in (np.flatnonzero(simulated), np.flatnonzero(~simulated)) if len(indices)
         ]
         self.has_both_groups = len(self.groups) == 2
-        keys = sorted(f"{table.keys[row]} {table.text_keys[row]}" for row in rows)
+        keys = sorted(f"{table.keys[row]} {table.text_keys[row]} {table.conditions[row]}" for row in rows)
         self.content_hash = hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -66,7 +70,9 @@ class LatentDataset:
         latents = self.latents[index]
         if num_latent_frames:
             latents = latents[:, :, :num_latent_frames]
-        return Batch(latents, self.text[index], self.text_mask[index], [self.clip_ids[i] for i in index])
+        conditions = {name: values[index] for name, values in self.conditions.items()}
+        clip_ids = [self.clip_ids[i] for i in index]
+        return Batch(latents, self.text[index], self.text_mask[index], conditions, clip_ids)
 
 
 def _walk(size: int, start: int, count: int, seed: int) -> NDArray[np.int64]:
@@ -75,6 +81,16 @@ def _walk(size: int, start: int, count: int, seed: int) -> NDArray[np.int64]:
     epochs = np.unique(places // size).tolist()
     orders = {epoch: np.random.default_rng([seed, epoch]).permutation(size) for epoch in epochs}
     return np.array([orders[place // size][place % size] for place in places], dtype=np.int64)
+
+
+def _refuse_non_finite(folder: Path, latents: NDArray[np.float32], clip_ids: list[str]) -> None:
+    bad = np.array([not np.isfinite(clip).all() for clip in latents])
+    if bad.any():
+        first = clip_ids[int(bad.argmax())]
+        raise DataError(
+            f"{folder}: got {bad.sum()} clips of {len(bad)} with latents that are not finite, {first} among "
+            "them, expected none; train the tokenizer again and run `dvc repro encode`"
+        )
 
 
 def _pad(states: list[NDArray[np.float32]], max_tokens: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

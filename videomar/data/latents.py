@@ -29,14 +29,20 @@ SCHEMA = pa.schema(
         ("caption", pa.string()),
         ("group", pa.string()),
         ("split", pa.string()),
+        ("fps", pa.float32()),
+        ("motion", pa.float32()),
     ]
 )
+CONDITIONS = ("fps", "motion")
 _ROW_GROUP = 64
 
 
 @dataclass(slots=True)
 class LatentTable:
-    """The cache in memory, column by column: latents (C, T, H, W) and caption states (M, E), both float32."""
+    """The cache in memory, column by column: latents (C, T, H, W) and caption states (M, E), both float32.
+
+    `conditions` holds what a model may be told of a clip: frames a second and the ledger's motion score.
+    """
 
     clip_ids: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
@@ -46,6 +52,7 @@ class LatentTable:
     caption: list[str] = field(default_factory=list)
     group: list[str] = field(default_factory=list)
     split: list[str] = field(default_factory=list)
+    conditions: list[dict[str, float]] = field(default_factory=list)
 
 
 def read_latents(folder: Path) -> LatentTable:
@@ -68,6 +75,7 @@ def read_latents(folder: Path) -> LatentTable:
         table.caption.append(row["caption"])
         table.group.append(row["group"])
         table.split.append(row["split"])
+        table.conditions.append({name: row[name] for name in CONDITIONS})
     if not table.clip_ids:
         raise DataError(f"{folder}: got no latents, expected Parquet files; run `dvc repro encode`")
     return table

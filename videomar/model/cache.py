@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values of the finished frames, per block, and a draft of the frame in work.
+    """Keys and values of finished frames, per block, and a draft of the frame in work.
 
     Remembers `length` committed tokens. `write` places a draft behind them and may be repeated; `commit`
-    keeps it.
+    keeps it; `make_room` forgets the oldest, so that a clip may be longer than the cache.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -21,20 +21,30 @@ class KVCache:
     def write(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Place a draft (B, N, S, K) of `block`; committed and drafted keys and values together.
 
+        The first draft of a block sets the largest B; later ones may be of its first rows only.
+
         Raises:
             ValueError: committed and drafted tokens exceed the capacity.
         """
-        end = self.length + keys.shape[2]
+        rows, end = len(keys), self.length + keys.shape[2]
         if end > self.capacity:
-            raise ValueError(f"cache: got {end} tokens, expected at most {self.capacity}; make it larger")
+            raise ValueError(f"cache: got {end} tokens, expected at most {self.capacity}; make room first")
         if block not in self._blocks:
             shape = (*keys.shape[:2], self.capacity, keys.shape[3])
             self._blocks[block] = (keys.new_empty(shape), values.new_empty(shape))
         kept_keys, kept_values = self._blocks[block]
-        kept_keys[:, :, self.length : end] = keys
-        kept_values[:, :, self.length : end] = values
-        return kept_keys[:, :, :end], kept_values[:, :, :end]
+        kept_keys[:rows, :, self.length : end] = keys
+        kept_values[:rows, :, self.length : end] = values
+        return kept_keys[:rows, :, :end], kept_values[:rows, :, :end]
 
     def commit(self, num_tokens: int) -> None:
         """Keep the first `num_tokens` of the last draft."""
         self.length += num_tokens
+
+    def make_room(self, num_tokens: int) -> None:
+        """Forget as many of the oldest tokens as it takes for `num_tokens` more to fit."""
+        surplus = self.length + num_tokens - self.capacity
+        if surplus > 0:
+            for kept in (tensor for pair in self._blocks.values() for tensor in pair):
+                kept[:, :, : self.length - surplus] = kept[:, :, surplus : self.length].clone()
+            self.length -= surplus

@@ -1,11 +1,13 @@
 """Generation: frame by frame over a cache, each frame by iterative unmasking.
 
-Source: VideoMAR (arXiv 2506.14168), section 3; MAR (arXiv 2406.11838) for the order and the reveal schedule.
+Source: VideoMAR (arXiv 2506.14168), section 3; MAR (arXiv 2406.11838) for order, reveal schedule and linear
+guidance; DiSA (arXiv 2505.20297) for fewer head steps in later passes.
 
-Axes: B batch, C channels, T latent frames, H W latent rows and columns, L tokens per frame, P token channels.
+Axes: B batch, C channels, T latent frames, H W latent rows and columns, L tokens per frame, P token channels,
+r tokens revealed in a pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,16 +15,17 @@ from einops import rearrange
 from torch import Tensor
 
 from videomar.config import SampleParams
+from videomar.errors import DataError
 from videomar.model.cache import KVCache
+from videomar.model.frames import Frames
+from videomar.model.head import Condition
 from videomar.model.masking import hidden_after
-from videomar.model.patchify import patchify, unpatchify
+from videomar.model.patchify import patchify, token_grid, unpatchify
+from videomar.model.rows import RowNoise, pad_rows, rows_needed
 from videomar.model.transformer import TextMemory, Trunk
 
 if TYPE_CHECKING:
     from videomar.model.videomar import VideoMAR
-
-# (hidden vectors (copies B, L, D), places (B, r) to draw, guidance weight, temperature) -> tokens (B, r, P)
-Draw = Callable[[Tensor, Tensor, float, float], Tensor]
 
 
 @torch.no_grad()
@@ -30,55 +33,39 @@ def generate(
     model: "VideoMAR",
     context: Tensor,
     num_frames: int,
-    text: Tensor,
-    text_mask: Tensor,
+    captions: tuple[Tensor, Tensor],
     sampling: SampleParams,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
 ) -> Tensor:
-    """Continue clips; see `VideoMAR.generate`.
-
-    Raises:
-        ValueError: the context is not shorter than the clip asked for, or holds no frame.
-    """
-    given = context.shape[2]
-    if not 1 <= given < num_frames:
-        raise ValueError(
-            f"context: got {given} latent frames, expected 1 to {num_frames - 1}; ask for a longer clip"
-        )
-    patch_size = model.params.patch_size
-    grid = (context.shape[3] // patch_size, context.shape[4] // patch_size)
+    """Continue clips; see `VideoMAR.generate`. `captions` holds states (B, M, E) and mask (B, M)."""
+    _check_context(context, num_frames)
+    batch_size, given = len(context), context.shape[2]
+    grid = token_grid(context, model.params.patch_size)
+    num_tokens = grid[0] * grid[1]
+    count = max(batch_size, rows_needed(min(num_tokens, captions[0].shape[1]), context.device))
+    noise = RowNoise(generator, batch_size).padded(count)
+    text, text_mask = (pad_rows(part, count) for part in captions)
+    frames = list(patchify(pad_rows(context, count), model.params.patch_size).unbind(1))
     guided = sampling.cfg_scale != 1
-    memory = _read_text(model.trunk, text, text_mask, guided)
-    frames = list(patchify(context, patch_size).unbind(1))
-    cache = KVCache(num_frames * frames[0].shape[1])
-    session = _Session(model.trunk, grid, memory, cache, 2 if guided else 1)
-
-    def draw(hidden: Tensor, index: Tensor, weight: float, temperature: float) -> Tensor:
-        shown = torch.take_along_dim(hidden, index.repeat(session.copies, 1)[..., None], 1)
-        with_text, *null = shown.chunk(session.copies)
-        noise = torch.randn(
-            (*index.shape, model.head.token_channels), generator=generator, device=hidden.device
-        )
-        tokens = model.head.sample(
-            with_text.flatten(0, 1),
-            null[0].flatten(0, 1) if null else None,
-            weight,
-            temperature * noise.flatten(0, 1),
-            sampling.num_diffusion_steps,
-        )
-        return rearrange(tokens, "(b r) p -> b r p", b=len(index))
-
+    session = _Session(
+        model.trunk,
+        grid,
+        _read_text(model.trunk, text, text_mask, sampling, guided),
+        KVCache(min(num_frames, sampling.window_frames or num_frames) * num_tokens),
+        2 if guided else 1,
+    )
     for frame in frames:
-        session.remember(frame)
+        session.remember(frame, 0.0)
     for index in range(given, num_frames):
-        frame = _unmask(
-            session, draw, frames[-1], sampling, _temperature(sampling, index, given, num_frames), generator
-        )
+        frame = _unmask(model, session, noise, sampling, _temperature(sampling, index, given, num_frames))
         if index > given:
             frame = frame.clamp(-sampling.clamp, sampling.clamp)
-        session.remember(frame)
+        if index < num_frames - 1:
+            level = sampling.history_noise
+            mixed = torch.lerp(frame, noise.normal(*frame.shape[1:]), level) if level else frame
+            session.remember(mixed, level)
         frames.append(frame)
-    return unpatchify(torch.stack(frames, 1), patch_size, grid)
+    return unpatchify(torch.stack(frames, 1)[:batch_size], model.params.patch_size, grid)
 
 
 class _Session:
@@ -88,54 +75,110 @@ class _Session:
         self, trunk: Trunk, grid: tuple[int, int], memory: TextMemory, cache: KVCache, copies: int
     ) -> None:
         self.trunk, self.grid, self.memory, self.cache, self.copies = trunk, grid, memory, cache, copies
+        self.time = 0
 
-    def look(self, frame: Tensor, hidden: Tensor) -> Tensor:
-        """Hidden vectors (copies B, L, D) of a frame (B, L, P) with tokens (B, L) hidden; nothing is kept."""
-        tokens, mask = frame.repeat(self.copies, 1, 1)[:, None], hidden.repeat(self.copies, 1)[:, None]
-        return self.trunk.run(tokens, mask, self.grid, self.memory, self.cache)[:, 0]
+    def look(self, frame: Tensor, hidden: Tensor, copies: int, level: float = 0.0) -> Tensor:
+        """Hidden vectors (copies B, L, D) of a frame (B, L, P) with tokens (B, L) hidden; nothing is kept.
 
-    def remember(self, frame: Tensor) -> None:
+        The first copy is that with the caption; `level` is the share of noise in the frame.
+        """
+        self.cache.make_room(frame.shape[1])
+        frames = Frames(
+            frame.repeat(copies, 1, 1)[:, None],
+            hidden.repeat(copies, 1)[:, None],
+            self.grid,
+            torch.tensor([self.time], device=frame.device),
+            noise_levels=torch.tensor([[level]], device=frame.device),
+        )
+        return self.trunk.run(frames, self.memory.rows(copies * len(frame)), self.cache)[:, 0]
+
+    def remember(self, frame: Tensor, level: float) -> None:
         """Read a finished frame (B, L, P) and keep its keys and values."""
-        self.look(frame, torch.zeros(frame.shape[:2], dtype=torch.bool, device=frame.device))
+        nothing = torch.zeros(frame.shape[:2], dtype=torch.bool, device=frame.device)
+        self.look(frame, nothing, self.copies, level)
         self.cache.commit(frame.shape[1])
+        self.time += 1
 
 
 def _unmask(
-    session: _Session,
-    draw: Draw,
-    like: Tensor,
-    sampling: SampleParams,
-    temperature: float,
-    generator: torch.Generator,
+    model: "VideoMAR", session: _Session, noise: RowNoise, sampling: SampleParams, temperature: float
 ) -> Tensor:
-    """One new frame, shaped `like` (B, L, P), revealed in random order over `num_unmask_steps` passes."""
-    batch_size, num_tokens = like.shape[:2]
-    frame = torch.zeros_like(like)
-    hidden = torch.ones(batch_size, num_tokens, dtype=torch.bool, device=like.device)
-    order = torch.rand(batch_size, num_tokens, generator=generator, device=like.device).argsort(1)
-    left = num_tokens
-    for step in range(sampling.num_unmask_steps):
+    """One new frame (B, L, P), revealed in random order over `num_unmask_steps` passes."""
+    num_tokens, channels = session.grid[0] * session.grid[1], model.head.token_channels
+    order = noise.orders(num_tokens)
+    frame = torch.zeros(*order.shape, channels, device=order.device)
+    hidden = torch.ones_like(order, dtype=torch.bool)
+    left, step = num_tokens, 0
+    while left:
         after = hidden_after(step, sampling.num_unmask_steps, num_tokens, left)
         index = order[:, after:left]
-        weight = 1 + (sampling.cfg_scale - 1) * (num_tokens - after) / num_tokens
-        tokens = draw(session.look(frame, hidden), index, weight, temperature)
+        weight = _guidance_weight(sampling, 1 - after / num_tokens)
+        seen = session.look(frame, hidden, 1 if weight == 1 else session.copies)
+        shown = torch.take_along_dim(seen, index.repeat(len(seen) // len(index), 1)[..., None], 1)
+        tokens = _draw(model, shown, weight, temperature, _head_steps(sampling, step), noise)
         frame = frame.scatter(1, index[..., None].expand_as(tokens), tokens)
         hidden = hidden.scatter(1, index, False)
-        left = after
-        if left == 0:
-            break
+        left, step = after, step + 1
     return frame
 
 
-def _read_text(trunk: Trunk, text: Tensor, text_mask: Tensor, guided: bool) -> TextMemory:
-    """Captions of all rows; with guidance the same rows follow once more with the null text."""
+def _draw(
+    model: "VideoMAR", shown: Tensor, weight: float, temperature: float, steps: int, noise: RowNoise
+) -> Tensor:
+    """Tokens (B, r, P) from hidden vectors (copies B, r, D) of the places to reveal."""
+    num_places = shown.shape[1]
+    least = rows_needed(1, shown.device)
+
+    def draw() -> Tensor:
+        return pad_rows(noise.normal(num_places, model.head.token_channels).flatten(0, 1), least)
+
+    first, *null = (pad_rows(part.flatten(0, 1), least) for part in shown.split(noise.count))
+    condition = Condition(first, null[0] if null else None, weight)
+    tokens = model.head.sample(condition, temperature, steps, draw)
+    return rearrange(tokens[: noise.count * num_places], "(b r) p -> b r p", r=num_places)
+
+
+def _read_text(
+    trunk: Trunk, text: Tensor, text_mask: Tensor, sampling: SampleParams, guided: bool
+) -> TextMemory:
+    """Captions and conditions of all rows; with guidance the same rows follow once more without both."""
+    told = {"fps": sampling.fps, "motion": sampling.motion}
+    conditions = {
+        name: torch.tensor([value], device=text.device) for name, value in told.items() if value is not None
+    }
     if not guided:
-        return trunk.read_text(text, text_mask)
+        return trunk.read_text(text, text_mask, conditions)
     drop = torch.arange(2, device=text.device).repeat_interleave(len(text)) == 1
-    return trunk.read_text(text.repeat(2, 1, 1), text_mask.repeat(2, 1), drop)
+    return trunk.read_text(text.repeat(2, 1, 1), text_mask.repeat(2, 1), conditions, drop)
+
+
+def _guidance_weight(sampling: SampleParams, revealed: float) -> float:
+    """Linear in the revealed share of the frame; 1, which needs no null branch, below `cfg_from`."""
+    return 1 + (sampling.cfg_scale - 1) * revealed if revealed >= sampling.cfg_from else 1.0
+
+
+def _head_steps(sampling: SampleParams, step: int) -> int:
+    """Head steps in pass `step` of a frame: linear from the first pass to the last."""
+    share = step / max(1, sampling.num_unmask_steps - 1)
+    first, last = sampling.num_diffusion_steps, sampling.final_diffusion_steps
+    return round(first + (last - first) * share)
 
 
 def _temperature(sampling: SampleParams, index: int, given: int, num_frames: int) -> float:
-    """Progressive: linear from `temperature` in the first generated frame to `final_temperature`."""
-    share = (index - given) / max(1, num_frames - 1 - given)
+    """Progressive: linear from the first generated frame towards what the frame after the last would have."""
+    share = (index - given) / (num_frames - given)
     return sampling.temperature + (sampling.final_temperature - sampling.temperature) * share
+
+
+def _check_context(context: Tensor, num_frames: int) -> None:
+    given = context.shape[2]
+    if not 1 <= given < num_frames:
+        raise DataError(
+            f"context: got {given} latent frames, expected 1 to {num_frames - 1}; ask for a longer clip"
+        )
+    wrong = int((~context.isfinite()).sum())
+    if wrong:
+        raise DataError(
+            f"context: got {wrong} values of {context.numel()} that are not finite, expected none; "
+            "look at the picture and the tokenizer it came from"
+        )

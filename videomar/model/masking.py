@@ -19,12 +19,16 @@ def draw_target_frames(batch_size: int, num_frames: int, generator: torch.Genera
 
 
 def draw_hidden_counts(
-    batch_size: int, tokens_per_frame: int, ratio_min: float, ratio_std: float, generator: torch.Generator
+    count: int, tokens_per_frame: int, ratio: tuple[float, float, float], generator: torch.Generator
 ) -> Tensor:
-    """Hidden tokens of each target frame, (B,): ceil(L r), r normal (1, std) truncated to [min, 1]."""
-    ratio = torch.empty(batch_size, device=generator.device)
-    torch.nn.init.trunc_normal_(ratio, 1.0, ratio_std, ratio_min, 1.0, generator=generator)
-    return (ratio * tokens_per_frame).ceil().long()
+    """Hidden tokens of each masked frame, (count,): ceil(L r).
+
+    `ratio` holds the smallest r, and mean and deviation of the normal that is truncated to [smallest, 1].
+    """
+    smallest, mean, std = ratio
+    drawn = torch.empty(count, device=generator.device)
+    torch.nn.init.trunc_normal_(drawn, mean, std, smallest, 1.0, generator=generator)
+    return (drawn * tokens_per_frame).ceil().long()
 
 
 def draw_token_mask(counts: Tensor, tokens_per_frame: int, generator: torch.Generator) -> Tensor:

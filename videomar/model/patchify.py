@@ -6,6 +6,21 @@ Axes: B batch, C channels, T latent frames, H W latent rows and columns, L token
 from einops import rearrange
 from torch import Tensor
 
+from videomar.errors import DataError
+
+
+def token_grid(latents: Tensor, patch_size: int) -> tuple[int, int]:
+    """Rows and columns of tokens in a frame of latents (B, C, T, H, W).
+
+    Raises:
+        DataError: the patches do not fill the frame.
+    """
+    rows, columns = latents.shape[3:]
+    if rows % patch_size or columns % patch_size:
+        rule = f"multiples of model.patch_size {patch_size}"
+        raise DataError(f"latents: got {columns}x{rows} positions, expected {rule}; choose another size")
+    return rows // patch_size, columns // patch_size
+
 
 def patchify(latents: Tensor, patch_size: int) -> Tensor:
     """(B, C, T, H, W) -> (B, T, L, P): tokens row by row, each flattened as (channel, row, column)."""

@@ -22,10 +22,10 @@ class Rotation(NamedTuple):
     partner: Tensor
 
 
-def grid_positions(frames: range, grid: tuple[int, int], device: torch.device) -> Tensor:
-    """Integer (time, row, column) of every token, (S, 3), frame by frame and row by row."""
-    axes = (torch.arange(frames.start, frames.stop), torch.arange(grid[0]), torch.arange(grid[1]))
-    return torch.cartesian_prod(*axes).to(device).view(-1, 3)
+def grid_positions(times: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Integer (time, row, column) of every token, (S, 3): frames at `times` (T,), each row by row."""
+    rows, columns = (torch.arange(size, device=times.device) for size in grid)
+    return torch.cartesian_prod(times, rows, columns)
 
 
 def rotation(positions: Tensor, axis_dims: tuple[int, int, int]) -> Rotation:

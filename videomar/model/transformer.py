@@ -1,29 +1,37 @@
 """The trunk: a transformer that is causal over frames and bidirectional inside a frame.
 
 Axes: B batch, T latent frames, L tokens per frame, S = T L tokens, P token channels, D hidden size,
-M caption tokens, E caption channels.
+M caption tokens, E caption channels, G conditions of a clip.
 """
 
 from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from videomar.config import ModelParams
+from videomar.errors import DataError
 from videomar.model.blocks import Block
 from videomar.model.cache import KVCache
-from videomar.model.patchify import patchify
+from videomar.model.conditions import HISTORY_NOISE, Conditions, ScalarEmbed
+from videomar.model.frames import Frames, causal
+from videomar.model.patchify import patchify, token_grid
 from videomar.model.rope import grid_positions, rotation
 
 FINAL_NORM_EPS = 1e-6
 
 
 class TextMemory(NamedTuple):
-    """A caption as every block sees it: keys and values (B, N, M, K) per block, and the mask (B, 1, 1, M)."""
+    """Captions as every block sees them: keys and values (B, N, M + G, K) per block, mask (B, 1, 1, M + G)."""
 
     blocks: list[tuple[Tensor, Tensor]]
     mask: Tensor
+
+    def rows(self, count: int) -> "TextMemory":
+        """The first `count` captions."""
+        return TextMemory([(keys[:count], values[:count]) for keys, values in self.blocks], self.mask[:count])
 
 
 class Trunk(nn.Module):
@@ -39,11 +47,12 @@ class Trunk(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.context_embed = nn.Linear(text_channels, width)
         self.null_text = nn.Parameter(torch.zeros(1, max_text_tokens, width))
+        self.conditions = nn.ModuleDict({name: ScalarEmbed(name, width) for name in params.conditions})
         self.blocks = nn.ModuleList(Block(params, index) for index in range(params.depth))
         self.norm = nn.LayerNorm(width, FINAL_NORM_EPS)
 
     def forward(self, latents: Tensor, token_mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        """The frame-causal pass over whole clips, without a cache.
+        """The frame-causal pass over whole clips, without a cache; conditions are unknown.
 
         Args:
             latents: normalised latents (B, C, T, H, W).
@@ -54,47 +63,72 @@ class Trunk(nn.Module):
         Returns:
             Hidden vectors (B, T, L, D).
         """
-        grid = (latents.shape[3] // self.params.patch_size, latents.shape[4] // self.params.patch_size)
-        tokens = patchify(latents, self.params.patch_size)
-        return self.run(tokens, token_mask, grid, self.read_text(text, text_mask))
+        patch_size = self.params.patch_size
+        frames = causal(patchify(latents, patch_size), token_mask, token_grid(latents, patch_size))
+        return self.run(frames, self.read_text(text, text_mask))
 
-    def read_text(self, text: Tensor, text_mask: Tensor, drop: Tensor | None = None) -> TextMemory:
+    def read_text(
+        self,
+        text: Tensor,
+        text_mask: Tensor,
+        conditions: Conditions | None = None,
+        drop: Tensor | None = None,
+    ) -> TextMemory:
         """Caption keys and values of every block, computed once for all passes over a clip.
 
-        `drop` (B,) is True for rows that get the learned null text; so do rows whose caption is empty.
+        Conditions stand behind the caption as one token each.
+
+        Args:
+            text: caption states (B, M, E); fewer than the network's M are padded.
+            text_mask: real caption tokens (B, M), True = real; a row without any gets the null text.
+            conditions: numbers by name; those not given are unknown.
+            drop: rows (B,) that get the null text, and to which all conditions are unknown.
+
+        Raises:
+            DataError: the captions are longer than the network's.
         """
-        drop = ~text_mask.any(1) if drop is None else drop | ~text_mask.any(1)
-        null = self.null_text[:, : text.shape[1]]
-        states = torch.where(drop[:, None, None], null, self.context_embed(text))
-        mask = text_mask | drop[:, None]
+        batch_size, most = len(text), self.null_text.shape[1]
+        if text.shape[1] > most:
+            rule = f"at most {most}, the caption length this model was built for"
+            raise DataError(f"text: got {text.shape[1]} tokens, expected {rule}; cut it")
+        drop = torch.zeros_like(text_mask[:, 0]) if drop is None else drop
+        empty = drop | ~text_mask.any(1)
+        states = F.pad(self.context_embed(text), (0, 0, 0, most - text.shape[1]))
+        states = torch.where(empty[:, None, None], self.null_text.to(states.dtype), states)
+        mask = F.pad(text_mask, (0, most - text.shape[1])) | empty[:, None]
+        told = self._condition_tokens(conditions or {}, drop)
+        states = torch.cat([states, *(token[:, None].to(states.dtype) for token in told)], 1)
+        mask = torch.cat([mask, mask.new_ones(batch_size, len(told))], 1)
         blocks = cast("list[Block]", list(self.blocks))
         return TextMemory([block.attn2.read(states) for block in blocks], mask[:, None, None])
 
-    def run(
-        self,
-        tokens: Tensor,
-        token_mask: Tensor,
-        grid: tuple[int, int],
-        memory: TextMemory,
-        cache: KVCache | None = None,
-    ) -> Tensor:
-        """One pass over tokens (B, T, L, P) with hidden places (B, T, L) replaced by the mask token.
+    def _condition_tokens(self, conditions: Conditions, drop: Tensor) -> list[Tensor]:
+        """One (B, D) for each condition of a clip that the network knows."""
+        tokens = []
+        for name, embed in self.conditions.items():
+            if name != HISTORY_NOISE:
+                values = conditions.get(name, torch.full((1,), torch.nan, device=drop.device))
+                unknown = cast("ScalarEmbed", embed).unknown
+                tokens.append(torch.where(drop[:, None], unknown, embed(values)))
+        return tokens
 
-        With a cache, the T = 1 frame given follows the committed ones and is left there as a draft.
+    def run(self, frames: Frames, memory: TextMemory, cache: KVCache | None = None) -> Tensor:
+        """One pass: hidden vectors (B, T, L, D) of frames whose hidden places hold the mask token.
+
+        With a cache, the frames follow the committed ones and are left there as a draft.
         """
-        num_frames, tokens_per_frame = tokens.shape[1:3]
-        first = 0 if cache is None else cache.length // tokens_per_frame
-        positions = grid_positions(range(first, first + num_frames), grid, tokens.device)
-        by = rotation(positions, self.params.rope_axis_dims)
-        mask = frame_causal_mask(num_frames, tokens_per_frame, tokens.device) if num_frames > 1 else None
-        x = torch.where(token_mask[..., None], self.mask_token, self.z_proj(tokens))
+        tokens_per_frame = frames.tokens.shape[2]
+        by = rotation(grid_positions(frames.times, frames.grid), self.params.rope_axis_dims)
+        mask = None
+        if frames.sees is not None and len(frames.times) > 1:
+            mask = frames.sees.repeat_interleave(tokens_per_frame, 0).repeat_interleave(tokens_per_frame, 1)
+        embedded = self.z_proj(frames.tokens)
+        x = torch.where(frames.token_mask[..., None], self.mask_token.to(embedded.dtype), embedded)
+        if HISTORY_NOISE in self.conditions:
+            none = torch.zeros(1, len(frames.times), device=x.device)
+            levels = none if frames.noise_levels is None else frames.noise_levels
+            x = x + self.conditions[HISTORY_NOISE](levels)[:, :, None]
         x = rearrange(x, "b t l d -> b (t l) d")
         for block, text in zip(self.blocks, memory.blocks, strict=True):
             x = block(x, by, (text, memory.mask), mask, cache)
-        return rearrange(self.norm(x), "b (t l) d -> b t l d", t=num_frames)
-
-
-def frame_causal_mask(num_frames: int, tokens_per_frame: int, device: torch.device) -> Tensor:
-    """(S, S), True where the row's token may look at the column's: same frame or an earlier one."""
-    frame = torch.arange(num_frames, device=device).repeat_interleave(tokens_per_frame)
-    return frame[:, None] >= frame[None, :]
+        return rearrange(self.norm(x), "b (t l) d -> b t l d", l=tokens_per_frame)

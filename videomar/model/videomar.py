@@ -6,17 +6,22 @@ Axes: B batch, C channels, T latent frames, H W latent rows and columns, L token
 M caption tokens, E caption channels, D hidden size.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from videomar.config import ModelParams, SampleParams, TrainParams
 from videomar.model import generation
-from videomar.model.head import FlowHead
-from videomar.model.masking import draw_hidden_counts, draw_target_frames, draw_token_mask
-from videomar.model.patchify import patchify
+from videomar.model.conditions import ScalarEmbed
+from videomar.model.ddpm import DDPMHead
+from videomar.model.head import DiffusionHead, FlowHead
+from videomar.model.objective import Clips, draw_frames
+from videomar.model.patchify import patchify, token_grid
 from videomar.model.transformer import Trunk
 
 TOKEN_STD = 0.02
+_HEADS = {"flow": FlowHead, "ddpm": DDPMHead}
 
 
 class VideoMAR(nn.Module):
@@ -29,7 +34,7 @@ class VideoMAR(nn.Module):
         self.params = params
         token_channels = latent_channels * params.patch_size**2
         self.trunk = Trunk(params, token_channels, text_channels, max_text_tokens)
-        self.head = FlowHead(params, token_channels)
+        self.head: DiffusionHead = _HEADS[params.head](params, token_channels)
 
     def initialise(self, generator: torch.Generator) -> "VideoMAR":
         """Draw all weights: Xavier-uniform layers, zero biases, normal (0, 0.02) tokens; returns self."""
@@ -38,49 +43,32 @@ class VideoMAR(nn.Module):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for token in (self.trunk.mask_token, self.trunk.null_text):
+        embeds = [module for module in self.modules() if isinstance(module, ScalarEmbed)]
+        for token in (self.trunk.mask_token, self.trunk.null_text, *(embed.unknown for embed in embeds)):
             nn.init.normal_(token, std=TOKEN_STD, generator=generator)
-        self.head.zero_init()
+        self.head.net.zero_init()
         return self
 
-    def loss(
-        self,
-        latents: Tensor,
-        text: Tensor,
-        text_mask: Tensor,
-        params: TrainParams,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Next-frame diffusion loss of the paper, a scalar.
-
-        One frame k of each clip is learnt: frames before k are complete, a random share of k's tokens is
-        hidden, and the head is trained on the hidden ones. Frames after the last k of the batch are cut off:
-        they could not influence anything.
+    def loss(self, clips: Clips, params: TrainParams, generator: torch.Generator) -> Tensor:
+        """Next-frame diffusion loss, a scalar: the head is trained on the hidden tokens of masked frames.
 
         Args:
-            latents: normalised latents (B, C, T, H, W).
-            text: caption states (B, M, E).
-            text_mask: real caption tokens (B, M), True = real.
-            params: mask ratio, condition dropping, batch multiplier.
+            clips: latents, captions and conditions.
+            params: objective, mask ratio, condition dropping, batch multiplier.
             generator: source of all randomness.
         """
-        batch_size, _, num_frames, rows, columns = latents.shape
-        target = draw_target_frames(batch_size, num_frames, generator)
-        latents = latents[:, :, : int(target.max()) + 1]
-        tokens = patchify(latents, self.params.patch_size)
-        tokens_per_frame = tokens.shape[2]
-        counts = draw_hidden_counts(
-            batch_size, tokens_per_frame, params.mask_ratio_min, params.mask_ratio_std, generator
-        )
-        token_mask = torch.zeros(tokens.shape[:3], dtype=torch.bool, device=latents.device)
-        row = torch.arange(batch_size, device=latents.device)
-        token_mask[row, target] = draw_token_mask(counts, tokens_per_frame, generator)
-        drop = torch.rand(batch_size, generator=generator, device=latents.device) < params.cond_drop_prob
-        grid = (rows // self.params.patch_size, columns // self.params.patch_size)
-        hidden = self.trunk.run(tokens, token_mask, grid, self.trunk.read_text(text, text_mask, drop))
+        patch_size = self.params.patch_size
+        tokens, grid = patchify(clips.latents, patch_size), token_grid(clips.latents, patch_size)
+        frames = draw_frames(tokens, grid, params, generator)
+        drop = torch.rand(len(tokens), generator=generator, device=tokens.device) < params.cond_drop_prob
+        memory = self.trunk.read_text(clips.text, clips.text_mask, clips.conditions, drop)
+        hidden = self.trunk.run(frames, memory)[frames.token_mask]
         repeats = params.batch_multiplier
         return self.head.loss(
-            tokens[token_mask].repeat(repeats, 1), hidden[token_mask].repeat(repeats, 1), generator
+            frames.tokens[frames.token_mask].repeat(repeats, 1),
+            hidden.repeat(repeats, 1),
+            params.time_distribution,
+            generator,
         )
 
     def generate(
@@ -90,7 +78,20 @@ class VideoMAR(nn.Module):
         text: Tensor,
         text_mask: Tensor,
         sampling: SampleParams,
-        generator: torch.Generator,
+        generator: torch.Generator | Sequence[torch.Generator],
     ) -> Tensor:
-        """Continue `context` (B, C, T0, H, W) to `num_frames` latent frames, (B, C, num_frames, H, W)."""
-        return generation.generate(self, context, num_frames, text, text_mask, sampling, generator)
+        """Continue `context` (B, C, T0, H, W) to `num_frames` latent frames, (B, C, num_frames, H, W).
+
+        Args:
+            context: normalised latents of the given frames, any number of them.
+            num_frames: latent frames of the result, the given ones included.
+            text: caption states (B, M, E).
+            text_mask: real caption tokens (B, M), True = real; a row without any gets the null text.
+            sampling: section `sample`.
+            generator: one for each row, or one from which theirs are seeded. On the CPU a row with a
+                generator of its own comes out in the same bits whatever else is in the batch.
+
+        Raises:
+            DataError: the context is no shorter than the clip asked for, holds no frame, or is not finite.
+        """
+        return generation.generate(self, context, num_frames, (text, text_mask), sampling, generator)

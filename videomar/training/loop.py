@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from videomar import checkpoint
 from videomar.checkpoint import ModelShape
 from videomar.config import CurriculumStage, TrainParams
-from videomar.data.dataset import LatentDataset
+from videomar.data.dataset import Batch, LatentDataset
 from videomar.errors import CheckpointError
+from videomar.model.objective import Clips
 from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
 from videomar.training.log import LOG_FILE, read_log, summary, write_rows
@@ -59,13 +60,20 @@ class _Loss(nn.Module):
         super().__init__()
         self.model, self.params = model, params
 
-    def forward(self, latents: Tensor, text: Tensor, text_mask: Tensor, generator: torch.Generator) -> Tensor:
-        return self.model.loss(latents, text, text_mask, self.params, generator)
+    def forward(self, clips: Clips, generator: torch.Generator) -> Tensor:
+        return self.model.loss(clips, self.params, generator)
 
 
 def untrained(shape: ModelShape, seed: int) -> VideoMAR:
     """The network as it is before step 0."""
     return shape.build().initialise(step_generator(seed, INIT_STEP))
+
+
+def clips_on(device: torch.device, batch: Batch) -> Clips:
+    """A batch as tensors of a device."""
+    latents, text, text_mask = (torch.from_numpy(array).to(device) for array in batch[:3])
+    conditions = {name: torch.from_numpy(values).to(device) for name, values in batch.conditions.items()}
+    return Clips(latents, text, text_mask, conditions)
 
 
 def stage_at(step: int, params: TrainParams) -> tuple[int, CurriculumStage]:
@@ -113,8 +121,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
 
-        arrays = (torch.from_numpy(array).to(worker.device) for array in batch[:3])
-        loss = loss_of(*arrays, generator)
+        loss = loss_of(clips_on(worker.device, batch), generator)
         optimizer.zero_grad()
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), params.max_grad_norm)
