@@ -50,15 +50,19 @@ def params() -> Params:
     return small_params()
 
 
-def lively_model(params: ModelParams) -> VideoMAR:
-    """A network whose zero-initialised layers are drawn too, so that nothing is trivially zero."""
-    network = VideoMAR(params, 4, 6, 5).initialise(step_generator(0, -1)).eval()
+def lively(network: VideoMAR) -> VideoMAR:
+    """The network with its zero-initialised layers drawn too, so that nothing is trivially zero."""
     generator = step_generator(1, 0)
     with torch.no_grad():
         for weight in network.parameters():
             if not weight.any():
                 weight.normal_(0, 0.2, generator=generator)
-    return network
+    return network.eval()
+
+
+def lively_model(params: ModelParams) -> VideoMAR:
+    """A network without trivial zeros, for 4 latent channels and captions of 5 tokens and 6 channels."""
+    return lively(VideoMAR(params, 4, 6, 5).initialise(step_generator(0, -1)))
 
 
 @pytest.fixture

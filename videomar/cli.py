@@ -9,9 +9,10 @@ import typer
 from videomar.errors import DataError, VideomarError
 
 if TYPE_CHECKING:
-    from videomar.config import Params
+    from videomar.sampling.animate import ModelFiles
 
 PARAMS = Path("params.yaml")
+PRESETS = Path("presets")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,26 +29,26 @@ def use_clips(
     folder: Annotated[Path, typer.Argument(help="Folder of videos; `samples` goes back to ours.")],
 ) -> None:
     """Let the pipeline start from a folder of videos: writes samples.source in params.yaml."""
-    from ruamel.yaml import YAML
+    from videomar.config.edit import update_params
 
-    from videomar.config import load_params
-
-    load_params(PARAMS)  # refuses a missing or damaged file in words
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder, expected one that holds videos; check the path")
     if not any(path.is_file() and not path.name.startswith(".") for path in folder.rglob("*")):
         raise DataError(f"{folder}: got an empty folder, expected at least one video; put your clips there")
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    content = yaml.load(PARAMS.read_text())
-    content["samples"]["source"] = _portable(folder)
-    temporary = PARAMS.with_name(f".{PARAMS.name}.new")
-    with temporary.open("w") as file:
-        yaml.dump(content, file)
-    temporary.replace(PARAMS)
-    print(f"params.yaml: samples.source is now {content['samples']['source']}; `dvc repro` starts from there")
+    update_params(PARAMS, {"samples": {"source": _portable(folder)}})
+    print(f"params.yaml: samples.source is now {_portable(folder)}; `dvc repro` starts from there")
+
+
+@app.command("use-preset")
+def use_preset(
+    name: Annotated[str, typer.Argument(help="small, medium, paper, or another file of presets/.")],
+) -> None:
+    """Set model, training and sampling to those of a preset: writes its values into params.yaml."""
+    from videomar.config.edit import read_preset, update_params
+
+    preset = read_preset(PRESETS, name)
+    update_params(PARAMS, preset)
+    print(f"params.yaml: now has the sections {', '.join(preset)} of {name}; `git diff` shows what changed")
 
 
 @ledger_app.command("show")
@@ -100,21 +101,30 @@ def promote(
 
 @app.command()
 def generate(
-    image: Annotated[Path, typer.Argument(help="The first picture.")],
+    given: Annotated[
+        Path, typer.Argument(metavar="IMAGE_OR_VIDEO", help="The first picture, or a video to continue.")
+    ],
     prompt: Annotated[str, typer.Option(help="What shall happen.")],
     out: Annotated[Path, typer.Option(help="The video to write, .mp4.")],
-    model: Annotated[str, typer.Option(help="`champion`, or a folder of checkpoints.")] = "champion",
+    model: Annotated[
+        str, typer.Option(help="`champion`, a version's number, or a folder of checkpoints.")
+    ] = "champion",
+    frames: Annotated[int | None, typer.Option(help="Frames of the result; a trained clip if left out.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; as trained if left out.")] = None,
+    motion: Annotated[
+        float | None, typer.Option(help="Motion score to ask for, if the model was trained to be told.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal clips.")] = 0,
 ) -> None:
-    """Animate one picture as the prompt says."""
+    """Animate a picture, or continue a video, as the prompt says."""
+    from videomar.data.given import read_given
     from videomar.data.mp4 import write_mp4
-    from videomar.data.pictures import read_picture
-    from videomar.sampling.clips import animate
+    from videomar.sampling.animate import Wish, animate
 
-    picture = read_picture(image)
-    checkpoint, tokenizer, params = _model_files(model)
-    frames = animate(checkpoint, tokenizer, picture, prompt, params, seed)
-    write_mp4(out, frames, params.ingest.fps)
+    files = _model_files(model)
+    wish = Wish(prompt=prompt, num_frames=frames, size=_size(size), motion=motion, seed=seed)
+    clip = animate(files, read_given(given, files.params.ingest), wish)
+    write_mp4(out, clip, files.params.ingest.fps)
     print(out)
 
 
@@ -134,18 +144,29 @@ def _portable(folder: Path) -> str:
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
 
 
-def _model_files(model: str) -> tuple[Path, Path, "Params"]:
-    """Checkpoint, tokenizer and parameters of the champion, or of a folder of checkpoints made here."""
-    from videomar.config import load_params
-    from videomar.tracking.registry import champion, download_model
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Width and height of WIDTHxHEIGHT."""
+    if text is None:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise typer.BadParameter(f"--size: got {text}, expected WIDTHxHEIGHT in pixels, like 64x32")
+    return int(width), int(height)
 
-    if model != "champion":
-        return Path(model), Path("checkpoints/tokenizer"), load_params(PARAMS)
-    best = champion()
-    if best is None:
+
+def _model_files(model: str) -> "ModelFiles":
+    """The champion, a version by its number, or a folder of checkpoints made here."""
+    from videomar.config import load_params
+    from videomar.sampling.animate import ModelFiles
+    from videomar.tracking.registry import champion, download_model, version_of
+
+    if model != "champion" and not model.isdecimal():
+        return ModelFiles(Path(model), Path("checkpoints/tokenizer"), load_params(PARAMS))
+    version = champion() if model == "champion" else version_of(model)
+    if version is None:
         raise VideomarError("model: got champion, but there is none yet; run `make run`, or give a folder")
-    files = download_model(best)
-    return files / "checkpoint", files / "tokenizer", load_params(files / "params.yaml")
+    files = download_model(version)
+    return ModelFiles(files / "checkpoint", files / "tokenizer", load_params(files / "params.yaml"))
 
 
 if __name__ == "__main__":

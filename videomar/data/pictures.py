@@ -15,6 +15,15 @@ from videomar.errors import DataError
 _MAX_PIXELS = 64_000_000
 
 
+def is_picture(path: Path) -> bool:
+    """Whether the file is of a format for single pictures."""
+    try:
+        with Image.open(path) as picture:
+            return getattr(picture, "n_frames", 1) == 1
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+        return False
+
+
 def read_picture(source: Path | bytes) -> NDArray[np.uint8]:
     """Pixels of a picture file as it is meant to be seen (turned by its EXIF tag): (H, W, 3) uint8.
 

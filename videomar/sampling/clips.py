@@ -1,4 +1,4 @@
-"""Clips from a checkpoint: held-out clips for the evaluation, and one clip from a picture and a prompt.
+"""Held-out clips from a checkpoint, for the evaluation.
 
 Axes: B batch, F frames, H W rows and columns in pixels, C channels, T latent frames.
 """
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pandas
 import pyarrow as pa
@@ -19,12 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from videomar.checkpoint import load
-from videomar.config import IngestParams, Params, SuiteParams
+from videomar.config import Params, SuiteParams
 from videomar.data.dataset import LatentDataset
 from videomar.data.decode import read_ledger_clips
 from videomar.data.ledger import kept_clips, read_ledger
 from videomar.errors import DataError
-from videomar.text import load_text_encoder, pad_states
 from videomar.tokenizer.causal import CausalTokenizer, load_tokenizer, to_pictures, to_unit_range
 from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
@@ -146,32 +144,6 @@ def wrong_prompts(rows: pandas.DataFrame) -> list[int]:
     return wrong
 
 
-def animate(
-    checkpoint: Path, tokenizer: Path, image: NDArray[np.uint8], prompt: str, params: Params, seed: int
-) -> NDArray[np.uint8]:
-    """A clip (F, H, W, 3) that starts from a picture (H, W, 3) and follows a prompt.
-
-    The picture is scaled to cover and cropped to the size of `ingest`; an empty prompt is the null text.
-    """
-    loaded, coder = load(checkpoint), load_tokenizer(tokenizer)
-    encoder = load_text_encoder(params.text)
-    text, mask = pad_states(encoder.encode([prompt]), params.text.max_tokens, loaded.shape.text_channels)
-    picture = torch.from_numpy(cover(image, params.ingest))[None, None]
-    context = coder.encode(to_unit_range(picture))
-    length = coder.num_latent_frames(params.ingest.num_frames)
-    latents = loaded.model.generate(context, length, text, mask, params.sample, step_generator(seed, 0))
-    return to_pictures(coder.decode(latents))[0].numpy()
-
-
-def cover(image: NDArray[np.uint8], ingest: IngestParams) -> NDArray[np.uint8]:
-    """Scale a picture (H, W, 3) until it covers the square of clips, and cut out its centre."""
-    scale = ingest.size_px / min(image.shape[:2])
-    width, height = (max(ingest.size_px, round(side * scale)) for side in (image.shape[1], image.shape[0]))
-    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    top, left = (height - ingest.size_px) // 2, (width - ingest.size_px) // 2
-    return np.ascontiguousarray(small[top : top + ingest.size_px, left : left + ingest.size_px])
-
-
 def _reference_rows(held_out: HeldOut, tokenizer: CausalTokenizer, params: Params) -> Iterator[dict[str, Any]]:
     """The truth, and the truth through the tokenizer: the ceiling of what any model can reach."""
     decoded = torch.cat(
@@ -189,7 +161,7 @@ def _generated_rows(held_out: HeldOut, models: Models, params: Params) -> list[d
     with tqdm(total=len(TASKS) * len(index), desc="generating clips", unit="clip", disable=None) as bar:
         for task in TASKS:
             model = models.trained if task.trained else models.untrained
-            for number, batch in enumerate(batches):
+            for batch in batches:
                 prompts = batch if task.right_prompt else torch.tensor(held_out.wrong)[batch]
                 latents = model.generate(
                     held_out.latents[batch][:, :, : task.context],
@@ -197,7 +169,8 @@ def _generated_rows(held_out: HeldOut, models: Models, params: Params) -> list[d
                     held_out.text[prompts],
                     held_out.text_mask[prompts],
                     params.sample,
-                    step_generator(params.suite.seed, number),  # the same noise for every way and every model
+                    # The same noise for every way and every model, whatever the batch.
+                    [step_generator(params.suite.seed, clip) for clip in batch.tolist()],
                 )
                 given = models.tokenizer.num_frames(task.context)
                 for clip, prompt, frames in zip(

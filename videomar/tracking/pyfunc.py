@@ -25,8 +25,7 @@ class VideomarModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Take the artifacts' folders; weights are read when a clip is made."""
-        self._checkpoint = Path(context.artifacts["checkpoint"])
-        self._tokenizer = Path(context.artifacts["tokenizer"])
+        self._artifacts = {name: Path(context.artifacts[name]) for name in ("checkpoint", "tokenizer")}
         self._params = load_params(Path(context.artifacts["params"]))
 
     def predict(
@@ -48,10 +47,11 @@ class VideomarModel(PythonModel):
         return np.stack(clips)
 
     def _animate(self, image: str, prompt: str, seed: int) -> NDArray[np.uint8]:
-        from videomar.sampling.clips import animate  # here: registering a model needs no torch
+        from videomar.sampling.animate import ModelFiles, Wish, animate  # here: registering needs no torch
 
+        files = ModelFiles(**self._artifacts, params=self._params)
         picture = read_picture(_picture_source(image))
-        return animate(self._checkpoint, self._tokenizer, picture, prompt, self._params, seed)
+        return animate(files, picture[None], Wish(prompt=prompt, seed=seed))
 
 
 def _picture_source(image: str) -> bytes | Path:

@@ -1,0 +1,93 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.conftest import lively
+from videomar import checkpoint
+from videomar.checkpoint import ModelShape
+from videomar.errors import DataError
+from videomar.runtime import step_generator
+from videomar.sampling.animate import ModelFiles, Wish, animate, cover
+from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
+from videomar.training.loop import untrained
+
+
+@pytest.fixture(scope="module")
+def files(params, tmp_path_factory):
+    """An untrained model and tokenizer for clips of 16 pixels and 9 frames, without captions."""
+    folder = tmp_path_factory.mktemp("model")
+    params = dataclasses.replace(
+        params,
+        ingest=dataclasses.replace(params.ingest, size_px=16, num_frames=9),
+        text=dataclasses.replace(params.text, encoder="none"),
+        model=dataclasses.replace(params.model, conditions=("motion",)),
+        sample=dataclasses.replace(params.sample, num_unmask_steps=2, num_diffusion_steps=2),
+    )
+    coder = CausalTokenizer(params.tokenizer).initialise(step_generator(0, 0))
+    save_tokenizer(coder, folder / "tokenizer")
+    shape = ModelShape(params.model, params.tokenizer.channels, 1, params.text.max_tokens)
+    weights = lively(untrained(shape, 0)).state_dict()
+    saved = checkpoint.save(folder, 0, shape, {"model": weights, "ema": weights}, {})
+    return ModelFiles(saved, folder / "tokenizer", params)
+
+
+def pictures(count, height=20, width=30):
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("given", "wish", "shape"),
+    [
+        (1, Wish(), (9, 16, 16, 3)),
+        (1, Wish(num_frames=21), (21, 16, 16, 3)),
+        (1, Wish(size=(32, 16)), (9, 16, 32, 3)),
+        (1, Wish(size=(8, 24), num_frames=5), (5, 24, 8, 3)),
+        (13, Wish(), (9, 16, 16, 3)),
+    ],
+)
+def test_clip_has_the_length_and_size_asked_for(files, given, wish, shape):
+    assert animate(files, pictures(given), wish).shape == shape
+
+
+def test_seed_decides_the_clip(files):
+    first, again, other = (animate(files, pictures(1), Wish(seed=seed)) for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_motion_asked_for_reaches_the_model(files):
+    still, wild = (animate(files, pictures(1), Wish(motion=motion)) for motion in (0.5, 30.0))
+    assert not np.array_equal(still, wild)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (Wish(size=(20, 16)), "got 20x16 pixels, expected multiples of"),
+        (Wish(num_frames=10), "got 10 frames, expected 1 \\+ a multiple of"),
+        (Wish(num_frames=1), "got 1 latent frames, expected 1 to 0"),
+    ],
+)
+def test_wish_that_cannot_be_fulfilled_is_refused_with_both_numbers(files, wish, message):
+    with pytest.raises(DataError, match=message):
+        animate(files, pictures(1), wish)
+
+
+def test_motion_is_refused_by_a_model_that_was_not_trained_to_be_told(files, tmp_path):
+    shape = dataclasses.replace(
+        checkpoint.load(files.checkpoint).shape,
+        params=dataclasses.replace(files.params.model, conditions=()),
+    )
+    weights = untrained(shape, 0).state_dict()
+    saved = checkpoint.save(tmp_path, 0, shape, {"model": weights, "ema": weights}, {})
+    deaf = dataclasses.replace(files, checkpoint=saved)
+    with pytest.raises(DataError, match="motion: got 3.0, expected nothing"):
+        animate(deaf, pictures(1), Wish(motion=3.0))
+
+
+def test_cover_fills_the_size_and_keeps_the_centre():
+    picture = np.zeros((10, 40, 3), np.uint8)
+    picture[:, 12:28] = 200
+    assert cover(picture, (20, 20)).mean() == 200
+    assert cover(picture, (80, 20)).shape == (20, 80, 3)

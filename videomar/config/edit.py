@@ -1,0 +1,63 @@
+"""Changes to params.yaml that leave every other byte as it is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videomar.config.params import load_params
+from videomar.errors import ParamsError
+
+if TYPE_CHECKING:
+    from ruamel.yaml import YAML
+
+
+def update_params(path: Path, changes: Mapping[str, Mapping[str, object]]) -> None:
+    """Set keys of sections; comments and order stay.
+
+    Args:
+        path: params.yaml.
+        changes: new values by section and key.
+
+    Raises:
+        ParamsError: the file is missing or damaged, or would be wrong afterwards; it is then as it was.
+    """
+    load_params(path)
+    yaml = _round_trip()
+    content = yaml.load(path.read_text())
+    for section, values in changes.items():
+        content[section].update(values)
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        with draft.open("w") as file:
+            yaml.dump(content, file)
+        load_params(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_preset(folder: Path, name: str) -> dict[str, Any]:
+    """Values of `folder/NAME.yaml` by section and key, with the look they have there.
+
+    Raises:
+        ParamsError: there is no such preset.
+    """
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise ParamsError(f"preset: got {name}, expected {' or '.join(known) or f'files in {folder}'}")
+    return _round_trip().load((folder / f"{name}.yaml").read_text())
+
+
+def _round_trip() -> "YAML":
+    """A reader and writer that keep comments, quotes, order and the notation of numbers."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    # An absent value is written as the word that the file uses.
+    yaml.representer.add_representer(
+        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return yaml
