@@ -3,6 +3,7 @@
 # make test              the test suite
 # make lint              ruff, mypy and the architecture
 # make remote [TO=DIR]   a folder as the default DVC remote, for `dvc push` and `dvc pull`
+# make proofs            measured errors of the model tests into docs/PROOFS.md
 # make readme            figures and pictures of the last run into README.md
 # make lock              write requirements.lock from the environment in use
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,7 +13,7 @@ TO ?= .local/dvc-remote
 export OMP_NUM_THREADS ?= 1
 export DVC_NO_ANALYTICS := true
 
-.PHONY: setup run curate test lint remote lock readme
+.PHONY: setup run curate test lint remote lock readme proofs
 
 setup: .venv/.ready
 
@@ -50,6 +51,9 @@ remote: setup
 lock:
 	@{ echo "# Complete, tested set of versions for Python 3.11; install with --no-deps. Made by: make lock"; \
 	   $(BIN)/python -m pip freeze --all | grep -v -E '^(-e|pip==|videomar)' | sed 's/+cpu//'; } > requirements.lock
+
+proofs: setup
+	@$(BIN)/python docs/update_proofs.py
 
 readme:
 	@$(BIN)/python docs/update_readme.py

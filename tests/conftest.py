@@ -1,6 +1,7 @@
 """Small parameters and fixtures that several tests share."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,17 @@ def lively(network: VideoMAR) -> VideoMAR:
 def lively_model(params: ModelParams) -> VideoMAR:
     """A network without trivial zeros, for 4 latent channels and captions of 5 tokens and 6 channels."""
     return lively(VideoMAR(params, 4, 6, 5).initialise(step_generator(0, -1)))
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str, float, float], None]:
+    """Demands that an error is below its bound; both go into docs/PROOFS.md (`make proofs`)."""
+
+    def demand(what: str, error: float | torch.Tensor, bound: float) -> None:
+        record_property("measured", [what, float(error), bound])
+        assert error <= bound
+
+    return demand
 
 
 @pytest.fixture

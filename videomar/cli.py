@@ -109,7 +109,7 @@ def generate(
     model: Annotated[
         str, typer.Option(help="`champion`, a version's number, or a folder of checkpoints.")
     ] = "champion",
-    frames: Annotated[int | None, typer.Option(help="Frames of the result; a trained clip if left out.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of the result; as trained if left out.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; as trained if left out.")] = None,
     motion: Annotated[
         float | None, typer.Option(help="Motion score to ask for, if the model was trained to be told.")

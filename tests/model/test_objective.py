@@ -23,8 +23,8 @@ def objective(params, name, **changes):
 
 @pytest.mark.parametrize("head", ["flow", "ddpm"])
 @pytest.mark.parametrize("noisy", [False, True])
-def test_all_frames_loss_of_a_frame_is_its_single_frame_loss(params, captions, head, noisy):
-    """For the same hidden tokens, history noise, head times and head noise. Measured: 2e-6 at most."""
+def test_all_frames_loss_of_a_frame_is_its_single_frame_loss(params, captions, head, noisy, measured):
+    """For the same hidden tokens, history noise, head times and head noise."""
     conditions = ("history_noise", "motion")
     model = lively_model(dataclasses.replace(params.model, head=head, conditions=conditions))
     tokens = patchify(clips(), 1)
@@ -55,7 +55,9 @@ def test_all_frames_loss_of_a_frame_is_its_single_frame_loss(params, captions, h
         time = model.head.draw_time(len(hidden), "logit_normal", step_generator(1, 0))
         noise = torch.randn(len(hidden), 4, generator=step_generator(2, 0))
         from_all = model.head.errors(tokens[:, target][token_mask[:, target]], hidden, time, noise)
-        assert torch.allclose(from_all, errors(alone), atol=1e-5, rtol=1e-5)
+        difference = ((from_all - errors(alone)).abs() / (1 + from_all)).max()
+        noise_text = " with history noise" if noisy else ""
+        measured(f"{head}: all_frames loss of frame {target} = single_frame loss{noise_text}", difference, 1e-5)
 
 
 def test_all_frames_learns_every_frame_but_the_first(params):
@@ -95,7 +97,7 @@ def test_learnt_tokens_stay_clean_and_history_gets_its_level(params, name):
     assert not frames.noise_levels[target].any()
     history = frames.times[None] < torch.where(target, frames.times, 0).amax(1, keepdim=True)
     history &= ~target
-    assert 0 < frames.noise_levels[history].min()
+    assert frames.noise_levels[history].min() > 0
     assert frames.noise_levels[history].max() <= 0.6
     assert (frames.tokens[history] != truth[history]).any(-1).all()
 

@@ -97,7 +97,8 @@ class ModelParams:
         )
         require_one_of(self.head, "model.head", HEADS)
         known = len(set(self.conditions) & set(CONDITIONS)) == len(self.conditions)
-        require(known, "model.conditions", list(self.conditions), f"different ones of {', '.join(CONDITIONS)}")
+        rule = f"different ones of {', '.join(CONDITIONS)}"
+        require(known, "model.conditions", list(self.conditions), rule)
         rule = f"even numbers that sum to head_dim {self.head_dim}"
         fits = sum(self.rope_axis_dims) == self.head_dim and not any(dim % 2 for dim in self.rope_axis_dims)
         require(fits, "model.rope_axis_dims", self.rope_axis_dims, rule)

@@ -40,8 +40,8 @@ def complete_and_masked(
 ) -> Frames:
     """Complete frames 0..T-2, then frames 1..T-1 once more with hidden tokens.
 
-    A complete frame looks at itself and at earlier complete ones; a masked frame at itself and at the complete
-    ones before it: each masked frame has exactly what it has in generation. A still image is one masked frame.
+    A complete frame looks at itself and at earlier complete ones; a masked frame at itself and at the
+    complete ones before it, which is what it has in generation. A still image is one masked frame.
 
     Args:
         complete: tokens of the finished frames, with the noise of `levels`, (B, T, L, P).

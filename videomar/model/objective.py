@@ -28,7 +28,7 @@ class Clips(NamedTuple):
     """Caption states (B, M, E)."""
     text_mask: Tensor
     """Real caption tokens (B, M), True = real."""
-    conditions: Mapping[str, Tensor] = {}  # noqa: RUF012 - never written to
+    conditions: Mapping[str, Tensor] = {}
     """Numbers by name, each (B,); NaN = unknown."""
 
 
@@ -54,9 +54,9 @@ def draw_frames(
 def add_history_noise(
     tokens: Tensor, highest: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """Frames (B, T, L, P), each mixed with noise of its own level, and the levels (B, T), uniform to `highest`.
+    """Frames (B, T, L, P), each mixed with noise of a level of its own, and the levels (B, T).
 
-    The mixture is that of rectified flow: (1 - level) tokens + level noise.
+    Levels are uniform in 0..highest. The mixture is that of rectified flow: (1 - level) tokens + level noise.
     """
     if not highest:
         return tokens, None

@@ -46,7 +46,7 @@ class RowNoise:
 
 
 def rows_needed(rows_each: int, device: torch.device) -> int:
-    """Smallest batch in which a row's bits do not depend on the others, if each brings `rows_each` vectors."""
+    """Smallest batch in which no row's bits depend on the others, if each brings `rows_each` vectors."""
     if device.type != "cpu":
         return 1
     return -(-_ROWS_PER_THREAD * torch.get_num_threads() // rows_each)

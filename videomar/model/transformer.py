@@ -24,7 +24,7 @@ FINAL_NORM_EPS = 1e-6
 
 
 class TextMemory(NamedTuple):
-    """Captions as every block sees them: keys and values (B, N, M + G, K) per block, mask (B, 1, 1, M + G)."""
+    """Captions as blocks see them: keys and values (B, N, M + G, K) of each, and mask (B, 1, 1, M + G)."""
 
     blocks: list[tuple[Tensor, Tensor]]
     mask: Tensor

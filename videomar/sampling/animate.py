@@ -46,8 +46,8 @@ class Wish:
 def animate(files: ModelFiles, given: NDArray[np.uint8], wish: Wish) -> NDArray[np.uint8]:
     """Continue pictures (F0, H, W, 3) to a clip (F, H, W, 3); equal seeds give equal clips.
 
-    The pictures are scaled to cover the size of the clip and cropped. Of many, the last ones are used, as many
-    as fill half of a trained clip. Clips longer than trained slide a window of the trained length.
+    The pictures are scaled to cover the size of the clip and cropped. Of many, the last ones are used, as
+    many as fill half of a trained clip. Clips longer than trained slide a window of the trained length.
 
     Raises:
         DataError: a size, a length or a wish that this model cannot fulfil.

@@ -1,0 +1,38 @@
+"""Run the proofs of the model and write their measured errors to docs/PROOFS.md: `make proofs`."""
+
+import ast
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parent.parent
+TESTS = ["tests/model", "tests/training/test_overfit.py", "tests/tokenizer", "tests/test_released.py"]
+HEAD = """# Proofs of the model
+
+Each line is one comparison that a test makes, with the error measured when this file was written (`make proofs`) and
+the bound that the test demands. Where the bound is 0, bits are equal. Which tests make them: look for the words in
+`tests/model`.
+
+| law | measured | bound |
+|---|---|---|
+"""
+
+
+def main() -> None:
+    """Run pytest on the proofs and rewrite the table; of repeated lines the largest error stands."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", *TESTS, f"--junitxml={report}"]
+        subprocess.run(command, cwd=ROOT, check=True)
+        found = [node.get("value", "") for node in ElementTree.parse(report).iter("property")]
+    worst: dict[str, tuple[float, float]] = {}
+    for what, error, bound in map(ast.literal_eval, found):
+        worst[what] = (max(error, worst.get(what, (error, bound))[0]), bound)
+    lines = [f"| {what} | {error:.2g} | {bound:.2g} |\n" for what, (error, bound) in worst.items()]
+    (ROOT / "docs/PROOFS.md").write_text(HEAD + "".join(lines))
+
+
+if __name__ == "__main__":
+    main()
