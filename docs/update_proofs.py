@@ -11,9 +11,9 @@ ROOT = Path(__file__).parent.parent
 TESTS = ["tests/model", "tests/training/test_overfit.py", "tests/tokenizer", "tests/test_released.py"]
 HEAD = """# Proofs of the model
 
-Each line is one comparison that a test makes, with the error measured when this file was written (`make proofs`) and
-the bound that the test demands. Where the bound is 0, bits are equal. Which tests make them: look for the words in
-`tests/model`.
+Each line is one comparison that a test makes, with the error measured when this file was written (`make
+proofs`) and the bound that the test demands. Where the bound is 0, bits are equal. The words of a line lead
+to its test.
 
 | law | measured | bound |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""Stage `train_tokenizer`: the causal video autoencoder on the train split."""
+"""Stage `train_tokenizer`: the video autoencoder, trained on the train split or taken ready."""
 
 from collections.abc import Sequence
 

@@ -1,8 +1,11 @@
+import json
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.pipeline_outputs import EVIL, REPOSITORY, write_ledger
 from videomar import cli
@@ -12,6 +15,7 @@ from videomar.config import load_params
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    shutil.copytree(REPOSITORY / "presets", tmp_path / "presets")
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples/SOURCES.yaml").touch()
     monkeypatch.chdir(tmp_path)
@@ -49,6 +53,21 @@ def test_use_clips_outside_of_the_repository_is_stored_absolute(
     assert load_params(here / "params.yaml").samples.source == str(outside)
 
 
+@pytest.mark.parametrize("name", ["paper", "medium"])
+def test_use_preset_sets_its_values_and_small_brings_the_shipped_file_back(
+    here: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before = (here / "params.yaml").read_text()
+    assert run(monkeypatch, "use-preset", name) == 0
+    params = asdict(load_params(here / "params.yaml"))
+    preset = yaml.safe_load((here / f"presets/{name}.yaml").read_text())
+    for section, values in preset.items():
+        written = json.loads(json.dumps(params[section]))
+        assert {key: written[key] for key in values} == values
+    assert run(monkeypatch, "use-preset", "small") == 0
+    assert (here / "params.yaml").read_text() == before
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -60,6 +79,9 @@ def test_use_clips_outside_of_the_repository_is_stored_absolute(
         (["promote", "--force"], 2, "--force and --reason go together"),
         (["use-clips"], 2, "Missing argument"),
         (["fly"], 2, "No such command"),
+        (["use-preset", "huge"], 1, "preset: got huge, expected medium or paper or small"),
+        ([*"generate a.png --prompt x --out b.mp4 --size big".split()], 2, "got big, expected WIDTHx"),
+        ([*"generate a.png --prompt x --out b.mp4 --model nowhere".split()], 1, "a.png: no such file"),
     ],
 )
 def test_bad_input_gets_one_clear_message(

@@ -170,7 +170,10 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def _shape(raw: dict[str, Any]) -> ModelShape:
-    params = {**raw["params"], "rope_axis_dims": tuple(raw["params"]["rope_axis_dims"])}
+    # JSON has no tuples.
+    params: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in raw["params"].items()
+    }
     return ModelShape(**{**raw, "params": ModelParams(**params)})
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -121,11 +121,27 @@ def generate(
     from videomar.data.mp4 import write_mp4
     from videomar.sampling.animate import Wish, animate
 
-    files = _model_files(model)
     wish = Wish(prompt=prompt, num_frames=frames, size=_size(size), motion=motion, seed=seed)
+    files = _model_files(model)
     clip = animate(files, read_given(given, files.params.ingest), wish)
     write_mp4(out, clip, files.params.ingest.fps)
     print(out)
+
+
+@app.command("import")
+def import_released(
+    checkpoint: Annotated[Path, typer.Argument(help="The released file: .pth, .pt or .safetensors.")],
+    out: Annotated[Path, typer.Option(help="A new folder for our checkpoint.")],
+    patch_size: Annotated[int, typer.Option(min=1, help="Latent rows and columns in one token.")] = 1,
+    head: Annotated[
+        Literal["auto", "ddpm", "flow"], typer.Option(help="auto: by the outputs of the last layer.")
+    ] = "auto",
+) -> None:
+    """Turn the released VideoMAR weights into a checkpoint of ours."""
+    from videomar.released import convert
+
+    for line in convert.import_released(checkpoint, out, patch_size, head):
+        print(line)
 
 
 def main() -> None:

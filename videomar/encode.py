@@ -23,7 +23,8 @@ from videomar.data.decode import read_clips
 from videomar.data.latents import read_rows, write_shards
 from videomar.data.ledger import kept_clips, read_ledger
 from videomar.text import load_text_encoder
-from videomar.tokenizer.causal import CausalTokenizer, load_tokenizer, to_unit_range
+from videomar.tokenizer.interface import VideoTokenizer, to_unit_range
+from videomar.tokenizer.loading import load_tokenizer
 
 # Raise it when the bytes of a latent change for the same inputs: all clips are then encoded again.
 CODE_VERSION = 1
@@ -36,7 +37,7 @@ def encode_clips(raw: Path, ledger: Path, tokenizer: Path, out: Path, params: Pa
     Args:
         raw: folder of the videos.
         ledger: which clips are kept.
-        tokenizer: folder of the trained tokenizer.
+        tokenizer: folder of the tokenizer.
         out: folder of the cache; rows with an unchanged key are taken over.
         params: sections `ingest`, `text` and `encode` are used.
 
@@ -56,8 +57,7 @@ def encode_clips(raw: Path, ledger: Path, tokenizer: Path, out: Path, params: Pa
         latents |= _encode_on_ray(raw, missing, tokenizer, params)
     texts, num_captions = _encode_captions(clips["caption"], list(known.values()), params)
     rows = [
-        _row(clip, latents[clip["key"]], texts[clip["caption"]], params)
-        for clip in clips.to_dict("records")
+        _row(clip, latents[clip["key"]], texts[clip["caption"]], params) for clip in clips.to_dict("records")
     ]
     write_shards(out, rows, params.encode.shard_clips)
     return {
@@ -74,7 +74,7 @@ def pixel_params(params: IngestParams) -> dict[str, Any]:
     return {key: value for key, value in asdict(params).items() if key in ("size_px", "fps", "num_frames")}
 
 
-def encode_pictures(tokenizer: CausalTokenizer, pictures: torch.Tensor) -> torch.Tensor:
+def encode_pictures(tokenizer: VideoTokenizer, pictures: torch.Tensor) -> torch.Tensor:
     """Normalised latents (n, C, T, h, w) of pictures (n, F, H, W, 3) uint8; same bits whatever the batch."""
     return torch.cat([tokenizer.encode(to_unit_range(clip[None])) for clip in pictures])
 

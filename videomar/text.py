@@ -1,30 +1,45 @@
 """Caption encoders: text to one state per caption token.
 
-Axes: M caption tokens, E caption channels.
+Axes: B captions in a batch, M caption tokens, E caption channels.
 """
 
 import hashlib
 import importlib.util
+import json
+import logging
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from videomar.config import TextParams
 from videomar.errors import DataError
 
 _BATCH = 64
-_WANTED = ("config.json", "tokenizer.json", "model.safetensors")
+_CONFIG = "config.json"
+_WEIGHTS = "model.safetensors"
+_SHARDS = "model.safetensors.index.json"
+_SENTENCEPIECE = (("spiece.model",), ("tokenizer.model",), ("sentencepiece.bpe.model",), ("spm.model",))
+# Any one of these sets of files makes a tokenizer.
+_TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), *_SENTENCEPIECE)
+_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_log = logging.getLogger(__name__)
 
 
 class TextEncoder(Protocol):
-    """Turns captions into states. `content_hash` changes whenever the states would."""
+    """Turns captions into states."""
 
     channels: int
-    content_hash: str
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of all that the states depend on besides the caption."""
+        ...
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """One (M, E) float tensor per caption; an empty one gives (0, E), which means the null text."""
@@ -43,53 +58,97 @@ class NoText:
 
 
 class TransformersText:
-    """Last hidden states of a transformers model in a local folder; never reaches for the network."""
+    """Last hidden states of a transformers model in a local folder; never reaches for the network.
 
-    def __init__(self, folder: Path, max_tokens: int) -> None:
-        missing = [name for name in _WANTED if not (folder / name).is_file()]
-        if missing:
-            rule = "a folder with a transformers model; copy it there, or set text.encoder to minilm"
-            raise DataError(f"text.encoder: {folder} lacks {', '.join(missing)}, expected {rule}")
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        # Slow to import, and absent on a bare GPU machine.
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
+    Encoders (BERT-class), decoders (Qwen2-class) and the encoder half of both together (T5-class). The prefix
+    stands before every caption: its tokens count in `max_tokens`, and their states are part of the result.
+    """
 
-        logging.disable_progress_bar()
+    def __init__(self, folder: Path, max_tokens: int, prefix: str = "") -> None:
+        self.folder, self.max_tokens, self.prefix = folder, max_tokens, prefix
+        self.files = _model_files(folder)
+        self.tokenizer, self.model = _load(folder)
+        self.channels: int = self.model.config.hidden_size
+        self._check_lengths()
 
-        self.max_tokens = max_tokens
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.model = AutoModel.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
-        self.channels = self.model.config.hidden_size
-        with (folder / "model.safetensors").open("rb") as file:
-            self.content_hash = f"{hashlib.file_digest(file, 'sha256').hexdigest()}-{max_tokens}"
+    @cached_property
+    def content_hash(self) -> str:
+        """Hash of all weights, the model's and the tokenizer's files, the prefix and the length."""
+        digest = hashlib.sha256(json.dumps([self.max_tokens, self.prefix]).encode())
+        for name in self.files:
+            with (self.folder / name).open("rb") as file:
+                digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """(M, E) per caption, without padding, at most `max_tokens` tokens."""
+        """(M, E) per caption, without padding; a caption of nothing but spaces gives (0, E).
+
+        Prefix and caption together are cut after `max_tokens` tokens, the model's own marks among them; one
+        warning says how many captions were cut. What else is in the batch does not matter.
+        """
+        texts = [self.prefix + caption for caption in captions if caption.strip()]
+        if texts:
+            self._warn_of_cuts(texts)
         states: list[Tensor] = []
-        for start in range(0, len(captions), _BATCH):
-            batch = list(captions[start : start + _BATCH])
-            inputs = self.tokenizer(
-                batch, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-            )
-            outputs = self.model(**inputs).last_hidden_state
-            for caption, state, mask in zip(batch, outputs, inputs["attention_mask"], strict=True):
-                states.append(state[mask.bool()] if caption.strip() else state[:0])
-        return states
+        for start in range(0, len(texts), _BATCH):
+            states += self._states(self._ids(texts[start : start + _BATCH], cut=True))
+        told = iter(states)
+        return [next(told) if caption.strip() else torch.zeros(0, self.channels) for caption in captions]
+
+    def _ids(self, texts: list[str], cut: bool) -> list[list[int]]:
+        """Token ids of each text, without padding."""
+        limit = self.max_tokens if cut else None
+        return self.tokenizer(texts, truncation=cut, max_length=limit, verbose=False)["input_ids"]
+
+    def _states(self, ids: list[list[int]]) -> list[Tensor]:
+        """States (M, E) of each row of ids, computed together.
+
+        Padded here and not by the tokenizer: on the right, so that positions count from 0 in every row, and
+        with id 0, which every model knows; not every tokenizer has a padding token, and it is masked anyway.
+        """
+        lengths = torch.tensor([len(row) for row in ids])
+        if not lengths.any():
+            return [torch.zeros(0, self.channels) for _ in ids]
+        padded = pad_sequence([torch.tensor(row, dtype=torch.long) for row in ids], batch_first=True)
+        mask = torch.arange(padded.shape[1]) < lengths[:, None]
+        outputs = self.model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+        return [states[:length].clone() for states, length in zip(outputs, lengths.tolist(), strict=True)]
+
+    def _warn_of_cuts(self, texts: list[str]) -> None:
+        lengths = [len(row) for row in self._ids(texts, cut=False)]
+        num_cut = sum(length > self.max_tokens for length in lengths)
+        if num_cut:
+            told = (num_cut, len(lengths), max(lengths), self.max_tokens)
+            _log.warning("%d of %d captions are cut: the longest has %d tokens, text.max_tokens is %d", *told)
+
+    def _check_lengths(self) -> None:
+        """Refuse a length that leaves no token to the caption, or that the model cannot read.
+
+        Raises:
+            DataError: either is so.
+        """
+        [taken] = map(len, self._ids([self.prefix], cut=False))
+        if taken >= self.max_tokens:
+            rule = f"more than the {taken} that text.prefix and the model's own marks take"
+            raise DataError(f"text.max_tokens: got {self.max_tokens} tokens, expected {rule}; raise it")
+        places = getattr(self.model.config, "max_position_embeddings", None)
+        # Some models use up a few of their places; their tokenizer knows. Relative positions have no end.
+        if places and self.max_tokens > (most := min(places, self.tokenizer.model_max_length)):
+            rule = f"at most {most}, which is what the model in {self.folder} can read"
+            raise DataError(f"text.max_tokens: got {self.max_tokens} tokens, expected {rule}; lower it")
 
 
 def load_text_encoder(params: TextParams) -> TextEncoder:
     """The encoder that section `text` names.
 
     Raises:
-        DataError: the model's files are not there.
+        DataError: the model's files are not there, or cannot be read.
     """
     if params.encoder == "none":
         return NoText()
-    if params.encoder == "minilm":
-        return TransformersText(_packaged_minilm(), params.max_tokens)
-    return TransformersText(Path(params.encoder), params.max_tokens)
+    folder = _packaged_minilm() if params.encoder == "minilm" else Path(params.encoder)
+    return TransformersText(folder, params.max_tokens, params.prefix)
 
 
 def _packaged_minilm() -> Path:
@@ -103,11 +162,89 @@ def _packaged_minilm() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
+def _model_files(folder: Path) -> list[str]:
+    """Names of the files in `folder` that the states depend on, in a fixed order.
+
+    Raises:
+        DataError: some that a model needs are missing; all of them are named.
+    """
+    weights = [_WEIGHTS] if (folder / _WEIGHTS).is_file() else _shards(folder)
+    missing = [name for name in (_CONFIG, *weights) if not (folder / name).is_file()]
+    if not weights:
+        missing.append(f"weights ({_WEIGHTS}, or {_SHARDS} with its shards)")
+    if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS):
+        missing.append(f"a tokenizer ({', or '.join(' with '.join(names) for names in _TOKENIZERS)})")
+    if missing:
+        rule = "minilm, none, or a folder with a transformers model; copy the files there"
+        raise DataError(f"text.encoder: {folder} lacks {'; '.join(missing)}, expected {rule}")
+    settings = {*_TOKENIZER_SETTINGS, *(name for names in _TOKENIZERS for name in names)}
+    return [_CONFIG, *weights, *sorted(name for name in settings if (folder / name).is_file())]
+
+
+def _shards(folder: Path) -> list[str]:
+    """The index of weights in several files, and the files it names; none if there is no index."""
+    index = folder / _SHARDS
+    if not index.is_file():
+        return []
+    try:
+        return [_SHARDS, *sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        rule = "JSON with a weight_map from tensors to files; copy it there again"
+        raise DataError(f"text.encoder: {index} is damaged, expected {rule}") from None
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and model (in float32, for inference) of a folder that holds their files.
+
+    Raises:
+        DataError: they do not fit together, or are of a kind that transformers does not know.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # Slow to import, and absent on a bare GPU machine.
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    # It lists tensors that have no use here, such as a language model's last layer.
+    transformers.utils.logging.set_verbosity_error()
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
+        config = transformers.AutoConfig.from_pretrained(folder, **local)
+        # For the T5 class, the mapping holds the encoder alone; its folder may lack the decoder's weights.
+        known = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
+        kind = transformers.AutoModelForTextEncoding if known else transformers.AutoModel
+        model, info = kind.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
+        )
+    # Whatever the parts of transformers raise on damaged files.
+    except Exception as error:
+        problem = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        rule = "a model that transformers reads offline from safetensors, without code of its own"
+        raise DataError(f"text.encoder: {folder}: {problem}; expected {rule}") from None
+    # A pooler, where there is one, comes after the states that are used here.
+    drawn = sorted(name for name in info["missing_keys"] if "pooler" not in name)
+    if drawn:
+        rule = "all weights of the model that config.json describes; copy the right files"
+        raise DataError(f"text.encoder: {folder} lacks the tensors {', '.join(drawn)}, expected {rule}")
+    tokenizer.truncation_side = "right"
+    model = model.get_encoder() if config.is_encoder_decoder else model
+    return tokenizer, model.eval().requires_grad_(False)
+
+
 def pad_states(states: Sequence[Tensor], max_tokens: int, channels: int) -> tuple[Tensor, Tensor]:
-    """Stack caption states (M, E) into (B, max_tokens, E) and the mask (B, max_tokens) of real tokens."""
+    """Stack caption states (M, E) into (B, max_tokens, E) and the mask (B, max_tokens) of real tokens.
+
+    Raises:
+        DataError: states are longer or have other channels.
+    """
     text = torch.zeros(len(states), max_tokens, channels)
     mask = torch.zeros(len(states), max_tokens, dtype=torch.bool)
     for row, state in enumerate(states):
-        text[row, : len(state)] = state
-        mask[row, : len(state)] = True
+        length, width = state.shape
+        if length > max_tokens or (length and width != channels):
+            rule = f"at most {max_tokens} tokens of {channels} channels"
+            got = f"{length} tokens of {width} channels"
+            raise DataError(f"text: got {got}, expected {rule}; use the encoder the model was trained with")
+        text[row, :length] = state
+        mask[row, :length] = True
     return text, mask

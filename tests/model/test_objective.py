@@ -56,8 +56,8 @@ def test_all_frames_loss_of_a_frame_is_its_single_frame_loss(params, captions, h
         noise = torch.randn(len(hidden), 4, generator=step_generator(2, 0))
         from_all = model.head.errors(tokens[:, target][token_mask[:, target]], hidden, time, noise)
         difference = ((from_all - errors(alone)).abs() / (1 + from_all)).max()
-        noise_text = " with history noise" if noisy else ""
-        measured(f"{head}: all_frames loss of frame {target} = single_frame loss{noise_text}", difference, 1e-5)
+        law = f"{head}: all_frames loss of a frame = its single_frame loss"
+        measured(law + " (history noise)" * noisy, difference, 1e-5)
 
 
 def test_all_frames_learns_every_frame_but_the_first(params):

@@ -143,7 +143,7 @@ def test_cache_refuses_more_tokens_than_its_capacity(model, captions):
         model.trunk.run(frame, model.trunk.read_text(*captions), KVCache(4))
 
 
-def test_cache_that_forgets_the_oldest_equals_a_pass_that_never_saw_it_in_one_block(params, captions, measured):
+def test_cache_that_forgot_a_frame_equals_a_pass_without_it_in_one_block(params, captions, measured):
     """In one block a frame's keys hold nothing of earlier frames, so that forgetting one is exact."""
     model = lively_model(dataclasses.replace(params.model, depth=1))
     tokens, memory, cache = patchify(clips(4), 1), model.trunk.read_text(*captions), KVCache(18)

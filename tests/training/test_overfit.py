@@ -14,7 +14,8 @@ from videomar.evaluation.metrics import psnr_db
 from videomar.model.objective import Clips
 from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
-from videomar.tokenizer.causal import CausalTokenizer, start_from_pca, to_pictures, to_unit_range
+from videomar.tokenizer.causal import CausalTokenizer, start_from_pca
+from videomar.tokenizer.interface import to_pictures, to_unit_range
 from videomar.training.optim import ema_decay_at, learning_rate_at, make_optimizer, update_ema
 
 PICTURE = Path(__file__).parents[2] / "docs/overfit.png"
@@ -73,7 +74,7 @@ def test_one_clip_learnt_by_heart_comes_back_above_30_db(objective, head, measur
 
 if __name__ == "__main__":
     clip, again = overfit("all_frames", "flow")
-    print(f"{psnr_db(clip[1:], again[1:]):.1f} dB")
     rows = [np.concatenate(list(frames[::2]), axis=1) for frames in (clip, again)]
-    sheet = Image.fromarray(np.concatenate([rows[0], np.full((4, *rows[0].shape[1:]), 255, np.uint8), rows[1]]))
+    line = np.full((4, *rows[0].shape[1:]), 255, np.uint8)
+    sheet = Image.fromarray(np.concatenate([rows[0], line, rows[1]]))
     sheet.resize((sheet.width * 3, sheet.height * 3), Image.Resampling.NEAREST).save(PICTURE)

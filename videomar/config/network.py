@@ -42,7 +42,7 @@ class TextParams:
     prefix: str
     """Put before every caption: language models are told so what kind of text follows."""
     max_tokens: int
-    """Tokens kept of a caption, N."""
+    """Tokens kept of a caption, those of the prefix among them, M."""
 
 
 @section

@@ -1,7 +1,8 @@
 """The paper's diffusion head: noise prediction with a learned variance, drawn by respaced ancestral steps.
 
 Source: DDPM (arXiv 2006.11239) and Improved DDPM (arXiv 2102.09672), whose equations are named below, as used
-per token by MAR (arXiv 2406.11838). Differences: at temperature 0 the starting noise is zero too.
+per token by MAR (arXiv 2406.11838). Differences: at temperature 0 the starting noise is zero too, and in
+sampling the token that a step predicts is cut off at `_MAX_TOKEN`.
 
 Axes: n tokens, P token channels, D hidden size.
 """
@@ -14,13 +15,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from videomar.config.section import require
 from videomar.model.head import Condition, DiffusionHead
 
 NUM_TRAIN_STEPS = 1000
 _COSINE_OFFSET = 0.008
 _MAX_BETA = 0.999
-# The first step has no posterior variance; and densities of tokens are those of pictures in 256 levels.
+# Keeps the logarithm finite for a token far outside what the network expects.
 _SMALLEST_PROBABILITY = 1e-12
+# In standard deviations of tokens. At step 999 the token is 2e-9 of the variance: an error of 0.02 in the
+# noise is one of 400 in the token, from which a network that was not trained for long does not come back.
+_MAX_TOKEN = 10.0
 
 
 def cosine_alpha_bars(num_steps: int = NUM_TRAIN_STEPS) -> Tensor:
@@ -38,7 +43,7 @@ def cosine_alpha_bars(num_steps: int = NUM_TRAIN_STEPS) -> Tensor:
 class Schedule:
     """A chain of noising steps; column i belongs to step `steps[i]` of the thousand.
 
-    Posterior q(x_{i-1} | x_i, x_0): DDPM, eq. 6 and 7. All (num_steps,) float64.
+    Posterior q(x_{i-1} | x_i, x_0): DDPM, eq. 6 and 7. Columns (num_steps,), `steps` int64, others float64.
     """
 
     steps: Tensor
@@ -51,7 +56,7 @@ class Schedule:
     def log_variance_range(self) -> tuple[Tensor, Tensor]:
         """Smallest and largest log-variance of a backward step, (num_steps,): posterior and beta.
 
-        The first step's posterior variance is 0; the second's stands in for it (Improved DDPM, section 3.1).
+        The first step's posterior variance is 0; the second's stands in for it, as in Improved DDPM's code.
         """
         smallest = self.posterior_variance.clone()
         smallest[0] = smallest[1] if len(smallest) > 1 else self.betas[0]
@@ -60,7 +65,13 @@ class Schedule:
 
 @functools.cache
 def respaced(num_steps: int) -> Schedule:
-    """The chain that visits `num_steps` of the thousand steps, evenly, both ends among them."""
+    """The chain that visits `num_steps` of the thousand steps, evenly, both ends among them; one = the last.
+
+    Raises:
+        ParamsError: there are not that many.
+    """
+    rule = f"1 to {NUM_TRAIN_STEPS} with the ddpm head"
+    require(1 <= num_steps <= NUM_TRAIN_STEPS, "sample.num_diffusion_steps", num_steps, rule)
     steps = torch.linspace(NUM_TRAIN_STEPS - 1, 0, num_steps, dtype=torch.float64).round().long().flip(0)
     bars = cosine_alpha_bars()[steps]
     before = torch.cat([bars.new_ones(1), bars[:-1]])
@@ -119,23 +130,35 @@ class DDPMHead(DiffusionHead):
             if embedded_null is not None:
                 unguided = self.net(tokens, time, embedded_null)[:, : self.token_channels]
                 noise = torch.lerp(unguided, noise, condition.weight)
-            mean, log_variance = _backward(schedule, tokens, index, noise, fraction)
+            mean, log_variance = _backward(schedule, tokens, index, noise, fraction, _MAX_TOKEN)
             tokens = mean
             if place > 0 and temperature > 0:
                 tokens = mean + temperature * (log_variance / 2).exp() * draw()
         return tokens
 
 
+def _posterior_mean(schedule: Schedule, tokens: Tensor, noisy: Tensor, index: Tensor) -> Tensor:
+    """Where noisy tokens (n, P) at places (n,) were a step before, given tokens (n, P): DDPM, eq. 7."""
+    remembered = _at(schedule.noisy_weight, index, noisy) * noisy
+    return _at(schedule.token_weight, index, noisy) * tokens + remembered
+
+
 def _backward(
-    schedule: Schedule, noisy: Tensor, index: Tensor, noise: Tensor, fraction: Tensor
+    schedule: Schedule,
+    noisy: Tensor,
+    index: Tensor,
+    noise: Tensor,
+    fraction: Tensor,
+    max_token: float = math.inf,
 ) -> tuple[Tensor, Tensor]:
     """Mean and log-variance (n, P) of a step back from noisy tokens (n, P) at places (n,) of the schedule.
 
-    `fraction` in -1..1 lies between the bounds of the log-variance: Improved DDPM, eq. 15.
+    `fraction` in -1..1 lies between the bounds of the log-variance: Improved DDPM, eq. 15. The token that
+    `noise` leaves is cut off at `max_token` on both sides.
     """
     bars = _at(schedule.alpha_bars, index, noisy)
-    tokens = (noisy - (1 - bars).sqrt() * noise) / bars.sqrt()
-    mean = _at(schedule.token_weight, index, noisy) * tokens + _at(schedule.noisy_weight, index, noisy) * noisy
+    tokens = ((noisy - (1 - bars).sqrt() * noise) / bars.sqrt()).clamp(-max_token, max_token)
+    mean = _posterior_mean(schedule, tokens, noisy, index)
     smallest, largest = (_at(bound, index, noisy) for bound in schedule.log_variance_range())
     return mean, torch.lerp(smallest.expand_as(fraction), largest.expand_as(fraction), (fraction + 1) / 2)
 
@@ -143,11 +166,9 @@ def _backward(
 def _variational_bits(
     schedule: Schedule, tokens: Tensor, noisy: Tensor, index: Tensor, noise: Tensor, fraction: Tensor
 ) -> Tensor:
-    """Bits per channel (n,): KL to the posterior, or at step 0 the likelihood in 256 levels (DDPM, eq. 5)."""
+    """Bits per channel (n,): KL to the posterior; at step 0 the likelihood in 256 levels (DDPM, eq. 13)."""
     mean, log_variance = _backward(schedule, noisy, index, noise, fraction)
-    true_mean = (
-        _at(schedule.token_weight, index, noisy) * tokens + _at(schedule.noisy_weight, index, noisy) * noisy
-    )
+    true_mean = _posterior_mean(schedule, tokens, noisy, index)
     true_log_variance = _at(schedule.log_variance_range()[0], index, noisy)
     gap = log_variance - true_log_variance
     kl = (gap + (-gap).exp() + (true_mean - mean).square() * (-log_variance).exp() - 1) / 2
@@ -156,7 +177,7 @@ def _variational_bits(
 
 
 def _level_nats(tokens: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Negative log-probability (n, P) of a token's level, 255 of them a unit of 2 wide, open at the ends."""
+    """Negative log-probability (n, P) of a token's level: 256 of them, 2/255 apart, those at +-1 open."""
     scale = (-log_variance / 2).exp()
     above = torch.special.ndtr((tokens + 1 / 255 - mean) * scale)
     below = torch.special.ndtr((tokens - 1 / 255 - mean) * scale)

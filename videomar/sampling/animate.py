@@ -16,7 +16,8 @@ from videomar.config import Params
 from videomar.errors import DataError
 from videomar.runtime import step_generator
 from videomar.text import load_text_encoder, pad_states
-from videomar.tokenizer.causal import load_tokenizer, to_pictures, to_unit_range
+from videomar.tokenizer.interface import to_pictures, to_unit_range
+from videomar.tokenizer.loading import load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def animate(files: ModelFiles, given: NDArray[np.uint8], wish: Wish) -> NDArray[
             "add motion to model.conditions and train"
         )
     trained = coder.num_latent_frames(params.ingest.num_frames)
-    most = coder.num_frames(max(1, min(trained // 2, 1 + (len(given) - 1) // coder.params.time_stride)))
+    most = coder.num_frames(max(1, min(trained // 2, 1 + (len(given) - 1) // coder.time_stride)))
     size = wish.size or (params.ingest.size_px, params.ingest.size_px)
     pictures = torch.from_numpy(np.stack([cover(picture, size) for picture in given[-most:]]))
     context = coder.encode(to_unit_range(pictures[None]))

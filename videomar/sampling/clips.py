@@ -5,7 +5,6 @@ Axes: B batch, F frames, H W rows and columns in pixels, C channels, T latent fr
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,6 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,9 +21,10 @@ from videomar.data.dataset import LatentDataset
 from videomar.data.decode import read_ledger_clips
 from videomar.data.ledger import kept_clips, read_ledger
 from videomar.errors import DataError
-from videomar.tokenizer.causal import CausalTokenizer, load_tokenizer, to_pictures, to_unit_range
 from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
+from videomar.tokenizer.interface import VideoTokenizer, to_pictures
+from videomar.tokenizer.loading import load_tokenizer
 
 SPLIT = "test"
 SCHEMA = pa.schema(
@@ -66,7 +65,7 @@ class Models(NamedTuple):
 
     trained: VideoMAR
     untrained: VideoMAR
-    tokenizer: CausalTokenizer
+    tokenizer: VideoTokenizer
 
 
 class HeldOut(NamedTuple):
@@ -144,7 +143,7 @@ def wrong_prompts(rows: pandas.DataFrame) -> list[int]:
     return wrong
 
 
-def _reference_rows(held_out: HeldOut, tokenizer: CausalTokenizer, params: Params) -> Iterator[dict[str, Any]]:
+def _reference_rows(held_out: HeldOut, tokenizer: VideoTokenizer, params: Params) -> Iterator[dict[str, Any]]:
     """The truth, and the truth through the tokenizer: the ceiling of what any model can reach."""
     decoded = torch.cat(
         [to_pictures(tokenizer.decode(part)) for part in held_out.latents.split(params.suite.batch_size)]

@@ -1,8 +1,7 @@
-"""The video tokenizer: a small causal autoencoder between pixels and latents.
+"""Our video tokenizer: a small causal autoencoder between pixels and latents.
 
-The first latent frame holds the first picture alone, each later one `time_stride` frames; no latent frame
-depends on later pictures, so an image is a one-frame video. Both directions are a linear map (the closed-form
-PCA of space-time patches) plus a residual network that starts at zero: training can only improve on PCA.
+Both directions are a linear map (the closed-form PCA of space-time patches) plus a residual network that
+starts at zero: training can only improve on PCA.
 
 Source: VAE (arXiv 1312.6114) for moments and the KL term; the causal layout is that of the Cosmos tokenizer
 (arXiv 2501.03575). The linear start is ours.
@@ -13,7 +12,8 @@ channels, P pixels of a patch times 3.
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -23,13 +23,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from videomar.config import TokenizerParams
-from videomar.errors import CheckpointError, DataError
+from videomar.errors import CheckpointError
+from videomar.tokenizer.interface import VideoTokenizer
 
 COLOURS = 3
 WEIGHTS_FILE = "tokenizer.safetensors"
 PARAMS_FILE = "tokenizer.json"
 # exp(-6 / 2) = 0.05: the noise of an untrained posterior, beside latents of unit variance.
 _INITIAL_LOG_VARIANCE = -6.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CausalShape:
+    """Those numbers of section `tokenizer` that the network's shape depends on; stored beside the weights."""
+
+    channels: int
+    time_stride: int
+    space_stride: int
+    hidden_size: int
+    depth: int
 
 
 class CausalBlock(nn.Module):
@@ -57,23 +69,29 @@ def _residual(inputs: int, hidden: int, outputs: int, depth: int) -> nn.Sequenti
     return nn.Sequential(nn.Conv3d(inputs, hidden, 1), *(CausalBlock(hidden) for _ in range(depth)), last)
 
 
-class CausalTokenizer(nn.Module):
-    """Encodes video to normalised latents and back. Remembers weights and the latents' statistics."""
+class CausalTokenizer(nn.Module, VideoTokenizer):
+    """Encodes video to normalised latents and back. Remembers weights and the latents' statistics.
+
+    Memory per chunk of a long video is constant: an output frame looks at most `depth` latent frames back.
+    """
 
     latent_mean: Tensor
     latent_std: Tensor
 
-    def __init__(self, params: TokenizerParams) -> None:
+    def __init__(self, params: TokenizerParams | CausalShape) -> None:
         super().__init__()
-        self.params = params
+        self.params = CausalShape(
+            **{field.name: getattr(params, field.name) for field in fields(CausalShape)}
+        )
+        self.channels, self.time_stride = params.channels, params.time_stride
+        self.space_stride = params.space_stride
         patch = COLOURS * params.time_stride * params.space_stride**2
-        channels = params.channels
-        self.linear_encoder = nn.Conv3d(patch, channels, 1)
-        self.encoder = _residual(patch, params.hidden_size, 2 * channels, params.depth)
-        self.linear_decoder = nn.Conv3d(channels, patch, 1)
-        self.decoder = _residual(channels, params.hidden_size, patch, params.depth)
-        self.register_buffer("latent_mean", torch.zeros(channels))
-        self.register_buffer("latent_std", torch.ones(channels))
+        self.linear_encoder = nn.Conv3d(patch, params.channels, 1)
+        self.encoder = _residual(patch, params.hidden_size, 2 * params.channels, params.depth)
+        self.linear_decoder = nn.Conv3d(params.channels, patch, 1)
+        self.decoder = _residual(params.channels, params.hidden_size, patch, params.depth)
+        self.register_buffer("latent_mean", torch.zeros(params.channels))
+        self.register_buffer("latent_std", torch.ones(params.channels))
 
     def initialise(self, generator: torch.Generator) -> "CausalTokenizer":
         """Draw the residual networks' weights, all but their last layers, which stay zero; returns self."""
@@ -84,78 +102,71 @@ class CausalTokenizer(nn.Module):
                     nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         return self
 
-    def num_latent_frames(self, num_frames: int) -> int:
-        """T = 1 + (F - 1) / time_stride.
-
-        Raises:
-            DataError: the frames do not fill the last latent frame.
-        """
-        stride = self.params.time_stride
-        if (num_frames - 1) % stride:
-            rule = f"1 + a multiple of the time stride {stride}"
-            raise DataError(f"tokenizer: got {num_frames} frames, expected {rule}; cut or extend the clip")
-        return 1 + (num_frames - 1) // stride
-
-    def num_frames(self, num_latent_frames: int) -> int:
-        """F = 1 + (T - 1) time_stride."""
-        return 1 + (num_latent_frames - 1) * self.params.time_stride
-
     def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (B, C, T, h, w) of latents, not normalised, of video (B, 3, F, H, W)."""
-        patches = self._patches(video)
-        residual, log_variance = self.encoder(patches).chunk(2, 1)
-        return self.linear_encoder(patches) + residual, log_variance + _INITIAL_LOG_VARIANCE
+        return self._moments_of_patches(self.patches(video))
 
     def reconstruct(self, latents: Tensor) -> Tensor:
         """Video (B, 3, F, H, W) from latents (B, C, T, h, w) that are not normalised."""
-        patches = self.linear_decoder(latents) + self.decoder(latents)
+        return self._unpatched(self._decoded_patches(latents))
+
+    def raw_latents(self, video: Tensor, chunk_frames: int) -> Tensor:
+        """Means (B, C, T, h, w) of latents of video (B, 3, F, H, W)."""
+        return self._by_chunks(lambda x: self._moments_of_patches(x)[0], self.patches(video), chunk_frames)
+
+    def raw_video(self, latents: Tensor, chunk_frames: int) -> Tensor:
+        """Video (B, 3, F, H, W) from latents (B, C, T, h, w) that are not normalised."""
+        return self._unpatched(self._by_chunks(self._decoded_patches, latents, chunk_frames))
+
+    def patches(self, video: Tensor) -> Tensor:
+        """(B, 3, F, H, W) -> (B, P, T, h, w); the first frame is held still for a whole stride.
+
+        Raises:
+            DataError: the strides do not divide the video.
+        """
+        self.check_video(video)
+        first = video[:, :, :1].expand(-1, -1, self.time_stride - 1, -1, -1)
+        return rearrange(
+            torch.cat([first, video], 2),
+            "b c (t f) (h p) (w q) -> b (c f p q) t h w",
+            f=self.time_stride,
+            p=self.space_stride,
+            q=self.space_stride,
+        )
+
+    def _unpatched(self, patches: Tensor) -> Tensor:
+        """(B, P, T, h, w) -> (B, 3, F, H, W), without the still frames before the first."""
         video = rearrange(
             patches,
             "b (c f p q) t h w -> b c (t f) (h p) (w q)",
             c=COLOURS,
-            f=self.params.time_stride,
-            p=self.params.space_stride,
+            f=self.time_stride,
+            p=self.space_stride,
         )
-        # The first latent frame stands for one picture, held still for a whole stride.
-        return video[:, :, self.params.time_stride - 1 :]
+        return video[:, :, self.time_stride - 1 :]
 
-    @torch.no_grad()
-    def encode(self, video: Tensor) -> Tensor:
-        """Normalised latents (B, C, T, h, w) of video (B, 3, F, H, W) in [-1, 1]."""
-        mean, _ = self.moments(video)
-        return (mean - self._column(self.latent_mean)) / self._column(self.latent_std)
+    def _moments_of_patches(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, P, T, h, w) -> mean and log-variance (B, C, T, h, w)."""
+        residual, log_variance = self.encoder(patches).chunk(2, 1)
+        return self.linear_encoder(patches) + residual, log_variance + _INITIAL_LOG_VARIANCE
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Video (B, 3, F, H, W) in [-1, 1] from normalised latents (B, C, T, h, w)."""
-        return self.reconstruct(
-            latents * self._column(self.latent_std) + self._column(self.latent_mean)
-        ).clamp(-1, 1)
+    def _decoded_patches(self, latents: Tensor) -> Tensor:
+        """(B, C, T, h, w) -> (B, P, T, h, w)."""
+        return self.linear_decoder(latents) + self.decoder(latents)
 
-    def _patches(self, video: Tensor) -> Tensor:
-        """(B, 3, F, H, W) -> (B, P, T, h, w); the first frame is held still for a whole stride."""
-        stride = self.params.space_stride
-        if video.shape[3] % stride or video.shape[4] % stride:
-            got = f"{video.shape[4]}x{video.shape[3]} pixels"
-            raise DataError(
-                f"tokenizer: got {got}, expected multiples of the stride {stride}; choose another size"
-            )
-        self.num_latent_frames(video.shape[2])
-        first = video[:, :, :1].expand(-1, -1, self.params.time_stride - 1, -1, -1)
-        return rearrange(
-            torch.cat([first, video], 2),
-            "b c (t f) (h p) (w q) -> b (c f p q) t h w",
-            f=self.params.time_stride,
-            p=stride,
-            q=stride,
-        )
+    def _by_chunks(self, network: Callable[[Tensor], Tensor], x: Tensor, chunk_frames: int) -> Tensor:
+        """`network` of x (B, any, T, h, w), run on few latent frames at once.
 
-    @staticmethod
-    def _column(values: Tensor) -> Tensor:
-        return values.view(1, -1, 1, 1, 1)
+        Each chunk has `depth` earlier frames in front of it: one for each block that looks one frame back.
+        """
+        chunks = []
+        for start in range(0, x.shape[2], chunk_frames):
+            first = max(0, start - self.params.depth)
+            chunks.append(network(x[:, :, first : start + chunk_frames])[:, :, start - first :])
+        return torch.cat(chunks, 2)
 
     def content_hash(self) -> str:
-        """Hash of all weights and parameters: two tokenizers with the same hash make the same latents."""
+        """Hash of the weights, the statistics and the shape."""
         digest = hashlib.sha256(json.dumps(asdict(self.params), sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -168,7 +179,7 @@ def start_from_pca(tokenizer: CausalTokenizer, video: Tensor) -> None:
     Each component is scaled to unit variance.
     """
     with torch.no_grad():
-        patches = rearrange(tokenizer._patches(video), "b p t h w -> (b t h w) p")
+        patches = rearrange(tokenizer.patches(video), "b p t h w -> (b t h w) p")
         mean = patches.mean(0)
         covariance = (patches - mean).T @ (patches - mean) / len(patches)
         variance, vectors = torch.linalg.eigh(covariance.double())
@@ -184,34 +195,31 @@ def start_from_pca(tokenizer: CausalTokenizer, video: Tensor) -> None:
         tokenizer.linear_decoder.bias.copy_(mean)  # type: ignore[union-attr]
 
 
-def to_unit_range(frames: Tensor) -> Tensor:
-    """uint8 pictures (B, F, H, W, 3) -> float video (B, 3, F, H, W) in [-1, 1]."""
-    return rearrange(frames, "b f h w c -> b c f h w").float() / 127.5 - 1
-
-
-def to_pictures(video: Tensor) -> Tensor:
-    """Float video (B, 3, F, H, W) in [-1, 1] -> uint8 pictures (B, F, H, W, 3)."""
-    return rearrange(video.add(1).mul(127.5).round().clamp(0, 255).byte(), "b c f h w -> b f h w c")
+def causal_files(folder: Path) -> list[Path]:
+    """Files of the folder that `load_causal` needs; none if it holds something else."""
+    files = [folder / PARAMS_FILE, folder / WEIGHTS_FILE]
+    return files if all(file.is_file() for file in files) else []
 
 
 def save_tokenizer(tokenizer: CausalTokenizer, folder: Path) -> None:
-    """Write weights and parameters to `folder`."""
+    """Write weights and shape to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tokenizer.state_dict(), folder / WEIGHTS_FILE)
     (folder / PARAMS_FILE).write_text(json.dumps(asdict(tokenizer.params), indent=2))
 
 
-def load_tokenizer(folder: Path) -> CausalTokenizer:
+def load_causal(folder: Path) -> CausalTokenizer:
     """Read a tokenizer that `save_tokenizer` wrote, on the CPU, for inference.
 
     Raises:
-        CheckpointError: files are missing.
+        CheckpointError: tokenizer.json lacks a number.
     """
-    for name in (WEIGHTS_FILE, PARAMS_FILE):
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder}: no {name}, expected a tokenizer; run `dvc repro train_tokenizer`"
-            )
-    tokenizer = CausalTokenizer(TokenizerParams(**json.loads((folder / PARAMS_FILE).read_text())))
+    stored = json.loads((folder / PARAMS_FILE).read_text())
+    names = [field.name for field in fields(CausalShape)]
+    missing = [name for name in names if name not in stored]
+    if missing:
+        rule = f"{', '.join(names)}; run `dvc repro train_tokenizer`"
+        raise CheckpointError(f"{folder / PARAMS_FILE}: got no {', '.join(missing)}, expected {rule}")
+    tokenizer = CausalTokenizer(CausalShape(**{name: stored[name] for name in names}))
     tokenizer.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return tokenizer.eval().requires_grad_(False)

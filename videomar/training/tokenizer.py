@@ -1,4 +1,4 @@
-"""Training of the video tokenizer on the train split.
+"""The video tokenizer of a run: trained on the train split, or a ready one.
 
 Axes: B batch, F frames, H W rows and columns in pixels, C latent channels.
 """
@@ -17,14 +17,18 @@ from videomar.config import IngestParams, Params, TokenizerParams
 from videomar.data.decode import read_ledger_clips
 from videomar.data.ledger import kept_clips, read_ledger
 from videomar.errors import DataError
-from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer, start_from_pca, to_unit_range
 from videomar.runtime import step_generator
+from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer, start_from_pca
+from videomar.tokenizer.interface import VideoTokenizer, to_unit_range
+from videomar.tokenizer.loading import copy_tokenizer
 from videomar.training.log import write_rows
 
 _PCA_CLIPS = 512
 _LOG_EVERY = 20
 _WARMUP_STEPS = 50
 _STATISTICS_BATCH = 64
+# Clips that are measured at once: few, because a ready tokenizer is large.
+_MEASURE_BATCH = 8
 
 
 class Clips(NamedTuple):
@@ -53,8 +57,11 @@ class Clips(NamedTuple):
 def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Params) -> dict[str, float]:
     """Train on the kept clips of the train split, save to `out`, and measure on the test split.
 
+    With `tokenizer.pretrained` nothing is trained: `out` gets a copy of that tokenizer.
+
     Returns:
-        PSNR of the reconstruction of held-out clips, per group, and what the linear start alone reaches.
+        PSNR of the reconstruction of held-out clips, per group, and what the linear start of a trained
+        tokenizer alone reaches.
     """
     rows = kept_clips(read_ledger(ledger))
     clips = _read_clips(raw, rows[rows["split"] == "train"], params.ingest)
@@ -63,23 +70,40 @@ def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Pa
             f"{ledger}: got no clip in split train, expected some; add videos or lower curate's bars"
         )
     held_out = _read_clips(raw, rows[rows["split"] == "test"], params.ingest)
-    tokenizer = train_tokenizer(clips, params.tokenizer, plot)
-    save_tokenizer(tokenizer, out)
-    linear = CausalTokenizer(params.tokenizer)
-    _start(linear, clips)
+    torch.set_num_threads(params.tokenizer.threads)
+    measured: dict[str, VideoTokenizer]
+    if params.tokenizer.pretrained is None:
+        trained = train_tokenizer(clips, params.tokenizer, plot)
+        save_tokenizer(trained, out)
+        linear = CausalTokenizer(params.tokenizer)
+        _start(linear, clips, params.tokenizer)
+        measured = {"psnr_db": trained, "pca_psnr_db": linear}
+    else:
+        measured = {"psnr_db": take_tokenizer(clips, params.tokenizer, out, plot)}
     figures = {"train_clips": float(len(clips.simulated) + len(clips.real))}
-    for name, pictures in (("sim", held_out.simulated), ("real", held_out.real)):
-        if len(pictures):
-            figures[f"{name}_psnr_db"] = reconstruction_psnr_db(tokenizer, pictures)
-            figures[f"{name}_pca_psnr_db"] = reconstruction_psnr_db(linear, pictures)
+    for group, pictures in (("sim", held_out.simulated), ("real", held_out.real)):
+        for name, tokenizer in measured.items():
+            if len(pictures):
+                figures[f"{group}_{name}"] = reconstruction_psnr_db(tokenizer, pictures)
     return figures
+
+
+def take_tokenizer(clips: Clips, params: TokenizerParams, out: Path, plot: Path) -> VideoTokenizer:
+    """The tokenizer in the folder `pretrained`, copied to `out`.
+
+    Instead of a loss curve the CSV file `plot` gets one row: the squared error of a batch of `clips`.
+    """
+    tokenizer = copy_tokenizer(Path(str(params.pretrained)), out)
+    video = clips.draw(_MEASURE_BATCH, params.simulated_share, step_generator(params.seed, 0))
+    error = _squared_errors(tokenizer, video).mean().item()
+    write_rows(plot, [{"step": 0, "loss": error, "psnr_db": _psnr_db(error)}])
+    return tokenizer
 
 
 def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> CausalTokenizer:
     """A tokenizer trained on `clips`; its loss curve goes to the CSV file `plot`."""
-    torch.set_num_threads(params.threads)
     tokenizer = CausalTokenizer(params).initialise(step_generator(params.seed, -3))
-    _start(tokenizer, clips)
+    _start(tokenizer, clips, params)
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=params.learning_rate, weight_decay=0.0)
     rows: list[dict[str, float]] = []
     progress = tqdm(range(params.steps), desc="training the tokenizer", unit="step", disable=None)
@@ -88,13 +112,13 @@ def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> Causal
         for group in optimizer.param_groups:
             group["lr"] = params.learning_rate * _learning_rate_share(step, params.steps)
         video = clips.draw(params.batch_size, params.simulated_share, generator)
-        loss, error = tokenizer_loss(tokenizer, video, generator)
+        loss, error = tokenizer_loss(tokenizer, params, video, generator)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
         optimizer.step()
         if step % _LOG_EVERY == 0 or step == params.steps - 1:
-            rows.append({"step": step, "loss": loss.item(), "psnr_db": 10 * math.log10(4 / error.item())})
+            rows.append({"step": step, "loss": loss.item(), "psnr_db": _psnr_db(error.item())})
             progress.set_postfix(psnr_db=f"{rows[-1]['psnr_db']:.1f}")
     set_latent_statistics(tokenizer, clips, params)
     write_rows(plot, rows)
@@ -102,7 +126,7 @@ def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> Causal
 
 
 def tokenizer_loss(
-    tokenizer: CausalTokenizer, video: Tensor, generator: torch.Generator
+    tokenizer: CausalTokenizer, params: TokenizerParams, video: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Training loss and mean squared error of the reconstruction of video (B, 3, F, H, W).
 
@@ -115,7 +139,6 @@ def tokenizer_loss(
     difference = output - video
     gradients = difference.diff(dim=3).square().mean() + difference.diff(dim=4).square().mean()
     kl = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
-    params = tokenizer.params
     return error + params.gradient_weight * gradients + params.kl_weight * kl, error
 
 
@@ -129,18 +152,23 @@ def set_latent_statistics(tokenizer: CausalTokenizer, clips: Clips, params: Toke
     tokenizer.latent_std.copy_(latents.std((0, 2, 3, 4)))
 
 
-def reconstruction_psnr_db(tokenizer: CausalTokenizer, pictures: Tensor) -> float:
+def reconstruction_psnr_db(tokenizer: VideoTokenizer, pictures: Tensor) -> float:
     """Mean over clips (n, F, H, W, 3) of the PSNR of decode(encode(clip)), decibels."""
-    values = []
-    for batch in pictures.split(_STATISTICS_BATCH):
-        video = to_unit_range(batch)
-        error = (tokenizer.decode(tokenizer.encode(video)) - video).square().mean((1, 2, 3, 4))
-        values.append(10 * torch.log10(4 / error.clamp_min(1e-6)))
-    return torch.cat(values).mean().item()
+    errors = [_squared_errors(tokenizer, to_unit_range(batch)) for batch in pictures.split(_MEASURE_BATCH)]
+    return (10 * torch.log10(4 / torch.cat(errors).clamp_min(1e-6))).mean().item()
 
 
-def _start(tokenizer: CausalTokenizer, clips: Clips) -> None:
-    params = tokenizer.params
+def _squared_errors(tokenizer: VideoTokenizer, video: Tensor) -> Tensor:
+    """(B,): mean squared error of the reconstruction of each clip of video (B, 3, F, H, W)."""
+    return (tokenizer.decode(tokenizer.encode(video)) - video).square().mean((1, 2, 3, 4))
+
+
+def _psnr_db(error: float) -> float:
+    """Decibels of a mean squared error of values in [-1, 1]."""
+    return 10 * math.log10(4 / max(error, 1e-6))
+
+
+def _start(tokenizer: CausalTokenizer, clips: Clips, params: TokenizerParams) -> None:
     start_from_pca(tokenizer, clips.draw(_PCA_CLIPS, params.simulated_share, step_generator(params.seed, -1)))
 
 
