@@ -11,6 +11,8 @@ from tests.pipeline_outputs import EVIL, REPOSITORY, write_ledger
 from videomar import cli
 from videomar.config import load_params
 
+GENERATE = ["generate", "a.png", "--prompt", "x", "--out", "b.mp4"]
+
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -80,8 +82,8 @@ def test_use_preset_sets_its_values_and_small_brings_the_shipped_file_back(
         (["use-clips"], 2, "Missing argument"),
         (["fly"], 2, "No such command"),
         (["use-preset", "huge"], 1, "preset: got huge, expected medium or paper or small"),
-        ([*"generate a.png --prompt x --out b.mp4 --size big".split()], 2, "got big, expected WIDTHx"),
-        ([*"generate a.png --prompt x --out b.mp4 --model nowhere".split()], 1, "a.png: no such file"),
+        ([*GENERATE, "--size", "big"], 2, "got big, expected WIDTHx"),
+        ([*GENERATE, "--model", "nowhere"], 1, "a.png: no such file"),
     ],
 )
 def test_bad_input_gets_one_clear_message(

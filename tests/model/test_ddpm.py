@@ -111,7 +111,7 @@ def plain_sample(head, condition, temperature, num_steps, draws):
                 plain = untold[row][column]
                 noise = plain + condition.weight * (told[row][column] - plain)
                 fraction = told[row][len(channels) + column]
-                mean, variance = plain_backward(chain, place, value, noise, fraction, max_token=10.0)
+                mean, variance = plain_backward(chain, place, value, noise, fraction, max_token=20.0)
                 shake = temperature * math.sqrt(variance) * kick[row][column] if kick else 0.0
                 tokens[row][column] = mean + shake
     return torch.tensor(tokens, dtype=torch.float64)

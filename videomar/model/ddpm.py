@@ -25,7 +25,8 @@ _MAX_BETA = 0.999
 _SMALLEST_PROBABILITY = 1e-12
 # In standard deviations of tokens. At step 999 the token is 2e-9 of the variance: an error of 0.02 in the
 # noise is one of 400 in the token, from which a network that was not trained for long does not come back.
-_MAX_TOKEN = 10.0
+_MAX_TOKEN = 20.0
+_CPU = torch.device("cpu")
 
 
 def cosine_alpha_bars(num_steps: int = NUM_TRAIN_STEPS) -> Tensor:
@@ -64,7 +65,7 @@ class Schedule:
 
 
 @functools.cache
-def respaced(num_steps: int) -> Schedule:
+def respaced(num_steps: int, device: torch.device = _CPU) -> Schedule:
     """The chain that visits `num_steps` of the thousand steps, evenly, both ends among them; one = the last.
 
     Raises:
@@ -77,12 +78,12 @@ def respaced(num_steps: int) -> Schedule:
     before = torch.cat([bars.new_ones(1), bars[:-1]])
     betas = 1 - bars / before
     return Schedule(
-        steps=steps,
-        alpha_bars=bars,
-        betas=betas,
-        posterior_variance=betas * (1 - before) / (1 - bars),
-        token_weight=betas * before.sqrt() / (1 - bars),
-        noisy_weight=(1 - before) * (1 - betas).sqrt() / (1 - bars),
+        steps=steps.to(device),
+        alpha_bars=bars.to(device),
+        betas=betas.to(device),
+        posterior_variance=(betas * (1 - before) / (1 - bars)).to(device),
+        token_weight=(betas * before.sqrt() / (1 - bars)).to(device),
+        noisy_weight=((1 - before) * (1 - betas).sqrt() / (1 - bars)).to(device),
     )
 
 
@@ -105,7 +106,7 @@ class DDPMHead(DiffusionHead):
         The variational term sees the mean as given, so it trains the variance alone. Its weight is 1:
         Improved DDPM, eq. 16, weighs the sum over 1000 steps by 0.001.
         """
-        schedule = respaced(NUM_TRAIN_STEPS)
+        schedule = respaced(NUM_TRAIN_STEPS, tokens.device)
         bars = _at(schedule.alpha_bars, time, tokens)
         noisy = bars.sqrt() * tokens + (1 - bars).sqrt() * noise
         predicted, fraction = self.predict(noisy, time, hidden).chunk(2, -1)
@@ -119,13 +120,13 @@ class DDPMHead(DiffusionHead):
 
         The noise at the start is not scaled, except that temperature 0 leaves no noise at all.
         """
-        schedule = respaced(num_steps)
+        schedule = respaced(num_steps, condition.hidden.device)
         embedded = self.net.cond_embed(condition.hidden)
         embedded_null = None if condition.null is None else self.net.cond_embed(condition.null)
         tokens = draw() * float(temperature > 0)
         for place in reversed(range(num_steps)):
             index = torch.full((len(tokens),), place, device=tokens.device)
-            time = schedule.steps.to(tokens.device)[index]
+            time = schedule.steps[index]
             noise, fraction = self.net(tokens, time, embedded).chunk(2, -1)
             if embedded_null is not None:
                 unguided = self.net(tokens, time, embedded_null)[:, : self.token_channels]
@@ -186,5 +187,5 @@ def _level_nats(tokens: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def _at(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    """Entries of a schedule's column at places (n,) as (n, 1), on the device and in the dtype of `like`."""
-    return values.to(like.device)[index][:, None].to(like.dtype)
+    """Entries of a schedule's column at places (n,) as (n, 1), in the dtype of `like`."""
+    return values[index][:, None].to(like.dtype)
