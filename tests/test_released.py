@@ -221,14 +221,15 @@ def imported(tmp_path, state, **options):
 
 @pytest.mark.parametrize("tables", [(), range(BLOCKS), (1,)], ids=["no tables", "tables", "one table"])
 @pytest.mark.parametrize("grid", [(2, 3), (4, 1)], ids=str)
-def test_trunk_computes_what_the_released_layout_says(tmp_path, grid, tables):
+def test_trunk_computes_what_the_released_layout_says(tmp_path, grid, tables, measured):
     state = released(tables=tables)
     latents, text, text_mask, generator = clips(grid)
     token_mask = torch.rand(3, 3, grid[0] * grid[1], generator=generator) < 0.4
     hidden = load(imported(tmp_path, state)).model.trunk(latents, token_mask, text, text_mask)
     expected = reference_trunk(state, latents, token_mask, text, text_mask)
     assert expected.std() > 0.5
-    assert (hidden - expected).abs().max() < TOLERANCE
+    law = f"import: trunk against the released layout, {len(tables)} scale_shift_tables"
+    measured(law, (hidden - expected).abs().max(), TOLERANCE)
 
 
 def test_trunk_with_shorter_captions_computes_the_same(tmp_path):
@@ -253,7 +254,7 @@ def test_trunk_with_patches_computes_what_the_layout_says(tmp_path):
 
 @pytest.mark.parametrize(("kind", "outputs", "scale"), [("ddpm", 2 * CHANNELS, 1), ("flow", CHANNELS, 1000)])
 @pytest.mark.parametrize("stated", [True, False])
-def test_head_computes_what_the_released_layout_says(tmp_path, kind, outputs, scale, stated):
+def test_head_computes_what_the_released_layout_says(tmp_path, kind, outputs, scale, stated, measured):
     state = released(outputs)
     loaded = load(imported(tmp_path, state, head=kind if stated else "auto"))
     assert loaded.params.head == kind
@@ -264,7 +265,7 @@ def test_head_computes_what_the_released_layout_says(tmp_path, kind, outputs, sc
     expected = reference_head(state, noisy, steps, hidden)
     assert out.shape == (9, outputs)
     assert expected.std() > 0.3
-    assert (out - expected).abs().max() < TOLERANCE
+    measured(f"import: {kind} head against the released layout", (out - expected).abs().max(), TOLERANCE)
 
 
 def test_values_near_the_epsilons_of_the_norms_come_out_the_same(tmp_path):

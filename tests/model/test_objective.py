@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.conftest import lively_model
+from videomar.model.conditions import forget
 from videomar.model.frames import causal, complete_and_masked
 from videomar.model.masking import draw_token_mask
 from videomar.model.objective import Clips, add_history_noise, draw_frames
@@ -117,6 +118,15 @@ def test_masked_frames_do_not_see_each_other_nor_their_complete_copy(model, capt
     after = model.trunk.run(complete_and_masked(changed, changed, token_mask, GRID), memory)
     assert torch.equal(before[:, [0, 1, 3, 4]], after[:, [0, 1, 3, 4]])  # complete 0, 1; masked 1, 2
     assert not torch.equal(before[:, 5], after[:, 5])  # masked 3 has frame 2 as history
+
+
+def test_conditions_are_forgotten_independently_and_as_often_as_stated():
+    told = {"fps": torch.full((4000,), 8.0), "motion": torch.full((4000,), 3.0)}
+    forgotten = forget(told, 0.3, step_generator(0, 0))
+    unknown = {name: values.isnan() for name, values in forgotten.items()}
+    assert all(abs(gone.float().mean() - 0.3) < 0.03 for gone in unknown.values())
+    assert abs((unknown["fps"] & unknown["motion"]).float().mean() - 0.09) < 0.02
+    assert (forgotten["motion"][~unknown["motion"]] == 3).all()
 
 
 @pytest.mark.parametrize("name", ["single_frame", "all_frames"])

@@ -43,7 +43,9 @@ class TrainParams:
     mask_ratio_mean: float
     mask_ratio_std: float
     cond_drop_prob: float
-    """Probability that a clip is trained with the null text and no other condition."""
+    """Probability that a clip is trained with the null text, and with all conditions unknown."""
+    condition_drop_prob: float
+    """Probability that one of `model.conditions` is unknown to a clip, whatever becomes of its caption."""
     history_noise: float
     """Highest noise level, 0..1, added to the finished frames of a clip and told to the model; 0 = none."""
     simulated_share: float

@@ -36,3 +36,15 @@ class ScalarEmbed(nn.Module):
         """Numbers of any shape (...) -> (..., D)."""
         waves = sinusoid(values.nan_to_num().flatten() * self.scale).unflatten(0, values.shape)
         return torch.where(values.isnan()[..., None], self.unknown, self.layers(waves))
+
+
+def forget(conditions: Conditions, probability: float, generator: torch.Generator) -> Conditions:
+    """The conditions, each (B,) with some of its numbers made unknown, independently."""
+    return {
+        name: torch.where(
+            torch.rand(values.shape, generator=generator, device=values.device) < probability,
+            torch.nan,
+            values,
+        )
+        for name, values in conditions.items()
+    }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from videomar.config import ModelParams, SampleParams, TrainParams
 from videomar.model import generation
-from videomar.model.conditions import ScalarEmbed
+from videomar.model.conditions import ScalarEmbed, forget
 from videomar.model.ddpm import DDPMHead
 from videomar.model.head import DiffusionHead, FlowHead
 from videomar.model.objective import Clips, draw_frames
@@ -61,7 +61,8 @@ class VideoMAR(nn.Module):
         tokens, grid = patchify(clips.latents, patch_size), token_grid(clips.latents, patch_size)
         frames = draw_frames(tokens, grid, params, generator)
         drop = torch.rand(len(tokens), generator=generator, device=tokens.device) < params.cond_drop_prob
-        memory = self.trunk.read_text(clips.text, clips.text_mask, clips.conditions, drop)
+        told = forget(clips.conditions, params.condition_drop_prob, generator)
+        memory = self.trunk.read_text(clips.text, clips.text_mask, told, drop)
         hidden = self.trunk.run(frames, memory)[frames.token_mask]
         repeats = params.batch_multiplier
         return self.head.loss(
