@@ -151,7 +151,7 @@ def test_loss_in_bfloat16_is_near_float32(params, kind, measured):
 
     exact = loss()
     with torch.autocast("cpu", torch.bfloat16):
-        measured(f"{kind}: loss in bf16 autocast against float32 (relative)", abs(loss() / exact - 1), 1e-2)
+        measured(f"{kind}: loss in bf16 autocast against float32 (relative)", abs(loss() / exact - 1), 2e-2)
 
 
 @KINDS

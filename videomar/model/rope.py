@@ -15,11 +15,11 @@ BASE = 10_000.0
 
 
 class Rotation(NamedTuple):
-    """Cosines, signed sines (S, K) of every token's angles, and each channel's partner (K,)."""
+    """Cosines and signed sines (S, K) of every token's angles, and the channels of half an axis, per axis."""
 
     cos: Tensor
     sin: Tensor
-    partner: Tensor
+    halves: list[int]
 
 
 def grid_positions(times: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -30,18 +30,19 @@ def grid_positions(times: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def rotation(positions: Tensor, axis_dims: tuple[int, int, int]) -> Rotation:
     """Rotation of tokens at `positions` (S, 3), for heads whose channels are split as `axis_dims`."""
-    cos, sin, partner, offset = [], [], [], 0
+    cos, sin = [], []
     for axis, dim in enumerate(axis_dims):
         half = dim // 2
         frequencies = BASE ** -(torch.arange(half, device=positions.device, dtype=torch.float64) / half)
         angles = (positions[:, axis, None] * frequencies).float()
         cos += [angles.cos(), angles.cos()]
         sin += [-angles.sin(), angles.sin()]
-        partner += [torch.arange(offset + half, offset + dim), torch.arange(offset, offset + half)]
-        offset += dim
-    return Rotation(torch.cat(cos, -1), torch.cat(sin, -1), torch.cat(partner).to(positions.device))
+    return Rotation(torch.cat(cos, -1), torch.cat(sin, -1), [dim // 2 for dim in axis_dims])
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """Turn queries or keys (B, N, S, K); scores then depend on relative positions only."""
-    return x * by.cos.to(x.dtype) + x[..., by.partner] * by.sin.to(x.dtype)
+    parts = x.split([half for half in by.halves for _ in range(2)], -1)
+    # Every channel's partner in its place: the halves of each axis change places.
+    partners = torch.cat([part for pair in zip(parts[1::2], parts[::2], strict=True) for part in pair], -1)
+    return x * by.cos.to(x.dtype) + partners * by.sin.to(x.dtype)
