@@ -32,7 +32,7 @@ def test_all_frames_loss_of_a_frame_is_its_single_frame_loss(params, captions, h
     generator = step_generator(0, 0)
     token_mask = draw_token_mask(torch.full((12,), 4), 6, generator).unflatten(0, (3, 4))
     complete, levels = add_history_noise(tokens, 0.4 if noisy else 0.0, generator)
-    memory = model.trunk.read_text(captions[0], captions[1], {"motion": torch.tensor([3.0])})
+    memory = model.trunk.read(captions[0], captions[1], {"motion": torch.tensor([3.0])})
 
     def errors(frames):
         hidden = model.trunk.run(frames, memory)[frames.token_mask]
@@ -110,7 +110,7 @@ def test_history_noise_has_the_stated_variance():
 
 def test_masked_frames_do_not_see_each_other_nor_their_complete_copy(model, captions):
     """What a masked frame is given must be what it has in generation, and nothing of the answer."""
-    tokens, memory = patchify(clips(), 1), model.trunk.read_text(*captions)
+    tokens, memory = patchify(clips(), 1), model.trunk.read(*captions)
     token_mask = torch.ones(3, 4, 6, dtype=torch.bool)
     before = model.trunk.run(complete_and_masked(tokens, tokens, token_mask, GRID), memory)
     changed = tokens.clone()

@@ -95,7 +95,7 @@ def test_cached_frames_equal_the_whole_pass(params, captions, preset, grid, meas
     token_mask = torch.zeros(3, 4, num_tokens, dtype=torch.bool)
     token_mask[:, 3, ::2] = True
     whole = model.trunk(latents, token_mask, *captions)
-    cache, memory = KVCache(4 * num_tokens), model.trunk.read_text(*captions)
+    cache, memory = KVCache(4 * num_tokens), model.trunk.read(*captions)
     for index in range(4):
         frame = Frames(
             tokens[:, index : index + 1], token_mask[:, index : index + 1], grid, torch.tensor([index])
@@ -126,8 +126,8 @@ def test_padding_of_captions_has_no_effect(model, captions):
 
 def test_empty_caption_is_the_null_text(model, captions):
     text, mask = captions
-    dropped = model.trunk.read_text(text, mask, drop=torch.tensor([True, True, True]))
-    as_is = model.trunk.read_text(text, mask)
+    dropped = model.trunk.read(text, mask, drop=torch.tensor([True, True, True]))
+    as_is = model.trunk.read(text, mask)
     for (keys, _), (null_keys, _) in zip(as_is.blocks, dropped.blocks, strict=True):
         assert torch.equal(keys[2], null_keys[0])
         assert not torch.equal(keys[0], null_keys[0])
@@ -140,13 +140,13 @@ def frame_at(index, tokens):
 def test_cache_refuses_more_tokens_than_its_capacity(model, captions):
     frame = frame_at(0, patchify(clips(1), 1))
     with pytest.raises(ValueError, match="got 6 tokens, expected at most 4"):
-        model.trunk.run(frame, model.trunk.read_text(*captions), KVCache(4))
+        model.trunk.run(frame, model.trunk.read(*captions), KVCache(4))
 
 
 def test_cache_that_forgot_a_frame_equals_a_pass_without_it_in_one_block(params, captions, measured):
     """In one block a frame's keys hold nothing of earlier frames, so that forgetting one is exact."""
     model = lively_model(dataclasses.replace(params.model, depth=1))
-    tokens, memory, cache = patchify(clips(4), 1), model.trunk.read_text(*captions), KVCache(18)
+    tokens, memory, cache = patchify(clips(4), 1), model.trunk.read(*captions), KVCache(18)
     for index in range(4):
         cache.make_room(6)
         last = model.trunk.run(frame_at(index, tokens[:, index : index + 1]), memory, cache)
@@ -160,13 +160,13 @@ def test_cache_that_forgot_a_frame_equals_a_pass_without_it_in_one_block(params,
 
 def test_captions_longer_than_the_network_are_refused(model):
     with pytest.raises(DataError, match="got 7 tokens, expected at most 5"):
-        model.trunk.read_text(torch.zeros(1, 7, 6), torch.ones(1, 7).bool())
+        model.trunk.read(torch.zeros(1, 7, 6), torch.ones(1, 7).bool())
 
 
 def test_captions_may_come_without_their_padding(model, captions):
     text, mask = captions
-    padded = model.trunk.read_text(text[:1], mask[:1])
-    bare = model.trunk.read_text(text[:1, :3], mask[:1, :3])
+    padded = model.trunk.read(text[:1], mask[:1])
+    bare = model.trunk.read(text[:1, :3], mask[:1, :3])
     assert torch.equal(padded.mask, bare.mask)
     shown = torch.zeros(1, 2, 6, dtype=torch.bool)
     frames = causal(patchify(clips(2, 1), 1), shown, GRID)
@@ -176,7 +176,7 @@ def test_captions_may_come_without_their_padding(model, captions):
 def test_conditions_change_the_hidden_vectors_and_dropped_rows_know_none(told_model, captions):
     def hidden(drop, **conditions):
         told = {name: torch.tensor([value]) for name, value in conditions.items()}
-        memory = told_model.trunk.read_text(*captions, told, torch.full((3,), drop))
+        memory = told_model.trunk.read(*captions, told, torch.full((3,), drop))
         frames = causal(patchify(clips(2), 1), torch.zeros(3, 2, 6).bool(), GRID)
         return told_model.trunk.run(frames, memory)
 
@@ -189,7 +189,7 @@ def test_conditions_change_the_hidden_vectors_and_dropped_rows_know_none(told_mo
 
 
 def test_noise_level_of_a_frame_is_told_to_it_and_to_later_frames_only(told_model, captions):
-    memory = told_model.trunk.read_text(*captions)
+    memory = told_model.trunk.read(*captions)
     frames = causal(patchify(clips(3), 1), torch.zeros(3, 3, 6).bool(), GRID)
     none = told_model.trunk.run(frames, memory)
     level = told_model.trunk.run(frames._replace(noise_levels=torch.tensor([[0.0, 0.5, 0.0]])), memory)

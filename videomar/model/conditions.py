@@ -1,4 +1,4 @@
-"""What the network is told besides the caption: numbers, each as one vector.
+"""What the network is told besides the caption: numbers, each as one vector added to every token.
 
 Source: the sinusoids and two-layer network of diffusion's time embedding (arXiv 2006.11239), here for frame
 rate and motion score, as in NOVA (arXiv 2412.14169), and for the noise level of history frames, as in MAGI

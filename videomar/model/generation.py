@@ -22,7 +22,7 @@ from videomar.model.head import Condition
 from videomar.model.masking import hidden_after
 from videomar.model.patchify import patchify, token_grid, unpatchify
 from videomar.model.rows import RowNoise, pad_rows, rows_needed
-from videomar.model.transformer import TextMemory, Trunk
+from videomar.model.transformer import Memory, Trunk
 
 if TYPE_CHECKING:
     from videomar.model.videomar import VideoMAR
@@ -50,7 +50,7 @@ def generate(
     session = _Session(
         model.trunk,
         grid,
-        _read_text(model.trunk, text, text_mask, sampling, guided),
+        _read_captions(model.trunk, text, text_mask, sampling, guided),
         KVCache(min(num_frames, sampling.window_frames or num_frames) * num_tokens),
         2 if guided else 1,
     )
@@ -72,7 +72,7 @@ class _Session:
     """The trunk over one batch of clips: its captions, its finished frames, and rows doubled for guidance."""
 
     def __init__(
-        self, trunk: Trunk, grid: tuple[int, int], memory: TextMemory, cache: KVCache, copies: int
+        self, trunk: Trunk, grid: tuple[int, int], memory: Memory, cache: KVCache, copies: int
     ) -> None:
         self.trunk, self.grid, self.memory, self.cache, self.copies = trunk, grid, memory, cache, copies
         self.time = 0
@@ -138,18 +138,18 @@ def _draw(
     return rearrange(tokens[: noise.count * num_places], "(b r) p -> b r p", r=num_places)
 
 
-def _read_text(
+def _read_captions(
     trunk: Trunk, text: Tensor, text_mask: Tensor, sampling: SampleParams, guided: bool
-) -> TextMemory:
+) -> Memory:
     """Captions and conditions of all rows; with guidance the same rows follow once more without both."""
     told = {"fps": sampling.fps, "motion": sampling.motion}
     conditions = {
         name: torch.tensor([value], device=text.device) for name, value in told.items() if value is not None
     }
     if not guided:
-        return trunk.read_text(text, text_mask, conditions)
+        return trunk.read(text, text_mask, conditions)
     drop = torch.arange(2, device=text.device).repeat_interleave(len(text)) == 1
-    return trunk.read_text(text.repeat(2, 1, 1), text_mask.repeat(2, 1), conditions, drop)
+    return trunk.read(text.repeat(2, 1, 1), text_mask.repeat(2, 1), conditions, drop)
 
 
 def _guidance_weight(sampling: SampleParams, revealed: float) -> float:

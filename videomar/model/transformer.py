@@ -1,7 +1,7 @@
 """The trunk: a transformer that is causal over frames and bidirectional inside a frame.
 
 Axes: B batch, T latent frames, L tokens per frame, S = T L tokens, P token channels, D hidden size,
-M caption tokens, E caption channels, G conditions of a clip.
+M caption tokens, E caption channels.
 """
 
 from typing import NamedTuple, cast
@@ -23,15 +23,20 @@ from videomar.model.rope import grid_positions, rotation
 FINAL_NORM_EPS = 1e-6
 
 
-class TextMemory(NamedTuple):
-    """Captions as blocks see them: keys and values (B, N, M + G, K) of each, and mask (B, 1, 1, M + G)."""
+class Memory(NamedTuple):
+    """What is said of clips, as every block needs it."""
 
     blocks: list[tuple[Tensor, Tensor]]
+    """Keys and values (B, N, M, K) of the captions, per block."""
     mask: Tensor
+    """Real caption tokens (B, 1, 1, M), True = real."""
+    told: Tensor
+    """Sum of the conditions' vectors (B, 1, 1, D), which is added to every token."""
 
-    def rows(self, count: int) -> "TextMemory":
-        """The first `count` captions."""
-        return TextMemory([(keys[:count], values[:count]) for keys, values in self.blocks], self.mask[:count])
+    def rows(self, count: int) -> "Memory":
+        """That of the first `count` clips."""
+        blocks = [(keys[:count], values[:count]) for keys, values in self.blocks]
+        return Memory(blocks, self.mask[:count], self.told[:count])
 
 
 class Trunk(nn.Module):
@@ -65,18 +70,16 @@ class Trunk(nn.Module):
         """
         patch_size = self.params.patch_size
         frames = causal(patchify(latents, patch_size), token_mask, token_grid(latents, patch_size))
-        return self.run(frames, self.read_text(text, text_mask))
+        return self.run(frames, self.read(text, text_mask))
 
-    def read_text(
+    def read(
         self,
         text: Tensor,
         text_mask: Tensor,
         conditions: Conditions | None = None,
         drop: Tensor | None = None,
-    ) -> TextMemory:
-        """Caption keys and values of every block, computed once for all passes over a clip.
-
-        Conditions stand behind the caption as one token each.
+    ) -> Memory:
+        """Captions and conditions as all passes over the clips need them, computed once.
 
         Args:
             text: caption states (B, M, E); fewer than the network's M are padded.
@@ -87,7 +90,7 @@ class Trunk(nn.Module):
         Raises:
             DataError: the captions are longer than the network's.
         """
-        batch_size, most = len(text), self.null_text.shape[1]
+        most = self.null_text.shape[1]
         if text.shape[1] > most:
             rule = f"at most {most}, the caption length this model was built for"
             raise DataError(f"text: got {text.shape[1]} tokens, expected {rule}; cut it")
@@ -96,23 +99,21 @@ class Trunk(nn.Module):
         states = F.pad(self.context_embed(text), (0, 0, 0, most - text.shape[1]))
         states = torch.where(empty[:, None, None], self.null_text.to(states.dtype), states)
         mask = F.pad(text_mask, (0, most - text.shape[1])) | empty[:, None]
-        told = self._condition_tokens(conditions or {}, drop)
-        states = torch.cat([states, *(token[:, None].to(states.dtype) for token in told)], 1)
-        mask = torch.cat([mask, mask.new_ones(batch_size, len(told))], 1)
         blocks = cast("list[Block]", list(self.blocks))
-        return TextMemory([block.attn2.read(states) for block in blocks], mask[:, None, None])
+        told = self._read_conditions(conditions or {}, drop)
+        return Memory([block.attn2.read(states) for block in blocks], mask[:, None, None], told)
 
-    def _condition_tokens(self, conditions: Conditions, drop: Tensor) -> list[Tensor]:
-        """One (B, D) for each condition of a clip that the network knows."""
-        tokens = []
+    def _read_conditions(self, conditions: Conditions, drop: Tensor) -> Tensor:
+        """Sum of the vectors of all conditions of a clip that the network knows, (B, 1, 1, D)."""
+        told = torch.zeros(len(drop), self.params.hidden_size, device=drop.device)
         for name, embed in self.conditions.items():
             if name != HISTORY_NOISE:
                 values = conditions.get(name, torch.full((1,), torch.nan, device=drop.device))
                 unknown = cast("ScalarEmbed", embed).unknown
-                tokens.append(torch.where(drop[:, None], unknown, embed(values)))
-        return tokens
+                told = told + torch.where(drop[:, None], unknown, embed(values))
+        return told[:, None, None]
 
-    def run(self, frames: Frames, memory: TextMemory, cache: KVCache | None = None) -> Tensor:
+    def run(self, frames: Frames, memory: Memory, cache: KVCache | None = None) -> Tensor:
         """One pass: hidden vectors (B, T, L, D) of frames whose hidden places hold the mask token.
 
         With a cache, the frames follow the committed ones and are left there as a draft.
@@ -124,6 +125,7 @@ class Trunk(nn.Module):
             mask = frames.sees.repeat_interleave(tokens_per_frame, 0).repeat_interleave(tokens_per_frame, 1)
         embedded = self.z_proj(frames.tokens)
         x = torch.where(frames.token_mask[..., None], self.mask_token.to(embedded.dtype), embedded)
+        x = x + memory.told
         if HISTORY_NOISE in self.conditions:
             none = torch.zeros(1, len(frames.times), device=x.device)
             levels = none if frames.noise_levels is None else frames.noise_levels

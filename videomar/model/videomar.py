@@ -62,7 +62,7 @@ class VideoMAR(nn.Module):
         frames = draw_frames(tokens, grid, params, generator)
         drop = torch.rand(len(tokens), generator=generator, device=tokens.device) < params.cond_drop_prob
         told = forget(clips.conditions, params.condition_drop_prob, generator)
-        memory = self.trunk.read_text(clips.text, clips.text_mask, told, drop)
+        memory = self.trunk.read(clips.text, clips.text_mask, told, drop)
         hidden = self.trunk.run(frames, memory)[frames.token_mask]
         repeats = params.batch_multiplier
         return self.head.loss(
