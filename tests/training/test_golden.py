@@ -1,5 +1,7 @@
 """Ten losses of fixed weights. After a wanted change rewrite them: `python -m tests.training.test_golden`."""
 
+import dataclasses
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -11,23 +13,26 @@ import torch
 from tests.caches import write_cache
 from tests.conftest import small_params
 from videomar.checkpoint import ModelShape
+from videomar.config.network import HEADS
+from videomar.config.runs import OBJECTIVES
 from videomar.data.dataset import LatentDataset
 from videomar.runtime import step_generator
 from videomar.training.loop import clips_on, untrained
 from videomar.training.optim import make_optimizer
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
+CHOICES = list(itertools.product(OBJECTIVES, HEADS))
 
 
-def ten_losses(folder):
+def ten_losses(folder, objective, head):
     params = small_params()
+    train = dataclasses.replace(params.train, objective=objective)
     batch = LatentDataset(write_cache(folder), "train", 5).rows(np.arange(8))
-    clips = clips_on(torch.device("cpu"), batch)
-    model = untrained(ModelShape(params.model, 4, 6, 5), 0)
-    optimizer = make_optimizer(model, params.train)
+    model = untrained(ModelShape(dataclasses.replace(params.model, head=head), 4, 6, 5), 0)
+    optimizer = make_optimizer(model, train)
     losses = []
     for step in range(10):
-        loss = model.loss(clips, params.train, step_generator(0, step))
+        loss = model.loss(clips_on(torch.device("cpu"), batch), train, step_generator(0, step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -35,10 +40,13 @@ def ten_losses(folder):
     return losses
 
 
-def test_ten_losses_are_the_golden_ones(tmp_path):
-    assert ten_losses(tmp_path) == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-4)
+@pytest.mark.parametrize(("objective", "head"), CHOICES)
+def test_ten_losses_are_the_golden_ones(tmp_path, objective, head):
+    golden = json.loads(GOLDEN.read_text())[f"{objective} {head}"]
+    assert ten_losses(tmp_path, objective, head) == pytest.approx(golden, rel=1e-4)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        GOLDEN.write_text(json.dumps(ten_losses(Path(folder)), indent=1) + "\n")
+        golden = {f"{name} {head}": ten_losses(Path(folder), name, head) for name, head in CHOICES}
+    GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
