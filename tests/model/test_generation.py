@@ -49,7 +49,7 @@ def test_generate_is_a_function_of_the_generator(model, captions, sampling):
 def test_row_has_the_same_bits_whatever_is_beside_it(
     params, captions, sampling, head, cfg_scale, threads, measured
 ):
-    model = lively_model(dataclasses.replace(params.model, head=head, conditions=("motion",)))
+    model = lively_model(dataclasses.replace(params.model, head=head, conditions=("motion", "history_noise")))
     asked = dataclasses.replace(sampling, cfg_scale=cfg_scale, motion=4.0, history_noise=0.1)
     many = context(batch_size=5)
     rows = torch.tensor([0, 1, 2, 0, 1])
@@ -208,6 +208,14 @@ def test_context_with_nan_is_refused(model, captions, sampling):
     broken[0, 0, 0, 0, 0] = torch.nan
     with pytest.raises(DataError, match="got 1 values of 72 that are not finite"):
         model.generate(broken, 3, *captions, sampling, step_generator(0, 0))
+
+
+@pytest.mark.parametrize("wish", [{"motion": 3.0}, {"fps": 8.0}, {"history_noise": 0.2}])
+def test_conditions_that_the_model_does_not_know_are_refused(params, captions, sampling, wish):
+    deaf = lively_model(dataclasses.replace(params.model, conditions=()))
+    (name,) = wish
+    with pytest.raises(DataError, match=f"sample.{name}: got {wish[name]}, expected none"):
+        deaf.generate(context(), 3, *captions, dataclasses.replace(sampling, **wish), step_generator(0, 0))
 
 
 def test_wrong_number_of_generators_is_refused():

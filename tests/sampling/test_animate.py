@@ -82,7 +82,7 @@ def test_motion_is_refused_by_a_model_that_was_not_trained_to_be_told(files, tmp
     weights = untrained(shape, 0).state_dict()
     saved = checkpoint.save(tmp_path, 0, shape, {"model": weights, "ema": weights}, {})
     deaf = dataclasses.replace(files, checkpoint=saved)
-    with pytest.raises(DataError, match="motion: got 3.0, expected nothing"):
+    with pytest.raises(DataError, match="sample.motion: got 3.0, expected none"):
         animate(deaf, pictures(1), Wish(motion=3.0))
 
 

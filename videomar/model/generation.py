@@ -39,6 +39,7 @@ def generate(
 ) -> Tensor:
     """Continue clips; see `VideoMAR.generate`. `captions` holds states (B, M, E) and mask (B, M)."""
     _check_context(context, num_frames)
+    _check_told(model.params.conditions, sampling)
     batch_size, given = len(context), context.shape[2]
     grid = token_grid(context, model.params.patch_size)
     num_tokens = grid[0] * grid[1]
@@ -168,6 +169,16 @@ def _temperature(sampling: SampleParams, index: int, given: int, num_frames: int
     """Progressive: linear from the first generated frame towards what the frame after the last would have."""
     share = (index - given) / (num_frames - given)
     return sampling.temperature + (sampling.final_temperature - sampling.temperature) * share
+
+
+def _check_told(known: Sequence[str], sampling: SampleParams) -> None:
+    for name in ("fps", "motion", "history_noise"):
+        value = getattr(sampling, name)
+        if value and name not in known:
+            raise DataError(
+                f"sample.{name}: got {value}, expected none: this model was not trained to be told; "
+                f"add {name} to model.conditions and train"
+            )
 
 
 def _check_context(context: Tensor, num_frames: int) -> None:

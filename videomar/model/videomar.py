@@ -93,6 +93,7 @@ class VideoMAR(nn.Module):
                 generator of its own comes out in the same bits whatever else is in the batch.
 
         Raises:
-            DataError: the context is no shorter than the clip asked for, holds no frame, or is not finite.
+            DataError: the context is no shorter than the clip asked for, holds no frame, or is not finite; or
+                `sampling` has conditions that the network does not know.
         """
         return generation.generate(self, context, num_frames, (text, text_mask), sampling, generator)

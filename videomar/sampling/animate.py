@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from videomar.checkpoint import load
 from videomar.config import Params
-from videomar.errors import DataError
 from videomar.runtime import step_generator
 from videomar.text import load_text_encoder, pad_states
 from videomar.tokenizer.interface import to_pictures, to_unit_range
@@ -54,11 +53,6 @@ def animate(files: ModelFiles, given: NDArray[np.uint8], wish: Wish) -> NDArray[
         DataError: a size, a length or a wish that this model cannot fulfil.
     """
     params, loaded, coder = files.params, load(files.checkpoint), load_tokenizer(files.tokenizer)
-    if wish.motion is not None and "motion" not in loaded.params.conditions:
-        raise DataError(
-            f"motion: got {wish.motion}, expected nothing: this model was not trained to be told; "
-            "add motion to model.conditions and train"
-        )
     trained = coder.num_latent_frames(params.ingest.num_frames)
     most = coder.num_frames(max(1, min(trained // 2, 1 + (len(given) - 1) // coder.time_stride)))
     size = wish.size or (params.ingest.size_px, params.ingest.size_px)
