@@ -8,8 +8,10 @@ from videomar.stage import Stage
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the ledger."""
-    with Stage("curate", arguments, "candidates", "out") as stage:
-        stage.metrics = curate_clips(stage.path.candidates, stage.path.out, stage.params.curate)
+    with Stage("curate", arguments, "candidates", "takedowns", "out") as stage:
+        stage.metrics = curate_clips(
+            stage.path.candidates, stage.path.takedowns, stage.path.out, stage.params.curate
+        )
 
 
 if __name__ == "__main__":

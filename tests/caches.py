@@ -9,7 +9,7 @@ def write_cache(folder, clips=12):
     rng = np.random.default_rng(0)
     rows = [
         {
-            "clip_id": f"clip{number}",
+            "clip_id": f"clip{number:03d}",
             "key": f"key{number}",
             "text_key": "t",
             "shape": [4, 3, 2, 2],

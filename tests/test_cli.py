@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import sys
@@ -10,6 +11,10 @@ import yaml
 from tests.pipeline_outputs import EVIL, REPOSITORY, write_ledger
 from videomar import cli
 from videomar.config import load_params
+from videomar.data.ledger import read_ledger
+from videomar.data.ledger import write_ledger as write_ledger_rows
+from videomar.data.takedowns import read_takedowns
+from videomar.tracking.runs import experiment_id, open_client
 
 GENERATE = ["generate", "a.png", "--prompt", "x", "--out", "b.mp4"]
 
@@ -78,6 +83,10 @@ def test_use_preset_sets_its_values_and_small_brings_the_shipped_file_back(
         (["use-clips", "empty"], 1, "empty: got an empty folder"),
         (["ledger", "show"], 1, "data/ledger.parquet: no such file"),
         (["ledger", "show", "--ledger", "params.yaml"], 1, "expected the output of `curate`"),
+        (["ledger", "diff", "params.yaml"], 1, "data/ledger.parquet: no such file"),
+        (["ledger", "remove", "nowhere.mp4", "--reason", "x"], 1, "nowhere.mp4: got no such video"),
+        (["ledger", "remove", "params.yaml", "--reason", " "], 1, "--reason: got nothing"),
+        (["ledger", "remove", "params.yaml", "--reason", "x"], 1, "takedowns.csv: no such file"),
         (["promote", "--force"], 2, "--force and --reason go together"),
         (["use-clips"], 2, "Missing argument"),
         (["fly"], 2, "No such command"),
@@ -120,3 +129,51 @@ def test_ledger_show_names_reasons_and_files(
     shown = capsys.readouterr().out
     for text in ("kept, simulated", "too_dark", "train", "empty_file", EVIL[:10]):
         assert text in shown
+
+
+def test_ledger_diff_tells_what_another_policy_keeps(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ledger(here / "ledger.parquet")
+    other = read_ledger(here / "ledger.parquet")
+    other.loc[0, ["kept", "reason", "split"]] = False, "blurred", None
+    write_ledger_rows(here / "other.parquet", other)
+    words = ["ledger", "diff", "other.parquet", "--ledger", "ledger.parquet"]
+    assert run(monkeypatch, *words) == 0
+    assert "blurred" in capsys.readouterr().out
+    assert run(monkeypatch, *words, "--json") == 0
+    changes = json.loads(capsys.readouterr().out)
+    assert (changes["kept_before"], changes["kept_after"]) == (1, 0)
+    assert changes["newly_rejected"] == {"blurred": 1}
+
+
+def test_ledger_remove_tells_which_models_held_the_video(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "takedowns.csv").write_text("video_sha256,video,reason,removed_at\n")
+    (here / "data/raw").mkdir(parents=True)
+    (here / "data/raw/a.mp4").write_bytes(b"bytes of a video")
+    digest = hashlib.sha256(b"bytes of a video").hexdigest()
+    write_ledger(here / "ledger.parquet")
+    held = read_ledger(here / "ledger.parquet").assign(video_sha256=digest)
+    client = open_client()
+    client.create_registered_model("videomar")
+    for version, kept in enumerate(((True, False), (False, False), None), start=1):
+        run_id = client.create_run(experiment_id(client)).info.run_id
+        key = f"{version:02d}" + "a" * 30
+        lock = f"    - path: data/ledger.parquet\n      hash: md5\n      md5: {key}\n"
+        (here / "dvc.lock").write_text(lock)
+        client.log_artifact(run_id, str(here / "dvc.lock"), "evidence")
+        client.create_model_version("videomar", f"runs:/{run_id}/model", run_id)
+        if kept is not None:
+            cached = here / ".dvc/cache/files/md5" / key[:2] / key[2:]
+            write_ledger_rows(cached, held.assign(kept=[*kept, False]))
+    words = ["ledger", "remove", "a.mp4", "--reason", "the owner asked"]
+    assert run(monkeypatch, *words) == 0
+    shown = capsys.readouterr().out
+    assert "version 1: was made with this video" in shown
+    assert "version 2: was made without this video" in shown
+    assert "version 3: cannot be told" in shown
+    assert read_takedowns(here / "takedowns.csv") == {digest: "the owner asked"}
+    assert run(monkeypatch, *words) == 0
+    assert "was removed before" in capsys.readouterr().out

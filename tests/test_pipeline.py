@@ -76,7 +76,7 @@ def checkout(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("videomar", "stages", "flows", "samples"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+    for name in ("dvc.yaml", "params.yaml", "takedowns.csv", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     set_params(folder, SMALL)
     drawing = SamplesParams(
@@ -199,7 +199,8 @@ def test_changed_caption_encodes_no_video_again(checkout):
 def test_bad_parameter_is_one_line(checkout, section, values, message):
     before = (checkout / "params.yaml").read_text()
     set_params(checkout, {section: values})
-    done = run(checkout, "./stages/run", "curate", "--candidates", "x", "--out", "y", "--metrics", "z")
+    paths = ["--candidates", "w", "--takedowns", "x", "--out", "y", "--metrics", "z"]
+    done = run(checkout, "./stages/run", "curate", *paths)
     (checkout / "params.yaml").write_text(before)
     assert done.returncode == 1
     assert message in done.stderr
@@ -209,8 +210,8 @@ def test_bad_parameter_is_one_line(checkout, section, values, message):
 def test_full_disk_is_one_line_and_loses_nothing(checkout):
     """A limit on the size of files stands in for a full disk: the write fails half-way."""
     before = (checkout / "data" / "ledger.parquet").read_bytes()
-    paths = "--candidates data/candidates.parquet --out data/ledger.parquet --metrics m.json"
-    done = run(checkout, "bash", "-c", f"ulimit -f 1; ./stages/run curate {paths}")
+    paths = "--candidates data/candidates.parquet --takedowns takedowns.csv --out data/ledger.parquet"
+    done = run(checkout, "bash", "-c", f"ulimit -f 1; ./stages/run curate {paths} --metrics m.json")
     assert done.returncode == 1
     assert "File too large" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from videomar import ledger_verbs
 from videomar.errors import DataError, VideomarError
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From a folder of clips to a model: curation, promotion, generation.",
 )
-ledger_app = typer.Typer(no_args_is_help=True, help="What was kept, what was rejected, and why.")
-app.add_typer(ledger_app, name="ledger")
+app.add_typer(ledger_verbs.app, name="ledger")
 
 
 @app.command("use-clips")
@@ -49,37 +49,6 @@ def use_preset(
     preset = read_preset(PRESETS, name)
     update_params(PARAMS, preset)
     print(f"params.yaml: now has the sections {', '.join(preset)} of {name}; `git diff` shows what changed")
-
-
-@ledger_app.command("show")
-def ledger_show(
-    ledger: Annotated[Path, typer.Option(help="The ledger.")] = Path("data/ledger.parquet"),
-) -> None:
-    """Counts per verdict and split, and the files that could not be read."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from videomar.evaluation.contents import read_contents
-
-    contents = read_contents(ledger)
-    verdicts = Table(
-        "verdict", "clips", "share", title=f"{contents.num_clips} clips of {contents.num_videos} videos"
-    )
-    kept = [(f"kept, {sheet.verdict}", sheet) for sheet in contents.kept]
-    rejected = [(sheet.verdict, sheet) for sheet in contents.rejected]
-    for verdict, sheet in kept + rejected:
-        verdicts.add_row(escape(verdict), str(sheet.count), f"{100 * sheet.share:.1f} %")
-    splits = Table("group", "split", "kept clips")
-    for group, split, count in contents.splits:
-        splits.add_row(escape(group), escape(split), str(count))
-    console = Console()
-    console.print(verdicts, splits)
-    if contents.unreadable:
-        files = Table("file", "reason", title=f"{contents.num_unreadable} files could not be read")
-        for video, reason in contents.unreadable:
-            files.add_row(escape(video), escape(str(reason)))
-        console.print(files)
 
 
 @app.command()

@@ -22,6 +22,7 @@ def ingest_params() -> IngestParams:
         stride_frames=4,
         shot_threshold=27.0,
         timeout_s=60.0,
+        memory_gb=2.0,
         num_workers=1,
     )
 
@@ -37,6 +38,12 @@ def curate_params() -> CurateParams:
         min_contrast=6.0,
         min_sharpness=1.0,
         max_frozen_share=0.5,
+        max_flicker=4.0,
+        max_letterbox_share=0.1,
+        max_duplicate_bits=12,
+        max_duplicate_colour=6,
+        expected_drop_share=0.0,
+        max_drop_change=0.2,
         val_share=0.1,
         test_share=0.2,
         seed=0,

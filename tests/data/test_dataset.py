@@ -1,10 +1,15 @@
+import dataclasses
+import os
+import tracemalloc
+
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from tests.caches import write_cache
 from videomar.data.dataset import LatentDataset
-from videomar.data.latents import read_latents, read_rows, write_shards
+from videomar.data.facts import key_facts
+from videomar.data.latents import read_rows, write_shards
+from videomar.data.shard import open_shard
 from videomar.errors import DataError
 
 
@@ -63,32 +68,113 @@ def test_caption_longer_than_the_model_reads_is_refused(tmp_path):
         LatentDataset(write_cache(tmp_path / "latents"), "train", 1)
 
 
-def test_shards_round_trip_every_byte(tmp_path):
-    rows = read_rows(write_cache(tmp_path / "latents", clips=7))
-    write_shards(tmp_path / "again", rows, 3)
-    assert read_rows(tmp_path / "again") == rows
-    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == [
-        f"part-0000{n}.parquet" for n in range(3)
-    ]
+def test_batch_holds_the_stored_values_in_any_type(tmp_path):
+    """float16 and bfloat16 become float32 exactly; text is filled up behind its mask."""
+    values = np.array([1.0, -2.5, 3.0e-3, 40.0], np.float32)
+    bits = {
+        "float16": values.astype(np.float16).tobytes(),
+        "bfloat16": (values.view(np.uint32) >> 16).astype(np.uint16).tobytes(),
+        "float32": values.tobytes(),
+    }
+    cut = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    expected = {"float16": values.astype(np.float16), "bfloat16": cut, "float32": values}
+    row = read_rows(write_cache(tmp_path / "latents", clips=1))[0]
+    shapes = {"shape": [4, 1, 1, 1], "text_shape": [1, 4]}
+    for dtype, data in bits.items():
+        told = row | shapes | {"dtype": dtype, "latents": data, "text": data}
+        write_shards(tmp_path / dtype, [told], 100)
+        batch = LatentDataset(tmp_path / dtype, "train", 2).rows([0])
+        assert batch.latents.dtype == np.float32
+        assert np.array_equal(batch.latents.ravel(), expected[dtype])
+        assert np.array_equal(batch.text, np.stack([expected[dtype], np.zeros(4)])[None])
+        assert batch.text_mask.tolist() == [[True, False]]
 
 
-def test_fewer_rows_leave_no_old_shard(tmp_path):
-    rows = read_rows(write_cache(tmp_path / "latents", clips=7))
-    write_shards(tmp_path / "again", rows, 3)
-    write_shards(tmp_path / "again", rows[:2], 3)
-    assert read_rows(tmp_path / "again") == rows[:2]
+def test_rows_do_not_depend_on_the_shards_or_on_what_was_read_before(tmp_path):
+    rows = read_rows(write_cache(tmp_path / "one", clips=30))
+    write_shards(tmp_path / "many", rows[::-1], 4)
+    one, many = (LatentDataset(tmp_path / name, "train", 5) for name in ("one", "many"))
+    many.rows([3, 1])
+    index = [29, 0, 7, 7]
+    left, right = one.rows(index), many.rows(index)
+    assert np.array_equal(left.latents, right.latents)
+    assert np.array_equal(left.text, right.text)
+    assert left.clip_ids == right.clip_ids
+    assert one.content_hash == many.content_hash
 
 
-def test_damaged_shard_is_named(tmp_path):
+def test_damage_is_found_when_its_row_group_is_first_read(tmp_path):
     folder = write_cache(tmp_path / "latents")
-    (folder / "part-00000.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(DataError, match=r"part-00000\.parquet: got a damaged shard"):
-        read_latents(folder)
+    [path] = folder.glob("*.parquet")
+    data = bytearray(path.read_bytes())
+    data[open_shard(path).stored("latents", 7).offset] ^= 1
+    dataset = LatentDataset(folder, "train", 5)
+    path.write_bytes(data)
+    with pytest.raises(
+        DataError, match=r"part-00000-of-00001\.parquet: got a damaged shard \(latents of row"
+    ):
+        LatentDataset(folder, "train", 5).rows([3])
+    with pytest.raises(DataError, match="got a damaged shard"):
+        dataset.rows([3])
 
 
-def test_shards_are_stored_plain(tmp_path):
-    """Compression and dictionaries make reading latents ten times slower."""
-    meta = pq.ParquetFile(write_cache(tmp_path / "latents") / "part-00000.parquet").metadata
-    column = meta.row_group(0).column([field.name for field in meta.schema].index("latents"))
-    assert column.compression == "UNCOMPRESSED"
-    assert "PLAIN_DICTIONARY" not in column.encodings
+def test_latents_that_are_not_finite_are_refused_with_their_clip(tmp_path):
+    rows = read_rows(write_cache(tmp_path / "latents"))
+    rows[2]["latents"] = np.full(48, np.inf, "float16").tobytes()
+    write_shards(tmp_path / "latents", rows, 100)
+    dataset = LatentDataset(tmp_path / "latents", "train", 5)
+    place = dataset.clip_ids.index(rows[2]["clip_id"])
+    with pytest.raises(DataError, match=f"{rows[2]['clip_id']}: got latents that are not finite"):
+        dataset.rows([place - 1, place])
+
+
+def test_clips_of_two_shapes_do_not_make_a_batch(tmp_path):
+    rows = read_rows(write_cache(tmp_path / "latents", clips=3))
+    rows[0]["shape"] = [4, 3, 4, 1]
+    write_shards(tmp_path / "latents", rows, 100)
+    dataset = LatentDataset(tmp_path / "latents", "train", 5)
+    with pytest.raises(DataError, match="expected one shape and type in a batch"):
+        dataset.rows([0, 1, 2])
+
+
+def test_cache_of_other_parameters_is_refused_and_they_are_named(tmp_path, params):
+    folder = tmp_path / "latents"
+    write_shards(folder, read_rows(write_cache(folder)), 100, key_facts(params))
+    ingest = dataclasses.replace(params.ingest, fps=12.0, num_workers=7)
+    text = dataclasses.replace(params.text, prefix="A video of ")
+    LatentDataset(folder, "train", 5, key_facts(params))
+    with pytest.raises(DataError) as caught:
+        LatentDataset(folder, "train", 5, key_facts(dataclasses.replace(params, ingest=ingest, text=text)))
+    message = str(caught.value)
+    assert "pixels.fps is 8.0, expected 12.0; text.prefix is '', expected 'A video of '" in message
+    assert "num_workers" not in message
+    assert "size_px" not in message
+
+
+def test_memory_does_not_grow_over_epochs(tmp_path):
+    """Neither the cache nor what has been read of it is held: 30 MB on disk, read ten times."""
+    row = read_rows(write_cache(tmp_path / "latents", clips=1))[0]
+    data = np.ones((16, 4, 40, 40), "float16").tobytes()
+    large = row | {"shape": [16, 4, 40, 40], "latents": data}
+    write_shards(tmp_path / "latents", [large | {"clip_id": f"{n}", "key": f"{n}"} for n in range(150)], 40)
+    dataset = LatentDataset(tmp_path / "latents", "train", 5)
+    tracemalloc.start()
+    for step in range(15 * 10):
+        dataset.rows(dataset.index_at(step, 10, 1.0, 0))
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1e6
+    assert peak < 20e6  # a batch as stored and as float32, twice, and a little
+
+
+def test_more_shards_than_files_may_be_open(tmp_path):
+    """Shards are opened when they are read, and the longest unused is closed."""
+    row = read_rows(write_cache(tmp_path / "latents", clips=1))[0]
+    rows = [row | {"clip_id": f"{n:03d}", "key": f"{n}"} for n in range(300)]
+    write_shards(tmp_path / "many", rows, 1)
+    assert len(list((tmp_path / "many").iterdir())) == 512
+    before = len(os.listdir("/proc/self/fd"))
+    dataset = LatentDataset(tmp_path / "many", "train", 5)
+    latents = dataset.rows(np.arange(300)).latents
+    assert len(os.listdir("/proc/self/fd")) <= before + 2 * 128
+    assert (latents == np.frombuffer(row["latents"], "float16").reshape(row["shape"])).all()

@@ -23,7 +23,7 @@ def root(tmp_path_factory):
         asdict(Candidate(video="a.mp4", clip_id=split, group="real", start_s=start_s)) | {"split": split}
         for split, start_s in (("train", 0.0), ("test", 3.0))
     ]
-    write_ledger(root / "ledger.parquet", pandas.DataFrame(rows).assign(kept=True))
+    write_ledger(root / "ledger.parquet", pandas.DataFrame(rows).assign(kept=True, cluster=None))
     return root
 
 

@@ -13,6 +13,7 @@ from tests.caches import write_cache
 from videomar import checkpoint
 from videomar.checkpoint import ModelShape
 from videomar.data.dataset import LatentDataset
+from videomar.data.latents import read_rows, write_shards
 from videomar.errors import CheckpointError
 from videomar.model.masking import draw_target_frames
 from videomar.model.objective import Clips
@@ -123,7 +124,13 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(dataset, shape, 
 
 
 def test_non_finite_loss_stops_the_run_and_names_the_clips(dataset, shape, params, tmp_path):
-    dataset.latents[:] = np.nan
+    huge = np.full(48, 1e30, "float32").tobytes()
+    text = np.zeros(12, "float32").tobytes()
+    rows = [
+        row | {"dtype": "float32", "latents": huge, "text": text} for row in read_rows(tmp_path / "latents")
+    ]
+    write_shards(tmp_path / "latents", rows, 100)
+    dataset = LatentDataset(tmp_path / "latents", "train", 5)
     with pytest.raises(CheckpointError, match=r"got loss nan before step 2 \(clips clip"):
         train(shape, dataset, params.train, tmp_path, Worker(), None)
 
@@ -153,12 +160,13 @@ def test_tiny_model_overfits_one_clip(params, tmp_path):
 def test_loss_ignores_frames_after_the_last_target(model, captions, params):
     latents = torch.randn(3, 4, 5, 2, 3, generator=step_generator(0, 0))
     changed = latents.clone()
+    single = dataclasses.replace(params.train, objective="single_frame")
     changed[:, :, 4] += 1
     # A seed whose three target frames lie before frame 4, and one with a target in it.
     seeds = {int(draw_target_frames(3, 5, step_generator(seed, 1)).max()): seed for seed in range(20)}
     for last, equal in ((3, True), (4, False)):
         before, after = (
-            model.loss(Clips(clips, *captions), params.train, step_generator(seeds[last], 1))
+            model.loss(Clips(clips, *captions), single, step_generator(seeds[last], 1))
             for clips in (latents, changed)
         )
         assert torch.equal(before, after) == equal

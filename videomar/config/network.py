@@ -50,14 +50,14 @@ class EncodeParams:
     """The latent cache. Section `encode`."""
 
     dtype: str
-    """`float16` or `float32`."""
+    """`float16`, `bfloat16` or `float32`."""
     shard_clips: int
-    """Clips in one Parquet file."""
+    """Clips in one Parquet file, about: the files are a power of two, and clips are dealt by their keys."""
     num_workers: int
     """Ray actors that hold a tokenizer."""
 
     def __post_init__(self) -> None:
-        require_one_of(self.dtype, "encode.dtype", ("float16", "float32"))
+        require_one_of(self.dtype, "encode.dtype", ("float16", "bfloat16", "float32"))
 
 
 @section

@@ -4,13 +4,17 @@ Axes: B batch, C channels, T latent frames, H W latent rows and columns, M capti
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from videomar.data.latents import CONDITIONS, read_latents
+from videomar.data.columns import StoredColumn
+from videomar.data.facts import check_facts
+from videomar.data.latents import CONDITIONS, open_latents
+from videomar.data.shard import to_float32
 from videomar.errors import DataError
 
 
@@ -25,26 +29,63 @@ class Batch(NamedTuple):
 
 
 class LatentDataset:
-    """The clips of one split, in memory. Remembers latents and captions; has no position."""
+    """The clips of one split. Remembers where their latents and captions lie; has no position.
 
-    def __init__(self, folder: Path, split: str, max_text_tokens: int) -> None:
-        table = read_latents(folder)
-        rows = [row for row, value in enumerate(table.split) if value == split]
+    Bytes are read when a batch is made, and a row group is compared with its sums when the first of its clips
+    is: the cache may be larger than memory. Clips are numbered in the order of their ids.
+    """
+
+    def __init__(
+        self, folder: Path, split: str, max_text_tokens: int, expected: Mapping[str, Any] | None = None
+    ) -> None:
+        """Open a cache.
+
+        Args:
+            folder: of the cache.
+            split: `train`, `val` or `test`.
+            max_text_tokens: states a caption is filled up to.
+            expected: facts that the cache must have been made with, see `key_facts`; None takes any.
+
+        Raises:
+            DataError: the cache is missing, damaged or another, or the split is empty.
+        """
+        shards = open_latents(folder)
+        check_facts(folder, shards[0].facts, expected or {})
+        rows = [
+            (shard, number)
+            for shard in shards
+            for number, row in enumerate(shard.rows)
+            if row["split"] == split
+        ]
         if not rows:
             raise DataError(f"{folder}: got no clip in split {split}, expected some; run `dvc repro encode`")
-        self.clip_ids = [table.clip_ids[row] for row in rows]
-        self.latents = np.stack([table.latents[row] for row in rows])
-        _refuse_non_finite(folder, self.latents, self.clip_ids)
-        told = [table.conditions[row] for row in rows]
-        self.conditions = {name: np.array([clip[name] for clip in told], np.float32) for name in CONDITIONS}
-        self.text, self.text_mask = _pad([table.text[row] for row in rows], max_text_tokens)
-        simulated = np.array([table.group[row] == "simulated" for row in rows])
+        rows.sort(key=lambda place: (place[0].rows[place[1]]["clip_id"], place[0].rows[place[1]]["key"]))
+        table = [shard.rows[number] for shard, number in rows]
+        self.facts = shards[0].facts
+        self.clip_ids = [row["clip_id"] for row in table]
+        self.conditions = {name: np.array([row[name] for row in table], np.float32) for name in CONDITIONS}
+        self.max_text_tokens = max_text_tokens
+        self._latents = StoredColumn("latents", rows)
+        self._text = StoredColumn("text", rows)
+        _refuse_long(self._text, max_text_tokens)
+        simulated = np.array([row["group"] == "simulated" for row in table])
         self.groups = [
             indices for indices in (np.flatnonzero(simulated), np.flatnonzero(~simulated)) if len(indices)
         ]
         self.has_both_groups = len(self.groups) == 2
-        keys = sorted(f"{table.keys[row]} {table.text_keys[row]} {table.conditions[row]}" for row in rows)
+        told = [{name: row[name] for name in CONDITIONS} for row in table]
+        keys = sorted(f"{row['key']} {row['text_key']} {clip}" for row, clip in zip(table, told, strict=True))
         self.content_hash = hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents, C."""
+        return self._latents.shapes[0][0]
+
+    @property
+    def text_channels(self) -> int:
+        """Channels of the caption states, E."""
+        return self._text.shapes[0][1]
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -65,14 +106,29 @@ class LatentDataset:
         # Dealt out like cards, so that every worker's part holds both groups.
         return np.concatenate(picked)[np.random.default_rng([seed, step]).permutation(batch_size)]
 
-    def rows(self, index: NDArray[np.int64], num_latent_frames: int = 0) -> Batch:
-        """The clips at `index`, cut to their first `num_latent_frames` (0 = all)."""
-        latents = self.latents[index]
-        if num_latent_frames:
-            latents = latents[:, :, :num_latent_frames]
-        conditions = {name: values[index] for name, values in self.conditions.items()}
+    def rows(self, index: Sequence[int] | NDArray[np.int64], num_latent_frames: int = 0) -> Batch:
+        """The clips at `index`, cut to their first `num_latent_frames` (0 = all).
+
+        Raises:
+            DataError: the clips differ in shape, their bytes are damaged, or a latent is not finite.
+        """
         clip_ids = [self.clip_ids[i] for i in index]
-        return Batch(latents, self.text[index], self.text_mask[index], conditions, clip_ids)
+        stored, dtype = self.stored_latents(index)
+        if num_latent_frames:
+            stored = stored[:, :, :num_latent_frames]
+        latents = to_float32(stored, dtype)
+        _refuse_non_finite(latents, clip_ids)
+        text, mask = _pad([self._text.read(i) for i in index], self.max_text_tokens)
+        conditions = {name: values[index] for name, values in self.conditions.items()}
+        return Batch(latents, text, mask, conditions, clip_ids)
+
+    def stored_latents(self, index: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[Any], str]:
+        """Latents (B, C, T, H, W) as they are stored, bfloat16 as uint16, and the name of their type.
+
+        Raises:
+            DataError: the clips differ in shape or type, or their bytes are damaged.
+        """
+        return self._latents.read_batch(index)
 
 
 def _walk(size: int, start: int, count: int, seed: int) -> NDArray[np.int64]:
@@ -83,25 +139,31 @@ def _walk(size: int, start: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.array([orders[place // size][place % size] for place in places], dtype=np.int64)
 
 
-def _refuse_non_finite(folder: Path, latents: NDArray[np.float32], clip_ids: list[str]) -> None:
+def _refuse_non_finite(latents: NDArray[np.float32], clip_ids: list[str]) -> None:
+    # A sum is one fast pass, and not finite if a term is not; a sum of finite terms can overflow, too.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(latents.sum()):
+            return
     bad = np.array([not np.isfinite(clip).all() for clip in latents])
     if bad.any():
-        first = clip_ids[int(bad.argmax())]
         raise DataError(
-            f"{folder}: got {bad.sum()} clips of {len(bad)} with latents that are not finite, {first} among "
-            "them, expected none; train the tokenizer again and run `dvc repro encode`"
+            f"{clip_ids[int(bad.argmax())]}: got latents that are not finite, expected finite ones; "
+            "train the tokenizer again and run `dvc repro encode`"
         )
+
+
+def _refuse_long(text: StoredColumn, max_tokens: int) -> None:
+    longest = max(shape[0] for shape in text.shapes)
+    if longest > max_tokens:
+        rule = f"at most text.max_tokens {max_tokens}"
+        raise DataError(f"caption: got {longest} tokens, expected {rule}; run `dvc repro encode`")
 
 
 def _pad(states: list[NDArray[np.float32]], max_tokens: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Caption states (M, E) as (B, max_tokens, E) and the mask (B, max_tokens) of real tokens."""
-    channels = states[0].shape[1]
-    text = np.zeros((len(states), max_tokens, channels), np.float32)
+    text = np.zeros((len(states), max_tokens, states[0].shape[1]), np.float32)
     mask = np.zeros((len(states), max_tokens), np.bool_)
     for row, state in enumerate(states):
-        if len(state) > max_tokens:
-            rule = f"at most text.max_tokens {max_tokens}"
-            raise DataError(f"caption: got {len(state)} tokens, expected {rule}; run `dvc repro encode`")
         text[row, : len(state)] = state
         mask[row, : len(state)] = True
     return text, mask

@@ -1,4 +1,4 @@
-"""Pixels out of video files: the only place that knows how to decode clips.
+"""Clips out of video files, and whole videos as streams of blocks: what each frame shows, and when.
 
 decord reads first; what it refuses, or gives timestamps to that do not rise, is read again by PyAV, which is
 slower and right more often. Frames are scaled to a small size while they are decoded, turned as a player
@@ -16,29 +16,46 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import av
 import cv2
-import decord
 import numpy as np
 import pandas
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from videomar.config import IngestParams
+from videomar.data.decoders import Block, DecoderError, decord_blocks, pyav_blocks
 from videomar.data.probe import UnreadableError, VideoInfo, probe
 
-decord.logging.set_level(decord.logging.FATAL)
-
-_BLOCK = 64  # frames decord converts at once
 _TICK_S = 0.001  # starts of clips, and the times in some containers, are rounded to it
 _MAX_BYTES = 1_500_000_000  # of small frames that one video may take in memory
-# Formats with an index. In others decord lands beside the frame it seeks, silently: of an MPEG program stream
-# it returned 178 of 190 frames, the first 12 missing and the last repeated, with times that rise.
-_DECORD_CONTAINERS = ("mov", "matroska", "avi")
 
 
-class _DecoderError(Exception):
-    """This decoder cannot read this file."""
+def stream_video(
+    path: Path, info: VideoInfo, height_px: int, until_s: float | None = None
+) -> Iterator[Block]:
+    """All frames of a video and their times, block by block.
+
+    A block that begins at time 0 begins the video anew: the first decoder gave up on the way, what it gave
+    is void. That the video is whole is known when the stream has ended without an error.
+
+    Args:
+        path: The file.
+        info: What `probe` said about it.
+        height_px: Height of the frames, pixels; a smaller video keeps its own.
+        until_s: No frame is wanted that begins later; a decoder may go on nevertheless.
+
+    Yields:
+        frames (F, H, W, 3), timestamps_s (F,) rising from 0 over all blocks.
+
+    Raises:
+        UnreadableError: `unreadable: ...` or `damaged: ...`.
+    """
+    height = min(height_px, info.height)
+    size = max(1, round(info.width * height / info.height)), height
+    try:
+        yield from decord_blocks(path, info, size, until_s)
+    except DecoderError:
+        yield from pyav_blocks(path, info, size)
 
 
 def read_video(path: Path, info: VideoInfo, height_px: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -55,7 +72,11 @@ def read_video(path: Path, info: VideoInfo, height_px: int) -> tuple[NDArray[np.
     Raises:
         UnreadableError: `unreadable: ...`, `damaged: ...` or `too_long: ...`.
     """
-    return _read(path, info, height_px, None)
+    blocks: list[Block] = []
+    for block in stream_video(path, info, height_px):
+        blocks = [block] if block[1][0] == 0 else [*blocks, block]
+        check_memory(path, [frames for frames, _ in blocks])
+    return np.concatenate([frames for frames, _ in blocks]), np.concatenate([times for _, times in blocks])
 
 
 def read_clips(path: Path, starts_s: list[float], params: IngestParams) -> NDArray[np.uint8]:
@@ -66,7 +87,8 @@ def read_clips(path: Path, starts_s: list[float], params: IngestParams) -> NDArr
     """
     info = probe(path)
     wanted_s = np.unique([_clip_times(start, params) for start in starts_s])
-    frames, times = _read(path, info, cover_height(info, 2 * params.size_px), wanted_s)
+    blocks = stream_video(path, info, cover_height(info, 2 * params.size_px), float(wanted_s[-1]) + _TICK_S)
+    frames, times = _frames_on_show(path, blocks, wanted_s)
     squares = crop_to_square(frames, params.size_px)
     return np.stack([squares[clip_frames(times, start, params)] for start in starts_s])
 
@@ -133,113 +155,31 @@ def _shown_frames(times: NDArray[np.float64], wanted_s: NDArray[np.float64]) -> 
     return np.maximum(np.searchsorted(times, wanted_s + _TICK_S, side="right") - 1, 0)
 
 
-def _read(
-    path: Path, info: VideoInfo, height_px: int, wanted_s: NDArray[np.float64] | None
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The frames on show at the wanted times (rising; None: all frames), and the times of these frames."""
-    height = min(height_px, info.height)
-    width = max(1, round(info.width * height / info.height))
-    try:
-        frames, times, chosen = _read_decord(path, info, (width, height), wanted_s)
-    except _DecoderError:
-        frames, times, chosen = _read_pyav(path, info, (width, height), wanted_s)
-    frame_s = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-    count_short = info.num_frames is not None and len(times) < 0.95 * info.num_frames
-    if count_short and times[-1] + frame_s < 0.95 * info.duration_s:
-        raise UnreadableError(f"damaged: {len(times)} of {info.num_frames} frames", path)
-    return frames, times[chosen]
+def _frames_on_show(path: Path, blocks: Iterator[Block], wanted_s: NDArray[np.float64]) -> Block:
+    """The frames of a stream that a player shows at the wanted times (rising), and when they begin."""
+    chosen: list[Block] = []
+    held: Block = np.empty((0, 0, 0, 3), np.uint8), np.empty(0)
+    for frames, times in blocks:
+        if times[0] == 0:
+            chosen = []
+        else:
+            # Until when the last frame of a block is on show is known when the next block comes.
+            frames, times = np.concatenate([held[0], frames]), np.concatenate([held[1], times])
+        shown = np.diff(np.searchsorted(wanted_s + _TICK_S, times)) > 0
+        chosen.append((frames[:-1][shown], times[:-1][shown]))
+        held = frames[-1:].copy(), times[-1:]
+        check_memory(path, [frames for frames, _ in chosen])
+    if wanted_s[-1] + _TICK_S >= held[1][0]:
+        chosen.append(held)
+    return np.concatenate([frames for frames, _ in chosen]), np.concatenate([times for _, times in chosen])
 
 
-def _read_decord(
-    path: Path, info: VideoInfo, size: tuple[int, int], wanted_s: NDArray[np.float64] | None
-) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.int64]]:
-    if not any(name in info.container for name in _DECORD_CONTAINERS):
-        raise _DecoderError(f"decord seeks wrongly in {info.container}")
-    if info.rotation:
-        raise _DecoderError("decord scales a turned video as if it were not turned")
-    try:
-        reader = decord.VideoReader(str(path.absolute()), width=size[0], height=size[1], num_threads=1)
-        times = np.asarray(reader.get_frame_timestamp(range(len(reader))), np.float64)[:, 0]
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
-        raise _DecoderError(str(error)) from None
-    # A time below 0 marks frames that an edit list hides; decord returns others in their place.
-    if times[0] < 0 or not (np.diff(times) > 0).all():
-        raise _DecoderError("timestamps that do not rise from 0")
-    times = times - times[0]
-    chosen = _choose(times, wanted_s)
-    _check_memory(path, len(chosen), size)
-    frames = np.empty((len(chosen), size[1], size[0], 3), np.uint8)
-    # Every frame in its order, up to the last one wanted: where decord seeks or skips it may land elsewhere
-    # and return other pictures without a word.
-    for first in range(0, int(chosen[-1]) + 1, _BLOCK):
-        here = (chosen >= first) & (chosen < first + _BLOCK)
-        try:
-            block = reader.get_batch(range(first, min(first + _BLOCK, len(times)))).asnumpy()
-        except (decord.DECORDError, RuntimeError, ValueError) as error:
-            raise _DecoderError(str(error)) from None
-        frames[here] = block[chosen[here] - first]
-    return frames, times, chosen
+def check_memory(path: Path, blocks: list[NDArray[np.uint8]]) -> None:
+    """Refuse to hold more frames of one video than fit.
 
-
-def _read_pyav(
-    path: Path, info: VideoInfo, size: tuple[int, int], wanted_s: NDArray[np.float64] | None
-) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.int64]]:
-    frames: list[NDArray[np.uint8]] = []
-    times: list[float] = []
-    try:
-        for time, frame in _decode_pyav(path, info, size):
-            if times and time <= times[-1]:
-                continue
-            # Whether a frame is on show at a wanted time is known when the next begins.
-            if times and wanted_s is not None and not _is_shown(wanted_s, times[-1], time):
-                frames.pop()
-            _check_memory(path, len(frames) + 1, size)
-            frames.append(frame)
-            times.append(time)
-    except (av.FFmpegError, ValueError) as error:
-        said = getattr(error, "strerror", None) or str(error)
-        state = f"damaged: {said} after {len(times)} frames" if times else f"unreadable: {said}"
-        raise UnreadableError(state, path) from None
-    if not times:
-        raise UnreadableError("unreadable: not one frame", path)
-    chosen = _choose(np.array(times), wanted_s)
-    return np.stack(frames[: len(chosen)]), np.array(times), chosen
-
-
-def _decode_pyav(
-    path: Path, info: VideoInfo, size: tuple[int, int]
-) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """Time since the first frame and pixels of every frame, scaled and turned."""
-    turns = info.rotation // 90
-    width, height = size if turns % 2 == 0 else size[::-1]
-    with av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"}) as container:
-        stream = container.streams.best("video")
-        if stream is None:
-            raise UnreadableError("no_video_stream", path)
-        stream.codec_context.thread_count = 1
-        first = None
-        time = 0.0
-        for frame in container.decode(stream):
-            if not isinstance(frame, av.VideoFrame):
-                continue
-            if frame.is_corrupt:
-                raise ValueError("a corrupt frame")
-            time = frame.time if frame.time is not None else time + 1 / (info.fps or 25.0)
-            first = time if first is None else first
-            small = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
-            yield time - first, np.rot90(small.to_ndarray(), k=-turns)
-
-
-def _choose(times: NDArray[np.float64], wanted_s: NDArray[np.float64] | None) -> NDArray[np.int64]:
-    return np.arange(len(times)) if wanted_s is None else np.unique(_shown_frames(times, wanted_s))
-
-
-def _is_shown(wanted_s: NDArray[np.float64], begins_s: float, ends_s: float) -> bool:
-    """Whether a wanted time (rising) lies within a frame."""
-    first, last = np.searchsorted(wanted_s + _TICK_S, (begins_s, ends_s))
-    return bool(last > first)
-
-
-def _check_memory(path: Path, num_frames: int, size: tuple[int, int]) -> None:
-    if num_frames * size[0] * size[1] * 3 > _MAX_BYTES:
+    Raises:
+        UnreadableError: `too_long: ...`.
+    """
+    if sum(block.nbytes for block in blocks) > _MAX_BYTES:
+        num_frames = sum(len(block) for block in blocks)
         raise UnreadableError(f"too_long: over {num_frames - 1} frames; cut it into parts", path)

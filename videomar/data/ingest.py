@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,11 +19,13 @@ from tqdm import tqdm
 
 from videomar.config import IngestParams
 from videomar.data.captions import SIDECARS, CaptionsError, read_captions
-from videomar.data.clips import Clip, clip_id, find_shots, split_into_clips, trim_shots, video_end
-from videomar.data.decode import clip_frames, cover_height, crop_to_square, read_video
+from videomar.data.clips import Clip, clip_id
+from videomar.data.decode import clip_frames, cover_height, crop_to_square, stream_video
+from videomar.data.duplicates import fingerprint
 from videomar.data.isolation import run_isolated
 from videomar.data.ledger import Candidate, write_candidates
 from videomar.data.probe import UnreadableError, VideoInfo, find_ffprobe, probe
+from videomar.data.scan import scan_clips
 from videomar.data.scores import score
 from videomar.errors import DataError
 
@@ -49,7 +52,8 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float
     """Write the candidates of all videos under a folder; what came of them, in numbers.
 
     Everything but dotfiles and sidecars (.txt, .json, .csv) is taken for a video. Each is read in a child
-    process with a deadline: one that hangs, crashes or cannot be read costs one row, which says why.
+    process with a deadline and a memory limit: one that hangs, crashes, grows or cannot be read costs one
+    row, which says why.
 
     Raises:
         DataError: there is no such folder, no file in it, or no ffprobe.
@@ -126,7 +130,9 @@ def _ingest(raw: Path, videos: list[str], params: IngestParams) -> Iterator[Cand
             else:
                 files[digest] = file
     tasks = list(files.values())
-    results = run_isolated(ingest_file, tasks, params.timeout_s, params.num_workers)
+    results = run_isolated(
+        ingest_file, tasks, params.timeout_s, params.num_workers, memory_gb=params.memory_gb
+    )
     bar = tqdm(results, total=len(tasks), desc="reading videos", unit="video", disable=None)
     for file, result in zip(tasks, bar, strict=True):
         if isinstance(result, str):
@@ -140,23 +146,15 @@ def ingest_file(file: _File) -> list[Candidate]:
     cv2.setNumThreads(1)
     path = file.raw / file.video
     try:
-        captions = read_captions(path)
+        captions = read_captions(path, file.raw)
         info = probe(path)
-        frames, times = read_video(path, info, cover_height(info, 2 * file.params.size_px))
+        blocks = stream_video(path, info, cover_height(info, 2 * file.params.size_px))
+        found = scan_clips(path, blocks, captions, file.params, partial(_candidate, file, info))
     except UnreadableError as error:
         return [file.row(error.reason)]
     except CaptionsError as error:
         return [file.row(f"unreadable_captions: {error}"[:200])]
-    if captions.spans:
-        shots = trim_shots(captions.spans, video_end(times))
-    else:
-        shots = find_shots(frames, times, captions.whole, file.params)
-    clips = split_into_clips(shots, file.params)
-    if not clips:
-        return [file.row("unreadable_captions: all clips begin after the end of the video")]
-    # Two captions of the same span would be two clips of one id: the first stands.
-    unique = {(clip.start_s, clip.end_s): clip for clip in reversed(clips)}
-    return [_candidate(file, info, clip, (frames, times)) for clip in unique.values()]
+    return found or [file.row("unreadable_captions: all clips begin after the end of the video")]
 
 
 def _candidate(
@@ -169,7 +167,8 @@ def _candidate(
         shown_s = clip.start_s + (clip.end_s - clip.start_s) * np.array([0.1, 0.5, 0.9])
         chosen = np.searchsorted(times, shown_s, side="right") - 1
     pixels = frames[chosen]
-    scores = {} if clip.reason else score(crop_to_square(pixels, file.params.size_px))
+    square = crop_to_square(pixels, file.params.size_px)
+    scores = {} if clip.reason else score(square)
     return Candidate(
         video=file.video,
         video_sha256=file.sha256,
@@ -182,6 +181,7 @@ def _candidate(
         height=info.height,
         reason=clip.reason,
         thumbnail=_thumbnail(pixels),
+        fingerprint=None if clip.reason else fingerprint(square),
         **scores,
     )
 

@@ -1,12 +1,24 @@
-"""Work on files that may hang or kill the process: each in a child, with a deadline."""
+"""Work on files that may hang, kill or bloat the process: in children with a deadline and a memory limit.
+
+The limit is on resident memory, watched by a thread in the child. The kernel's own limits do not serve:
+RLIMIT_AS and RLIMIT_DATA count address space that libraries only reserve (0.7 GB before the first file, where
+0.16 GB are resident; more with every thread), and who runs into them gets errors out of malloc that look like
+a damaged file; RLIMIT_RSS has no effect on Linux.
+"""
 
 import multiprocessing
+import os
+import resource
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import TimeoutError
+from concurrent.futures import Future, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
+import psutil
 from pebble import ProcessExpired, ProcessPool
 
 from videomar.errors import DataError
@@ -14,22 +26,33 @@ from videomar.errors import DataError
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
+# How a child ends itself: the task took too much, or the tasks before it left too much.
+_EXIT_MEMORY, _EXIT_LEAK = 86, 87
+_WATCH_S = 0.02  # a decoder fills under 100 MB in this time
+_done = False  # whether this child has worked on a task before
+
 
 def run_isolated(
-    function: Callable[[_Task], _Result], tasks: Sequence[_Task], timeout_s: float, num_workers: int
+    function: Callable[[_Task], _Result],
+    tasks: Sequence[_Task],
+    timeout_s: float,
+    num_workers: int,
+    memory_gb: float,
 ) -> Iterator[_Result | str]:
     """Result of `function` for every task, in their order; where there is none, a reason in its place.
 
-    Workers stay from task to task; one that hangs or dies costs its own task and is replaced.
+    Workers stay from task to task; one that hangs, dies or grows costs its own task and is replaced. One that
+    has kept more than half of its memory from the tasks before is replaced before it begins the next.
 
     Args:
         function: At the top level of a module, so that a fresh process finds it.
         tasks: Its arguments.
         timeout_s: Longest time that one task may take.
         num_workers: Processes side by side.
+        memory_gb: Resident memory of a process, 10^9 bytes, over which its task is given up.
 
     Yields:
-        The result, or `timeout`, `crashed` or `unreadable: <the exception>`.
+        The result, or `timeout`, `crashed`, `out_of_memory` or `unreadable: <the exception>`.
 
     Raises:
         DataError: no worker starts at all.
@@ -37,30 +60,83 @@ def run_isolated(
     # Fresh processes and not copies of this one, whose libraries have threads running.
     pool = ProcessPool(
         min(num_workers, max(1, len(tasks))),
-        initializer=_leave_interrupts,
+        initializer=_prepare_child,
         context=multiprocessing.get_context("spawn"),
     )
+    start = partial(pool.schedule, _watched, timeout=timeout_s)
+    jobs = [(function, task, memory_gb) for task in tasks]
     try:
-        futures = [pool.schedule(function, args=(task,), timeout=timeout_s) for task in tasks]
-        for future in futures:
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                raise DataError(
-                    "reading videos: got no worker process that starts, expected one; see the messages above"
-                ) from None
-            except TimeoutError:
-                yield "timeout"
-            except ProcessExpired:
-                yield "crashed"
-            except Exception as error:
-                yield f"unreadable: {error!r}"[:200]
+        futures = [start(args=job) for job in jobs]
+        for future, job in zip(futures, jobs, strict=True):
+            result = _outcome(future)
+            while isinstance(result, _Leak):
+                result = _outcome(start(args=job))
+            yield result
         pool.close()
     finally:
         pool.stop()
         pool.join()
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches the whole process group; the parent ends the children, without a traceback from each."""
+class _Leak:
+    """In place of a result: the worker ended itself before it began."""
+
+
+def _outcome(future: "Future[_Result]") -> "_Result | str | _Leak":
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise DataError(
+            "reading videos: got no worker process that starts, expected one; see the messages above"
+        ) from None
+    except TimeoutError:
+        return "timeout"
+    except ProcessExpired as end:
+        if end.exitcode == _EXIT_LEAK:
+            return _Leak()
+        return "out_of_memory" if end.exitcode == _EXIT_MEMORY else "crashed"
+    except MemoryError:
+        return "out_of_memory"
+    except Exception as error:
+        return f"unreadable: {error!r}"[:200]
+
+
+def _watched(function: Callable[[_Task], _Result], task: _Task, memory_gb: float) -> _Result:
+    """The work of a child: the function, while a thread watches what it takes."""
+    global _done
+    limit = int(memory_gb * 1e9)
+    if _done and _resident() > limit // 2:
+        os._exit(_EXIT_LEAK)
+    _done = True
+    with _memory_watch(limit):
+        return function(task)
+
+
+@contextmanager
+def _memory_watch(limit: int) -> Iterator[None]:
+    """End this process when it holds more than `limit` bytes."""
+    over = threading.Event()
+
+    def watch() -> None:
+        # Decoders run outside Python's lock, so this thread gets its turn while they fill memory.
+        while not over.wait(_WATCH_S):
+            if _resident() > limit:
+                os._exit(_EXIT_MEMORY)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _resident() -> int:
+    return psutil.Process().memory_info().rss
+
+
+def _prepare_child() -> None:
+    """Leave Ctrl-C to the parent, which ends the children without a traceback each; leave no core dumps."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,111 +1,181 @@
-"""The latent cache: Parquet shards, one row per clip, each row keyed by everything its bytes depend on.
+"""The latent cache: Parquet shards, one row per clip, each keyed by everything its bytes depend on.
 
-Axes: C channels, T latent frames, H W latent rows and columns, M caption tokens, E caption channels.
+A clip's shard follows from its key, and the number of shards, a power of two, from the number of clips. So
+the same clips make the same files whatever was in the folder before, and one changed clip changes the shard
+that it leaves and the one that it enters; only where the number of clips passes a power of two are all files
+dealt anew (their latents are copied, not encoded).
 """
 
+import contextlib
+import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-
+from videomar.data.shard import (
+    BYTES_COLUMNS,
+    SCHEMA,
+    DamagedShardError,
+    Shard,
+    made_by,
+    open_shard,
+    rows_sum,
+    verify_group,
+    write_shard,
+)
 from videomar.errors import DataError
 
-SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("key", pa.string()),
-        ("text_key", pa.string()),
-        ("shape", pa.list_(pa.int32())),
-        ("dtype", pa.string()),
-        ("latents", pa.large_binary()),
-        ("text", pa.large_binary()),
-        ("text_shape", pa.list_(pa.int32())),
-        ("caption", pa.string()),
-        ("group", pa.string()),
-        ("split", pa.string()),
-        ("fps", pa.float32()),
-        ("motion", pa.float32()),
-    ]
-)
 CONDITIONS = ("fps", "motion")
-_ROW_GROUP = 64
+_PATTERN = "part-*.parquet"
+_HASH_BITS = 32
 
 
-@dataclass(slots=True)
-class LatentTable:
-    """The cache in memory, column by column: latents (C, T, H, W) and caption states (M, E), both float32.
-
-    `conditions` holds what a model may be told of a clip: frames a second and the ledger's motion score.
-    """
-
-    clip_ids: list[str] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    text_keys: list[str] = field(default_factory=list)
-    latents: list[NDArray[np.float32]] = field(default_factory=list)
-    text: list[NDArray[np.float32]] = field(default_factory=list)
-    caption: list[str] = field(default_factory=list)
-    group: list[str] = field(default_factory=list)
-    split: list[str] = field(default_factory=list)
-    conditions: list[dict[str, float]] = field(default_factory=list)
-
-
-def read_latents(folder: Path) -> LatentTable:
-    """All shards of a folder.
+def open_latents(folder: Path) -> list[Shard]:
+    """The shards of a complete cache, in the order of their numbers; latents are not read.
 
     Raises:
-        DataError: there is no shard, or one cannot be read.
+        DataError: there is none, one is missing or damaged, or they were made with different facts.
     """
-    table = LatentTable()
-    for row in read_rows(folder):
-        table.clip_ids.append(row["clip_id"])
-        table.keys.append(row["key"])
-        table.text_keys.append(row["text_key"])
-        table.latents.append(
-            np.frombuffer(row["latents"], row["dtype"]).reshape(row["shape"]).astype(np.float32)
-        )
-        table.text.append(
-            np.frombuffer(row["text"], row["dtype"]).reshape(row["text_shape"]).astype(np.float32)
-        )
-        table.caption.append(row["caption"])
-        table.group.append(row["group"])
-        table.split.append(row["split"])
-        table.conditions.append({name: row[name] for name in CONDITIONS})
-    if not table.clip_ids:
+    shards = [open_shard(path) for path in _files(folder)]
+    if not shards:
         raise DataError(f"{folder}: got no latents, expected Parquet files; run `dvc repro encode`")
-    return table
+    expected = [_path(folder, number, len(shards)) for number in range(len(shards))]
+    if [shard.path for shard in shards] != expected:
+        names = ", ".join(shard.path.name for shard in shards[:4])
+        raise DataError(f"{folder}: got {names}, expected all parts of one cache; run `dvc repro encode`")
+    for shard in shards[1:]:
+        if shard.facts != shards[0].facts:
+            rule = f"those of {shards[0].path.name}"
+            raise DataError(f"{shard.path}: got other facts, expected {rule}; run `dvc repro encode`")
+    return shards
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Rows of all shards as dictionaries, in the order of the file names; an absent folder has none."""
+    """Rows of all shards with their bytes, checked against their sums; an absent folder has none.
+
+    Raises:
+        DamagedShardError: a shard is damaged.
+    """
     rows = []
-    for path in sorted(folder.glob("*.parquet")):
-        try:
-            rows += pq.read_table(path, schema=SCHEMA).to_pylist()
-        except pa.ArrowException as error:
-            raise DataError(
-                f"{path}: got a damaged shard ({error}); delete it and run `dvc repro encode`"
-            ) from None
+    for path in _files(folder):
+        shard = open_verified(path)
+        for number, row in enumerate(shard.rows):
+            columns = row | {name: shard.stored(name, number).read() for name in BYTES_COLUMNS}
+            rows.append({name: columns[name] for name in SCHEMA.names})
     return rows
 
 
-def write_shards(folder: Path, rows: Sequence[dict[str, Any]], shard_clips: int) -> None:
-    """Replace the shards of a folder by `rows`; each file appears complete or not at all."""
+def open_verified(path: Path) -> Shard:
+    """A shard all of whose bytes have been compared with their sums.
+
+    Raises:
+        DamagedShardError: they differ.
+    """
+    shard = open_shard(path)
+    for number in range(len(shard.group_rows)):
+        verify_group(shard, number)
+    return shard
+
+
+def intact_shards(folder: Path) -> tuple[list[Shard], list[DamagedShardError]]:
+    """Those files of a cache whose bytes are what was written, and what is wrong with the others."""
+    shards, damages = [], []
+    for path in _files(folder):
+        try:
+            shards.append(open_verified(path))
+        except DamagedShardError as damage:
+            damages.append(damage)
+    return shards, damages
+
+
+def write_shards(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    shard_clips: int,
+    facts: Mapping[str, Any] | None = None,
+    intact: Sequence[Shard] = (),
+) -> int:
+    """Make the folder hold `rows` and nothing else; every file appears complete or not at all.
+
+    Args:
+        folder: of the cache.
+        rows: every column of SCHEMA; bytes, or `Stored` where they lie (old shards among them).
+        shard_clips: clips in one shard, about.
+        facts: JSON of what the latents were made with.
+        intact: shards of the folder that are known to be whole; those that would not change are left alone.
+
+    Returns:
+        How many files were written.
+
+    Raises:
+        DataError: the disk is full, or the like; the files of before are all there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    written = set()
-    for number, start in enumerate(range(0, len(rows), shard_clips)):
-        path = folder / f"part-{number:05d}.parquet"
-        draft = folder / f".{path.name}"
-        table = pa.Table.from_pylist(list(rows[start : start + shard_clips]), schema=SCHEMA)
-        # Latents hardly compress, and dictionaries or statistics of their bytes cost ten times the writing.
-        options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-        pq.write_table(table, draft, row_group_size=_ROW_GROUP, **options)
+    known = {shard.path: shard for shard in intact}
+    parts = _deal(folder, rows, shard_clips)
+    drafts: dict[Path, Path] = {}
+    _remove(folder.glob(f".{_PATTERN}"))
+    try:
+        for path, members in parts.items():
+            if not _holds(known.get(path), members, facts or {}):
+                drafts[path] = path.with_name(f".{path.name}")
+                write_shard(drafts[path], members, facts or {})
+    except OSError as error:
+        _remove(drafts.values())
+        rule = "room for the new shards beside the old ones"
+        got = error.strerror or " ".join(str(error).split())
+        raise DataError(
+            f"{folder}: got {got}, expected {rule}; free some and run again: the cache is as it was"
+        ) from None
+    # Only now: until here a draft may have been made of bytes that lie in any of the old files.
+    for path, draft in drafts.items():
         os.replace(draft, path)
-        written.add(path)
-    for path in set(folder.glob("*.parquet")) - written:
-        path.unlink()
+    _remove(set(_files(folder)) - set(parts))
+    _sync(folder)
+    return len(drafts)
+
+
+def _deal(
+    folder: Path, rows: Sequence[Mapping[str, Any]], shard_clips: int
+) -> dict[Path, list[Mapping[str, Any]]]:
+    """Rows by the shard that the first bits of their key's hash name, in the order of the keys."""
+    bits = max(0, -(-len(rows) // shard_clips) - 1).bit_length()
+    parts: dict[Path, list[Mapping[str, Any]]] = {
+        _path(folder, number, 2**bits): [] for number in range(2**bits)
+    }
+    for row in sorted(rows, key=lambda row: (row["key"], row["clip_id"])):
+        first = int.from_bytes(hashlib.sha256(row["key"].encode()).digest()[: _HASH_BITS // 8])
+        parts[_path(folder, first >> (_HASH_BITS - bits), 2**bits)].append(row)
+    return parts
+
+
+def _files(folder: Path) -> list[Path]:
+    """The shards of a folder by name; drafts, which `glob` would take in, are none."""
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
+def _path(folder: Path, number: int, count: int) -> Path:
+    return folder / f"part-{number:05d}-of-{count:05d}.parquet"
+
+
+def _holds(shard: Shard | None, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> bool:
+    """Whether a shard is what `write_shard` would make."""
+    if shard is None or shard.facts != {**facts, **made_by()}:
+        return False
+    return shard.rows_sum == rows_sum(rows)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -14,7 +14,15 @@ import pyarrow.parquet as pq
 
 from videomar.errors import DataError
 
-SCORES = ("motion", "brightness", "contrast", "sharpness", "frozen_share")
+SCORES = (
+    "motion",
+    "brightness",
+    "contrast",
+    "sharpness",
+    "frozen_share",
+    "flicker",
+    "letterbox_share",
+)
 SPLITS = ("train", "val", "test")
 GROUPS = ("simulated", "real")
 
@@ -43,6 +51,10 @@ class Candidate:
     contrast: float | None = None
     sharpness: float | None = None
     frozen_share: float | None = None
+    flicker: float | None = None
+    letterbox_share: float | None = None
+    fingerprint: bytes | None = None
+    """As `duplicates.fingerprint` returns it; null where there are no scores."""
     thumbnail: bytes | None = None
     """JPEG: first, middle and last frame side by side."""
 
@@ -54,7 +66,9 @@ CANDIDATE_SCHEMA = pa.schema(
         for field in fields(Candidate)
     ]
 )
-LEDGER_SCHEMA = CANDIDATE_SCHEMA.append(pa.field("kept", pa.bool_())).append(pa.field("split", pa.string()))
+VERDICT_SCHEMA = pa.schema([("kept", pa.bool_()), ("split", pa.string()), ("cluster", pa.string())])
+"""`cluster`: the first `clip_id` of those that look alike; null for clips that were rejected before."""
+LEDGER_SCHEMA = pa.schema([*CANDIDATE_SCHEMA, *VERDICT_SCHEMA])
 
 
 def write_candidates(path: Path, candidates: list[Candidate]) -> None:

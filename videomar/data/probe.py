@@ -13,6 +13,8 @@ from videomar.errors import DataError
 
 # Formats that ffmpeg reads as "video" although they are pictures, text, or lists that name other files.
 _NO_VIDEO_FORMATS = ("image2", "_pipe", "tty", "concat", "hls", "dash", "imf", "lavfi", "subviewer", "srt")
+_HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
+_ALPHA_FORMATS = ("yuva", "rgba", "argb", "bgra", "abgr", "gbrap", "ya8", "ya16", "pal8")
 
 
 class UnreadableError(DataError):
@@ -53,6 +55,12 @@ class VideoInfo:
     """Clockwise turn that a player applies, degrees: 0, 90, 180 or 270."""
     sample_aspect_ratio: float
     """Width of a stored pixel over its height."""
+    interlaced: bool
+    """Whether frames are two fields of different times."""
+    wide_colour: bool
+    """Whether brightness or colours reach beyond BT.709: HDR (PQ, HLG) or the primaries of BT.2020."""
+    has_alpha: bool
+    """Whether pixels say how opaque they are."""
     codec: str
     container: str
     """ffmpeg's names of the file format, as `mov,mp4,m4a,3gp,3g2,mj2`."""
@@ -149,6 +157,10 @@ def _info(stream: dict[str, Any], container: dict[str, Any]) -> VideoInfo:
         num_frames=int(frames) if frames.isdigit() and int(frames) > 0 else None,
         rotation=rotation,
         sample_aspect_ratio=aspect,
+        interlaced=stream.get("field_order", "unknown") in ("tt", "bb", "tb", "bt"),
+        wide_colour=stream.get("color_transfer") in _HDR_TRANSFERS
+        or stream.get("color_primaries") == "bt2020",
+        has_alpha=stream.get("pix_fmt", "").startswith(_ALPHA_FORMATS),
         codec=stream.get("codec_name", "unknown"),
         container=container.get("format_name", "unknown"),
     )

@@ -1,4 +1,4 @@
-"""What a clip looks like in five numbers: pure functions of its pixels, no weights.
+"""What a clip looks like in seven numbers: pure functions of its pixels, no weights.
 
 Axes: F frames, H W rows and columns in pixels.
 """
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 # Neighbouring frames that differ by less than this, of 255, are the same picture: an encoder repeats
 # exactly, or with a trace of noise.
 _SAME_PICTURE = 0.05
+# A row or column of a black bar is no lighter than this, of 255, at any time: what is filmed, or drawn as
+# black, is lighter (8 to 14 in our simulated clips), and an encoder leaves a bar at 0 to 3.
+_BAR_LUMA = 6
 
 
 def score(clip: NDArray[np.uint8]) -> dict[str, float]:
@@ -24,6 +27,8 @@ def score(clip: NDArray[np.uint8]) -> dict[str, float]:
         `contrast`: standard deviation within the plainest frame, mean over colours: a fade has a plain one.
         `sharpness`: variance of the Laplacian of luma, mean over frames.
         `frozen_share`: share of frames, without the first, that repeat the frame before.
+        `flicker`: jump of the mean luma that the next frame takes back, of 255, mean over frames.
+        `letterbox_share`: share of the picture that is black bars at its edges.
     """
     luma = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]).astype(np.float32)
     # In colour, for a body may be as light as what is behind it.
@@ -35,4 +40,23 @@ def score(clip: NDArray[np.uint8]) -> dict[str, float]:
         "contrast": float(clip.std(axis=(1, 2), dtype=np.float32).mean(axis=1).min()),
         "sharpness": float(np.mean(edges)),
         "frozen_share": float((change < _SAME_PICTURE).mean()),
+        "flicker": _flicker(luma.mean(axis=(1, 2))),
+        "letterbox_share": _letterbox_share(luma),
     }
+
+
+def _flicker(means: NDArray[np.float32]) -> float:
+    """Of the mean luma of frames (F,): the part of each jump that the next one takes back."""
+    jumps = np.diff(means)
+    taken_back = np.where(jumps[1:] * jumps[:-1] < 0, np.minimum(np.abs(jumps[1:]), np.abs(jumps[:-1])), 0)
+    return float(taken_back.mean()) if len(taken_back) else 0.0
+
+
+def _letterbox_share(luma: NDArray[np.float32]) -> float:
+    """Share of luma (F, H, W) outside of the rows and columns that lie between black bars."""
+    inner = 1.0
+    for across in ((0, 2), (0, 1)):
+        lightest = luma.max(axis=across)
+        shown = np.flatnonzero(lightest > _BAR_LUMA)
+        inner *= (shown[-1] - shown[0] + 1) / len(lightest) if len(shown) else 0.0
+    return float(1 - inner)

@@ -1,9 +1,15 @@
-"""Which clips train, which tune, which are held out for the figures: by source video, or by time in one."""
+"""Which clips train, which tune, which are held out for the figures: by source video, or by time in one.
+
+Videos that show the same, in part, count as one: no cluster of near-duplicates is in two splits.
+"""
 
 import hashlib
 import math
 
+import numpy as np
 import pandas
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from videomar.config import CurateParams
 
@@ -13,25 +19,42 @@ _FEWEST_VIDEOS = 3
 def assign_split(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series:
     """`train`, `val` or `test` for each row, or null for a clip that can be in none.
 
-    Clips of one video are alike, so a video lies in one split as a whole, drawn by its content and the seed:
-    of each group, `test_share` of the videos with kept clips, rounded up, and `val_share` likewise. A group
-    of one or two such videos is split inside them by time: the last clips are test, those before val. Clips
-    that overlap the first clip of the next split are in none, for their frames are in both.
+    Clips of one video are alike, so a video lies in one split as a whole, and with it all videos that share a
+    cluster with it: drawn by its content and the seed, of each group, `test_share` of such families of videos
+    with kept clips, rounded up, and `val_share` likewise. A group of one or two families is split inside the
+    videos by time: the last clips are test, those before val. Clips that overlap the first clip of the next
+    split are in none, for their frames are in both; so are clips that look like one in a later split.
 
     Args:
-        clips: `video_sha256`, `group`, `start_s`, `end_s`, `clip_id`, `kept`; rows with `clip_id` null stay
-            null. Rejected clips get the split of their neighbours but do not count.
+        clips: `video_sha256`, `group`, `start_s`, `end_s`, `clip_id`, `kept`, `cluster`; rows with `clip_id`
+            null stay null. Rejected clips get the split of their neighbours but do not count.
         params: `val_share`, `test_share`, `seed`.
     """
     split = pandas.Series(None, index=clips.index, dtype=object)
-    for _, group in clips[clips["clip_id"].notna()].groupby("group"):
-        videos = group.loc[group["kept"], "video_sha256"].unique().tolist()
-        if len(videos) >= _FEWEST_VIDEOS:
-            split.update(group["video_sha256"].map(_split_videos(videos, params)).fillna("train"))
+    known = clips[clips["clip_id"].notna()]
+    family = _families(known)
+    # A family that is both simulated and real is drawn once, with the real ones.
+    for _, members in family.groupby(known["group"].groupby(family).transform("min")):
+        group = known.loc[members.index]
+        drawn = members[group["kept"]].unique().tolist()
+        if len(drawn) >= _FEWEST_VIDEOS:
+            split.update(members.map(_split_videos(drawn, params)).fillna("train"))
         else:
-            for _, clips_of_video in group.groupby("video_sha256"):
-                split.update(_split_time(clips_of_video, params))
+            split.update(_split_times(group, params))
     return split
+
+
+def _families(clips: pandas.DataFrame) -> pandas.Series:
+    """For each row the first `video_sha256` of those that clusters join to its own."""
+    videos, names = pandas.factorize(clips["video_sha256"])
+    clusters = pandas.factorize(clips["cluster"])[0]
+    joined = clusters >= 0
+    ends = (videos[joined], len(names) + clusters[joined])
+    size = len(names) + clusters.max(initial=-1) + 1
+    links = coo_array((np.ones(joined.sum(), np.int8), ends), shape=(size, size))
+    labels = pandas.Series(connected_components(links, directed=False)[1][: len(names)] if size else [])
+    first = pandas.Series(names.to_numpy(object)).groupby(labels).transform("min")
+    return pandas.Series(first.to_numpy(object)[videos], index=clips.index, dtype=object)
 
 
 def _split_videos(videos: list[str], params: CurateParams) -> dict[str, str]:
@@ -43,6 +66,18 @@ def _split_videos(videos: list[str], params: CurateParams) -> dict[str, str]:
         video: "test" if rank < num_test else "val" if rank < num_test + num_val else "train"
         for rank, video in enumerate(drawn)
     }
+
+
+def _split_times(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series:
+    """The split of each clip of a few videos by time; where nothing would be left to train on, all train."""
+    parts = [_split_time(rows, params) for _, rows in clips.groupby("video_sha256")]
+    split = pandas.concat(parts).reindex(clips.index)
+    rank = split.where(clips["kept"]).map({"train": 0, "val": 1, "test": 2})
+    latest = rank.groupby(clips["cluster"]).transform("max").map({0: "train", 1: "val", 2: "test"})
+    held_back = split.where(latest.isna() | (split == latest), None)
+    if (held_back[clips["kept"]] == "train").any() or not clips["kept"].any():
+        return held_back
+    return split.where(split.isna(), "train").fillna("train")
 
 
 def _split_time(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series:

@@ -16,6 +16,7 @@ from videomar.checkpoint import ModelShape
 from videomar.cluster import ray_cluster
 from videomar.config import Params, TrainParams
 from videomar.data.dataset import LatentDataset
+from videomar.data.facts import key_facts
 from videomar.errors import CheckpointError
 from videomar.tracking.runs import tracking_uri
 from videomar.training.log import read_log, summary
@@ -83,8 +84,9 @@ def _work(config: dict[str, Any]) -> None:
     torch.set_num_threads(params.train.threads_per_worker)
     context = ray.train.get_context()
     out = Path(config["out"])
-    dataset = LatentDataset(Path(config["latents"]), "train", params.text.max_tokens)
-    shape = ModelShape(params.model, dataset.latents.shape[1], dataset.text.shape[2], params.text.max_tokens)
+    latents, max_tokens = Path(config["latents"]), params.text.max_tokens
+    dataset = LatentDataset(latents, "train", max_tokens, key_facts(params))
+    shape = ModelShape(params.model, dataset.latent_channels, dataset.text_channels, max_tokens)
     rank = context.get_world_rank()
     run = None
     if rank == 0:

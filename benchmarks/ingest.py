@@ -1,0 +1,116 @@
+"""How much of ffmpeg's own decoding and scaling speed is left, with everything that ingest does beside it.
+
+Ours: `ingest_videos` as the pipeline calls it, on all cores: hashing, probing, decoding, scaling, shots,
+scores, thumbnails and rows, in child processes, their start included. Theirs: `ffmpeg -i FILE -vf scale=...
+-f null -` on the same files, to the same size, as many at a time as there are cores and each on one thread
+(`ffmpeg_parallel`), and one after the other on all threads (`ffmpeg_threads`); the faster of the two counts.
+"""
+
+import argparse
+import dataclasses
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import av
+
+from benchmarks.record import ROOT, write_result
+from videomar.config import IngestParams, load_params
+from videomar.data.decode import cover_height
+from videomar.data.ingest import ingest_videos
+from videomar.data.probe import find_ffmpeg, probe
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def make_videos(folder: Path, num_files: int, seconds: int, size: str) -> list[Path]:
+    """H.264 files with motion, texture and a cut; made once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{size}_{seconds}s_{number}.mp4" for number in range(num_files)]
+    for number, path in enumerate(paths):
+        picture = f"mandelbrot=size={size}:rate=24:start_scale={2 + number}"
+        other = f"testsrc2=size={size}:rate=24:duration={seconds / 2},rotate=t/3"
+        graph = f"{picture},trim=duration={seconds / 2}[a];{other}[b];[a][b]concat,noise=alls=6:allf=t"
+        command = f"-v error -nostdin -y -f lavfi -i {graph} -pix_fmt yuv420p -c:v libx264 -preset veryfast"
+        if not path.exists():
+            subprocess.run([str(find_ffmpeg()), *command.split(), str(path)], check=True)
+    return paths
+
+
+def ours(folder: Path, params: IngestParams) -> float:
+    """Seconds of ingest over a folder."""
+    with tempfile.TemporaryDirectory() as out:
+        began = time.perf_counter()
+        figures = ingest_videos(folder, Path(out) / "candidates.parquet", params)
+        took_s = time.perf_counter() - began
+    if figures["unreadable"] or not figures["clips"]:
+        raise RuntimeError(f"got {figures}, expected clips of every file")
+    return took_s
+
+
+def theirs(paths: list[Path], params: IngestParams, side_by_side: int, threads: int) -> float:
+    """Seconds of ffmpeg over the same files."""
+
+    def run(path: Path) -> None:
+        info = probe(path)
+        height = min(info.height, cover_height(info, 2 * params.size_px))
+        scale = f"scale={round(info.width * height / info.height)}:{height},format=rgb24"
+        command = ["-v", "error", "-nostdin", "-threads", str(threads), "-i", str(path), "-an"]
+        subprocess.run([str(find_ffmpeg()), *command, "-vf", scale, "-f", "null", "-"], check=True)
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(side_by_side) as pool:
+        list(pool.map(run, paths))
+    return time.perf_counter() - began
+
+
+def count_frames(path: Path) -> int:
+    """Frames in a file, by its header."""
+    with av.open(str(path)) as container:
+        return container.streams.video[0].frames
+
+
+def measure(
+    paths: list[Path], params: IngestParams, rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Figures and ratios, each way in turn."""
+    frames = sum(count_frames(path) for path in paths)
+    seconds: dict[str, list[float]] = {"ingest": [], "ffmpeg_parallel": [], "ffmpeg_threads": []}
+    for _ in range(rounds):
+        seconds["ingest"].append(ours(paths[0].parent, params))
+        seconds["ffmpeg_parallel"].append(theirs(paths, params, CORES, 1))
+        seconds["ffmpeg_threads"].append(theirs(paths, params, 1, CORES))
+    speeds = {
+        f"{name}_frames_per_s": round(frames / statistics.median(took), 1) for name, took in seconds.items()
+    }
+    best = max(speeds["ffmpeg_parallel_frames_per_s"], speeds["ffmpeg_threads_frames_per_s"])
+    spread = {f"{name}_spread": round(max(took) / min(took), 3) for name, took in seconds.items()}
+    figures = {"files": len(paths), "frames": frames, "rounds": rounds, **speeds, **spread}
+    return figures, {"vs_ffmpeg": round(speeds["ingest_frames_per_s"] / best, 3)}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=2 * CORES)
+    parser.add_argument("--seconds", type=int, default=40)
+    parser.add_argument("--size", default="1280x720")
+    parser.add_argument("--size-px", type=int, default=0, help="of clips; 0: as in params.yaml")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    params = dataclasses.replace(load_params(ROOT / "params.yaml").ingest, num_workers=CORES)
+    if given.size_px:
+        params = dataclasses.replace(params, size_px=given.size_px)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = make_videos(Path(folder), given.files, given.seconds, given.size)
+        figures, ratios = measure(paths, params, given.rounds)
+    about = {"video": f"{given.size} H.264, {given.seconds} s", "clip_size_px": params.size_px}
+    write_result("ingest", about | figures, ratios, ["scenedetect-headless", "pebble"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What every benchmark leaves behind: one JSON object, printed and stored, that says where it was made."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+_PACKAGES = ("numpy", "torch", "av", "decord2", "opencv-python-headless", "scenedetect-headless", "pyarrow")
+
+
+def write_result(
+    name: str,
+    figures: Mapping[str, Any],
+    ratios: Mapping[str, float],
+    packages: Sequence[str] = (),
+    folder: Path = ROOT / "benchmarks" / "results",
+) -> dict[str, Any]:
+    """Store `NAME.json` and print the same object as one line.
+
+    Args:
+        name: Of the benchmark.
+        figures: What was measured, with units in the names.
+        ratios: Us against a peer or a limit in the same run; above 1 we are ahead.
+        packages: Installed packages whose versions matter here, besides the usual ones.
+        folder: Where the file goes.
+
+    Returns:
+        The object.
+    """
+    result = {
+        "name": name,
+        "ratios": dict(ratios),
+        "figures": dict(figures),
+        "versions": {"python": platform.python_version()} | _versions((*_PACKAGES, *packages)),
+        "machine": f"{platform.machine()} {_processor()}".strip(),
+        "cores": len(os.sched_getaffinity(0)),
+        # Of the last minute: what else ran beside the benchmark, and the benchmark itself.
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "commit": commit(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".{name}.{os.getpid()}"
+    draft.write_text(json.dumps(result, indent=2) + "\n")
+    os.replace(draft, folder / f"{name}.json")
+    sys.stdout.write(json.dumps(result) + "\n")
+    sys.stdout.flush()
+    return result
+
+
+def commit() -> str:
+    """The commit of this tree; `-dirty` behind it where files differ; `unknown` outside of git."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
