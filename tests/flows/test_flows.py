@@ -59,7 +59,9 @@ def test_group_gives_the_exit_code_and_runs_in_the_folder(tmp_path: Path, code: 
 def test_group_ends_with_the_process_that_started_it(tmp_path: Path, how: signal.Signals) -> None:
     command = ["sh", "-c", "sleep 60 & echo $! > child.tmp; mv child.tmp child; wait"]
     call = f"run_in_group({command}, Path({str(tmp_path)!r}))"
-    code = f"from pathlib import Path; from flows.process import run_in_group; {call}"
+    # A shell's background job is born ignoring Ctrl-C, and so are its children.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heed}; from pathlib import Path; from flows.process import run_in_group; {call}"
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     assert wait_until((tmp_path / "child").is_file)
     grandchild = int((tmp_path / "child").read_text())

@@ -22,7 +22,8 @@ def test_data_stages_lead_from_a_folder_to_a_ledger(tmp_path: Path) -> None:
     end = ["--metrics", str(tmp_path / "metrics.json"), "--params", PARAMS]
     samples.main(["--source", str(own), "--out", str(raw), *end])
     ingest.main(["--raw", str(raw), "--out", candidates, *end])
-    curate.main(["--candidates", candidates, "--out", str(ledger), *end])
+    takedowns = str(Path(PARAMS).parent / "takedowns.csv")
+    curate.main(["--candidates", candidates, "--takedowns", takedowns, "--out", str(ledger), *end])
     figures = json.loads((tmp_path / "metrics.json").read_text())
     assert figures["considered"] == len(read_ledger(ledger)) == figures["kept"] + figures["rejected"]
     assert figures["rejected_duplicate_file"] == 1
