@@ -161,8 +161,8 @@ def test_ledger_remove_tells_which_models_held_the_video(
     for version, kept in enumerate(((True, False), (False, False), None), start=1):
         run_id = client.create_run(experiment_id(client)).info.run_id
         key = f"{version:02d}" + "a" * 30
-        lock = f"    - path: data/ledger.parquet\n      hash: md5\n      md5: {key}\n"
-        (here / "dvc.lock").write_text(lock)
+        made = {"path": "data/ledger.parquet", "hash": "md5", "md5": key}
+        (here / "dvc.lock").write_text(yaml.safe_dump({"stages": {"curate": {"outs": [made]}}}))
         client.log_artifact(run_id, str(here / "dvc.lock"), "evidence")
         client.create_model_version("videomar", f"runs:/{run_id}/model", run_id)
         if kept is not None:

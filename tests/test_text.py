@@ -51,36 +51,28 @@ def write_tokenizer(folder, kind, **settings):
     return tokenizer.get_vocab_size()
 
 
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
+
+
 def network(kind, words):
     """A network of two layers, 16 wide, with drawn weights."""
     torch.manual_seed(0)
     if kind == "qwen2":
-        config = transformers.Qwen2Config(
-            vocab_size=words,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            intermediate_size=32,
-            max_position_embeddings=64,
-            initializer_range=0.3,
-        )
+        config = transformers.Qwen2Config(vocab_size=words, num_key_value_heads=1, **SMALL)
         return transformers.Qwen2ForCausalLM(config).eval()
     if kind == "t5":
         config = transformers.T5Config(
             vocab_size=words, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0
         )
         return transformers.T5ForConditionalGeneration(config).eval()
-    config = transformers.BertConfig(
-        vocab_size=words,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-    )
-    return transformers.BertModel(config).eval()
+    return transformers.BertModel(transformers.BertConfig(vocab_size=words, **SMALL)).eval()
 
 
 def write_model(folder, kind, shard_size="1GB", **settings):

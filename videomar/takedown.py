@@ -1,17 +1,13 @@
 """A video taken down: noted for all later runs, and looked for in the models that exist."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from videomar.data.ledger import read_ledger
 from videomar.data.takedowns import add_takedown
 from videomar.errors import DataError
-from videomar.tracking.evidence import all_versions, lock_of
 from videomar.tracking.lineage import sha256_of
-from videomar.tracking.registry import MODEL, Version
-
-_LEDGER_IN_LOCK = re.compile(r"path: data/ledger\.parquet\s+hash: md5\s+md5: ([0-9a-f]{32})")
+from videomar.tracking.registry import MODEL, Version, all_versions, lock_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,9 +73,14 @@ def _models(digest: str, places: Places) -> list[str]:
 
 def _kept_in(version: Version, digest: str, cache: Path) -> bool | None:
     """Whether the ledger that a version's dvc.lock names kept clips of a video; None if it cannot be read."""
-    found = _LEDGER_IN_LOCK.search(lock_of(version) or "")
-    path = cache / found[1][:2] / found[1][2:] if found else None
-    return _keeps(path, digest) if path is not None and path.is_file() else None
+    import yaml
+
+    stages = (yaml.safe_load(lock_of(version) or "") or {}).get("stages", {})
+    outs = stages.get("curate", {}).get("outs", [])
+    for md5 in (out["md5"] for out in outs if out["path"] == "data/ledger.parquet"):
+        path = cache / md5[:2] / md5[2:]
+        return _keeps(path, digest) if path.is_file() else None
+    return None
 
 
 def _keeps(ledger: Path, digest: str) -> bool | None:

@@ -3,17 +3,30 @@
 import shutil
 import subprocess
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from videomar.config import CurateParams, IngestParams
+from videomar.data.clips import Shot, find_cuts, video_end
 from videomar.data.probe import find_ffmpeg
 
 ODD_NAME = "-a \"b'é\n.mp4"
 
 
-@pytest.fixture
+def find_shots(
+    frames: NDArray[np.uint8], times: NDArray[np.float64], caption: str, params: IngestParams
+) -> list[Shot]:
+    """Shots of a video that is held as a whole: what finding them in one pass must come to."""
+    cuts = find_cuts(frames, params.shot_threshold)
+    edges = [float(times[cut]) for cut in sorted({0, *cuts})] + [video_end(times)]
+    return [Shot(start, end, caption) for start, end in pairwise(edges)]
+
+
+@pytest.fixture(scope="session")
 def ingest_params() -> IngestParams:
     return IngestParams(
         size_px=32,

@@ -6,8 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from tests.data.conftest import find_shots
 from videomar.config import IngestParams
-from videomar.data.clips import Shot, clip_id, find_shots, split_into_clips, trim_shots
+from videomar.data.clips import Shot, clip_id, split_into_clips, trim_shots
 
 
 def test_shots_end_where_the_picture_changes(ingest_params: IngestParams) -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from videomar.data import given
 from videomar.data.given import read_given
 from videomar.data.mp4 import write_mp4
 from videomar.errors import DataError
@@ -22,6 +23,15 @@ def test_end_of_a_video_comes_at_the_frame_rate_of_clips(tmp_path, params):
     assert frames.shape == (17, 32, 48, 3)
     seen = frames.mean((1, 2, 3))
     assert seen == pytest.approx(4.0 * np.arange(59 - 32, 60, 2), abs=3)
+
+
+def test_of_a_long_video_only_the_end_is_held(tmp_path, params, monkeypatch):
+    """200 frames, of which a clip spans 17 and the decoder gives 64 at a time."""
+    write_mp4(tmp_path / "a.mp4", np.zeros((200, 32, 32, 3), np.uint8), 8.0)
+    held = []
+    monkeypatch.setattr(given, "check_memory", lambda path, frames: held.append(sum(map(len, frames))))
+    assert len(read_given(tmp_path / "a.mp4", params.ingest)) == 17
+    assert max(held) <= 128
 
 
 def test_short_video_gives_what_it_has(tmp_path, params):

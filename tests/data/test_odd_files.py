@@ -80,7 +80,9 @@ ROWS: list[tuple[str, str, int | str]] = [("plain.mp4", name, PLAIN) for name in
 
 
 @pytest.fixture(scope="module")
-def rows(odd: Path, tmp_path_factory: pytest.TempPathFactory) -> pandas.DataFrame:
+def rows(
+    odd: Path, tmp_path_factory: pytest.TempPathFactory, ingest_params: IngestParams
+) -> pandas.DataFrame:
     """Candidates of all odd files in one folder, none the duplicate of another."""
     folder = tmp_path_factory.mktemp("ingested")
     (folder / "raw").mkdir()
@@ -89,17 +91,7 @@ def rows(odd: Path, tmp_path_factory: pytest.TempPathFactory) -> pandas.DataFram
         # An empty box at the end, which players skip.
         box = (12).to_bytes(4, "big") + b"free" + number.to_bytes(4, "big")
         (folder / "raw" / name).write_bytes(data + box if source == "plain.mp4" else data)
-    params = IngestParams(
-        size_px=32,
-        fps=8.0,
-        num_frames=9,
-        stride_frames=4,
-        shot_threshold=27.0,
-        timeout_s=60.0,
-        memory_gb=2.0,
-        num_workers=1,
-    )
-    ingest_videos(folder / "raw", folder / "out.parquet", params)
+    ingest_videos(folder / "raw", folder / "out.parquet", ingest_params)
     return read_candidates(folder / "out.parquet")
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.data.conftest import find_shots
 from videomar.config import IngestParams
 from videomar.data.captions import Captions
-from videomar.data.clips import Clip, Shot, find_shots, split_into_clips, trim_shots, video_end
+from videomar.data.clips import Clip, Shot, split_into_clips, trim_shots, video_end
 from videomar.data.decode import clip_frames, read_video
 from videomar.data.decoders import Block
 from videomar.data.probe import UnreadableError, probe

@@ -5,7 +5,6 @@ Axes: F frames, H W rows and columns in pixels.
 
 import hashlib
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,22 +34,6 @@ class Clip:
     caption: str
     reason: str | None
     """`too_short` where the shot holds no whole window, else null."""
-
-
-def find_shots(
-    frames: NDArray[np.uint8], times: NDArray[np.float64], caption: str, params: IngestParams
-) -> list[Shot]:
-    """Shots between the cuts that PySceneDetect's content detector finds.
-
-    Args:
-        frames: (F, H, W, 3), small: a cut is as plain at 64 rows as at 1,000.
-        times: Of the frames, seconds, (F,) rising.
-        caption: What all shots are said to show.
-        params: `shot_threshold`.
-    """
-    cuts = find_cuts(frames, params.shot_threshold)
-    edges = [float(times[cut]) for cut in sorted({0, *cuts})] + [video_end(times)]
-    return [Shot(start, end, caption) for start, end in pairwise(edges)]
 
 
 def find_cuts(frames: NDArray[np.uint8], shot_threshold: float) -> list[int]:

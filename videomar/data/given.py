@@ -3,13 +3,15 @@
 Axes: F frames, H W rows and columns in pixels.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from videomar.config import IngestParams
-from videomar.data.decode import read_video
+from videomar.data.decode import check_memory, clip_frames, stream_video
+from videomar.data.decoders import Block
 from videomar.data.pictures import is_picture, read_picture
 from videomar.data.probe import UnreadableError, probe
 from videomar.errors import DataError
@@ -26,10 +28,21 @@ def read_given(path: Path, params: IngestParams) -> NDArray[np.uint8]:
     if not path.is_file() or is_picture(path):
         return read_picture(path)[None]
     try:
-        info = probe(path)
-        frames, times = read_video(path, info, info.height)
+        frames, times = _read_end(path, params.num_frames / params.fps)
     except UnreadableError as error:
         raise DataError(f"{path}: got {error}, expected a picture or a video") from None
-    count = min(params.num_frames, 1 + int(times[-1] * params.fps))
-    wanted_s = times[-1] - np.arange(count)[::-1] / params.fps
-    return frames[np.abs(times[:, None] - wanted_s).argmin(0)]
+    count = min(params.num_frames, 1 + int((times[-1] - times[0]) * params.fps))
+    start_s = float(times[-1]) - (count - 1) / params.fps
+    return frames[clip_frames(times, start_s, replace(params, num_frames=count))]
+
+
+def _read_end(path: Path, length_s: float) -> Block:
+    """The end of a video, at least `length_s` before its last frame: frames and their times."""
+    info = probe(path)
+    blocks: list[Block] = []
+    for block in stream_video(path, info, info.height):
+        blocks = [block] if block[1][0] == 0 else [*blocks, block]
+        begin_s = block[1][-1] - length_s
+        blocks = [(frames, times) for frames, times in blocks if times[-1] >= begin_s]
+        check_memory(path, [frames for frames, _ in blocks])
+    return np.concatenate([frames for frames, _ in blocks]), np.concatenate([times for _, times in blocks])

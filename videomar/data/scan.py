@@ -1,7 +1,7 @@
 """Clips of a video of any length in one pass: each is taken as its last frame arrives, then forgotten.
 
 Held at a time are the frames from the start of the next clip on, so memory does not grow with the video. The
-clips are those of `find_shots` and `split_into_clips` over the whole video.
+clips are those that `find_cuts` and `split_into_clips` give over the whole video.
 
 Axes: F frames, H W rows and columns in pixels.
 """

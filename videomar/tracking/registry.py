@@ -84,6 +84,24 @@ def version_of(number: str) -> Version:
         ) from None
 
 
+def all_versions() -> list[Version]:
+    """Every registered version, the oldest first."""
+    found = [_version(item) for item in open_client().search_model_versions(f"name = '{MODEL}'")]
+    return sorted(found, key=lambda version: int(version.number))
+
+
+def lock_of(version: Version) -> str | None:
+    """Text of the dvc.lock that a version was made from; None if its run has none."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    open_client()
+    try:
+        return mlflow.artifacts.load_text(f"runs:/{version.run_id}/evidence/dvc.lock")
+    except (MlflowException, OSError):
+        return None
+
+
 def evaluation_of(version: Version) -> "pd.DataFrame":
     """Rows of the evaluation.parquet that the gate saw for this version."""
     import mlflow
