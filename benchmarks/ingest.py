@@ -23,6 +23,7 @@ from videomar.config import IngestParams, load_params
 from videomar.data.decode import cover_height
 from videomar.data.ingest import ingest_videos
 from videomar.data.probe import find_ffmpeg, probe
+from videomar.data.shapes import clip_size
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -57,7 +58,7 @@ def theirs(paths: list[Path], params: IngestParams, side_by_side: int, threads: 
 
     def run(path: Path) -> None:
         info = probe(path)
-        height = min(info.height, cover_height(info, 2 * params.size_px))
+        height = min(info.height, cover_height(info, clip_size(info.width, info.height, params)))
         scale = f"scale={round(info.width * height / info.height)}:{height},format=rgb24"
         command = ["-v", "error", "-nostdin", "-threads", str(threads), "-i", str(path), "-an"]
         subprocess.run([str(find_ffmpeg()), *command, "-vf", scale, "-f", "null", "-"], check=True)

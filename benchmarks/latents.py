@@ -29,7 +29,8 @@ from videomar.data.dataset import LatentDataset
 from videomar.data.latents import write_shards
 from videomar.data.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.data.shard import Stored
-from videomar.encode import Encoded, Video, encode_clips
+from videomar.encode import encode_clips
+from videomar.encode_on_ray import Encoded, Video
 from videomar.runtime import step_generator
 from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
 
@@ -118,6 +119,7 @@ def write_all(folder: Path, clips: int) -> None:
     text = np.zeros((2, 8), np.float16).tobytes()
     row = {"text": text, "text_shape": [2, 8], "text_key": "t", "caption": "", "group": "real"}
     row |= {"split": "train", "fps": 8.0, "motion": 0.0, "dtype": "float16", "shape": list(SHAPE)}
+    row["size_px"] = 32
 
     def latents_of(number: int) -> np.ndarray[Any, Any]:
         numbered = clip.copy()
@@ -177,6 +179,7 @@ class Project:
             | {"video": f"{n // 4}.mp4", "video_sha256": f"{n // 4}", "clip_id": f"{n}", "kept": True}
             | {"start_s": n % 4 + 0.5 * (n < changed), "end_s": 9.0, "caption": f"caption {n}"}
             | {"group": "real", "split": "train", "motion": 0.5}
+            | {"clip_width_px": 32, "clip_height_px": 32, "num_frames": 17}
             for n in range(clips)
         ]
         write_ledger(self.folder / "ledger.parquet", pandas.DataFrame(rows))

@@ -22,6 +22,7 @@ def write_cache(folder, clips=12):
             "split": "train",
             "fps": 8.0,
             "motion": float(number),
+            "size_px": 32,
         }
         for number in range(clips)
     ]

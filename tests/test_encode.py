@@ -14,14 +14,14 @@ import pandas
 import pytest
 import torch
 
-from tests.data.conftest import run_ffmpeg
 from videomar.config import Params
 from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
 from videomar.data.journal import FILE, Journal
 from videomar.data.latents import open_latents, read_rows
 from videomar.data.ledger import LEDGER_SCHEMA, write_ledger
-from videomar.encode import Encoded, Encoder, _key, encode_clips, encode_on_ray, stored_bytes
+from videomar.encode import _key, encode_clips
+from videomar.encode_on_ray import Encoded, encode_on_ray, stored_bytes
 from videomar.errors import DataError
 from videomar.runtime import step_generator
 from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
@@ -57,6 +57,7 @@ def ledger_rows():
         dict.fromkeys(LEDGER_SCHEMA.names)
         | {"video": f"v{video}.mp4", "video_sha256": f"sha{video}", "clip_id": f"id{video}-{clip}"}
         | {"start_s": float(clip), "end_s": clip + 1.0, "caption": f"caption {video}", "group": "real"}
+        | {"clip_width_px": 32, "clip_height_px": 32, "num_frames": 17}
         | {"motion": 0.1 * clip, "kept": clip != 1, "split": "train"}
         for video in range(VIDEOS)
         for clip in range(CLIPS)
@@ -112,6 +113,15 @@ def test_second_run_encodes_and_writes_nothing(project):
     figures = project.encode()
     assert (figures["encoded"], figures["captions_encoded"], figures["shards_written"]) == (0, 0, 0)
     assert figures["reused"] == 24
+
+
+def test_run_with_nothing_to_encode_needs_no_cluster(project, monkeypatch):
+    project.encode()
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+    assert project.encode(encode_on_ray)["encoded"] == 0
+    project.train_tokenizer(1)
+    with pytest.raises(DataError, match="got nowhere"):
+        project.encode(encode_on_ray)
 
 
 def test_changed_clip_alone_is_encoded_again(project):
@@ -255,49 +265,10 @@ def test_cache_in_another_type_holds_the_rounded_latents(project, dtype):
 
 def test_keys_and_bytes_are_those_of_earlier_caches():
     """A clip keeps its key and its float16 bytes, or CODE_VERSION must be raised."""
-    key = _key("ab", 1.5, {"size_px": 32, "fps": 8.0, "num_frames": 17}, "cd", "float16")
-    assert key == "7d072b9366158b91cd7b6181c07b7938f48ca55c3f2237b4bfe9b4e2ac98fbc6"
+    key = _key("ab", 1.5, {"height_px": 32, "width_px": 32, "fps": 8.0, "num_frames": 17}, "cd", "float16")
+    assert key == "4f8cbefab4aa772922a9fb4cc11b4c7137c48654671ebefdff8e603a8d8cf8de"
     values = torch.tensor([0.1, -3.3, 2049.0])
     assert stored_bytes(values, "float16") == values.numpy().astype(np.float16).tobytes()
-
-
-@pytest.fixture
-def filmed(project):
-    """Ledger rows of real videos."""
-    raw = project.folder / "raw"
-    raw.mkdir()
-    project.rows = []
-    for name in ("a.mp4", "b.mp4", "c.mp4"):
-        picture = f"testsrc2=size=64x64:rate=8:duration=4,hue=h={10 * len(project.rows)}"
-        run_ffmpeg(raw, "-f", "lavfi", "-i", picture, "-pix_fmt", "yuv420p", "-threads", "1", name)
-        project.rows += [
-            row | {"video": name, "video_sha256": name, "clip_id": f"{name}-{row['start_s']}", "kept": True}
-            for row in ledger_rows()[:2]
-        ]
-    ingest = dataclasses.replace(project.params.ingest, num_frames=5, size_px=32, fps=8.0)
-    project.params = dataclasses.replace(project.params, ingest=ingest)
-    return project
-
-
-def encode_here(videos, tokenizer, params):
-    encoder = Encoder(str(tokenizer))
-    for video in reversed(videos):
-        for start, key in zip(video.starts_s, video.keys, strict=True):
-            one = video._replace(starts_s=[start], keys=[key])
-            yield encoder.encode(one, params.ingest, params.encode.dtype)
-
-
-@pytest.mark.slow
-def test_workers_order_and_batches_make_the_same_bytes(filmed):
-    """Two actors and whole videos, one actor, and clip by clip in this process."""
-    filmed.encode(encode_here)
-    here = filmed.files()
-    for workers in (1, 2):
-        shutil.rmtree(filmed.out)
-        encode = dataclasses.replace(filmed.params.encode, num_workers=workers)
-        filmed.params = dataclasses.replace(filmed.params, encode=encode)
-        assert filmed.encode(encode_on_ray)["encoded"] == 6
-        assert filmed.files() == here
 
 
 def test_killed_encode_ends_with_the_bytes_of_an_uninterrupted_one(project):

@@ -1,56 +1,40 @@
-"""Kept clips to the latent cache, on Ray: each actor holds one tokenizer and takes whole videos.
+"""Kept clips to the latent cache: which clip has which key, and what the cache lacks of them.
 
 What is already in the cache under the same key is kept, so a changed clip costs one clip, and what a killed
 run had finished is kept, too.
-
-Axes: n clips, F frames, H W rows and columns in pixels, C channels, T latent frames, M caption tokens.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas
 import torch
 from tqdm import tqdm
 
-from videomar.cluster import ray_cluster
-from videomar.config import IngestParams, Params
+from videomar.config import Params
 from videomar.data.cache import LatentCache
-from videomar.data.decode import read_clips
-from videomar.data.facts import CODE_VERSION, key_facts, pixel_params
+from videomar.data.facts import CODE_VERSION, cached_sizes, key_facts
+from videomar.data.latents import num_bytes
 from videomar.data.ledger import kept_clips, read_ledger
+from videomar.data.place import Where
+from videomar.data.shapes import at_sizes, ledger_shapes
+from videomar.encode_on_ray import Encoded, Video, encode_on_ray, stored_bytes
 from videomar.text import TextEncoder, load_text_encoder
-from videomar.tokenizer.interface import VideoTokenizer, to_unit_range
 from videomar.tokenizer.loading import load_tokenizer
 
 _BATCH = 32
 
 
-class Video(NamedTuple):
-    """Clips of one video that are to be encoded."""
-
-    path: str
-    starts_s: list[float]
-    keys: list[str]
-
-
-class Encoded(NamedTuple):
-    """An array as it is stored."""
-
-    key: str
-    shape: list[int]
-    data: bytes
-
-
-# Gives the latents of the clips of each video, in any order of the videos, and whole videos at a time.
+# Gives the latents of all clips of the videos, in any order, some at a time.
 EncodeVideos = Callable[[Sequence[Video], Path, Params], Iterator[list[Encoded]]]
 
 
 def encode_clips(
-    raw: Path, ledger: Path, tokenizer: Path, out: Path, params: Params, encode: EncodeVideos | None = None
+    raw: Path, ledger: Path, tokenizer: Path, out: Where, params: Params, encode: EncodeVideos | None = None
 ) -> dict[str, float]:
     """Bring the cache in `out` in line with the ledger.
 
@@ -58,21 +42,20 @@ def encode_clips(
         raw: folder of the videos.
         ledger: which clips are kept.
         tokenizer: folder of the tokenizer.
-        out: folder of the cache; rows with an unchanged key are taken over.
+        out: folder of the cache, or its URL; rows with an unchanged key are taken over.
         params: sections `ingest`, `text` and `encode` are used.
         encode: what encodes; None means `encode_on_ray`.
 
     Returns:
-        How many clips and captions were encoded and taken over, shards written, damaged shards rebuilt.
+        How many clips there are, how many latents and captions were encoded and taken over (a clip has a
+        latent for each base size), shards written, damaged shards rebuilt.
     """
-    clips = kept_clips(read_ledger(ledger)).sort_values(["video", "start_s"])
+    clips = _at_all_sizes(kept_clips(read_ledger(ledger)).sort_values(["video", "start_s"]), params)
     torch.set_num_threads(1)
     loaded, text = load_tokenizer(tokenizer), load_text_encoder(params.text)
     dtype, content_hash = params.encode.dtype, loaded.content_hash()
-    clips["key"] = [
-        _key(sha, start, pixel_params(params.ingest), content_hash, dtype)
-        for sha, start in zip(clips["video_sha256"], clips["start_s"], strict=True)
-    ]
+    places = zip(clips["video_sha256"], clips["start_s"], clips["clip_shape"], strict=True)
+    clips["key"] = [_key(sha, start, asdict(shape), content_hash, dtype) for sha, start, shape in places]
     clips["text_key"] = [_text_key(caption, text.content_hash, dtype) for caption in clips["caption"]]
     clips["fps"] = params.ingest.fps
     facts = key_facts(params) | {
@@ -82,73 +65,39 @@ def encode_clips(
         "text_encoder": text.content_hash,
     }
     del loaded  # the actors hold their own
-    columns = ["clip_id", "key", "text_key", "caption", "group", "split", "fps", "motion"]
+    columns = ["clip_id", "key", "text_key", "caption", "group", "split", "fps", "motion", "size_px"]
     with LatentCache(out) as cache:
         missing = clips[[key not in cache for key in clips["key"]]]
         videos = [
-            Video(str((raw / video).resolve()), rows["start_s"].tolist(), rows["key"].tolist())
-            for video, rows in missing.drop_duplicates("key").groupby("video", sort=True)
+            Video(str((raw / video).resolve()), rows["start_s"].tolist(), rows["key"].tolist(), shape)
+            for (video, shape), rows in missing.drop_duplicates("key").groupby(["video", "clip_shape"])
         ]
         with tqdm(total=len(missing), desc="encoding", unit="clip", disable=None) as bar:
-            for video in (encode or encode_on_ray)(videos, tokenizer, params) if videos else ():
-                for array in video:
+            for arrays in (encode or encode_on_ray)(videos, tokenizer, params) if videos else ():
+                for array in arrays:
                     cache.add(array.key, dtype, array.shape, array.data)
-                bar.update(len(video))
+                bar.update(len(arrays))
         num_captions = _add_captions(cache, clips, text, dtype)
         written = cache.write(clips[columns].to_dict("records"), params.encode.shard_clips, facts)
     return {
-        "clips": len(clips),
+        "clips": clips["clip_id"].nunique(),
         "encoded": len(missing),
         "reused": len(clips) - len(missing),
         "captions_encoded": num_captions,
         "shards_written": written,
         "shards_damaged": len(cache.damages),
-        "megabytes": sum(path.stat().st_size for path in out.glob("*.parquet")) / 1e6,
+        "megabytes": num_bytes(out) / 1e6,
     }
 
 
-def encode_pictures(tokenizer: VideoTokenizer, pictures: torch.Tensor) -> torch.Tensor:
-    """Normalised latents (n, C, T, h, w) of pictures (n, F, H, W, 3) uint8; same bits whatever the batch."""
-    return torch.cat([tokenizer.encode(to_unit_range(clip[None])) for clip in pictures])
-
-
-class Encoder:
-    """One tokenizer on one thread; on Ray, an actor."""
-
-    def __init__(self, tokenizer: str) -> None:
-        torch.set_num_threads(1)
-        self.tokenizer = load_tokenizer(Path(tokenizer))
-
-    def encode(self, video: Video, ingest: IngestParams, dtype: str) -> list[Encoded]:
-        """The latents of each clip of a video."""
-        pictures = torch.from_numpy(read_clips(Path(video.path), video.starts_s, ingest))
-        latents = encode_pictures(self.tokenizer, pictures)
-        return [
-            Encoded(key, list(clip.shape), stored_bytes(clip, dtype))
-            for key, clip in zip(video.keys, latents, strict=True)
-        ]
-
-
-def encode_on_ray(videos: Sequence[Video], tokenizer: Path, params: Params) -> Iterator[list[Encoded]]:
-    """Encode videos on the cluster, as many at once as `encode.num_workers`; each as soon as it is done."""
-    import ray
-    from ray.util import ActorPool
-
-    workers = min(params.encode.num_workers, len(videos))
-    with ray_cluster(workers):
-        actors = [ray.remote(num_cpus=1)(Encoder).remote(str(tokenizer.resolve())) for _ in range(workers)]
-        pool: Any = ActorPool(actors)
-        # A pool hands out a video when a result is taken: no more results than actors are in memory.
-        yield from pool.map_unordered(
-            lambda actor, video: actor.encode.remote(video, params.ingest, params.encode.dtype), list(videos)
-        )
-
-
-def stored_bytes(values: torch.Tensor, dtype: str) -> bytes:
-    """Bytes of float32 values as `dtype`, rounded to nearest."""
-    if dtype == "bfloat16":
-        return values.to(torch.bfloat16).contiguous().view(torch.uint16).numpy().tobytes()
-    return values.numpy().astype(dtype).tobytes()
+def _at_all_sizes(clips: pandas.DataFrame, params: Params) -> pandas.DataFrame:
+    """A row for each clip and each base size `size_px` that it is cached at, with its `clip_shape` there."""
+    sizes_px, shapes = cached_sizes(params), ledger_shapes(clips, params.ingest)
+    rows = clips.assign(
+        size_px=[list(sizes_px)] * len(clips),
+        clip_shape=[at_sizes(shape, sizes_px, params.ingest) for shape in shapes],
+    )
+    return rows.explode(["size_px", "clip_shape"], ignore_index=True)
 
 
 def _add_captions(cache: LatentCache, clips: pandas.DataFrame, encoder: TextEncoder, dtype: str) -> int:

@@ -18,7 +18,12 @@ _TAKEDOWNS = Path("takedowns.csv")
 
 
 @app.command()
-def show(ledger: LedgerPath = _LEDGER) -> None:
+def show(
+    ledger: LedgerPath = _LEDGER,
+    picture: Annotated[
+        Path | None, typer.Option("--sheet", help="Draw clips of every verdict into this PNG file, too.")
+    ] = None,
+) -> None:
     """Counts per verdict and split, and the files that could not be read."""
     from rich.console import Console
     from rich.markup import escape
@@ -37,6 +42,10 @@ def show(ledger: LedgerPath = _LEDGER) -> None:
     splits = Table("group", "split", "kept clips")
     for group, split, count in contents.splits:
         splits.add_row(escape(group), escape(split), str(count))
+    if picture is not None:
+        from videomar.evaluation.sheet import draw_sheets
+
+        draw_sheets(contents, picture)
     console = Console()
     console.print(verdicts, splits)
     if contents.unreadable:

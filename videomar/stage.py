@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import os
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from types import TracebackType
 import psutil
 
 from videomar.config import Params, load_params
+from videomar.drafts import draft_of
 from videomar.errors import VideomarError
 
 # A look at the memory of all processes takes tens of milliseconds.
@@ -30,7 +30,7 @@ class Stage:
     def __init__(self, name: str, arguments: Sequence[str] | None, *paths: str) -> None:
         parser = argparse.ArgumentParser(prog=f"stages.{name}")
         for path in (*paths, "metrics"):
-            parser.add_argument(f"--{path}", type=Path, required=True)
+            parser.add_argument(f"--{path}", type=path_or_url, required=True)
         parser.add_argument("--params", type=Path, default=Path("params.yaml"))
         self.name = name
         self.path = parser.parse_args(arguments)
@@ -59,14 +59,17 @@ class Stage:
             self._peak_gb = max(self._peak_gb, _memory_gb())
             costs = {"seconds": time.monotonic() - self._start, "peak_memory_gb": self._peak_gb}
             rounded = {key: round(float(value), 4) for key, value in {**self.metrics, **costs}.items()}
-            self.path.metrics.parent.mkdir(parents=True, exist_ok=True)
-            draft = self.path.metrics.with_name(f".{self.path.metrics.name}")
-            draft.write_text(json.dumps(rounded, indent=2) + "\n")
-            os.replace(draft, self.path.metrics)
+            with draft_of(self.path.metrics) as draft:
+                draft.write_text(json.dumps(rounded, indent=2) + "\n")
 
     def _watch_memory(self) -> None:
         while not self._ended.wait(_WATCH_S):
             self._peak_gb = max(self._peak_gb, _memory_gb())
+
+
+def path_or_url(text: str) -> Path | str:
+    """A local path; the URL of a folder in an object store stays text, of which a path would drop a slash."""
+    return text if "://" in text else Path(text)
 
 
 def _one_line(error: Exception) -> str:

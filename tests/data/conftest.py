@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from videomar.config import CurateParams, IngestParams
 from videomar.data.clips import Shot, find_cuts, video_end
 from videomar.data.probe import find_ffmpeg
+from videomar.data.shapes import ClipShape
 
 ODD_NAME = "-a \"b'é\n.mp4"
 
@@ -30,14 +31,26 @@ def find_shots(
 def ingest_params() -> IngestParams:
     return IngestParams(
         size_px=32,
+        aspect_ratios=("1:1",),
+        side_multiple_px=4,
         fps=8.0,
         num_frames=9,
+        shorter_clips=(),
         stride_frames=4,
         shot_threshold=27.0,
         timeout_s=60.0,
         memory_gb=2.0,
         num_workers=1,
+        captioner=None,
+        scorers={},
     )
+
+
+@pytest.fixture(scope="session")
+def clip_shape(ingest_params: IngestParams) -> ClipShape:
+    """Of square clips of these parameters."""
+    size_px = ingest_params.size_px
+    return ClipShape(size_px, size_px, ingest_params.fps, ingest_params.num_frames)
 
 
 @pytest.fixture
@@ -53,6 +66,7 @@ def curate_params() -> CurateParams:
         max_frozen_share=0.5,
         max_flicker=4.0,
         max_letterbox_share=0.1,
+        min_scores={},
         max_duplicate_bits=12,
         max_duplicate_colour=6,
         expected_drop_share=0.0,

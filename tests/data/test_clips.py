@@ -43,6 +43,23 @@ def test_windows_are_a_stride_apart(ingest_params: IngestParams) -> None:
     assert starts == [1.0, 1.5, 2.0]
 
 
+def test_shot_too_short_for_a_whole_clip_has_the_longest_that_fits(ingest_params: IngestParams) -> None:
+    """At 8 frames a second: room for 12, 9, 8, 5 and 4 frames."""
+    params = dataclasses.replace(ingest_params, num_frames=9, shorter_clips=(5, 2), stride_frames=2)
+    ends = [1.5, 1.125, 1.0, 0.625, 0.5, 0.125]
+    clips = [split_into_clips([Shot(0.0, end)], params) for end in ends]
+    assert [[clip.num_frames for clip in found] for found in clips] == [[9, 9], [9], [5, 5], [5], [2, 2], [0]]
+    assert [(clip.start_s, clip.end_s) for clip in clips[2]] == [(0.0, 0.625), (0.25, 0.875)]
+    assert [clip.reason for clip in clips[5]] == ["too_short"]
+
+
+def test_shorter_lengths_change_no_clip_of_a_shot_that_is_long_enough(ingest_params: IngestParams) -> None:
+    shots = [Shot(0.0, 10.0), Shot(10.0, 10.5), Shot(10.5, 11.7)]
+    with_shorter = dataclasses.replace(ingest_params, shorter_clips=(5, 3))
+    before, after = (split_into_clips(shots, params) for params in (ingest_params, with_shorter))
+    assert [clip for clip in before if not clip.reason] == [clip for clip in after if clip.num_frames == 9]
+
+
 def test_spans_past_the_end_are_trimmed() -> None:
     assert trim_shots([Shot(0, 2), Shot(2, 4), Shot(4, 6)], 3.0) == [Shot(0, 2), Shot(2, 3.0)]
 

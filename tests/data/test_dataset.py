@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.caches import write_cache
-from videomar.data.dataset import LatentDataset
+from videomar.data.dataset import Draw, LatentDataset
 from videomar.data.facts import key_facts
 from videomar.data.latents import read_rows, write_shards
 from videomar.data.shard import open_shard
@@ -28,13 +28,13 @@ def test_batches_depend_on_the_step_alone(dataset):
 def test_every_clip_is_seen_once_an_epoch(dataset):
     """20 simulated and 10 real clips: with half of 8 from each, 5 steps hold all 20 simulated ones once."""
     seen = np.concatenate([dataset.index_at(step, 8, 0.5, 0) for step in range(5)])
-    simulated = set(dataset.groups[0].tolist())
+    simulated = set(np.flatnonzero(dataset.simulated).tolist())
     counts = [list(seen).count(clip) for clip in simulated]
     assert counts == [1] * 20
 
 
 def test_shares_of_groups_are_kept(dataset):
-    simulated = set(dataset.groups[0].tolist())
+    simulated = set(np.flatnonzero(dataset.simulated).tolist())
     batch = dataset.index_at(3, 16, 0.75, 0)
     assert sum(clip in simulated for clip in batch) == 12
 
@@ -103,6 +103,148 @@ def test_rows_do_not_depend_on_the_shards_or_on_what_was_read_before(tmp_path):
     assert one.content_hash == many.content_hash
 
 
+# Latent shapes and numbers of simulated and real clips: a large bucket, one without simulated clips, one of a
+# single clip, one of long clips.
+BUCKETS = {(4, 3, 2, 2): (20, 11), (4, 3, 2, 3): (0, 9), (4, 3, 3, 2): (1, 0), (4, 5, 2, 2): (3, 4)}
+DRAW = Draw(batch_size=4, simulated_share=0.5, seed=0)
+
+
+def write_buckets(folder, buckets=BUCKETS, sizes_px=(32,)):
+    """A cache of clips of several shapes, at one or several base sizes; latents hold the clip's number."""
+    row = read_rows(write_cache(folder, clips=1))[0]
+    kinds = [
+        (shape, group)
+        for shape, counts in buckets.items()
+        for group, count in zip(("simulated", "real"), counts, strict=True)
+        for _ in range(count)
+    ]
+    rows = []
+    for number, (shape, group) in enumerate(kinds):
+        for size_px in sizes_px:
+            stored = [*shape[:2], *(side * size_px // max(sizes_px) for side in shape[2:])]
+            latents = np.full(stored, number, "float16").tobytes()
+            told = {"clip_id": f"clip{number:03d}", "key": f"{number} {size_px}", "group": group}
+            rows.append(row | told | {"shape": stored, "latents": latents, "size_px": size_px})
+    write_shards(folder, rows, 100)
+    return folder
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    return LatentDataset(write_buckets(tmp_path / "latents"), "train", 5)
+
+
+def test_batches_of_a_cache_of_one_shape_are_those_of_earlier_runs(dataset):
+    """The training runs of before, step by step: these numbers were made before there were buckets."""
+    assert dataset.index_at(3, 8, 0.5, 0).tolist() == [8, 26, 11, 3, 28, 18, 12, 0]
+
+
+def test_every_batch_is_of_one_shape(mixed):
+    shapes = {mixed.batch_at(step, DRAW).latents.shape for step in range(40)}
+    assert shapes == {(4, *shape) for shape in BUCKETS}
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.1])
+@pytest.mark.parametrize("batch_size", [2, 4, 7, 64])
+def test_every_clip_is_seen_in_a_cycle_of_the_buckets(mixed, batch_size, share):
+    draw = dataclasses.replace(DRAW, batch_size=batch_size, simulated_share=share)
+    cycle = sum(mixed._rota(draw).repeats)
+    for number in range(2):
+        seen = {
+            clip
+            for step in range(2 * number * cycle, (2 * number + 2) * cycle)
+            for clip in ids(mixed, step, draw)
+        }
+        assert seen == set(mixed.clip_ids)
+    assert {clip for step in range(cycle) for clip in ids(mixed, step, draw)} == set(mixed.clip_ids)
+
+
+def ids(data, step, draw):
+    return data.batch_at(step, draw).clip_ids
+
+
+def test_buckets_come_in_proportion_to_their_clips(tmp_path):
+    buckets = {(4, 3, 2, 2): (0, 60), (4, 3, 2, 3): (0, 20), (4, 3, 3, 2): (0, 4)}
+    data = LatentDataset(write_buckets(tmp_path / "latents", buckets), "train", 5)
+    shapes = [data.batch_at(step, DRAW).latents.shape[1:] for step in range(210)]
+    assert [shapes.count(shape) for shape in buckets] == [150, 50, 10]
+    seen = [clip for step in range(210) for clip in ids(data, step, DRAW)]
+    assert {seen.count(clip) for clip in data.clip_ids} == {10}
+
+
+def test_clips_of_a_bucket_are_seen_equally_often_over_many_cycles(mixed):
+    """Nine clips in batches of four: no cycle ends where an epoch of the bucket does."""
+    seen = [clip for step in range(400) for clip in ids(mixed, step, DRAW)]
+    bucket = [clip for clip, shape in zip(mixed.clip_ids, mixed.latent_shapes, strict=True) if shape[3] == 3]
+    counts = [seen.count(clip) for clip in bucket]
+    assert len(counts) == 9
+    assert max(counts) - min(counts) <= 1
+    assert min(counts) > 10
+
+
+def test_share_of_simulated_clips_holds_over_buckets_that_hold_one_kind_each(tmp_path):
+    buckets = {(4, 3, 2, 2): (90, 0), (4, 3, 2, 3): (0, 10)}
+    data = LatentDataset(write_buckets(tmp_path / "latents", buckets), "train", 5)
+    draw = dataclasses.replace(DRAW, simulated_share=0.8)
+    shapes = [data.batch_at(step, draw).latents.shape[1:] for step in range(290)]
+    assert shapes.count((4, 3, 2, 2)) / 290 == pytest.approx(0.8, abs=0.02)
+
+
+def test_single_clip_of_a_shape_fills_its_batch(mixed):
+    batches = [mixed.batch_at(step, DRAW) for step in range(40)]
+    alone = next(batch for batch in batches if batch.latents.shape[1:] == (4, 3, 3, 2))
+    assert alone.clip_ids == alone.clip_ids[:1] * 4
+
+
+def test_batch_is_the_same_in_any_order_of_steps_and_from_any_object(mixed, tmp_path):
+    other = LatentDataset(tmp_path / "latents", "train", 5)
+    ahead = [mixed.batch_at(step, DRAW) for step in range(30)]
+    for step in reversed(range(30)):
+        batch = other.batch_at(step, DRAW)
+        assert batch.clip_ids == ahead[step].clip_ids
+        assert np.array_equal(batch.latents, ahead[step].latents)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_workers_together_have_the_batch_of_one(mixed, world_size):
+    for step in range(30):
+        whole = mixed.batch_at(step, DRAW)
+        parts = [mixed.batch_at(step, DRAW, rank, world_size) for rank in range(world_size)]
+        dealt = [clip for hand in zip(*(part.clip_ids for part in parts), strict=True) for clip in hand]
+        assert dealt == whole.clip_ids
+        assert {part.latents.shape[1:] for part in parts} == {whole.latents.shape[1:]}
+
+
+def test_seed_decides_the_order_of_the_buckets(mixed):
+    other = dataclasses.replace(DRAW, seed=1)
+    assert [ids(mixed, step, DRAW) for step in range(9)] != [ids(mixed, step, other) for step in range(9)]
+
+
+def test_stage_leaves_out_clips_that_are_shorter_than_its_frames(mixed):
+    long = dataclasses.replace(DRAW, num_latent_frames=4)
+    batches = [mixed.batch_at(step, long) for step in range(10)]
+    assert {batch.latents.shape for batch in batches} == {(4, 4, 4, 2, 2)}
+    assert len({clip for batch in batches for clip in batch.clip_ids}) == 7
+    short = dataclasses.replace(DRAW, num_latent_frames=1)
+    cycle = sum(mixed._rota(short).repeats)
+    assert {clip for step in range(cycle) for clip in ids(mixed, step, short)} == set(mixed.clip_ids)
+    with pytest.raises(DataError, match="num_latent_frames: got 6, expected at most 5"):
+        mixed.batch_at(0, dataclasses.replace(DRAW, num_latent_frames=6))
+
+
+def test_stage_at_a_lower_resolution_takes_the_same_clips_at_that_size(tmp_path):
+    buckets = {(4, 3, 4, 4): (8, 8), (4, 3, 4, 6): (2, 2)}
+    data = LatentDataset(write_buckets(tmp_path / "latents", buckets, (32, 16)), "train", 5)
+    low = dataclasses.replace(DRAW, size_px=16)
+    for step in range(12):
+        large, small = data.batch_at(step, DRAW), data.batch_at(step, low)
+        assert small.clip_ids == large.clip_ids
+        assert small.latents.shape[3:] == tuple(side // 2 for side in large.latents.shape[3:])
+    assert [data.sizes_px[number] for number in data.largest.values()] == [32] * 20
+    with pytest.raises(DataError, match=r"size_px: got 64, expected one of \[16, 32\]"):
+        data.batch_at(0, dataclasses.replace(DRAW, size_px=64))
+
+
 def test_damage_is_found_when_its_row_group_is_first_read(tmp_path):
     folder = write_cache(tmp_path / "latents")
     [path] = folder.glob("*.parquet")
@@ -148,7 +290,7 @@ def test_cache_of_other_parameters_is_refused_and_they_are_named(tmp_path, param
     message = str(caught.value)
     assert "pixels.fps is 8.0, expected 12.0; text.prefix is '', expected 'A video of '" in message
     assert "num_workers" not in message
-    assert "size_px" not in message
+    assert "sizes_px" not in message
 
 
 def test_memory_does_not_grow_over_epochs(tmp_path):

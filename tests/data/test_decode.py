@@ -14,12 +14,14 @@ from videomar.config import IngestParams
 from videomar.data.decode import (
     clip_frames,
     cover_height,
-    crop_to_square,
+    crop_to_size,
     read_clips,
     read_ledger_clips,
     read_video,
 )
+from videomar.data.mp4 import write_mp4
 from videomar.data.probe import UnreadableError, find_ffmpeg, probe
+from videomar.data.shapes import ClipShape
 
 
 def ffmpeg_frames(path: Path, width: int, height: int) -> NDArray[np.uint8]:
@@ -78,17 +80,15 @@ def test_truncated_file_is_refused_as_damaged(videos: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain.mp4", "rotated.mp4", "uneven.mp4", ODD_NAME])
-def test_clips_equal_the_frames_of_the_whole_video(
-    videos: Path, name: str, ingest_params: IngestParams
-) -> None:
+def test_clips_equal_the_frames_of_the_whole_video(videos: Path, name: str, clip_shape: ClipShape) -> None:
     path = videos / name
     info = probe(path)
-    frames, times = read_video(path, info, cover_height(info, 2 * ingest_params.size_px))
-    clips = read_clips(path, [1.5, 0.0, 1.5], ingest_params)
+    frames, times = read_video(path, info, cover_height(info, (32, 32)))
+    clips = read_clips(path, [1.5, 0.0, 1.5], clip_shape)
     assert clips.shape == (3, 9, 32, 32, 3)
     for clip, start_s in zip(clips, [1.5, 0.0, 1.5], strict=True):
-        chosen = frames[clip_frames(times, start_s, ingest_params)]
-        np.testing.assert_array_equal(clip, crop_to_square(chosen, 32))
+        chosen = frames[clip_frames(times, start_s, clip_shape)]
+        np.testing.assert_array_equal(clip, crop_to_size(chosen, (32, 32)))
 
 
 def pyav_frames(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -100,59 +100,92 @@ def pyav_frames(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
 
 
 @pytest.mark.parametrize("name", ["long_gop.mp4", "long_gop_rotated.mp4"])
-def test_clips_far_apart_equal_a_read_in_order(videos: Path, name: str, ingest_params: IngestParams) -> None:
+def test_clips_far_apart_equal_a_read_in_order(videos: Path, name: str, clip_shape: ClipShape) -> None:
     starts = [14.2, 0.0, 3.1, 9.5, 5.04]
     frames, times = pyav_frames(videos / "long_gop.mp4")
-    clips = read_clips(videos / name, starts, ingest_params)
+    clips = read_clips(videos / name, starts, clip_shape)
     for clip, start_s in zip(clips, starts, strict=True):
-        chosen = frames[clip_frames(times - times[0], start_s, ingest_params)]
+        chosen = frames[clip_frames(times - times[0], start_s, clip_shape)]
         upright = np.rot90(chosen, k=-1, axes=(1, 2)) if "rotated" in name else chosen
-        difference = np.abs(clip.astype(int) - crop_to_square(upright, 32)).mean(axis=(1, 2, 3))
+        difference = np.abs(clip.astype(int) - crop_to_size(upright, (32, 32))).mean(axis=(1, 2, 3))
         assert difference.max() < 4  # the decoders scale a little differently; another frame differs by 10
 
 
 @pytest.mark.parametrize("name", ["long_gop.mp4", "long_gop_rotated.mp4"])
 def test_clips_take_no_more_memory_than_their_frames(
-    videos: Path, name: str, ingest_params: IngestParams, monkeypatch: pytest.MonkeyPatch
+    videos: Path, name: str, clip_shape: ClipShape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("videomar.data.decode._MAX_BYTES", 20 * 64 * 64 * 3)
     with pytest.raises(UnreadableError, match="too_long"):
         read_video(videos / name, probe(videos / name), 64)
-    assert read_clips(videos / name, [3.0, 12.0], ingest_params).shape == (2, 9, 32, 32, 3)
+    assert read_clips(videos / name, [3.0, 12.0], clip_shape).shape == (2, 9, 32, 32, 3)
 
 
-def test_clip_frames_are_those_that_a_player_shows(ingest_params: IngestParams) -> None:
+def test_clip_frames_are_those_that_a_player_shows(clip_shape: ClipShape) -> None:
     times = np.sort(np.random.default_rng(0).uniform(0, 3, 50))
     wanted = 0.3 + 0.001 + np.arange(9) / 8
     expected = [max(index for index in range(50) if times[index] <= time) for time in wanted]
-    assert clip_frames(times, 0.3, ingest_params).tolist() == expected
+    assert clip_frames(times, 0.3, clip_shape).tolist() == expected
 
 
-def test_frame_held_before_a_cut_stays_on_show(ingest_params: IngestParams) -> None:
-    assert clip_frames(np.array([0.0, 0.2, 1.2, 1.3]), 0.0, ingest_params).tolist() == [0, 0] + [1] * 7
+def test_frame_held_before_a_cut_stays_on_show(clip_shape: ClipShape) -> None:
+    assert clip_frames(np.array([0.0, 0.2, 1.2, 1.3]), 0.0, clip_shape).tolist() == [0, 0] + [1] * 7
 
 
-def test_time_rounded_to_the_millisecond_is_that_of_its_frame(ingest_params: IngestParams) -> None:
+def test_time_rounded_to_the_millisecond_is_that_of_its_frame(clip_shape: ClipShape) -> None:
     times = np.arange(90) / 30
-    assert clip_frames(times, round(times[11], 3), ingest_params)[0] == 11
+    assert clip_frames(times, round(times[11], 3), clip_shape)[0] == 11
 
 
-def test_ledger_clips_come_in_the_order_of_the_rows(videos: Path, ingest_params: IngestParams) -> None:
+def test_ledger_clips_come_in_the_order_of_the_rows(
+    videos: Path, ingest_params: IngestParams, clip_shape: ClipShape
+) -> None:
     rows = pandas.DataFrame(
         {"video": ["uneven.mp4", "plain.mp4", "uneven.mp4"], "start_s": [1.0, 0.5, 0.0]}, index=[7, 3, 3]
-    )
+    ).assign(clip_width_px=32, clip_height_px=32, num_frames=9)
     clips = read_ledger_clips(videos, rows, ingest_params)
-    np.testing.assert_array_equal(clips[0], read_clips(videos / "uneven.mp4", [1.0], ingest_params)[0])
-    np.testing.assert_array_equal(clips[1], read_clips(videos / "plain.mp4", [0.5], ingest_params)[0])
-    np.testing.assert_array_equal(clips[2], read_clips(videos / "uneven.mp4", [0.0], ingest_params)[0])
+    np.testing.assert_array_equal(clips[0], read_clips(videos / "uneven.mp4", [1.0], clip_shape)[0])
+    np.testing.assert_array_equal(clips[1], read_clips(videos / "plain.mp4", [0.5], clip_shape)[0])
+    np.testing.assert_array_equal(clips[2], read_clips(videos / "uneven.mp4", [0.0], clip_shape)[0])
 
 
 @pytest.mark.parametrize("shape", [(2, 40, 64, 3), (2, 64, 40, 3), (2, 20, 31, 3)])
 def test_crop_keeps_the_centre(shape: tuple[int, ...]) -> None:
     frames = np.zeros(shape, np.uint8)
     frames[:, shape[1] // 2 - 4 : shape[1] // 2 + 4, shape[2] // 2 - 4 : shape[2] // 2 + 4] = 255
-    square = crop_to_square(frames, 32)
+    square = crop_to_size(frames, (32, 32))
     assert square.shape == (2, 32, 32, 3)
     rows, columns = np.nonzero(square[0, :, :, 0] > 127)
     assert abs(rows.mean() - 15.5) <= 1
     assert abs(columns.mean() - 15.5) <= 1
+
+
+@pytest.mark.parametrize("source", [(320, 180), (180, 320), (200, 200), (400, 120)])
+@pytest.mark.parametrize("size", [(88, 48), (48, 88), (64, 64), (56, 80)])
+def test_circle_stays_a_circle(tmp_path: Path, source: tuple[int, int], size: tuple[int, int]) -> None:
+    """Whatever the proportions of video and clip, across and down are right to a pixel."""
+    rows, columns = np.mgrid[: source[1], : source[0]]
+    radius = 0.3 * min(source)
+    disc = np.hypot(rows - (source[1] - 1) / 2, columns - (source[0] - 1) / 2) < radius
+    picture = np.where(disc[..., None], 230, 20).astype(np.uint8).repeat(3, 2)
+    write_mp4(tmp_path / "a.mp4", np.stack([picture] * 8), 8.0)
+    [clip] = read_clips(tmp_path / "a.mp4", [0.0], ClipShape(size[1], size[0], 8.0, 5))
+    assert clip.shape == (5, size[1], size[0], 3)
+    light = clip[2, ..., 0] / 210.0 - 20 / 210
+    scale = max(size[0] / source[0], size[1] / source[1])
+    across, down = light[size[1] // 2].sum(), light[:, size[0] // 2].sum()
+    visible = [min(2 * radius * scale, side) for side in size]
+    assert across == pytest.approx(visible[0], abs=1)
+    assert down == pytest.approx(visible[1], abs=1)
+
+
+def test_ledger_clips_may_differ_in_shape(videos: Path, ingest_params: IngestParams) -> None:
+    rows = pandas.DataFrame(
+        [("plain.mp4", 0.0, 48, 32, 9), ("rotated.mp4", 0.5, 32, 48, 5), ("plain.mp4", 1.0, 48, 32, 5)],
+        columns=["video", "start_s", "clip_width_px", "clip_height_px", "num_frames"],
+    )
+    clips = read_ledger_clips(videos, rows, ingest_params)
+    assert [clip.shape for clip in clips] == [(9, 32, 48, 3), (5, 48, 32, 3), (5, 32, 48, 3)]
+    np.testing.assert_array_equal(
+        clips[2], read_clips(videos / "plain.mp4", [1.0], ClipShape(32, 48, 8.0, 5))[0]
+    )

@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.data.conftest import run_ffmpeg
-from videomar.config import CurateParams, IngestParams
+from videomar.config import CurateParams
 from videomar.data.decode import read_clips
 from videomar.data.duplicates import FINGERPRINT_BYTES, find_clusters, fingerprint
+from videomar.data.shapes import ClipShape
 
 
 def picture(seed: int, num_frames: int = 9) -> NDArray[np.uint8]:
@@ -37,13 +38,13 @@ def test_a_copy_and_a_softer_one_share_a_cluster_and_others_do_not(curate_params
 
 
 def test_a_video_encoded_again_has_nearly_the_same_looks(
-    videos: Path, tmp_path: Path, ingest_params: IngestParams, curate_params: CurateParams
+    videos: Path, tmp_path: Path, clip_shape: ClipShape, curate_params: CurateParams
 ) -> None:
     run_ffmpeg(tmp_path, "-i", str(videos / "plain.mp4"), "-vf", "scale=72:48", "-crf", "30", "again.mp4")
     looks = [
         (str(path), fingerprint(clip))
         for path in (videos / "plain.mp4", tmp_path / "again.mp4")
-        for clip in read_clips(path, [0.0, 1.0], ingest_params)
+        for clip in read_clips(path, [0.0, 1.0], clip_shape)
     ]
     # The test picture is all edges; films that are encoded again differ by 4 bits and 2 of 255.
     params = dataclasses.replace(curate_params, max_duplicate_colour=20)

@@ -9,17 +9,34 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas
 import pytest
 
 from tests.data.conftest import ODD_NAME
-from videomar.config import IngestParams
+from videomar.config import CurateParams, IngestParams
 from videomar.data.decode import read_ledger_clips
+from videomar.data.duplicates import find_clusters
 from videomar.data.ingest import group_of, ingest_videos, list_videos
 from videomar.data.ledger import SCORES, read_candidates
 from videomar.data.scores import score
 from videomar.errors import DataError
 
 Copy = Callable[..., Path]
+
+
+def counts(
+    videos: int, unreadable: int, clips: int, too_short: int = 0, uncaptioned: int = 0
+) -> dict[str, float]:
+    """The figures of ingest, whose sums are filled in."""
+    return {
+        "videos": videos,
+        "read": videos - unreadable,
+        "unreadable": unreadable,
+        "clips_considered": clips + too_short,
+        "clips": clips,
+        "too_short": too_short,
+        "uncaptioned": uncaptioned,
+    }
 
 
 def test_every_file_is_a_row_with_clips_or_a_reason(
@@ -32,7 +49,7 @@ def test_every_file_is_a_row_with_clips_or_a_reason(
     (raw / "notes.txt").write_text("not a video")
     figures = ingest_videos(raw, tmp_path / "out.parquet", ingest_params)
     rows = read_candidates(tmp_path / "out.parquet")
-    assert figures == {"videos": 7, "unreadable": 6, "clips": 4, "too_short": 0}
+    assert figures == counts(7, 6, 4, uncaptioned=4)
     reasons = rows[rows["clip_id"].isna()].set_index("video")["reason"].to_dict()
     assert reasons.pop("truncated.mp4").startswith("damaged: ")
     assert reasons == {
@@ -49,14 +66,52 @@ def test_every_file_is_a_row_with_clips_or_a_reason(
     assert (clips["width"] == 96).all()
 
 
+@pytest.mark.parametrize("ratios", [("1:1",), ("3:2", "2:3")])
 def test_scores_are_those_of_the_clips_that_training_reads(
-    copied: Copy, tmp_path: Path, ingest_params: IngestParams
+    ratios: tuple[str, ...], copied: Copy, tmp_path: Path, ingest_params: IngestParams
 ) -> None:
     raw = copied("uneven.mp4", "rotated.mp4")
-    ingest_videos(raw, tmp_path / "out.parquet", ingest_params)
+    ingest_videos(raw, tmp_path / "out.parquet", dataclasses.replace(ingest_params, aspect_ratios=ratios))
     rows = read_candidates(tmp_path / "out.parquet")
     for row, clip in zip(rows.to_dict("records"), read_ledger_clips(raw, rows, ingest_params), strict=True):
+        assert clip.shape[1:3] == (row["clip_height_px"], row["clip_width_px"])
         assert {name: row[name] for name in SCORES} == score(clip)
+
+
+def test_ledger_says_the_shape_of_each_clip(
+    copied: Copy, tmp_path: Path, ingest_params: IngestParams, curate_params: CurateParams
+) -> None:
+    """Of 96 x 64, 64 x 96 and 96 x 96 pixels; ratios and lengths change no clip's id, place or look."""
+    raw = copied("plain.mp4", "rotated.mp4", "long_gop.mp4")
+    params = dataclasses.replace(
+        ingest_params, aspect_ratios=("1:1", "3:2", "2:3"), shorter_clips=(5,), side_multiple_px=8
+    )
+    ingest_videos(raw, tmp_path / "square.parquet", ingest_params)
+    ingest_videos(raw, tmp_path / "out.parquet", params)
+    square, rows = (read_candidates(tmp_path / f"{name}.parquet") for name in ("square", "out"))
+    columns = ["clip_width_px", "clip_height_px", "num_frames"]
+    shapes = {video: set(map(tuple, part[columns].to_numpy())) for video, part in rows.groupby("video")}
+    assert shapes == {"plain.mp4": {(40, 24, 9)}, "rotated.mp4": {(24, 40, 9)}, "long_gop.mp4": {(32, 32, 9)}}
+    assert (square[columns] == (32, 32, 9)).all(None)
+    same = ["clip_id", "start_s", "end_s", "width", "height", "reason"]
+    pandas.testing.assert_frame_equal(square[same], rows[same])
+    assert find_clusters(rows, curate_params).tolist() == find_clusters(square, curate_params).tolist()
+
+
+def test_shots_too_short_for_a_whole_clip_are_shorter_clips(
+    copied: Copy, tmp_path: Path, ingest_params: IngestParams
+) -> None:
+    raw = copied("plain.mp4")
+    spans = [(0.0, 1.2), (1.2, 2.0), (2.0, 2.3)]
+    told = [{"start_s": start, "end_s": end, "caption": str(start)} for start, end in spans]
+    (raw / "plain.json").write_text(json.dumps({"clips": told}))
+    ingest_videos(raw, tmp_path / "out.parquet", dataclasses.replace(ingest_params, shorter_clips=(5,)))
+    rows = read_candidates(tmp_path / "out.parquet")
+    assert rows["reason"].fillna("").tolist() == ["", "", "too_short"]
+    assert rows["num_frames"].fillna(0).tolist() == [9, 5, 0]
+    assert rows["end_s"].tolist() == [1.125, 1.825, 2.3]
+    [_, short] = read_ledger_clips(raw, rows[:2], ingest_params)
+    assert short.shape == (5, 32, 32, 3)
 
 
 def test_caption_spans_take_the_place_of_shots(
@@ -72,7 +127,7 @@ def test_caption_spans_take_the_place_of_shots(
     (raw / "uneven.json").write_text("{")
     figures = ingest_videos(raw, tmp_path / "out.parquet", ingest_params)
     rows = read_candidates(tmp_path / "out.parquet").set_index("caption")
-    assert figures == {"videos": 2, "unreadable": 1, "clips": 1, "too_short": 1}
+    assert figures == counts(2, 1, 1, too_short=1)
     assert rows.loc["short", "reason"] == "too_short"
     assert rows.loc["one", "end_s"] == 1.125
     assert rows["reason"].str.startswith("unreadable_captions").any()
@@ -119,7 +174,7 @@ def test_name_that_is_not_utf8_is_a_row_with_the_reason(
     shutil.copy(raw / "plain.mp4", os.fsdecode(os.fsencode(raw) + b"/caf\xe9.mp4"))
     figures = ingest_videos(raw, tmp_path / "out.parquet", ingest_params)
     rows = read_candidates(tmp_path / "out.parquet")
-    assert figures == {"videos": 2, "unreadable": 1, "clips": 4, "too_short": 0}
+    assert figures == counts(2, 1, 4, uncaptioned=4)
     reasons = rows[rows["clip_id"].isna()].set_index("video")["reason"].to_dict()
     assert reasons == {"caf\\xe9.mp4": "unreadable: the file name is not UTF-8"}
 

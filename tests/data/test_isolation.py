@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
+import psutil
 import pytest
 
 from videomar.data.isolation import run_isolated
@@ -57,3 +60,21 @@ def test_process_that_leaks_is_replaced_and_costs_no_task() -> None:
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_nothing_to_do_is_done(num_workers: int) -> None:
     assert list(run_isolated(behave, [], timeout_s=1.0, num_workers=num_workers, memory_gb=1.0)) == []
+
+
+def test_child_that_hangs_does_not_outlive_a_killed_parent() -> None:
+    code = (
+        "import time; from videomar.data.isolation import run_isolated\n"
+        "if __name__ == '__main__':\n"
+        "    for _ in run_isolated(time.sleep, [0.0, 60.0], 60.0, 1, 1.0): print('begun', flush=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "begun\n"
+        children = psutil.Process(parent.pid).children()
+        parent.kill()
+        parent.wait()
+        _, alive = psutil.wait_procs(children, timeout=5.0)
+        for child in alive:
+            child.kill()
+    assert alive == []

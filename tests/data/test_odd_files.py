@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pandas
 import pytest
@@ -130,6 +131,31 @@ def test_hdr_red_is_red_in_bt709(odd: Path, name: str) -> None:
 def combing(frames: NDArray[np.int64]) -> float:
     """How much each row differs from the mean of its neighbours."""
     return float(np.abs(2 * frames[:, 1:-1] - frames[:, :-2] - frames[:, 2:]).mean())
+
+
+def test_size_that_changes_midway_is_rescaled_and_no_frame_repeated(
+    tmp_path: Path, ingest_params: IngestParams
+) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    # Two grey levels that rise, first at 96 x 64, then at 160 x 96, in one stream of packets.
+    for name, size, start in (("a", "96x64", 40), ("b", "160x96", 130)):
+        rising = f"color=black:size={size}:rate=24:duration=1,geq=lum='{start}+3*N':cb=128:cr=128"
+        run_ffmpeg(tmp_path, "-f", "lavfi", "-i", rising, "-c:v", "mpeg2video", "-q:v", "2", f"{name}.ts")
+    # Joined by their bytes: ffmpeg's own `concat` would make a new stream of one size.
+    listed = "concat:a.ts|b.ts"
+    run_ffmpeg(tmp_path, "-i", listed, "-c", "copy", "raw/joined.ts")
+    path = raw / "joined.ts"
+    with av.open(path) as video:
+        assert {(frame.width, frame.height) for frame in video.decode(video=0)} == {(96, 64), (160, 96)}
+    frames, _ = read_video(path, probe(path), 1000)
+    assert frames.shape[0] == pytest.approx(48, abs=1)
+    assert frames.shape[1:] == (64, 96, 3)
+    light = frames.astype(np.int64).mean(axis=(1, 2, 3))
+    assert (np.diff(light) > 1).all()
+    assert light[-1] - light[0] > 150
+    ingest_videos(raw, tmp_path / "out.parquet", ingest_params)
+    assert read_candidates(tmp_path / "out.parquet")["start_s"].tolist() == [0.0, 0.5]
 
 
 def test_fields_are_joined(odd: Path) -> None:

@@ -29,7 +29,8 @@ def blocks_of(frames: NDArray[np.uint8], times: NDArray[np.float64], size: int) 
 def look(params: IngestParams, clip: Clip, video: Block) -> Found:
     """The clip and the times of the frames that training would see."""
     times = video[1]
-    return clip, [] if clip.reason else times[clip_frames(times, clip.start_s, params)].tolist()
+    shape = dataclasses.replace(params, num_frames=max(2, clip.num_frames), shorter_clips=())
+    return clip, [] if clip.reason else times[clip_frames(times, clip.start_s, shape)].tolist()
 
 
 def scanned(blocks: Iterator[Block], captions: Captions, params: IngestParams) -> set[str]:
@@ -61,11 +62,11 @@ def film(seed: int, num_frames: int) -> tuple[NDArray[np.uint8], NDArray[np.floa
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("stride_frames", [1, 4, 20])
+@pytest.mark.parametrize(("stride_frames", "shorter"), [(1, ()), (4, ()), (20, ()), (4, (5, 2))])
 def test_clips_are_those_of_the_whole_video(
-    seed: int, stride_frames: int, ingest_params: IngestParams
+    seed: int, stride_frames: int, shorter: tuple[int, ...], ingest_params: IngestParams
 ) -> None:
-    params = dataclasses.replace(ingest_params, stride_frames=stride_frames)
+    params = dataclasses.replace(ingest_params, stride_frames=stride_frames, shorter_clips=shorter)
     frames, times = film(seed, 700)
     wanted = expected(frames, times, NOTHING_SAID, params)
     assert len(wanted) > 10

@@ -1,5 +1,8 @@
 """Sections of the data path: which clips, and which of them are good."""
 
+import re
+from itertools import pairwise
+
 from videomar.config.section import require, section
 
 
@@ -25,11 +28,19 @@ class IngestParams:
     """How videos become clips. Section `ingest`."""
 
     size_px: int
-    """Height and width of a clip after scaling to cover and cropping the centre, pixels."""
+    """Side of a square clip after scaling to cover and cropping the centre, pixels; a clip of another aspect
+    ratio has about the same area."""
+    aspect_ratios: tuple[str, ...]
+    """WIDTH:HEIGHT of clips; those of a video have the ratio nearest to its own."""
+    side_multiple_px: int
+    """Sides of clips are multiples of it: of the tokenizer's space stride times the model's patch size."""
     fps: float
     """Frame rate of clips, frames a second."""
     num_frames: int
     """Frames in a clip; 1 + a multiple of the tokenizer's time stride."""
+    shorter_clips: tuple[int, ...]
+    """Frames of clips of shots that are too short for `num_frames`, falling: the longest that fits is taken;
+    each 1 + a multiple of the tokenizer's time stride."""
     stride_frames: int
     """Frames between the starts of neighbouring clips of one shot."""
     shot_threshold: float
@@ -40,15 +51,35 @@ class IngestParams:
     """Most memory one of these processes may hold, 10^9 bytes; a file that takes more is rejected."""
     num_workers: int
     """Processes that read files side by side."""
+    captioner: str | None
+    """`package.module:function` that captions clips which have no caption, see `captioner`; or null."""
+    scorers: dict[str, str]
+    """Learned scores: the folder of each by its name, see `scorers`. Put other weights into another folder:
+    only its name tells that something changed."""
 
     def __post_init__(self) -> None:
         require(self.fps > 0, "ingest.fps", self.fps, "a rate above 0")
-        require(self.num_frames >= 2, "ingest.num_frames", self.num_frames, "at least 2")
+        self._check_shapes()
         require(self.stride_frames >= 1, "ingest.stride_frames", self.stride_frames, "at least 1")
         require(self.timeout_s > 0, "ingest.timeout_s", self.timeout_s, "seconds above 0")
         # Python and the decoders take 0.2 GB before the first file.
         require(self.memory_gb >= 0.5, "ingest.memory_gb", self.memory_gb, "at least 0.5")
         require(self.num_workers >= 1, "ingest.num_workers", self.num_workers, "at least 1")
+
+    def _check_shapes(self) -> None:
+        multiple, ratios = self.side_multiple_px, self.aspect_ratios
+        require(multiple >= 1, "ingest.side_multiple_px", multiple, "at least 1")
+        fits = self.size_px >= multiple and self.size_px % multiple == 0
+        require(fits, "ingest.size_px", self.size_px, f"a multiple of ingest.side_multiple_px {multiple}")
+        written = bool(ratios) and all(re.fullmatch("[1-9][0-9]*:[1-9][0-9]*", ratio) for ratio in ratios)
+        require(written, "ingest.aspect_ratios", list(ratios), 'one or more as "16:9", in quotes')
+        require(self.num_frames >= 2, "ingest.num_frames", self.num_frames, "at least 2")
+        falling = all(
+            longer > shorter for longer, shorter in pairwise((self.num_frames, *self.shorter_clips))
+        )
+        rule = f"numbers of frames that fall from below num_frames {self.num_frames} to at least 2"
+        fits = falling and min(self.shorter_clips, default=2) >= 2
+        require(fits, "ingest.shorter_clips", list(self.shorter_clips), rule)
 
 
 @section
@@ -73,6 +104,8 @@ class CurateParams:
     """Jump of the mean luma that the next frame takes back, of 255, mean over frames."""
     max_letterbox_share: float
     """Largest share of the picture that is black bars."""
+    min_scores: dict[str, float]
+    """Limits for learned scores, by the names in `ingest.scorers`."""
     max_duplicate_bits: int
     """Of the 192 bits of a clip's look: so many may differ between near-duplicates of different videos; 0
     joins equal patterns only, -1 none."""

@@ -1,5 +1,7 @@
 """Sections that shape what is learnt: tokenizer, captions, latents, transformer."""
 
+from itertools import pairwise
+
 from videomar.config.section import require, require_one_of, section
 
 HEADS = ("flow", "ddpm")
@@ -53,11 +55,17 @@ class EncodeParams:
     """`float16`, `bfloat16` or `float32`."""
     shard_clips: int
     """Clips in one Parquet file, about: the files are a power of two, and clips are dealt by their keys."""
+    smaller_sizes_px: tuple[int, ...]
+    """Each clip is cached at these base sizes, too, falling from below `ingest.size_px`, for stages of the
+    curriculum at lower resolution."""
     num_workers: int
     """Ray actors that hold a tokenizer."""
 
     def __post_init__(self) -> None:
         require_one_of(self.dtype, "encode.dtype", ("float16", "bfloat16", "float32"))
+        sizes = self.smaller_sizes_px
+        falling = all(larger > smaller for larger, smaller in pairwise((*sizes, 0)))
+        require(falling, "encode.smaller_sizes_px", list(sizes), "sizes in falling order, above 0")
 
 
 @section

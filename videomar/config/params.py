@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from videomar.config.clips import CurateParams, IngestParams, SamplesParams
 from videomar.config.network import EncodeParams, ModelParams, TextParams, TokenizerParams
 from videomar.config.runs import GateParams, SampleParams, SuiteParams, TrainParams
-from videomar.config.section import section
+from videomar.config.section import require, section
 from videomar.errors import ParamsError
 
 if TYPE_CHECKING:
@@ -29,6 +29,13 @@ class Params:
     sample: SampleParams
     suite: SuiteParams
     gate: GateParams
+
+    def __post_init__(self) -> None:
+        multiple, largest = self.ingest.side_multiple_px, self.ingest.size_px
+        sizes = self.encode.smaller_sizes_px
+        rule = f"multiples of ingest.side_multiple_px {multiple} below ingest.size_px {largest}"
+        fits = all(size < largest and size % multiple == 0 for size in sizes)
+        require(fits, "encode.smaller_sizes_px", list(sizes), rule)
 
 
 def load_params(path: Path) -> Params:

@@ -1,17 +1,18 @@
 """Bringing the latent cache in line with a list of clips: what is known is taken over, the rest is asked for.
 
-Bytes are on disk all the time, in shards or in the journal; memory holds the list of clips.
+Bytes are in shards or in the journal all the time; memory holds the list of clips. The journal of a cache in
+an object store is a local one: the store gets whole shards, at the end.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from videomar.data.journal import Array, Journal
 from videomar.data.latents import intact_shards, open_latents, write_shards
+from videomar.data.place import Where, place_of, work_folder
 from videomar.data.shard import DTYPES, to_float32
 from videomar.errors import DataError
 
@@ -24,9 +25,9 @@ class LatentCache:
     Used as a context. Killed anywhere, it leaves a folder that the next run goes on from, to the same bytes.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._journal = Journal(folder)
+    def __init__(self, folder: Where) -> None:
+        self.folder = place_of(folder)
+        self._journal = Journal(work_folder(self.folder))
 
     def __enter__(self) -> Self:
         self._journal.__enter__()

@@ -1,13 +1,16 @@
 """Captions as files beside videos: `NAME.txt` for the whole video, or `NAME.json` for spans of it.
 
 What has neither is looked up in `captions.csv` or `captions.parquet` at the top of the raw folder: columns
-`video` (path in that folder), `caption`, and, for spans, `start_s` and `end_s`.
+`video` (path in that folder), `caption`, and, for spans, `start_s` and `end_s`. Of two captions for the same,
+the sidecar goes before the table and the earlier row before the later; `check_table` tells of such places.
 """
 
 import csv
 import json
+import logging
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from videomar.data.clips import Shot
+from videomar.errors import DataError
+
+_log = logging.getLogger(__name__)
+_TABLES = ("captions.csv", "captions.parquet")
+_NAMED = 3  # of each kind of trouble, in a warning
 
 SIDECARS = (".txt", ".json", ".csv", ".parquet")
 """Suffixes of files beside videos that are never videos."""
@@ -73,15 +81,78 @@ def parse_captions(text: str) -> Captions:
     return Captions(" ".join(whole.split()), [_span(span, index, whole) for index, span in enumerate(spans)])
 
 
+def check_table(raw: Path, videos: Sequence[str]) -> dict[str, float]:
+    """What is amiss in the table of a folder, counted, and named in one warning; nothing without a table.
+
+    Args:
+        raw: The folder.
+        videos: Paths of all its videos, relative to it.
+
+    Returns:
+        `captions_unmatched`: names in the table that are no video here.
+        `captions_conflicting`: videos with two different captions, in the table or by a sidecar.
+        `captions_empty`: videos with a caption of no words in the table.
+
+    Raises:
+        DataError: the table cannot be understood; every video without a sidecar would be rejected for it.
+    """
+    tables = [raw / name for name in _TABLES if (raw / name).is_file()]
+    if not tables:
+        return {}
+    try:
+        rows = _read_table(tables[0], tables[0].stat().st_mtime_ns)
+    except CaptionsError as error:
+        raise DataError(f"{raw}: got {error}; mend the table, or take it away") from None
+    found = {
+        "captions_unmatched": sorted(set(rows) - set(videos)),
+        # Of two tables the first is read: the other is in conflict as a whole.
+        "captions_conflicting": [table.name for table in tables[1:]]
+        + sorted(name for name in set(rows) & set(videos) if _conflict(raw, name, rows[name])),
+        "captions_empty": sorted(
+            name for name, said in rows.items() if any(not row["caption"].strip() for row in said)
+        ),
+    }
+    amiss = [
+        f"{len(names)} {kind.removeprefix('captions_')} ({', '.join(map(repr, names[:_NAMED]))}"
+        f"{', ...' if len(names) > _NAMED else ''})"
+        for kind, names in found.items()
+        if names
+    ]
+    if amiss:
+        _log.warning(
+            "%s: names of videos: %s; sidecars, then earlier rows stand", tables[0], ", ".join(amiss)
+        )
+    return {kind: float(len(names)) for kind, names in found.items()}
+
+
+def _conflict(raw: Path, video: str, rows: list[dict[str, Any]]) -> bool:
+    """Whether a video has two different captions: of the whole, of a span, or beside it and in the table."""
+    said: dict[Any, set[str]] = defaultdict(set)
+    for row in rows:
+        said[row["start_s"], row["end_s"]].add(" ".join(row["caption"].split()))
+    if any(len(captions) > 1 for captions in said.values()):
+        return True
+    path = raw / video
+    if not any(path.with_suffix(suffix).is_file() for suffix in (".json", ".txt")):
+        return False
+    try:
+        return read_captions(path) != _of_rows(rows)
+    except CaptionsError:
+        return True
+
+
 def _from_table(raw: Path, video: str) -> Captions:
-    for name in ("captions.csv", "captions.parquet"):
+    for name in _TABLES:
         table = raw / name
         if table.is_file():
-            rows = _read_table(table, table.stat().st_mtime_ns).get(video, [])
-            whole = " ".join(next((row["caption"] for row in rows if row["start_s"] is None), "").split())
-            spans = [row for row in rows if row["start_s"] is not None]
-            return Captions(whole, [_span(span, index, whole) for index, span in enumerate(spans)])
+            return _of_rows(_read_table(table, table.stat().st_mtime_ns).get(video, []))
     return Captions("", [])
+
+
+def _of_rows(rows: list[dict[str, Any]]) -> Captions:
+    whole = " ".join(next((row["caption"] for row in rows if row["start_s"] is None), "").split())
+    spans = [row for row in rows if row["start_s"] is not None]
+    return Captions(whole, [_span(span, index, whole) for index, span in enumerate(spans)])
 
 
 @lru_cache(maxsize=1)
@@ -97,7 +168,8 @@ def _read_table(table: Path, _mtime_ns: int) -> dict[str, list[dict[str, Any]]]:
         raise CaptionsError(f"{table.name}: {error}") from None
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for index, row in enumerate(rows):
-        video, caption = row.get("video"), row.get("caption")
+        # A null in the column is a caption without words; without the column there is no table of captions.
+        video, caption = row.get("video"), (row["caption"] or "") if "caption" in row else None
         # An empty field of a CSV file is a missing time.
         start_s, end_s = (None if row.get(name) in ("", None) else row[name] for name in ("start_s", "end_s"))
         if not isinstance(video, str) or not isinstance(caption, str) or (start_s is None) != (end_s is None):

@@ -34,6 +34,8 @@ class Clip:
     caption: str
     reason: str | None
     """`too_short` where the shot holds no whole window, else null."""
+    num_frames: int
+    """At the clips' frame rate; 0 where the shot holds no whole window."""
 
 
 def find_cuts(frames: NDArray[np.uint8], shot_threshold: float) -> list[int]:
@@ -62,19 +64,26 @@ def video_end(times: NDArray[np.float64]) -> float:
 def split_into_clips(shots: list[Shot], params: IngestParams) -> list[Clip]:
     """Windows of `num_frames` at `fps`, `stride_frames` apart, never across the end of a shot.
 
-    A shot too short for one window is one clip with the reason `too_short`.
+    A shot too short for one has windows of the longest of `shorter_clips` that it holds; one too short for
+    all is one clip with the reason `too_short`.
     """
     clips: list[Clip] = []
-    length_s, stride_s = params.num_frames / params.fps, params.stride_frames / params.fps
     for shot in shots:
-        spare_s = shot.end_s - shot.start_s - length_s + _TICK_S
-        if spare_s < 0:
-            clips.append(Clip(round(shot.start_s, 3), round(shot.end_s, 3), shot.caption, "too_short"))
-            continue
-        for index in range(int(spare_s / stride_s) + 1):
-            start_s = shot.start_s + index * stride_s
-            clips.append(Clip(round(start_s, 3), round(start_s + length_s, 3), shot.caption, None))
+        found = (_windows(shot, frames, params) for frames in (params.num_frames, *params.shorter_clips))
+        too_short = Clip(round(shot.start_s, 3), round(shot.end_s, 3), shot.caption, "too_short", 0)
+        clips += next(filter(None, found), [too_short])
     return clips
+
+
+def _windows(shot: Shot, num_frames: int, params: IngestParams) -> list[Clip]:
+    """All windows of so many frames in a shot."""
+    length_s, stride_s = num_frames / params.fps, params.stride_frames / params.fps
+    spare_s = shot.end_s - shot.start_s - length_s + _TICK_S
+    count = int(spare_s / stride_s) + 1 if spare_s >= 0 else 0
+    starts = [shot.start_s + index * stride_s for index in range(count)]
+    return [
+        Clip(round(start, 3), round(start + length_s, 3), shot.caption, None, num_frames) for start in starts
+    ]
 
 
 def clip_id(video_sha256: str, start_s: float, end_s: float) -> str:

@@ -4,16 +4,18 @@ Axes: B batch.
 """
 
 import os
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from videomar.data.place import ObjectPath, Place
 from videomar.data.shard import BYTES_COLUMNS, DTYPES, Shard, to_float32, verify_group
+from videomar.data.store import ObjectReader, for_each
 from videomar.errors import DataError
 
 # Well below the 1,024 files that a process may usually hold.
@@ -47,16 +49,18 @@ class StoredColumn:
         kinds = zip(self.shapes, self.dtypes, strict=True)
         self._kinds = np.array([known.setdefault(kind, len(known)) for kind in kinds])
 
-    def read(self, index: int) -> NDArray[np.float32]:
-        """One value, as float32.
+    def read_each(self, index: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.float32]]:
+        """Values that may differ in shape, as float32.
 
         Raises:
-            DataError: its bytes are damaged.
+            DataError: bytes are damaged.
         """
-        data = np.empty(self._places[index, 3], np.uint8)
-        self._read_into(self._places[index].tolist(), data)
-        dtype = self.dtypes[index]
-        return to_float32(data.view(DTYPES[dtype]).reshape(self.shapes[index]), dtype)
+        values = [np.empty(length, np.uint8) for length in self._places[index, 3]]
+        self._read_all(self._places[index].tolist(), values)
+        return [
+            to_float32(value.view(DTYPES[self.dtypes[i]]).reshape(self.shapes[i]), self.dtypes[i])
+            for i, value in zip(index, values, strict=True)
+        ]
 
     def read_batch(self, index: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[Any], str]:
         """Values (B, ...) as they are stored, and the name of their type.
@@ -71,17 +75,30 @@ class StoredColumn:
             raise DataError(f"{self.name}: got {kinds}, expected {rule}")
         places = self._places[index].tolist()
         data = np.empty((len(index), places[0][3]), np.uint8)
-        for place, row in zip(places, data, strict=True):
-            self._read_into(place, row)
+        self._read_all(places, data)
         return data.view(DTYPES[dtype]).reshape(len(index), *shape), dtype
 
-    def _read_into(self, place: list[int], data: NDArray[np.uint8]) -> None:
-        number, group, offset, length = place
+    def _read_all(self, places: list[list[int]], values: Iterable[NDArray[np.uint8]]) -> None:
+        new = {(number, group) for number, group, _, _ in places if not self._verified[number][group]}
+        folder = self._shards[0].path
+        for_each(folder, self._verify, new)
+        for_each(folder, self._read_into, zip(places, values, strict=True))
+
+    def _verify(self, group: tuple[int, int]) -> None:
+        number, part = group
+        verify_group(self._shards[number], part, [self.name])
+        self._verified[number][part] = True
+
+    def _read_into(self, item: tuple[list[int], NDArray[np.uint8]]) -> None:
+        (number, _, offset, length), data = item
         file = self._files.open(number)
-        if not self._verified[number][group]:
-            verify_group(self._shards[number], group, [self.name])
-            self._verified[number][group] = True
-        if os.preadv(file, [data.data], offset) != length:
+        if isinstance(file, int):
+            got = os.preadv(file, [data.data], offset)
+        else:
+            read = file.read_at(offset, length)
+            got = len(read)
+            data[:got] = np.frombuffer(read, np.uint8)
+        if got != length:
             rule = "the bytes that were there when it was opened; run `dvc repro encode`"
             raise DataError(f"{self._shards[number].path}: got a shorter file, expected {rule}")
 
@@ -89,20 +106,30 @@ class StoredColumn:
 class _Files:
     """Open files, the longest unused of which is closed when there are too many."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Place]) -> None:
         self._paths = paths
-        self._open: OrderedDict[int, int] = OrderedDict()
+        self._open: OrderedDict[int, int | ObjectReader] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def open(self, number: int) -> int:
-        """Descriptor of a file by the number of its path."""
-        if number in self._open:
-            self._open.move_to_end(number)
-        else:
-            if len(self._open) == _OPEN_FILES:
-                os.close(self._open.popitem(last=False)[1])
-            self._open[number] = os.open(self._paths[number], os.O_RDONLY)
-        return self._open[number]
+    def open(self, number: int) -> int | ObjectReader:
+        """Descriptor or reader of a file by the number of its path."""
+        with self._lock:
+            if number in self._open:
+                self._open.move_to_end(number)
+                return self._open[number]
+        path = self._paths[number]
+        file = ObjectReader(path) if isinstance(path, ObjectPath) else os.open(path, os.O_RDONLY)
+        with self._lock:
+            while len(self._open) >= _OPEN_FILES:
+                _close(self._open.popitem(last=False)[1])
+            return self._open.setdefault(number, file)
 
     def __del__(self) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
+        for file in self._open.values():
+            _close(file)
+
+
+def _close(file: int | ObjectReader) -> None:
+    """An object that another thread still reads closes itself later."""
+    if isinstance(file, int):
+        os.close(file)

@@ -1,6 +1,7 @@
 """From candidates to the ledger: a verdict and a split for every clip, from its scores alone."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas
 
 from videomar.config import CurateParams
 from videomar.data.duplicates import find_clusters
-from videomar.data.ledger import SCORES, SPLITS, read_candidates, write_ledger
+from videomar.data.ledger import LEARNED, SCORES, SPLITS, read_candidates, write_ledger
 from videomar.data.splits import assign_split
 from videomar.data.takedowns import read_takedowns
 from videomar.errors import DataError
@@ -56,7 +57,13 @@ def judge_all(
             ledger holds neither their pictures nor their captions.
     """
     ledger = candidates.copy()
-    judged = candidates[["reason", "width", "height", *SCORES]].to_dict("records")
+    learned = [LEARNED + name for name in params.min_scores]
+    if lacking := sorted(set(learned) - set(candidates)):
+        raise DataError(
+            f"curate.min_scores: got limits for {', '.join(lacking)}, which the candidates lack, "
+            "expected names of ingest.scorers; add them there and run `dvc repro ingest`"
+        )
+    judged = candidates[["reason", "width", "height", *SCORES, *learned]].to_dict("records")
     reasons = pandas.Series([_verdict(row, params) for row in judged], index=ledger.index, dtype=object)
     taken = ledger["video_sha256"].map(removed or {}).astype(object)
     ledger["reason"] = reasons.where(taken.isna(), "removed: " + taken)
@@ -78,7 +85,8 @@ def judge(size_px: float, scores: Mapping[str, float], params: CurateParams) -> 
 
     Args:
         size_px: Shorter side of the source video.
-        scores: As `scores.score` returns them.
+        scores: As `scores.score` returns them, and the learned ones that have limits as `score_NAME`; NaN
+            where there is none.
         params: The limits.
     """
     rules = {
@@ -93,6 +101,9 @@ def judge(size_px: float, scores: Mapping[str, float], params: CurateParams) -> 
         "flickering": scores["flicker"] > params.max_flicker,
         "letterboxed": scores["letterbox_share"] > params.max_letterbox_share,
     }
+    for name, least in params.min_scores.items():
+        value = scores[LEARNED + name]
+        rules |= {f"unscored_{name}": math.isnan(value), f"low_{name}": value < least}
     return next((reason for reason, broken in rules.items() if broken), None)
 
 
@@ -150,4 +161,5 @@ def _drop_alarm(figures: Mapping[str, float], params: CurateParams) -> float:
 def _verdict(row: dict[str, Any], params: CurateParams) -> str | None:
     if isinstance(row["reason"], str):
         return row["reason"]
-    return judge(min(row["width"], row["height"]), {name: row[name] for name in SCORES}, params)
+    names = [*SCORES, *(LEARNED + name for name in params.min_scores)]
+    return judge(min(row["width"], row["height"]), {name: row[name] for name in names}, params)

@@ -5,15 +5,17 @@ Axes: B batch, C channels, T latent frames, H W latent rows and columns, M capti
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from videomar.data.buckets import Rota, find_buckets
 from videomar.data.columns import StoredColumn
 from videomar.data.facts import check_facts
 from videomar.data.latents import CONDITIONS, open_latents
+from videomar.data.place import Where
 from videomar.data.shard import to_float32
 from videomar.errors import DataError
 
@@ -28,15 +30,31 @@ class Batch(NamedTuple):
     clip_ids: list[str]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """How the clips of a batch are drawn."""
+
+    batch_size: int
+    """Clips of the global batch, B."""
+    simulated_share: float
+    """Of simulated clips, where both kinds are there."""
+    seed: int
+    num_latent_frames: int = 0
+    """Clips are cut to so many, and shorter ones left out; 0 = every clip as long as it is."""
+    size_px: int = 0
+    """Base size that the clips were encoded at; 0 = the largest."""
+
+
 class LatentDataset:
     """The clips of one split. Remembers where their latents and captions lie; has no position.
 
     Bytes are read when a batch is made, and a row group is compared with its sums when the first of its clips
-    is: the cache may be larger than memory. Clips are numbered in the order of their ids.
+    is: the cache may be larger than memory. Rows are numbered in the order of their clips' ids; a clip that
+    was encoded at several sizes has a row for each.
     """
 
     def __init__(
-        self, folder: Path, split: str, max_text_tokens: int, expected: Mapping[str, Any] | None = None
+        self, folder: Where, split: str, max_text_tokens: int, expected: Mapping[str, Any] | None = None
     ) -> None:
         """Open a cache.
 
@@ -59,7 +77,7 @@ class LatentDataset:
         ]
         if not rows:
             raise DataError(f"{folder}: got no clip in split {split}, expected some; run `dvc repro encode`")
-        rows.sort(key=lambda place: (place[0].rows[place[1]]["clip_id"], place[0].rows[place[1]]["key"]))
+        rows.sort(key=lambda place: [place[0].rows[place[1]][name] for name in ("clip_id", "key")])
         table = [shard.rows[number] for shard, number in rows]
         self.facts = shards[0].facts
         self.clip_ids = [row["clip_id"] for row in table]
@@ -68,11 +86,9 @@ class LatentDataset:
         self._latents = StoredColumn("latents", rows)
         self._text = StoredColumn("text", rows)
         _refuse_long(self._text, max_text_tokens)
-        simulated = np.array([row["group"] == "simulated" for row in table])
-        self.groups = [
-            indices for indices in (np.flatnonzero(simulated), np.flatnonzero(~simulated)) if len(indices)
-        ]
-        self.has_both_groups = len(self.groups) == 2
+        self.sizes_px = np.array([row["size_px"] for row in table])
+        self.simulated = np.array([row["group"] == "simulated" for row in table])
+        self._rotas: dict[Draw, Rota] = {}
         told = [{name: row[name] for name in CONDITIONS} for row in table]
         keys = sorted(f"{row['key']} {row['text_key']} {clip}" for row, clip in zip(table, told, strict=True))
         self.content_hash = hashlib.sha256("\n".join(keys).encode()).hexdigest()
@@ -83,6 +99,11 @@ class LatentDataset:
         return self._latents.shapes[0][0]
 
     @property
+    def latent_shapes(self) -> list[tuple[int, ...]]:
+        """Shape (C, T, H, W) of each row's latents."""
+        return self._latents.shapes
+
+    @property
     def text_channels(self) -> int:
         """Channels of the caption states, E."""
         return self._text.shapes[0][1]
@@ -90,21 +111,26 @@ class LatentDataset:
     def __len__(self) -> int:
         return len(self.clip_ids)
 
-    def index_at(self, step: int, batch_size: int, simulated_share: float, seed: int) -> NDArray[np.int64]:
-        """Clips of the global batch of a step, (B,); the same for any number of workers.
+    @property
+    def largest(self) -> dict[str, int]:
+        """Number of each clip's row at the largest size, by the clip's id."""
+        numbers = np.flatnonzero(self.sizes_px == self.sizes_px.max()).tolist()
+        return {self.clip_ids[number]: number for number in numbers}
 
-        Each group is walked through in a new random order every time it has been seen completely.
+    def batch_at(self, step: int, draw: Draw, rank: int = 0, world_size: int = 1) -> Batch:
+        """A worker's part of the global batch of a step, all of one shape.
+
+        Parts are dealt in turn: put together in turn, they are the same batch for any number of workers.
+
+        Raises:
+            DataError: no clip fits `draw`, and see `rows`.
         """
-        counts = [batch_size]
-        if self.has_both_groups:
-            simulated = round(batch_size * simulated_share)
-            counts = [simulated, batch_size - simulated]
-        picked = [
-            indices[_walk(len(indices), step * count, count, seed + group)]
-            for group, (indices, count) in enumerate(zip(self.groups, counts, strict=True))
-        ]
-        # Dealt out like cards, so that every worker's part holds both groups.
-        return np.concatenate(picked)[np.random.default_rng([seed, step]).permutation(batch_size)]
+        return self.rows(self._rota(draw).index_at(step)[rank::world_size], draw.num_latent_frames)
+
+    def index_at(self, step: int, batch_size: int, simulated_share: float, seed: int) -> NDArray[np.int64]:
+        """Rows of the global batch of a step, (B,), whole clips of the largest size: see `Rota`."""
+        draw = Draw(batch_size=batch_size, simulated_share=simulated_share, seed=seed)
+        return self._rota(draw).index_at(step)
 
     def rows(self, index: Sequence[int] | NDArray[np.int64], num_latent_frames: int = 0) -> Batch:
         """The clips at `index`, cut to their first `num_latent_frames` (0 = all).
@@ -118,9 +144,29 @@ class LatentDataset:
             stored = stored[:, :, :num_latent_frames]
         latents = to_float32(stored, dtype)
         _refuse_non_finite(latents, clip_ids)
-        text, mask = _pad([self._text.read(i) for i in index], self.max_text_tokens)
+        text, mask = _pad(self._text.read_each(index), self.max_text_tokens)
         conditions = {name: values[index] for name, values in self.conditions.items()}
         return Batch(latents, text, mask, conditions, clip_ids)
+
+    def _rota(self, draw: Draw) -> Rota:
+        """The batches of a draw.
+
+        Raises:
+            DataError: there is no clip of its size, or none that is long enough.
+        """
+        if draw not in self._rotas:
+            chosen = self.sizes_px == (draw.size_px or self.sizes_px.max())
+            if not chosen.any():
+                rule = f"one of {sorted(set(self.sizes_px.tolist()))}; see encode.smaller_sizes_px"
+                raise DataError(f"size_px: got {draw.size_px}, expected {rule}")
+            lengths = np.array([shape[1] for shape in self._latents.shapes])
+            fitting = np.flatnonzero(chosen & (lengths >= draw.num_latent_frames))
+            if not len(fitting):
+                rule = f"at most {lengths[chosen].max()}, the longest clips' length"
+                raise DataError(f"num_latent_frames: got {draw.num_latent_frames}, expected {rule}")
+            buckets = find_buckets(self._latents.shapes, self.simulated, fitting)
+            self._rotas[draw] = Rota(buckets, draw.batch_size, draw.simulated_share, draw.seed)
+        return self._rotas[draw]
 
     def stored_latents(self, index: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[Any], str]:
         """Latents (B, C, T, H, W) as they are stored, bfloat16 as uint16, and the name of their type.
@@ -129,14 +175,6 @@ class LatentDataset:
             DataError: the clips differ in shape or type, or their bytes are damaged.
         """
         return self._latents.read_batch(index)
-
-
-def _walk(size: int, start: int, count: int, seed: int) -> NDArray[np.int64]:
-    """Places `start` to `start + count` of an endless walk that takes each of `size` items once an epoch."""
-    places = np.arange(start, start + count)
-    epochs = np.unique(places // size).tolist()
-    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(size) for epoch in epochs}
-    return np.array([orders[place // size][place % size] for place in places], dtype=np.int64)
 
 
 def _refuse_non_finite(latents: NDArray[np.float32], clip_ids: list[str]) -> None:

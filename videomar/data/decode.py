@@ -25,6 +25,7 @@ from tqdm import tqdm
 from videomar.config import IngestParams
 from videomar.data.decoders import Block, DecoderError, decord_blocks, pyav_blocks
 from videomar.data.probe import UnreadableError, VideoInfo, probe
+from videomar.data.shapes import ClipShape, ledger_shapes
 
 _TICK_S = 0.001  # starts of clips, and the times in some containers, are rounded to it
 _MAX_BYTES = 1_500_000_000  # of small frames that one video may take in memory
@@ -79,75 +80,83 @@ def read_video(path: Path, info: VideoInfo, height_px: int) -> tuple[NDArray[np.
     return np.concatenate([frames for frames, _ in blocks]), np.concatenate([times for _, times in blocks])
 
 
-def read_clips(path: Path, starts_s: list[float], params: IngestParams) -> NDArray[np.uint8]:
-    """Clips of one video in one pass: (n, F, size_px, size_px, 3).
+def read_clips(path: Path, starts_s: list[float], shape: ClipShape) -> NDArray[np.uint8]:
+    """Clips of one video in one pass: (n, F, H, W, 3).
 
     Raises:
         UnreadableError: see `read_video` and `probe`.
     """
     info = probe(path)
-    wanted_s = np.unique([_clip_times(start, params) for start in starts_s])
-    blocks = stream_video(path, info, cover_height(info, 2 * params.size_px), float(wanted_s[-1]) + _TICK_S)
+    wanted_s = np.unique([_clip_times(start, shape) for start in starts_s])
+    size = shape.width_px, shape.height_px
+    blocks = stream_video(path, info, cover_height(info, size), float(wanted_s[-1]) + _TICK_S)
     frames, times = _frames_on_show(path, blocks, wanted_s)
-    squares = crop_to_square(frames, params.size_px)
-    return np.stack([squares[clip_frames(times, start, params)] for start in starts_s])
+    pictures = crop_to_size(frames, size)
+    return np.stack([pictures[clip_frames(times, start, shape)] for start in starts_s])
 
 
-def read_ledger_clips(raw: Path, rows: pandas.DataFrame, params: IngestParams) -> NDArray[np.uint8]:
-    """Clips of many videos in the order of the rows: (n, F, size_px, size_px, 3). Each video is opened once.
+def read_ledger_clips(raw: Path, rows: pandas.DataFrame, params: IngestParams) -> list[NDArray[np.uint8]]:
+    """Clips (F, H, W, 3) of many videos in the order of the rows. Those of a video are read in one pass.
 
     Args:
         raw: Folder that the column `video` is relative to.
-        rows: Rows of the ledger; columns `video` and `start_s` are used.
-        params: Section `ingest`: shape and frame rate of clips, and how many videos are read side by side (by
-            threads: decoders work outside Python's lock).
+        rows: Rows of the ledger; where clips lie, and their shapes, are used.
+        params: Section `ingest`: frame rate of clips, and how many videos are read side by side (by threads:
+            decoders work outside Python's lock).
     """
-    size = params.size_px
-    clips = np.empty((len(rows), params.num_frames, size, size, 3), np.uint8)
-    places = rows.reset_index(drop=True).groupby("video", sort=False).indices
-    starts = rows["start_s"].to_numpy()
+    clips: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(rows)
+    shapes, starts = ledger_shapes(rows, params), rows["start_s"].tolist()
+    places: dict[tuple[str, ClipShape], list[int]] = {}
+    for place, key in enumerate(zip(rows["video"], shapes, strict=True)):
+        places.setdefault(key, []).append(place)
     with (
         ThreadPoolExecutor(params.num_workers) as pool,
         tqdm(total=len(rows), desc="reading clips", unit="clip", disable=None) as bar,
     ):
         tasks = {
-            pool.submit(read_clips, raw / str(video), starts[place].tolist(), params): place
-            for video, place in places.items()
+            pool.submit(read_clips, raw / video, [starts[place] for place in group], shape): group
+            for (video, shape), group in places.items()
         }
         for task in as_completed(tasks):
-            place = tasks[task]
-            clips[place] = task.result()
-            bar.update(len(place))
+            for place, clip in zip(tasks[task], task.result(), strict=True):
+                clips[place] = clip
+                bar.update()
     return clips
 
 
-def clip_frames(times: NDArray[np.float64], start_s: float, params: IngestParams) -> NDArray[np.int64]:
+def clip_frames(
+    times: NDArray[np.float64], start_s: float, shape: IngestParams | ClipShape
+) -> NDArray[np.int64]:
     """Indices (F,) of the frames that a player shows at `start_s + i / fps`.
 
     Not the nearest: where a frame is held before a cut, the nearest may be the first of the next shot.
     """
-    return _shown_frames(times, _clip_times(start_s, params))
+    return _shown_frames(times, _clip_times(start_s, shape))
 
 
-def cover_height(info: VideoInfo, side_px: int) -> int:
-    """Height at which the shorter side of a video as displayed is `side_px`."""
-    return math.ceil(side_px * max(1.0, info.height / info.width))
+def cover_height(info: VideoInfo, size: tuple[int, int]) -> int:
+    """Height at which a video as displayed covers twice the size (width, height)."""
+    return math.ceil(2 * max(size[1], size[0] * (info.height / info.width)))
 
 
-def crop_to_square(frames: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
-    """The centre of frames (F, H, W, 3) as (F, size_px, size_px, 3); shrunk by area."""
+def crop_to_size(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The centre of frames (F, H, W, 3) as (F, height, width, 3), size being (width, height); shrunk by area.
+
+    The largest centre of these proportions is taken, exact to a pixel of `frames`.
+    """
     height, width = frames.shape[1:3]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    centres = frames[:, top : top + side, left : left + side]
-    if side == size_px:
+    scale = min(width / size[0], height / size[1])
+    across, down = min(width, max(1, round(size[0] * scale))), min(height, max(1, round(size[1] * scale)))
+    top, left = (height - down) // 2, (width - across) // 2
+    centres = frames[:, top : top + down, left : left + across]
+    if (across, down) == size:
         return centres
-    method = cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR
-    return np.stack([cv2.resize(frame, (size_px, size_px), interpolation=method) for frame in centres])
+    method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(frame, size, interpolation=method) for frame in centres])
 
 
-def _clip_times(start_s: float, params: IngestParams) -> NDArray[np.float64]:
-    return start_s + np.arange(params.num_frames) / params.fps
+def _clip_times(start_s: float, shape: IngestParams | ClipShape) -> NDArray[np.float64]:
+    return start_s + np.arange(shape.num_frames) / shape.fps
 
 
 def _shown_frames(times: NDArray[np.float64], wanted_s: NDArray[np.float64]) -> NDArray[np.int64]:

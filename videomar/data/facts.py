@@ -2,32 +2,40 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from videomar.config import IngestParams, Params
+from videomar.config import Params
+from videomar.data.place import Where
 from videomar.errors import DataError
 
 # Raise it when the bytes of a latent change for the same inputs: all clips are then encoded again.
 CODE_VERSION = 1
 
 
-def pixel_params(params: IngestParams) -> dict[str, Any]:
-    """Parameters that change the pixels of a clip; how many processes read it does not."""
-    return {key: value for key, value in asdict(params).items() if key in ("size_px", "fps", "num_frames")}
+def cached_sizes(params: Params) -> tuple[int, ...]:
+    """Base sizes that each clip is cached at, the largest first."""
+    return params.ingest.size_px, *params.encode.smaller_sizes_px
 
 
 def key_facts(params: Params) -> dict[str, Any]:
-    """The facts of a cache that follow from params.yaml alone; all of them are part of a clip's keys."""
+    """The facts of a cache that follow from params.yaml alone: its keys, or its clips, hang on each."""
+    ingest = params.ingest
     return {
         "code_version": CODE_VERSION,
         "dtype": params.encode.dtype,
-        "pixels": pixel_params(params.ingest),
+        "pixels": {
+            "sizes_px": list(cached_sizes(params)),
+            "aspect_ratios": list(ingest.aspect_ratios),
+            "side_multiple_px": ingest.side_multiple_px,
+            "fps": ingest.fps,
+            "num_frames": ingest.num_frames,
+            "shorter_clips": list(ingest.shorter_clips),
+        },
         "text": asdict(params.text),
     }
 
 
-def check_facts(folder: Path, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def check_facts(folder: Where, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Refuse a cache that was made with other facts than the expected ones.
 
     Raises:

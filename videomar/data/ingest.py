@@ -5,12 +5,12 @@ Axes: F frames, H W rows and columns in pixels.
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,15 +18,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from videomar.config import IngestParams
-from videomar.data.captions import SIDECARS, CaptionsError, read_captions
+from videomar.data.books import count_candidates
+from videomar.data.captioner import caption_clip, load_captioner
+from videomar.data.captions import SIDECARS, CaptionsError, check_table, read_captions
 from videomar.data.clips import Clip, clip_id
-from videomar.data.decode import clip_frames, cover_height, crop_to_square, stream_video
+from videomar.data.decode import clip_frames, cover_height, crop_to_size, stream_video
 from videomar.data.duplicates import fingerprint
 from videomar.data.isolation import run_isolated
 from videomar.data.ledger import Candidate, write_candidates
 from videomar.data.probe import UnreadableError, VideoInfo, find_ffprobe, probe
 from videomar.data.scan import scan_clips
+from videomar.data.scorers import load_scorer, score_learned
 from videomar.data.scores import score
+from videomar.data.shapes import ClipShape, clip_size
 from videomar.errors import DataError
 
 _THUMBNAIL_PX = 64
@@ -56,7 +60,7 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float
     row, which says why.
 
     Raises:
-        DataError: there is no such folder, no file in it, or no ffprobe.
+        DataError: there is no such folder, no file in it, no ffprobe, or a table of captions that is none.
     """
     videos = list_videos(raw)
     if not videos:
@@ -64,16 +68,14 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float
             f"{raw}: got no files, expected videos; put some there, or run the stage `samples` first"
         )
     find_ffprobe()
+    _load_learned(params)
+    load_scorer.cache_clear()  # the children hold their own
+    amiss = check_table(raw, videos)
     rows = list(_ingest(raw, videos, params))
     rows.sort(key=lambda row: (row.video, row.start_s or 0.0, row.end_s or 0.0, row.clip_id or ""))
+    figures = count_candidates([printable(video) for video in videos], rows)
     write_candidates(out, rows)
-    reasons = Counter(row.reason for row in rows if row.clip_id is not None)
-    return {
-        "videos": len(videos),
-        "unreadable": sum(row.clip_id is None for row in rows),
-        "clips": sum(reasons.values()) - reasons["too_short"],
-        "too_short": reasons["too_short"],
-    }
+    return figures | amiss
 
 
 def list_videos(raw: Path) -> list[str]:
@@ -130,8 +132,9 @@ def _ingest(raw: Path, videos: list[str], params: IngestParams) -> Iterator[Cand
             else:
                 files[digest] = file
     tasks = list(files.values())
+    prepare = partial(_load_learned, params) if params.captioner is not None or params.scorers else None
     results = run_isolated(
-        ingest_file, tasks, params.timeout_s, params.num_workers, memory_gb=params.memory_gb
+        ingest_file, tasks, params.timeout_s, params.num_workers, params.memory_gb, prepare
     )
     bar = tqdm(results, total=len(tasks), desc="reading videos", unit="video", disable=None)
     for file, result in zip(tasks, bar, strict=True):
@@ -141,6 +144,14 @@ def _ingest(raw: Path, videos: list[str], params: IngestParams) -> Iterator[Cand
             yield from result
 
 
+def _load_learned(params: IngestParams) -> None:
+    """Refuse what cannot be loaded before any file is read; in a child, load it before its first file."""
+    for name, folder in params.scorers.items():
+        load_scorer(name, folder)
+    if params.captioner is not None:
+        load_captioner(params.captioner)
+
+
 def ingest_file(file: _File) -> list[Candidate]:
     """Rows of one video; the work of a child process."""
     cv2.setNumThreads(1)
@@ -148,7 +159,7 @@ def ingest_file(file: _File) -> list[Candidate]:
     try:
         captions = read_captions(path, file.raw)
         info = probe(path)
-        blocks = stream_video(path, info, cover_height(info, 2 * file.params.size_px))
+        blocks = stream_video(path, info, cover_height(info, clip_size(info.width, info.height, file.params)))
         found = scan_clips(path, blocks, captions, file.params, partial(_candidate, file, info))
     except UnreadableError as error:
         return [file.row(error.reason)]
@@ -161,35 +172,43 @@ def _candidate(
     file: _File, info: VideoInfo, clip: Clip, video: tuple[NDArray[np.uint8], NDArray[np.float64]]
 ) -> Candidate:
     frames, times = video
+    size = clip_size(info.width, info.height, file.params)
     if clip.reason is None:
-        chosen = clip_frames(times, clip.start_s, file.params)
+        chosen = clip_frames(
+            times, clip.start_s, ClipShape(size[1], size[0], file.params.fps, clip.num_frames)
+        )
     else:
         shown_s = clip.start_s + (clip.end_s - clip.start_s) * np.array([0.1, 0.5, 0.9])
         chosen = np.searchsorted(times, shown_s, side="right") - 1
     pixels = frames[chosen]
-    square = crop_to_square(pixels, file.params.size_px)
-    scores = {} if clip.reason else score(square)
+    three = pixels[[0, len(pixels) // 2, -1]]
+    found: dict[str, Any] = {"caption": clip.caption}
+    if clip.reason is None:
+        found = {"clip_width_px": size[0], "clip_height_px": size[1], "num_frames": clip.num_frames}
+        shown = crop_to_size(pixels, size)
+        found |= score(shown) | {"learned": score_learned(shown, file.params.scorers)}
+        found["caption"] = clip.caption or caption_clip(shown, file.params.captioner)
+        # Of one square, so that videos of several shapes can be compared.
+        found["fingerprint"] = fingerprint(crop_to_size(three, (file.params.size_px,) * 2))
     return Candidate(
         video=file.video,
         video_sha256=file.sha256,
         clip_id=clip_id(file.sha256, clip.start_s, clip.end_s),
         start_s=clip.start_s,
         end_s=clip.end_s,
-        caption=clip.caption,
         group=group_of(file.video),
         width=info.width,
         height=info.height,
         reason=clip.reason,
-        thumbnail=_thumbnail(pixels),
-        fingerprint=None if clip.reason else fingerprint(square),
-        **scores,
+        thumbnail=_thumbnail(three, size),
+        **found,
     )
 
 
-def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
-    """First, middle and last of frames (F, H, W, 3) side by side, cropped to squares, as a JPEG."""
-    three = crop_to_square(pixels[[0, len(pixels) // 2, -1]], _THUMBNAIL_PX)
-    _, jpeg = cv2.imencode(".jpg", np.hstack(list(three))[..., ::-1])
+def _thumbnail(three: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
+    """Frames (3, H, W, 3) side by side as a JPEG, cropped to the proportions of `size` (width, height)."""
+    width = max(1, round(_THUMBNAIL_PX * size[0] / size[1]))
+    _, jpeg = cv2.imencode(".jpg", np.hstack(list(crop_to_size(three, (width, _THUMBNAIL_PX))))[..., ::-1])
     return jpeg.tobytes()
 
 

@@ -26,10 +26,11 @@ from videomar.errors import DataError
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
-# How a child ends itself: the task took too much, or the tasks before it left too much.
-_EXIT_MEMORY, _EXIT_LEAK = 86, 87
+# How a child ends itself: the task took too much, the tasks before it left too much, or its parent is gone.
+_EXIT_MEMORY, _EXIT_LEAK, _EXIT_ORPHAN = 86, 87, 88
 _WATCH_S = 0.02  # a decoder fills under 100 MB in this time
 _done = False  # whether this child has worked on a task before
+_prepared = 0  # bytes that this child held for all tasks before its first
 
 
 def run_isolated(
@@ -38,6 +39,7 @@ def run_isolated(
     timeout_s: float,
     num_workers: int,
     memory_gb: float,
+    prepare: Callable[[], None] | None = None,
 ) -> Iterator[_Result | str]:
     """Result of `function` for every task, in their order; where there is none, a reason in its place.
 
@@ -50,6 +52,8 @@ def run_isolated(
         timeout_s: Longest time that one task may take.
         num_workers: Processes side by side.
         memory_gb: Resident memory of a process, 10^9 bytes, over which its task is given up.
+        prepare: Called once by each worker before its first task, outside of the deadline; what it adds to
+            the memory is not counted.
 
     Yields:
         The result, or `timeout`, `crashed`, `out_of_memory` or `unreadable: <the exception>`.
@@ -60,7 +64,7 @@ def run_isolated(
     # Fresh processes and not copies of this one, whose libraries have threads running.
     pool = ProcessPool(
         min(num_workers, max(1, len(tasks))),
-        initializer=_prepare_child,
+        initializer=partial(_prepare_child, prepare),
         context=multiprocessing.get_context("spawn"),
     )
     start = partial(pool.schedule, _watched, timeout=timeout_s)
@@ -133,10 +137,26 @@ def _memory_watch(limit: int) -> Iterator[None]:
 
 
 def _resident() -> int:
-    return psutil.Process().memory_info().rss
+    return psutil.Process().memory_info().rss - _prepared
 
 
-def _prepare_child() -> None:
-    """Leave Ctrl-C to the parent, which ends the children without a traceback each; leave no core dumps."""
+def _prepare_child(prepare: Callable[[], None] | None) -> None:
+    """Leave Ctrl-C to the parent, which ends the children without a traceback each; leave no core dumps.
+
+    A parent that is killed cannot end its children, and nobody keeps the deadline of one that hangs.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if prepare is not None:
+        global _prepared
+        before = _resident()
+        prepare()
+        _prepared = max(0, _resident() - before)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(_EXIT_ORPHAN)

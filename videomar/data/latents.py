@@ -6,13 +6,12 @@ that it leaves and the one that it enters; only where the number of clips passes
 dealt anew (their latents are copied, not encoded).
 """
 
-import contextlib
 import hashlib
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from videomar.data.place import Place, Where, place_of, work_folder
 from videomar.data.shard import (
     BYTES_COLUMNS,
     SCHEMA,
@@ -24,6 +23,7 @@ from videomar.data.shard import (
     verify_group,
     write_shard,
 )
+from videomar.data.store import Entry, for_each, list_files, put, remove, sync
 from videomar.errors import DataError
 
 CONDITIONS = ("fps", "motion")
@@ -31,13 +31,14 @@ _PATTERN = "part-*.parquet"
 _HASH_BITS = 32
 
 
-def open_latents(folder: Path) -> list[Shard]:
+def open_latents(where: Where) -> list[Shard]:
     """The shards of a complete cache, in the order of their numbers; latents are not read.
 
     Raises:
         DataError: there is none, one is missing or damaged, or they were made with different facts.
     """
-    shards = [open_shard(path) for path in _files(folder)]
+    folder = place_of(where)
+    shards = for_each(folder, open_shard, _files(folder))
     if not shards:
         raise DataError(f"{folder}: got no latents, expected Parquet files; run `dvc repro encode`")
     expected = [_path(folder, number, len(shards)) for number in range(len(shards))]
@@ -51,14 +52,14 @@ def open_latents(folder: Path) -> list[Shard]:
     return shards
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
+def read_rows(where: Where) -> list[dict[str, Any]]:
     """Rows of all shards with their bytes, checked against their sums; an absent folder has none.
 
     Raises:
         DamagedShardError: a shard is damaged.
     """
     rows = []
-    for path in _files(folder):
+    for path in _files(place_of(where)):
         shard = open_verified(path)
         for number, row in enumerate(shard.rows):
             columns = row | {name: shard.stored(name, number).read() for name in BYTES_COLUMNS}
@@ -66,7 +67,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def open_verified(path: Path) -> Shard:
+def open_verified(path: Place) -> Shard:
     """A shard all of whose bytes have been compared with their sums.
 
     Raises:
@@ -78,19 +79,21 @@ def open_verified(path: Path) -> Shard:
     return shard
 
 
-def intact_shards(folder: Path) -> tuple[list[Shard], list[DamagedShardError]]:
+def intact_shards(where: Where) -> tuple[list[Shard], list[DamagedShardError]]:
     """Those files of a cache whose bytes are what was written, and what is wrong with the others."""
-    shards, damages = [], []
-    for path in _files(folder):
-        try:
-            shards.append(open_verified(path))
-        except DamagedShardError as damage:
-            damages.append(damage)
-    return shards, damages
+    folder = place_of(where)
+    found = for_each(folder, _verified_or_damage, _files(folder))
+    damages = [damage for damage in found if isinstance(damage, DamagedShardError)]
+    return [shard for shard in found if isinstance(shard, Shard)], damages
+
+
+def num_bytes(where: Where) -> int:
+    """What the shards of a cache take."""
+    return sum(entry.size for entry in _entries(place_of(where)))
 
 
 def write_shards(
-    folder: Path,
+    where: Where,
     rows: Sequence[Mapping[str, Any]],
     shard_clips: int,
     facts: Mapping[str, Any] | None = None,
@@ -99,7 +102,7 @@ def write_shards(
     """Make the folder hold `rows` and nothing else; every file appears complete or not at all.
 
     Args:
-        folder: of the cache.
+        where: folder of the cache, or its URL.
         rows: every column of SCHEMA; bytes, or `Stored` where they lie (old shards among them).
         shard_clips: clips in one shard, about.
         facts: JSON of what the latents were made with.
@@ -110,38 +113,40 @@ def write_shards(
 
     Raises:
         DataError: the disk is full, or the like; the files of before are all there.
+        StoreError: the store cannot be reached; it may hold some of the new files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = place_of(where)
+    work = work_folder(folder)
+    work.mkdir(parents=True, exist_ok=True)
     known = {shard.path: shard for shard in intact}
     parts = _deal(folder, rows, shard_clips)
-    drafts: dict[Path, Path] = {}
-    _remove(folder.glob(f".{_PATTERN}"))
+    drafts: dict[Place, Path] = {}
+    remove(work.glob(f".{_PATTERN}"))
     try:
         for path, members in parts.items():
             if not _holds(known.get(path), members, facts or {}):
-                drafts[path] = path.with_name(f".{path.name}")
+                drafts[path] = work / f".{path.name}"
                 write_shard(drafts[path], members, facts or {})
     except OSError as error:
-        _remove(drafts.values())
+        remove(drafts.values())
         rule = "room for the new shards beside the old ones"
         got = error.strerror or " ".join(str(error).split())
         raise DataError(
-            f"{folder}: got {got}, expected {rule}; free some and run again: the cache is as it was"
+            f"{work}: got {got}, expected {rule}; free some and run again: the cache is as it was"
         ) from None
     # Only now: until here a draft may have been made of bytes that lie in any of the old files.
-    for path, draft in drafts.items():
-        os.replace(draft, path)
-    _remove(set(_files(folder)) - set(parts))
-    _sync(folder)
+    for_each(folder, lambda path: put(drafts[path], path), drafts)
+    remove(set(_files(folder)) - set(parts))
+    sync(folder)
     return len(drafts)
 
 
 def _deal(
-    folder: Path, rows: Sequence[Mapping[str, Any]], shard_clips: int
-) -> dict[Path, list[Mapping[str, Any]]]:
+    folder: Place, rows: Sequence[Mapping[str, Any]], shard_clips: int
+) -> dict[Place, list[Mapping[str, Any]]]:
     """Rows by the shard that the first bits of their key's hash name, in the order of the keys."""
     bits = max(0, -(-len(rows) // shard_clips) - 1).bit_length()
-    parts: dict[Path, list[Mapping[str, Any]]] = {
+    parts: dict[Place, list[Mapping[str, Any]]] = {
         _path(folder, number, 2**bits): [] for number in range(2**bits)
     }
     for row in sorted(rows, key=lambda row: (row["key"], row["clip_id"])):
@@ -150,12 +155,24 @@ def _deal(
     return parts
 
 
-def _files(folder: Path) -> list[Path]:
-    """The shards of a folder by name; drafts, which `glob` would take in, are none."""
-    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+def _verified_or_damage(path: Place) -> Shard | DamagedShardError:
+    try:
+        return open_verified(path)
+    except DamagedShardError as damage:
+        return damage
 
 
-def _path(folder: Path, number: int, count: int) -> Path:
+def _entries(folder: Place) -> list[Entry]:
+    """The shards of a folder by name; drafts are none."""
+    files = list_files(folder)
+    return [entry for entry in files if entry.name.endswith(".parquet") and not entry.name.startswith(".")]
+
+
+def _files(folder: Place) -> list[Place]:
+    return [folder / entry.name for entry in _entries(folder)]
+
+
+def _path(folder: Place, number: int, count: int) -> Place:
     return folder / f"part-{number:05d}-of-{count:05d}.parquet"
 
 
@@ -164,18 +181,3 @@ def _holds(shard: Shard | None, rows: Sequence[Mapping[str, Any]], facts: Mappin
     if shard is None or shard.facts != {**facts, **made_by()}:
         return False
     return shard.rows_sum == rows_sum(rows)
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in list(paths):
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-
-
-def _sync(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,14 +4,14 @@
 the same rows and the verdict. A file that cannot be read has one row, with `clip_id` null.
 """
 
-import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from videomar.drafts import draft_of
 from videomar.errors import DataError
 
 SCORES = (
@@ -23,6 +23,8 @@ SCORES = (
     "flicker",
     "letterbox_share",
 )
+LEARNED = "score_"
+"""Before the name of a learned score, in the name of its column."""
 SPLITS = ("train", "val", "test")
 GROUPS = ("simulated", "real")
 
@@ -44,6 +46,10 @@ class Candidate:
     width: int | None = None
     """Of the source as displayed, pixels."""
     height: int | None = None
+    clip_width_px: int | None = None
+    """Of the clip's frames; null, as `num_frames`, where there is no clip to read."""
+    clip_height_px: int | None = None
+    num_frames: int | None = None
     reason: str | None = None
     """Why ingest rejects it, or null."""
     motion: float | None = None
@@ -57,6 +63,8 @@ class Candidate:
     """As `duplicates.fingerprint` returns it; null where there are no scores."""
     thumbnail: bytes | None = None
     """JPEG: first, middle and last frame side by side."""
+    learned: dict[str, float | None] = field(default_factory=dict)
+    """Of `scorers`, by name: each a column `score_NAME`, which only tables of those who use one have."""
 
 
 _TYPES = {str: pa.string(), int: pa.int32(), float: pa.float64(), bytes: pa.binary()}
@@ -64,6 +72,7 @@ CANDIDATE_SCHEMA = pa.schema(
     [
         (field.name, _TYPES[next(kind for kind in _TYPES if kind.__name__ in str(field.type))])
         for field in fields(Candidate)
+        if field.name != "learned"
     ]
 )
 VERDICT_SCHEMA = pa.schema([("kept", pa.bool_()), ("split", pa.string()), ("cluster", pa.string())])
@@ -73,7 +82,10 @@ LEDGER_SCHEMA = pa.schema([*CANDIDATE_SCHEMA, *VERDICT_SCHEMA])
 
 def write_candidates(path: Path, candidates: list[Candidate]) -> None:
     """Write the candidates to a Parquet file, whole or not at all."""
-    _write(path, pa.Table.from_pylist([asdict(row) for row in candidates], schema=CANDIDATE_SCHEMA))
+    names = sorted({name for row in candidates for name in row.learned})
+    schema = _with_learned(CANDIDATE_SCHEMA, [LEARNED + name for name in names])
+    rows = [asdict(row) | {LEARNED + name: row.learned.get(name) for name in names} for row in candidates]
+    _write(path, pa.Table.from_pylist(rows, schema=schema))
 
 
 def read_candidates(path: Path) -> pandas.DataFrame:
@@ -87,7 +99,8 @@ def read_candidates(path: Path) -> pandas.DataFrame:
 
 def write_ledger(path: Path, ledger: pandas.DataFrame) -> None:
     """Write the ledger to a Parquet file, whole or not at all."""
-    _write(path, pa.Table.from_pandas(ledger, schema=LEDGER_SCHEMA, preserve_index=False))
+    schema = _with_learned(LEDGER_SCHEMA, [name for name in ledger if name.startswith(LEARNED)])
+    _write(path, pa.Table.from_pandas(ledger, schema=schema, preserve_index=False))
 
 
 def read_ledger(path: Path) -> pandas.DataFrame:
@@ -111,24 +124,25 @@ def kept_clips(
     return ledger[chosen].reset_index(drop=True)
 
 
+def _with_learned(schema: pa.Schema, columns: list[str]) -> pa.Schema:
+    return pa.schema([*schema, *((name, pa.float64()) for name in columns)])
+
+
 def _write(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with draft_of(path) as draft:
         pq.write_table(table, draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _read(path: Path, schema: pa.Schema, stage: str) -> pandas.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: no such file, expected the output of `{stage}`; run that stage first")
     try:
-        table = pq.read_table(path, columns=schema.names)
+        found = pq.read_schema(path).names
+        learned = [name for name in found if name.startswith(LEARNED)]
+        missing = sorted(set(schema.names) - set(found))
+        table = None if missing else pq.read_table(path, columns=[*schema.names, *learned])
     except (pa.ArrowException, OSError, KeyError) as error:
         raise DataError(f"{path}: got {error}, expected the output of `{stage}`; run it again") from None
-    missing = sorted(set(schema.names) - set(table.column_names))
-    if missing:
+    if table is None:
         raise DataError(f"{path}: lacks {missing}, expected the output of `{stage}`; run that stage again")
     return table.to_pandas()

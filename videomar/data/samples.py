@@ -1,4 +1,4 @@
-"""Fills data/raw: with simulated and packaged clips, or with what lies in the user's own folder."""
+"""Fills data/raw: with simulated and packaged clips, or with what lies in the user's own folder or store."""
 
 import filecmp
 import json
@@ -11,7 +11,9 @@ from tqdm import tqdm
 from videomar.config import SamplesParams
 from videomar.data.films import fetch_film, read_sources
 from videomar.data.ingest import list_files, list_videos, printable
+from videomar.data.mirror import RECIPE, fetch_folder, read_recipe
 from videomar.data.parts import cut_film
+from videomar.data.place import Where, place_of
 from videomar.data.probe import find_ffmpeg
 from videomar.data.synthetic import draw_simulated
 from videomar.errors import DataError
@@ -20,17 +22,23 @@ _RECIPE = "SOURCES.yaml"
 _LIST = ".collected.json"
 
 
-def collect_samples(source: Path, out: Path, params: SamplesParams) -> dict[str, float]:
-    """Make `out` hold the clips that `source` stands for; how many there are.
+def collect_samples(where: Where, out: Path, params: SamplesParams) -> dict[str, float]:
+    """Make `out` hold the clips that a folder or a URL stands for; how many there are.
 
-    A folder with a SOURCES.yaml is a recipe: simulated clips are drawn, packaged films fetched and cut. Any
-    other is mirrored, with its sub-folders and sidecars. `out/.collected.json` lists what was put there, so
-    that the next collection can remove what it lacks; files put there by hand are never touched.
+    A folder with a SOURCES.yaml is a recipe: simulated clips are drawn, packaged films fetched and cut. One
+    with a STORE.url stands for the folder of an object store that it names. Any other is mirrored, with its
+    sub-folders and sidecars. `out/.collected.json` lists what was put there, so that the next collection can
+    remove what it lacks; files put there by hand are never touched.
 
     Raises:
-        DataError: the folder is missing or empty, a film cannot be had, or a file put there by hand is in the
-            way.
+        DataError: the folder is missing or empty, a film cannot be had, a store does not answer, or a file
+            put there by hand is in the way.
     """
+    source = place_of(where)
+    if isinstance(source, Path) and (source / RECIPE).is_file():
+        source = read_recipe(source / RECIPE)
+    if not isinstance(source, Path):
+        source = fetch_folder(source)
     if not source.is_dir():
         raise DataError(f"{source}: no such folder, expected one with videos; check the path")
     origin, target = source.resolve(), out.resolve()

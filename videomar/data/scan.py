@@ -8,7 +8,7 @@ Axes: F frames, H W rows and columns in pixels.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -74,6 +74,8 @@ class _Scan(Generic[_Taken]):
         self, path: Path, captions: Captions, params: IngestParams, take: Callable[[Clip, Block], _Taken]
     ) -> None:
         self.path, self.params, self.take = path, params, take
+        # Of a shot that goes on, nobody knows yet whether a shorter clip is wanted.
+        self.whole_clips = replace(params, shorter_clips=())
         self.caption = captions.whole
         self.finds_shots = not captions.spans
         spans = captions.spans or [Shot(0.0, math.inf, captions.whole)]
@@ -129,7 +131,7 @@ class _Scan(Generic[_Taken]):
             # A shot that began with the next clip: of a long one, not all clips are counted again each time.
             end_s = min(item.shot.end_s, now_s) - _TICK_S
             rest = Shot(self._next_start(item), end_s, item.shot.caption)
-            clip = split_into_clips([rest], self.params)[0]
+            clip = split_into_clips([rest], self.whole_clips)[0]
             if clip.reason is not None:
                 return
             self._take(item, clip)

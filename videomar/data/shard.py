@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from videomar.data.place import Place
+from videomar.data.store import open_arrow, raise_if_away, read_ranges
 from videomar.errors import DataError
 
 SCHEMA = pa.schema(
@@ -37,9 +39,10 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("fps", pa.float32()),
         ("motion", pa.float32()),
+        ("size_px", pa.int32()),
     ]
 )
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # Column of bytes -> column of their shape.
 BYTES_COLUMNS = {"latents": "shape", "text": "text_shape"}
 FACT_COLUMNS = [name for name in SCHEMA.names if name not in BYTES_COLUMNS]
@@ -63,21 +66,20 @@ class DamagedShardError(DataError):
 class Stored(NamedTuple):
     """Where bytes lie."""
 
-    path: Path
+    path: Place
     offset: int
     length: int
 
     def read(self) -> bytes:
         """The bytes."""
-        with self.path.open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), self.length, self.offset)
+        return next(read_ranges(self.path, [(self.offset, self.length)]))
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
     """What a file says of itself, without its latents."""
 
-    path: Path
+    path: Place
     facts: dict[str, Any]
     rows: list[dict[str, Any]]
     """Columns FACT_COLUMNS of each row."""
@@ -106,7 +108,7 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[st
     options = _PLAIN | {"data_page_size": _WHOLE_PAGE}
     with pq.ParquetWriter(path, SCHEMA, **options) as writer:
         for part in _groups(rows):
-            values = {name: [_bytes(rows[row][name]) for row in part] for name in BYTES_COLUMNS}
+            values = {name: _read_all([rows[row][name] for row in part]) for name in BYTES_COLUMNS}
             columns = {name: [rows[row][name] for row in part] for name in FACT_COLUMNS} | values
             table = pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
             writer.write_table(table, row_group_size=_WHOLE_PAGE)
@@ -118,14 +120,15 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[st
         os.fsync(file.fileno())
 
 
-def open_shard(path: Path) -> Shard:
+def open_shard(path: Place) -> Shard:
     """Index of a file; its latents are not read, see `verify_group`.
 
     Raises:
         DamagedShardError: it is damaged, or of another version.
+        StoreError: the store that it is in cannot be reached.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(open_arrow(path), pre_buffer=not isinstance(path, Path)) as file:
             table, metadata = file.read(FACT_COLUMNS), file.metadata
         rows = table.to_pylist()
         footer = metadata.metadata[_FOOTER]
@@ -146,6 +149,7 @@ def open_shard(path: Path) -> Shard:
         return Shard(path, told["facts"], rows, told["rows"], groups, told["groups"], offsets, lengths)
     # Whatever a flipped bit makes of names, counts and text.
     except (pa.ArrowException, OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise_if_away(path, error)
         raise DamagedShardError(_damage(path, " ".join(str(error).split()))) from None
 
 
@@ -157,10 +161,9 @@ def verify_group(shard: Shard, number: int, names: Iterable[str] = BYTES_COLUMNS
     """
     for name in names:
         digest = hashlib.sha256()
-        with shard.path.open("rb", buffering=0) as file:
-            for row in shard.group_rows[number]:
-                place = shard.stored(name, row)
-                digest.update(os.pread(file.fileno(), place.length, place.offset))
+        places = [shard.stored(name, row) for row in shard.group_rows[number]]
+        for data in read_ranges(shard.path, [(place.offset, place.length) for place in places]):
+            digest.update(data)
         if digest.hexdigest() != shard.group_sums[number][name]:
             raise DamagedShardError(_damage(shard.path, f"{name} of row group {number} differ"))
 
@@ -217,8 +220,16 @@ def _num_bytes(shape: Sequence[int], dtype: str) -> int:
     return int(np.prod(shape, dtype=np.int64)) * np.dtype(DTYPES[dtype]).itemsize
 
 
-def _bytes(value: bytes | Stored) -> bytes:
-    return value.read() if isinstance(value, Stored) else value
+def _read_all(values: Sequence[bytes | Stored]) -> list[bytes]:
+    """Bytes in order; what lies in one file is read in the order in which it lies."""
+    found = {number: value for number, value in enumerate(values) if isinstance(value, bytes)}
+    stored = [(value, number) for number, value in enumerate(values) if isinstance(value, Stored)]
+    stored.sort(key=lambda item: (str(item[0].path), item[0].offset))
+    for path, items in groupby(stored, key=lambda item: item[0].path):
+        here = list(items)
+        read = read_ranges(path, [(value.offset, value.length) for value, _ in here])
+        found |= {number: data for (_, number), data in zip(here, read, strict=True)}
+    return [found[number] for number in range(len(values))]
 
 
 def _sum(parts: Sequence[bytes]) -> str:
@@ -232,5 +243,5 @@ def _json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
 
 
-def _damage(path: Path, what: str) -> str:
+def _damage(path: Place, what: str) -> str:
     return f"{path}: got a damaged shard ({what}), expected what was written; run `dvc repro encode`"

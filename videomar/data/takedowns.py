@@ -1,11 +1,11 @@
 """Videos that must not be used: a tracked table, `takedowns.csv`, that names them by content and says why."""
 
 import csv
-import os
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
+from videomar.drafts import draft_of
 from videomar.errors import DataError
 
 
@@ -70,13 +70,8 @@ def add_takedown(path: Path, video_sha256: str, video: str, reason: str) -> bool
     now = datetime.now(UTC).isoformat(timespec="seconds")
     words = " ".join(reason.split())
     rows.append(Takedown(video_sha256=video_sha256, video=video, reason=words, removed_at=now))
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, [field.name for field in fields(Takedown)], lineterminator="\n")
-            table.writeheader()
-            table.writerows(asdict(row) for row in rows)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_of(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, [field.name for field in fields(Takedown)], lineterminator="\n")
+        table.writeheader()
+        table.writerows(asdict(row) for row in rows)
     return True

@@ -173,13 +173,15 @@ class CausalTokenizer(nn.Module, VideoTokenizer):
         return digest.hexdigest()
 
 
-def start_from_pca(tokenizer: CausalTokenizer, video: Tensor) -> None:
-    """Set the linear maps to the principal components of patches of `video` (B, 3, F, H, W).
+def start_from_pca(tokenizer: CausalTokenizer, *videos: Tensor) -> None:
+    """Set the linear maps to the principal components of patches of `videos`, each (B, 3, F, H, W).
 
     Each component is scaled to unit variance.
     """
     with torch.no_grad():
-        patches = rearrange(tokenizer.patches(video), "b p t h w -> (b t h w) p")
+        patches = torch.cat(
+            [rearrange(tokenizer.patches(video), "b p t h w -> (b t h w) p") for video in videos]
+        )
         mean = patches.mean(0)
         covariance = (patches - mean).T @ (patches - mean) / len(patches)
         variance, vectors = torch.linalg.eigh(covariance.double())
