@@ -4,17 +4,27 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from videomar.data.place import absolute
+from videomar.sampling.previews import Previews
 from videomar.stage import Stage
-from videomar.tracking.lineage import git_state
+from videomar.tracking.lineage import made_from
 from videomar.training.launch import train_on_ray
 from videomar.training.log import LOG_FILE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the stage; paths come from dvc.yaml."""
-    with Stage("train", arguments, "latents", "out", "plot") as stage:
-        path = stage.path
-        stage.metrics = train_on_ray(path.latents, path.out, stage.params, git_state(Path.cwd()))
+    with Stage("train", arguments, "latents", "tokenizer", "out", "plot") as stage:
+        path, params = stage.path, stage.params
+        # Previews are looked at and nothing is made from them: their parameters are no reason to train again.
+        previews = Previews(
+            latents=absolute(path.latents),
+            tokenizer=path.tokenizer.resolve(),
+            max_text_tokens=params.text.max_tokens,
+            sampling=params.sample,
+            fps=params.ingest.fps,
+        )
+        stage.metrics = train_on_ray(path.latents, path.out, params, made_from(Path.cwd()), previews)
         path.plot.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path.out / LOG_FILE, path.plot)
 

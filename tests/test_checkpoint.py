@@ -1,10 +1,14 @@
+import os
+import resource
+import signal
+
 import pytest
 import torch
 
 from videomar import checkpoint
 from videomar.checkpoint import ModelShape
 from videomar.errors import CheckpointError
-from videomar.training.loop import untrained
+from videomar.training.state import untrained
 
 
 @pytest.fixture
@@ -38,6 +42,75 @@ def test_prune_keeps_the_newest(shape, tmp_path):
     (tmp_path / ".draft-x").mkdir()
     checkpoint.prune(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000002", "step_00000003"]
+
+
+def test_prune_keeps_the_best(shape, tmp_path):
+    for step in (1, 2, 3):
+        write(tmp_path, step, shape)
+    checkpoint.prune(tmp_path, 1, best=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000001", "step_00000003"]
+
+
+def test_damaged_newest_is_passed_over_with_a_warning_that_names_it(shape, tmp_path, caplog):
+    for step in (1, 2):
+        write(tmp_path, step, shape)
+    path = tmp_path / "step_00000002/model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # of the same size: only its hash tells
+    path.write_bytes(data)
+    assert checkpoint.latest(tmp_path) == path.parent
+    assert checkpoint.load(tmp_path).step == 1
+    assert f"{path}: missing or damaged, got " in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", None])
+def test_torn_manifest_is_passed_over(shape, tmp_path, content):
+    write(tmp_path, 1, shape)
+    manifest = write(tmp_path, 2, shape) / "checkpoint.json"
+    manifest.unlink() if content is None else manifest.write_bytes(content)
+    assert checkpoint.latest(tmp_path).name == "step_00000001"
+    assert checkpoint.load(tmp_path).step == 1
+
+
+def test_looking_for_the_newest_reads_no_weights(shape, tmp_path, monkeypatch):
+    """Hashing gigabytes at each look would take minutes: only loading compares hashes, and once."""
+    write(tmp_path, 1, shape)
+    hashed = []
+    real = checkpoint._sha256
+    monkeypatch.setattr(checkpoint, "_sha256", lambda path: hashed.append(path.name) or real(path))
+    checkpoint.latest(tmp_path)
+    assert hashed == []
+    checkpoint.load(tmp_path)
+    assert sorted(hashed) == ["ema.safetensors", "model.safetensors"]
+
+
+def test_full_disk_is_one_clear_error_and_leaves_the_old_ones(shape, tmp_path):
+    """A limit on the size of a file stands for the disk: writing fails part of the way."""
+    write(tmp_path, 1, shape)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="could not be written .* before it are intact"):
+            write(tmp_path, 2, shape)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+    assert checkpoint.load(tmp_path).step == 1
+
+
+def test_files_and_folders_are_on_disk_before_the_name_is(shape, tmp_path, monkeypatch):
+    """The manifest after what it names, both before the rename, and the rename itself."""
+    events = []
+    fsync, replace = checkpoint.fsync, os.replace
+    monkeypatch.setattr(checkpoint, "fsync", lambda path: events.append(path.name) or fsync(path))
+    monkeypatch.setattr(os, "replace", lambda a, b: events.append("rename") or replace(a, b))
+    write(tmp_path, 1, shape)
+    draft = events[3]
+    assert draft.startswith(".draft-")
+    expected = ["model.safetensors", "ema.safetensors", "checkpoint.json", draft, "rename", tmp_path.name]
+    assert events == expected
 
 
 def test_failed_save_leaves_nothing(shape, tmp_path):

@@ -10,7 +10,7 @@ from videomar.errors import DataError
 from videomar.runtime import step_generator
 from videomar.sampling.animate import ModelFiles, Wish, animate, cover
 from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
-from videomar.training.loop import untrained
+from videomar.training.state import untrained
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,15 @@ def pictures(count, height=20, width=30):
 )
 def test_clip_has_the_length_and_size_asked_for(files, given, wish, shape):
     assert animate(files, pictures(given), wish).shape == shape
+
+
+def test_clip_has_the_trained_aspect_ratio_nearest_to_the_picture(files):
+    """The pictures are 30 pixels wide and 20 high."""
+    ingest = dataclasses.replace(files.params.ingest, aspect_ratios=("1:1", "2:1", "1:2"))
+    files = dataclasses.replace(files, params=dataclasses.replace(files.params, ingest=ingest))
+    assert animate(files, pictures(1), Wish()).shape == (9, 8, 24, 3)
+    assert animate(files, pictures(1, 30, 20), Wish()).shape == (9, 24, 8, 3)
+    assert animate(files, pictures(1, 30, 30), Wish()).shape == (9, 16, 16, 3)
 
 
 def test_seed_decides_the_clip(files):

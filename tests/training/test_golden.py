@@ -17,8 +17,9 @@ from videomar.config.network import HEADS
 from videomar.config.runs import OBJECTIVES
 from videomar.data.dataset import LatentDataset
 from videomar.runtime import step_generator
-from videomar.training.loop import clips_on, untrained
+from videomar.training.accumulation import clips_on
 from videomar.training.optim import make_optimizer
+from videomar.training.state import untrained
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 CHOICES = list(itertools.product(OBJECTIVES, HEADS))

@@ -1,36 +1,21 @@
 import dataclasses
-import os
-import pickle
-import signal
-import subprocess
-import sys
 
-import numpy as np
 import pytest
 import torch
 
 from tests.caches import write_cache
+from tests.training.conftest import files_of, with_train
 from videomar import checkpoint
 from videomar.checkpoint import ModelShape
 from videomar.data.dataset import LatentDataset
-from videomar.data.latents import read_rows, write_shards
-from videomar.errors import CheckpointError
 from videomar.model.masking import draw_target_frames
 from videomar.model.objective import Clips
 from videomar.runtime import step_generator
-from videomar.training import loop
-from videomar.training.loop import Worker, differing_keys, stage_at, train
+from videomar.training.log import read_log
+from videomar.training.loop import Splits, train
 from videomar.training.optim import learning_rate_at, make_optimizer
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    return LatentDataset(write_cache(tmp_path / "latents"), "train", 5)
-
-
-@pytest.fixture
-def shape(params):
-    return ModelShape(params.model, 4, 6, 5)
+from videomar.training.state import keep, new_state, run_summary
+from videomar.training.worker import Worker
 
 
 class Interrupted(Exception):
@@ -47,92 +32,86 @@ class Bomb:
         if step == self.at:
             raise Interrupted
 
+    def tag(self, values):
+        pass
+
+    def show(self, step, model):
+        pass
+
     def flush(self):
         pass
 
 
-def files_of(folder):
-    return {
-        path.name: path.read_bytes() for path in [*checkpoint.latest(folder).iterdir(), folder / "log.csv"]
-    }
-
-
 @pytest.mark.parametrize("at", [2, 6, 8, 12])
-def test_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(dataset, shape, params, tmp_path, at):
-    train(shape, dataset, params.train, tmp_path / "whole", Worker(), None)
+def test_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(data, shape, params, tmp_path, at):
+    train(shape, data, params.train, tmp_path / "whole", Worker(), None)
     with pytest.raises(Interrupted):
-        train(shape, dataset, params.train, tmp_path / "cut", Worker(), Bomb(at))
-    train(shape, dataset, params.train, tmp_path / "cut", Worker(), None)
+        train(shape, data, params.train, tmp_path / "cut", Worker(), Bomb(at))
+    train(shape, data, params.train, tmp_path / "cut", Worker(), None)
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
 
 
-@pytest.mark.slow
-def test_run_killed_by_sigkill_ends_with_the_same_bits(dataset, shape, params, tmp_path):
-    """The process dies in the middle of writing a checkpoint: a draft is left, and no half a checkpoint."""
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import os, signal, sys, pickle\n"
-        "from pathlib import Path\n"
-        "from videomar import checkpoint\n"
-        "from videomar.data.dataset import LatentDataset\n"
-        "from videomar.training.loop import Worker, train\n"
-        f"shape, params = pickle.loads(Path({str(tmp_path / 'args')!r}).read_bytes())\n"
-        f"dataset = LatentDataset(Path({str(tmp_path / 'latents')!r}), 'train', 5)\n"
-        "def killed(folder): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "if sys.argv[1] == 'kill':\n"
-        "    checkpoint._fsync = killed\n"
-        f"train(shape, dataset, params, Path({str(tmp_path)!r}) / 'cut', Worker(), None)\n"
-    )
-    (tmp_path / "args").write_bytes(pickle.dumps((shape, params.train)))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, script, "kill"], env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert checkpoint.latest(tmp_path / "cut") is None
-    assert list((tmp_path / "cut").glob(".draft-*"))
-    subprocess.run([sys.executable, script, "run"], env=environment, check=True)
-    train(shape, dataset, params.train, tmp_path / "whole", Worker(), None)
+def test_mean_loss_of_the_log_goes_on_where_a_checkpoint_lies_between_its_rows(
+    dataset, shape, params, tmp_path
+):
+    """Without validation, which would put a row at every checkpoint."""
+    settings = with_train(params, log_every=5, checkpoint_every=3, validate_every=0)
+    train(shape, Splits(dataset), settings, tmp_path / "whole", Worker(), None)
+    with pytest.raises(Interrupted):
+        train(shape, Splits(dataset), settings, tmp_path / "cut", Worker(), Bomb(10))
+    train(shape, Splits(dataset), settings, tmp_path / "cut", Worker(), None)
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
-    assert not list((tmp_path / "cut").glob(".draft-*"))
 
 
-def test_checkpoint_of_other_parameters_is_not_continued(dataset, shape, params, tmp_path, caplog):
+def test_run_that_is_done_does_nothing_and_says_the_same(data, shape, params, tmp_path):
     out = tmp_path / "run"
-    train(shape, dataset, params.train, out, Worker(), None)
-    other = dataclasses.replace(params.train, learning_rate=1e-4)
-    train(shape, dataset, other, out, Worker(), None)
-    assert "train.learning_rate: 0.002 -> 0.0001" in caplog.text
-    train(shape, dataset, other, tmp_path / "fresh", Worker(), None)
-    assert files_of(out) == files_of(tmp_path / "fresh")
+    figures = train(shape, data, params.train, out, Worker(), None)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert train(shape, data, params.train, out, Worker(), None) == figures == run_summary(out)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
 
 
-def test_checkpoint_of_other_code_is_not_continued(dataset, shape, params, tmp_path, caplog, monkeypatch):
-    train(shape, dataset, params.train, tmp_path / "run", Worker(), None)
-    monkeypatch.setattr(loop, "code_hash", lambda: "another")
-    train(shape, dataset, params.train, tmp_path / "run", Worker(), None)
-    assert "is of another run (code: " in caplog.text
-
-
-def test_damaged_newest_checkpoint_falls_back_to_the_one_before(dataset, shape, params, tmp_path):
+def test_damaged_newest_checkpoint_falls_back_to_the_one_before(data, shape, params, tmp_path, caplog):
     out = tmp_path / "run"
-    train(shape, dataset, params.train, out, Worker(), None)
+    train(shape, data, params.train, out, Worker(), None)
     whole = files_of(out)
-    newest = checkpoint.latest(out)
-    (newest / "ema.safetensors").write_bytes(b"torn")
-    assert checkpoint.latest(out) < newest
-    train(shape, dataset, params.train, out, Worker(), None)
+    damaged = checkpoint.latest(out) / "ema.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1  # of the same size: only its hash tells
+    damaged.write_bytes(content)
+    train(shape, data, params.train, out, Worker(), None)
+    assert "ema.safetensors: missing or damaged" in caplog.text
+    assert "going back to the checkpoint before it" in caplog.text
+    assert "continuing from" in caplog.text
     assert files_of(out) == whole
 
 
-def test_non_finite_loss_stops_the_run_and_names_the_clips(dataset, shape, params, tmp_path):
-    huge = np.full(48, 1e30, "float32").tobytes()
-    text = np.zeros(12, "float32").tobytes()
-    rows = [
-        row | {"dtype": "float32", "latents": huge, "text": text} for row in read_rows(tmp_path / "latents")
-    ]
-    write_shards(tmp_path / "latents", rows, 100)
-    dataset = LatentDataset(tmp_path / "latents", "train", 5)
-    with pytest.raises(CheckpointError, match=r"got loss nan before step 2 \(clips clip"):
-        train(shape, dataset, params.train, tmp_path, Worker(), None)
+def test_run_without_held_out_clips_has_no_validation_loss(dataset, shape, params, tmp_path):
+    figures = train(shape, Splits(dataset), params.train, tmp_path / "run", Worker(), None)
+    assert figures["steps"] == 12
+    assert "val_loss" not in figures
+
+
+def test_best_checkpoint_of_the_stage_is_kept_beside_the_newest(shape, params, tmp_path):
+    def kept(out, **changes):
+        settings = with_train(params, keep_checkpoints=1, **changes)
+        state = new_state(shape, settings, torch.device("cpu"))
+        for step, val_loss, stage in ((2, 0.5, 0), (4, 0.3, 0), (6, 0.4, 0), (8, 0.9, 1), (10, 1.1, 1)):
+            state.progress.step = step
+            state.progress.note_checkpoint(val_loss, stage)
+            keep(state, out, shape, settings, {})
+            yield [int(path.name.removeprefix("step_")) for path in sorted(out.glob("step_*"))]
+
+    assert list(kept(tmp_path / "best")) == [[2], [4], [4, 6], [8], [8, 10]]
+    assert list(kept(tmp_path / "newest", keep_best=False)) == [[2], [4], [6], [8], [10]]
+
+
+def test_best_checkpoint_is_that_of_the_lowest_validation_loss(data, shape, params, tmp_path):
+    settings = with_train(params, checkpoint_every=2)
+    train(shape, data, settings, tmp_path / "run", Worker(), None)
+    loss, step, _ = checkpoint.read_manifest(checkpoint.latest(tmp_path / "run"))["progress"]["best"]
+    losses = {row["step"]: row["val_loss"] for row in read_log(tmp_path / "run") if row["stage"] == 1}
+    assert (loss, step) == (min(losses.values()), min(losses, key=losses.get))
 
 
 def test_tiny_model_overfits_one_clip(params, tmp_path):
@@ -149,7 +128,7 @@ def test_tiny_model_overfits_one_clip(params, tmp_path):
         checkpoint_every=500,
     )
     model_params = dataclasses.replace(params.model, head_width=96)
-    train(ModelShape(model_params, 4, 6, 5), data, train_params, tmp_path / "run", Worker(), None)
+    train(ModelShape(model_params, 4, 6, 5), Splits(data), train_params, tmp_path / "run", Worker(), None)
     model = checkpoint.load(tmp_path / "run").model
     clip, text, mask = (torch.from_numpy(array) for array in data.rows([0])[:3])
     # In one pass: of the 4 tokens of a frame, training hides 3 or 4, and never fewer.
@@ -174,11 +153,6 @@ def test_loss_ignores_frames_after_the_last_target(model, captions, params):
         assert torch.equal(before, after) == equal
 
 
-def test_stages_follow_each_other(params):
-    numbers = [stage_at(step, params.train)[0] for step in range(params.train.max_steps)]
-    assert numbers == [0] * 6 + [1] * 6
-
-
 def test_learning_rate_warms_up_and_decays_to_its_share(params):
     rates = [learning_rate_at(step, params.train) for step in range(params.train.max_steps)]
     assert rates[0] == params.train.learning_rate / 2
@@ -193,8 +167,3 @@ def test_weight_decay_spares_vectors_and_the_head(model, params):
     assert all(weight.ndim > 1 and id(weight) not in head for weight in decayed["params"])
     assert plain["weight_decay"] == 0
     assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
-
-
-def test_differing_keys_name_both_values():
-    ours, theirs = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "d": 3, "e": 4}
-    assert differing_keys(ours, theirs) == ["a.c: 5 -> 2", "e: 4 -> None"]

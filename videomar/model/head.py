@@ -131,11 +131,15 @@ class DiffusionHead(nn.Module, ABC):
             draw: gives standard normal noise (n, P), other at every call.
         """
 
-    def loss(self, tokens: Tensor, hidden: Tensor, distribution: str, generator: torch.Generator) -> Tensor:
-        """Mean error of tokens (n, P), each at a time and with noise of its own."""
+    def losses(self, tokens: Tensor, hidden: Tensor, distribution: str, generator: torch.Generator) -> Tensor:
+        """Error of each of tokens (n, P), (n,): each at a time and with noise of its own."""
         time = self.draw_time(len(tokens), distribution, generator)
         noise = torch.randn(tokens.shape, generator=generator, device=tokens.device)
-        return self.errors(tokens, hidden, time, noise).mean()
+        return self.errors(tokens, hidden, time, noise)
+
+    def loss(self, tokens: Tensor, hidden: Tensor, distribution: str, generator: torch.Generator) -> Tensor:
+        """Mean of `losses`."""
+        return self.losses(tokens, hidden, distribution, generator).mean()
 
 
 class FlowHead(DiffusionHead):

@@ -32,6 +32,26 @@ class Clips(NamedTuple):
     """Numbers by name, each (B,); NaN = unknown."""
 
 
+class FrameLosses(NamedTuple):
+    """What is learnt from, and where in the clips it comes from."""
+
+    mean: Tensor
+    """Mean error of the hidden tokens, a scalar; the one that has a gradient."""
+    sums: Tensor
+    """Sum of the errors of the hidden tokens of each frame of the clips, (T,)."""
+    counts: Tensor
+    """How many hidden tokens that is, (T,)."""
+
+
+def frame_losses(errors: Tensor, frames: Frames, num_frames: int) -> FrameLosses:
+    """Errors (R n,) of the n hidden tokens, each learnt R times, by the frame of the clip they lie in."""
+    index = frames.times[:, None].expand_as(frames.token_mask)[frames.token_mask]
+    of_token = errors.detach().view(-1, len(index)).mean(0)
+    sums = of_token.new_zeros(num_frames).index_add_(0, index, of_token)
+    counts = of_token.new_zeros(num_frames).index_add_(0, index, torch.ones_like(of_token))
+    return FrameLosses(errors.mean(), sums, counts)
+
+
 def draw_frames(
     tokens: Tensor, grid: tuple[int, int], params: TrainParams, generator: torch.Generator
 ) -> Frames:

@@ -16,7 +16,7 @@ from videomar.model import generation
 from videomar.model.conditions import ScalarEmbed, forget
 from videomar.model.ddpm import DDPMHead
 from videomar.model.head import DiffusionHead, FlowHead
-from videomar.model.objective import Clips, draw_frames
+from videomar.model.objective import Clips, FrameLosses, draw_frames, frame_losses
 from videomar.model.patchify import patchify, token_grid
 from videomar.model.transformer import Trunk
 
@@ -50,7 +50,11 @@ class VideoMAR(nn.Module):
         return self
 
     def loss(self, clips: Clips, params: TrainParams, generator: torch.Generator) -> Tensor:
-        """Next-frame diffusion loss, a scalar: the head is trained on the hidden tokens of masked frames.
+        """Mean of `losses`, a scalar."""
+        return self.losses(clips, params, generator).mean
+
+    def losses(self, clips: Clips, params: TrainParams, generator: torch.Generator) -> FrameLosses:
+        """Next-frame diffusion loss: the head is trained on the hidden tokens of masked frames.
 
         Args:
             clips: latents, captions and conditions.
@@ -65,12 +69,13 @@ class VideoMAR(nn.Module):
         memory = self.trunk.read(clips.text, clips.text_mask, told, drop)
         hidden = self.trunk.run(frames, memory)[frames.token_mask]
         repeats = params.batch_multiplier
-        return self.head.loss(
+        errors = self.head.losses(
             frames.tokens[frames.token_mask].repeat(repeats, 1),
             hidden.repeat(repeats, 1),
             params.time_distribution,
             generator,
         )
+        return frame_losses(errors, frames, tokens.shape[1])
 
     def generate(
         self,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from videomar.checkpoint import load
 from videomar.config import Params
+from videomar.data.shapes import clip_size
 from videomar.runtime import step_generator
 from videomar.text import load_text_encoder, pad_states
 from videomar.tokenizer.interface import to_pictures, to_unit_range
@@ -37,7 +38,7 @@ class Wish:
     num_frames: int | None = None
     """Frames of the result, the given ones included; None: a trained clip behind the first given frame."""
     size: tuple[int, int] | None = None
-    """Width and height, pixels; None = as trained."""
+    """Width and height, pixels; None = the trained size whose aspect ratio is nearest to the picture's."""
     motion: float | None = None
     """Motion score asked for; None = that of section `sample`."""
     seed: int = 0
@@ -55,7 +56,7 @@ def animate(files: ModelFiles, given: NDArray[np.uint8], wish: Wish) -> NDArray[
     params, loaded, coder = files.params, load(files.checkpoint), load_tokenizer(files.tokenizer)
     trained = coder.num_latent_frames(params.ingest.num_frames)
     most = coder.num_frames(max(1, min(trained // 2, 1 + (len(given) - 1) // coder.time_stride)))
-    size = wish.size or (params.ingest.size_px, params.ingest.size_px)
+    size = wish.size or clip_size(given.shape[2], given.shape[1], params.ingest)
     pictures = torch.from_numpy(np.stack([cover(picture, size) for picture in given[-most:]]))
     context = coder.encode(to_unit_range(pictures[None]))
     num_frames = wish.num_frames or most - 1 + params.ingest.num_frames

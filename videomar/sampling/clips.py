@@ -4,7 +4,7 @@ Axes: B batch, F frames, H W rows and columns in pixels, C channels, T latent fr
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,11 +69,14 @@ class Models(NamedTuple):
 
 
 class HeldOut(NamedTuple):
-    """Held-out clips in memory, and for each of them another one whose caption is a wrong prompt for it."""
+    """Held-out clips in memory, and for each of them another one whose caption is a wrong prompt for it.
+
+    `pictures` (F, H, W, 3) and `latents` (C, T, h, w) are of many shapes; text has one row a clip.
+    """
 
     rows: pandas.DataFrame
-    pictures: Tensor
-    latents: Tensor
+    pictures: list[Tensor]
+    latents: list[Tensor]
     text: Tensor
     text_mask: Tensor
     wrong: list[int]
@@ -116,11 +119,23 @@ def read_held_out(paths: Any, params: Params) -> HeldOut:
             f"{paths.ledger}: got no clip in split {SPLIT}, expected some; add videos or lower curate's bars"
         )
     cache = LatentDataset(paths.latents, SPLIT, params.text.max_tokens)
-    place = {clip_id: number for number, clip_id in enumerate(cache.clip_ids)}
-    batch = cache.rows(np.array([place[clip_id] for clip_id in rows["clip_id"]]))
-    pictures = torch.from_numpy(read_ledger_clips(paths.raw, rows, params.ingest))
-    latents, text, text_mask = (torch.from_numpy(array) for array in batch[:3])
+    place = cache.largest
+    stored = [cache.rows([place[clip_id]]) for clip_id in rows["clip_id"]]
+    pictures = [torch.from_numpy(clip) for clip in read_ledger_clips(paths.raw, rows, params.ingest)]
+    latents = [torch.from_numpy(clip.latents[0]) for clip in stored]
+    text, text_mask = (
+        torch.from_numpy(np.concatenate(arrays))
+        for arrays in ([clip.text for clip in stored], [clip.text_mask for clip in stored])
+    )
     return HeldOut(rows, pictures, latents, text, text_mask, wrong_prompts(rows))
+
+
+def batches_of_one_shape(latents: Sequence[Tensor], batch_size: int) -> list[Tensor]:
+    """Numbers (b,) of the clips in batches, each of clips whose latents (C, T, h, w) are of one shape."""
+    members: dict[torch.Size, list[int]] = {}
+    for number, clip in enumerate(latents):
+        members.setdefault(clip.shape, []).append(number)
+    return [batch for numbers in members.values() for batch in torch.tensor(numbers).split(batch_size)]
 
 
 def choose_clips(rows: pandas.DataFrame, suite: SuiteParams) -> pandas.DataFrame:
@@ -145,26 +160,32 @@ def wrong_prompts(rows: pandas.DataFrame) -> list[int]:
 
 def _reference_rows(held_out: HeldOut, tokenizer: VideoTokenizer, params: Params) -> Iterator[dict[str, Any]]:
     """The truth, and the truth through the tokenizer: the ceiling of what any model can reach."""
-    decoded = torch.cat(
-        [to_pictures(tokenizer.decode(part)) for part in held_out.latents.split(params.suite.batch_size)]
-    )
-    for number, row in enumerate(held_out.rows.to_dict("records")):
-        yield _row(row, "truth", held_out.pictures[number], row["caption"], 0, params)
-        yield _row(row, "tokenizer", decoded[number], row["caption"], 0, params)
+    rows = held_out.rows.to_dict("records")
+    for batch in batches_of_one_shape(held_out.latents, params.suite.batch_size):
+        decoded = to_pictures(tokenizer.decode(torch.stack([held_out.latents[n] for n in batch.tolist()])))
+        for number, pictures in zip(batch.tolist(), decoded, strict=True):
+            row = rows[number]
+            yield _row(row, "truth", held_out.pictures[number], row["caption"], 0, params)
+            yield _row(row, "tokenizer", pictures, row["caption"], 0, params)
 
 
 def _generated_rows(held_out: HeldOut, models: Models, params: Params) -> list[dict[str, Any]]:
-    index = torch.arange(len(held_out.rows))
-    batches = index.split(params.suite.batch_size)
+    batches = batches_of_one_shape(held_out.latents, params.suite.batch_size)
     rows = []
-    with tqdm(total=len(TASKS) * len(index), desc="generating clips", unit="clip", disable=None) as bar:
+    with tqdm(
+        total=len(TASKS) * len(held_out.rows), desc="generating clips", unit="clip", disable=None
+    ) as bar:
         for task in TASKS:
             model = models.trained if task.trained else models.untrained
             for batch in batches:
                 prompts = batch if task.right_prompt else torch.tensor(held_out.wrong)[batch]
+                truth = torch.stack([held_out.latents[clip] for clip in batch.tolist()])
+                if truth.shape[2] <= task.context:
+                    bar.update(len(batch))
+                    continue  # these clips are too short to be continued
                 latents = model.generate(
-                    held_out.latents[batch][:, :, : task.context],
-                    held_out.latents.shape[2],
+                    truth[:, :, : task.context],
+                    truth.shape[2],
                     held_out.text[prompts],
                     held_out.text_mask[prompts],
                     params.sample,

@@ -15,6 +15,12 @@ def sha256_of(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def made_from(folder: Path) -> dict[str, str]:
+    """`git_state` of a working folder, and `lock_sha256`, the hash of its dvc.lock; `none` without one."""
+    lock = folder / "dvc.lock"
+    return {**git_state(folder), "lock_sha256": sha256_of(lock) if lock.is_file() else "none"}
+
+
 def git_state(folder: Path) -> dict[str, str]:
     """`git_commit` and `git_dirty` (`true` or `false`) of the tree of `folder`; `none` outside of git."""
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")

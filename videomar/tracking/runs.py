@@ -1,156 +1,166 @@
-"""A training run in MLflow: parameters once, figures by step, and the same run again after a restart."""
+"""A training run in MLflow: the same run again after a restart, and never in the way of the training.
 
-import json
+What is recorded goes to a file in the run's folder at once, and from there to the store by a thread of its
+own. A store that is away, at the start, in between or at the end, gets it later.
+"""
+
 import logging
 import os
-import time
+import threading
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from videomar.environment import apply_settings
+from videomar.tracking.load import SystemLoad
+from videomar.tracking.outbox import Outbox, read_json, write_json
+from videomar.tracking.sending import Sender, send_boxes
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-apply_settings()  # before MLflow is imported anywhere: it reads these when it is
-
-EXPERIMENT = "videomar"
-_LOCAL = Path(".local")
-_BUFFERED_STEPS = 50
-_BUFFERED_SECONDS = 10.0
-
-
-def tracking_uri() -> str:
-    """Address of the MLflow store: MLFLOW_TRACKING_URI, else a SQLite file below the working folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(_LOCAL / 'mlflow.db').resolve()}"
-
-
-def open_client() -> "MlflowClient":
-    """Client of the store, which is made at first use (seconds); MLflow's other calls then use it too."""
-    import mlflow
-
-    for talker in ("alembic", "mlflow.store.db.utils"):  # else each table they make is a line on the terminal
-        logging.getLogger(talker).setLevel(logging.WARNING)
-    uri = tracking_uri()
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    return mlflow.MlflowClient()
-
-
-def experiment_id(client: "MlflowClient") -> str:
-    """Id of the experiment `videomar`, made at first use; its artifacts lie beside the local store."""
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is not None:
-        return experiment.experiment_id
-    uri = tracking_uri()
-    # From the store's place, not the working folder: workers of a cluster have one of their own.
-    beside = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
-    where = beside.resolve().as_uri() if uri.startswith("sqlite:///") else None
-    return client.create_experiment(EXPERIMENT, artifact_location=where)
+RUN_FILE, OUTBOX = "run.json", "outbox"
+_SEND_EVERY_S = 10.0
+_LAST_WORDS_S = 60.0
+# MLflow's own patience is minutes for each call; here the next try comes by itself.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_log = logging.getLogger(__name__)
 
 
 class TrackedRun:
-    """One MLflow run. Remembers what is not sent yet, and the last step that each figure already has."""
+    """One run. Remembers its outbox and the thread that empties it.
 
-    def __init__(self, client: "MlflowClient", run_id: str, last_steps: dict[str, int]) -> None:
-        self.run_id = run_id
-        self._client = client
-        self._last_steps = last_steps
-        self._unsent: list[tuple[int, int, dict[str, float]]] = []
-        self._sent_at = time.monotonic()
+    No call but `finish` waits for the store: a step costs a line in a file.
+    """
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        """Record figures of a step; those that a run before the restart already recorded are left out."""
-        new = {key: value for key, value in figures.items() if step > self._last_steps.get(key, -1)}
+    def __init__(self, box: Outbox, run_file: Path) -> None:
+        self._box, self._run_file = box, run_file
+        self._system: dict[str, float] = {}
+        self._wake, self._ended = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._send, name="mlflow", daemon=True)
+        self._thread.start()
+
+    @property
+    def run_id(self) -> str | None:
+        """Id in the store; None while the store has not given one."""
+        return self._box.run_id
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Record figures of a step, and the machine's load; those that are recorded already are left out."""
+        system, self._system = self._system, {}
+        last = self._box.last_steps
+        new = {key: value for key, value in {**figures, **system}.items() if step > last.get(key, -1)}
         if new:
-            self._unsent.append((step, int(time.time() * 1000), new))
-            self._last_steps |= dict.fromkeys(new, step)
-        if len(self._unsent) >= _BUFFERED_STEPS or time.monotonic() - self._sent_at > _BUFFERED_SECONDS:
-            self.flush()
+            self._box.append("metrics", step=step, values=new)
+
+    def tag(self, values: Mapping[str, str]) -> None:
+        """Record facts about the whole run; a later value replaces an earlier one."""
+        self._box.append("tags", values=dict(values))
+
+    def log_files(self, folder: str, files: Iterable[Path]) -> None:
+        """Record copies of files as artifacts below `folder`; files of the same names are replaced."""
+        self._box.keep_files(folder, files)
 
     def flush(self) -> None:
-        """Send what is buffered. Call it before a checkpoint, which is where a restart begins."""
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(key, float(value), timestamp, step)
-            for step, timestamp, figures in self._unsent
-            for key, value in figures.items()
-        ]
-        for start in range(0, len(metrics), 1000):  # MLflow takes 1,000 in one call
-            self._client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
-        self._unsent.clear()
-        self._sent_at = time.monotonic()
+        """Have all on the disk that was recorded. Call it before a checkpoint, where a restart begins."""
+        self._box.sync()
+        self._wake.set()
 
     def finish(self, status: str = "FINISHED") -> None:
-        """Send the rest and close the run; `FAILED` or `KILLED` where it did not come to its end."""
-        self.flush()
-        self._client.set_terminated(self.run_id, status)
+        """Close the run; `FAILED` or `KILLED` where it did not come to its end.
+
+        Waits while the store takes what is left, at most a minute; one that is away is not waited for.
+        """
+        self._box.append("status", status=status)
+        self._box.sync()
+        self._ended.set()
+        self._wake.set()
+        self._thread.join(_LAST_WORDS_S)
+        if not self._box.is_empty():
+            _log.warning(
+                "%s: MLflow does not have all of the run yet; the next run there uploads it, or "
+                "`videomar upload %s`",
+                self._box.folder,
+                self._run_file.parent,
+            )
+
+    def _send(self) -> None:
+        sender, load, others_sent = Sender(self._box), SystemLoad(), False
+        ended = False
+        while not ended:
+            ended = self._ended.is_set()  # before the last try, not after: it has the last line
+            if sender.send():
+                note_run_id(self._run_file, self._box)
+                others_sent = others_sent or send_boxes(self._box.folder.parent, besides=self._box.folder)
+            if not ended:
+                self._system = load.sample()
+                self._wake.wait(_SEND_EVERY_S)
+                self._wake.clear()
 
 
-def open_run(run_file: Path, params: dict[str, object], tags: dict[str, str]) -> TrackedRun:
-    """The run whose id stands in `run_file`, or a new one whose id is written there.
+def open_run(
+    run_file: Path,
+    params: Mapping[str, object],
+    tags: Mapping[str, str],
+    inputs: Sequence[Mapping[str, str]] = (),
+) -> TrackedRun:
+    """The run that `run_file` names, if it has the same parameters, or a new one that it then names.
 
     Args:
-        run_file: JSON with `run_id`; a run that the store no longer has, or that has other parameters, is
-            replaced by a new one.
-        params: Recorded with a new run; nested sections get dotted names.
-        tags: Recorded with a new run; `mlflow.runName` names it.
+        run_file: JSON with `name`, and with `run_id` once the store has given one; the outbox is beside it.
+        params: Recorded with the run; nested sections get dotted names.
+        tags: Recorded with the run, anew after a restart; `mlflow.runName` names it.
+        inputs: Datasets: `name`, `digest` (at most 36 characters), `source_type`, `source`.
     """
-    client = open_client()
+    _be_impatient()
     flat = {key: str(value) for key, value in _flatten(params).items()}
-    run_id = _known_run(client, run_file, flat)
-    if run_id is not None:
-        client.update_run(run_id, status="RUNNING")
-        return TrackedRun(client, run_id, _last_steps(client, run_id))
-    from mlflow.entities import Param
+    boxes, known = run_file.parent / OUTBOX, read_json(run_file)
+    box = Outbox(boxes / str(known["name"])) if "name" in known else None
+    if box is not None and box.start is not None and box.start["params"] == flat:
+        box.append("status", status="RUNNING")
+        box.append("tags", values=dict(tags))
+        return TrackedRun(box, run_file)
+    if box is not None and box.start is not None and box.last_status in (None, "RUNNING"):
+        box.append("status", status="KILLED")
+    box = Outbox(boxes / uuid.uuid4().hex)
+    box.append("start", params=flat, tags=dict(tags), inputs=[dict(data) for data in inputs])
+    if box_is_lost := isinstance(known.get("run_id"), str) and "name" not in known:
+        box.note_sent(known["run_id"], 0)  # taken up again if the store has it with these parameters
+        box.append("status", status="RUNNING")
+    box.sync()
+    kept = {"run_id": known["run_id"]} if box_is_lost else {}
+    write_json(run_file, {"name": box.folder.name, **kept})
+    return TrackedRun(box, run_file)
 
-    run_id = client.create_run(experiment_id(client), tags=tags).info.run_id
-    entities = [Param(key, value) for key, value in flat.items()]
-    for start in range(0, len(entities), 100):  # MLflow takes 100 in one call
-        client.log_batch(run_id, params=entities[start : start + 100])
-    _write_run_id(run_file, run_id)
-    return TrackedRun(client, run_id, {})
+
+def upload_pending(folder: Path) -> bool:
+    """Send what runs in a folder, or below it, could not; whether nothing is left."""
+    _be_impatient()
+    done = True
+    for boxes in sorted(folder.rglob(OUTBOX)):
+        done = send_boxes(boxes) and done
+        run_file = boxes.with_name(RUN_FILE)
+        name = read_json(run_file).get("name")
+        if name is not None:
+            note_run_id(run_file, Outbox(boxes / name))
+    return done
+
+
+def note_run_id(run_file: Path, box: Outbox) -> None:
+    """Write the id that the store has given into `run_file`, if it is not there."""
+    known = read_json(run_file)
+    if known.get("name") == box.folder.name and known.get("run_id") != box.run_id:
+        write_json(run_file, {**known, "run_id": box.run_id})
 
 
 def read_run_id(run_file: Path) -> str | None:
     """The id in `run_file`; None where the file is missing or holds none."""
-    try:
-        return json.loads(run_file.read_text())["run_id"]
-    except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
-        return None
+    return read_json(run_file).get("run_id")
 
 
-def _known_run(client: "MlflowClient", run_file: Path, params: dict[str, str]) -> str | None:
-    """The id in `run_file` if the store still has that run, with these parameters."""
-    from mlflow.exceptions import MlflowException
-
-    run_id = read_run_id(run_file)
-    if run_id is None:
-        return None
-    try:
-        run = client.get_run(run_id)
-    except MlflowException:
-        return None
-    return run_id if run.info.lifecycle_stage == "active" and run.data.params == params else None
+def _be_impatient() -> None:
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
 
 
-def _last_steps(client: "MlflowClient", run_id: str) -> dict[str, int]:
-    keys = client.get_run(run_id).data.metrics
-    return {key: max(metric.step for metric in client.get_metric_history(run_id, key)) for key in keys}
-
-
-def _flatten(params: dict[str, object], prefix: str = "") -> dict[str, object]:
+def _flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     flat: dict[str, object] = {}
     for key, value in params.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
-
-
-def _write_run_id(run_file: Path, run_id: str) -> None:
-    run_file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = run_file.with_name(f".{run_file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"run_id": run_id}) + "\n")
-    os.replace(temporary, run_file)

@@ -3,37 +3,83 @@
 The loop itself knows nothing of Ray; on a machine without it, call `videomar.training.loop.train`.
 """
 
+import logging
 import os
-import threading
-from dataclasses import asdict
+import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tqdm import tqdm
-
-from videomar import checkpoint
 from videomar.checkpoint import ModelShape
 from videomar.cluster import ray_cluster
-from videomar.config import Params, TrainParams
+from videomar.config import Params
 from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
-from videomar.errors import CheckpointError
-from videomar.tracking.runs import tracking_uri
-from videomar.training.log import read_log, summary
+from videomar.data.latents import open_latents
+from videomar.data.place import Where, absolute
+from videomar.errors import CheckpointError, VideomarError
+from videomar.model.videomar import VideoMAR
+from videomar.tracking.runs import RUN_FILE, TrackedRun, open_run
+from videomar.tracking.store import tracking_uri
+from videomar.training.display import Display
+from videomar.training.state import run_summary
 
-RUN_FILE = "run.json"
 _MAX_FAILURES = 3
-_POLL_S = 1.0
+_DIGEST_LENGTH = 36  # MLflow's longest for a dataset
+_log = logging.getLogger(__name__)
 
 
-def train_on_ray(latents: Path, out: Path, params: Params, tags: dict[str, str]) -> dict[str, float]:
+class Sampler(Protocol):
+    """Makes sample clips of a model: what training itself does not do. Is sent to the process that trains."""
+
+    def write(self, model: VideoMAR, folder: Path) -> list[Path]:
+        """Files in `folder`; there may be none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """The run in MLflow, and the sample clips that are recorded with it; a `Tracker` of the loop."""
+
+    run: TrackedRun
+    sampler: Sampler | None
+
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        """Record figures of a step."""
+        self.run.log(step, figures)
+
+    def tag(self, values: dict[str, str]) -> None:
+        """Record facts about the whole run."""
+        self.run.tag(values)
+
+    def show(self, step: int, model: VideoMAR) -> None:
+        """Record sample clips as artifacts below `previews/step_NNNNNNNN`; the run goes on without them."""
+        if self.sampler is None:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                files = self.sampler.write(model, Path(folder))
+            except (VideomarError, OSError) as error:
+                _log.warning("no preview after step %d: %s", step, error)
+                return
+            if files:
+                self.run.log_files(f"previews/step_{step:08d}", files)
+
+    def flush(self) -> None:
+        """Have on the disk what was recorded."""
+        self.run.flush()
+
+
+def train_on_ray(
+    latents: Where, out: Path, params: Params, tags: dict[str, str], sampler: Sampler | None = None
+) -> dict[str, float]:
     """Run the curriculum on the cluster; checkpoints, `log.csv` and the MLflow run's id are in `out`.
 
     Args:
-        latents: folder of the latent cache.
+        latents: folder of the latent cache, or its URL.
         out: folder of the run; training goes on from its newest checkpoint.
         params: sections `text`, `model` and `train` are used.
         tags: lineage for the MLflow run.
+        sampler: makes the clips that are recorded every `train.preview_every` steps.
 
     Raises:
         CheckpointError: a worker failed more often than Ray may restart it; its own words are in the message.
@@ -43,13 +89,14 @@ def train_on_ray(latents: Path, out: Path, params: Params, tags: dict[str, str])
 
     train = params.train
     config: dict[str, Any] = {
-        "latents": str(latents.resolve()),
+        "latents": absolute(latents),
         "out": str(out.resolve()),
         "params": params,
         "tags": tags,
+        "sampler": sampler,
     }
     config["tracking_uri"] = tracking_uri()
-    with ray_cluster(max(2, train.num_workers)), _progress(out, train):
+    with ray_cluster(max(2, train.num_workers)), Display(out, train):
         trainer = TorchTrainer(
             _work,
             train_loop_config=config,
@@ -67,7 +114,7 @@ def train_on_ray(latents: Path, out: Path, params: Params, tags: dict[str, str])
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise CheckpointError(f"training: a worker failed: {_last_line(error)}") from None
-    return summary(read_log(out))
+    return run_summary(out)
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -75,8 +122,9 @@ def _work(config: dict[str, Any]) -> None:
     import ray.train
     import torch
 
-    from videomar.tracking.runs import open_run
-    from videomar.training.loop import Worker, describe_run, discard_other_run, train
+    from videomar.training.identity import claim, describe_run
+    from videomar.training.loop import Splits, train
+    from videomar.training.worker import Worker
 
     params: Params = config["params"]
     # A worker may start in another folder, or on another machine, where the default store would be another.
@@ -84,19 +132,18 @@ def _work(config: dict[str, Any]) -> None:
     torch.set_num_threads(params.train.threads_per_worker)
     context = ray.train.get_context()
     out = Path(config["out"])
-    latents, max_tokens = Path(config["latents"]), params.text.max_tokens
-    dataset = LatentDataset(latents, "train", max_tokens, key_facts(params))
+    latents, max_tokens, facts = config["latents"], params.text.max_tokens, key_facts(params)
+    dataset = LatentDataset(latents, "train", max_tokens, facts)
+    data = Splits(dataset, _val_split(params, latents, facts) if params.train.validate_every else None)
     shape = ModelShape(params.model, dataset.latent_channels, dataset.text_channels, max_tokens)
     rank = context.get_world_rank()
     run = None
     if rank == 0:
-        discard_other_run(out, describe_run(shape, dataset, params.train))
-        sections: dict[str, object] = {
-            name: asdict(getattr(params, name)) for name in ("text", "model", "train")
-        }
-        run = open_run(out / RUN_FILE, sections, config["tags"])
+        claim(out, describe_run(shape, dataset, params.train))
+        run = _open_run(config, dataset)
+    recorder = Recorder(run, config["sampler"]) if run else None
     try:
-        train(shape, dataset, params.train, out, Worker(rank, context.get_world_size()), run)
+        train(shape, data, params.train, out, Worker(rank, context.get_world_size()), recorder)
     except BaseException:
         if run:
             run.finish("FAILED")
@@ -105,38 +152,28 @@ def _work(config: dict[str, Any]) -> None:
         run.finish()
 
 
-class _progress:  # noqa: N801 - reads as a verb at its one place of use
-    """A bar that follows the run's log, which the workers write elsewhere."""
+def _open_run(config: dict[str, Any], dataset: LatentDataset) -> TrackedRun:
+    """The run in MLflow. What may change from start to start is a tag: parameters are for ever."""
+    import torch
 
-    def __init__(self, out: Path, params: TrainParams) -> None:
-        self.out, self.params = out, params
-        self.ended = threading.Event()
+    from videomar.training.identity import FREE
 
-    def __enter__(self) -> None:
-        self.thread = threading.Thread(target=self._follow, daemon=True)
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.thread.join()
-
-    def _follow(self) -> None:
-        done = _last_step(self.out)
-        with tqdm(
-            total=self.params.max_steps, initial=done, desc="training", unit="step", disable=None
-        ) as bar:
-            while not self.ended.wait(_POLL_S):
-                rows = read_log(self.out)
-                if rows:
-                    bar.set_postfix(
-                        stage=int(rows[-1]["stage"]), loss=f"{rows[-1]['loss']:.3f}", refresh=False
-                    )
-                    bar.update(int(rows[-1]["step"]) - bar.n)
+    params, out = config["params"], Path(config["out"])
+    sections = {name: asdict(getattr(params, name)) for name in ("text", "model", "train")}
+    free = {f"train.{name}": str(sections["train"].pop(name)) for name in FREE}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    facts = {"data_hash": dataset.content_hash, "torch": torch.__version__, "device": device}
+    digest = dataset.content_hash[:_DIGEST_LENGTH]
+    latents = {"name": "latents", "digest": digest, "source_type": "local", "source": str(config["latents"])}
+    return open_run(out / RUN_FILE, sections, {**config["tags"], **facts, **free}, [latents])
 
 
-def _last_step(out: Path) -> int:
-    newest = checkpoint.latest(out)
-    return int(checkpoint.read_manifest(newest)["step"]) if newest else 0
+def _val_split(params: Params, latents: Where, facts: dict[str, Any]) -> LatentDataset | None:
+    """The held-out clips; None where the cache has none, as that of a user's few clips may."""
+    if all(row["split"] != "val" for shard in open_latents(latents) for row in shard.rows):
+        _log.warning("%s: no clip in split val: this run has no validation loss", latents)
+        return None
+    return LatentDataset(latents, "val", params.text.max_tokens, facts)
 
 
 def _last_line(error: BaseException) -> str:

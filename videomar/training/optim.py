@@ -22,13 +22,19 @@ def make_optimizer(model: VideoMAR, params: TrainParams) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=params.learning_rate, betas=params.betas, fused=True)
 
 
-def learning_rate_at(step: int, params: TrainParams) -> float:
-    """Linear warm-up, then cosine down to `final_learning_rate_share` of the highest rate."""
-    if step < params.warmup_steps:
-        return params.learning_rate * (step + 1) / params.warmup_steps
-    share = (step - params.warmup_steps) / max(1, params.max_steps - params.warmup_steps)
+def learning_rate_at(step: int, params: TrainParams, since_reset: int | None = None) -> float:
+    """Linear warm-up, then cosine down to `final_learning_rate_share` of the highest rate.
+
+    Args:
+        step: where the run is in its plan.
+        params: section `train`.
+        since_reset: steps since the optimizer was made or reset, which warm-up counts; None = `step`.
+    """
+    share = max(0, step - params.warmup_steps) / max(1, params.max_steps - params.warmup_steps)
     low = params.final_learning_rate_share
-    return params.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
+    rate = params.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
+    warm = step if since_reset is None else since_reset
+    return rate if warm >= params.warmup_steps else rate * (warm + 1) / params.warmup_steps
 
 
 def ema_decay_at(step: int, decay: float) -> float:

@@ -4,6 +4,7 @@ Axes: B batch, F frames, H W rows and columns in pixels, C latent channels.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,26 +33,38 @@ _MEASURE_BATCH = 8
 
 
 class Clips(NamedTuple):
-    """Pictures (n, F, H, W, 3) uint8 by group; either may hold no clip."""
+    """Pictures (F, H, W, 3) uint8 of clips by group; shapes may differ, and either may hold no clip."""
 
-    simulated: Tensor
-    real: Tensor
+    simulated: Sequence[Tensor]
+    real: Sequence[Tensor]
 
-    def draw(self, batch_size: int, simulated_share: float, generator: torch.Generator) -> Tensor:
-        """A batch (B, 3, F, H, W) in [-1, 1], half of it mirrored, with that share of simulated clips."""
+    def draw(self, batch_size: int, simulated_share: float, generator: torch.Generator) -> list[Tensor]:
+        """A batch in parts of one shape each, (b, 3, F, H, W) in [-1, 1].
+
+        Half of the clips are mirrored, and that share of them is simulated.
+        """
         if not len(self.simulated) or not len(self.real):
             share = float(len(self.simulated) > 0)
         else:
             share = simulated_share
         count = round(batch_size * share)
         picked = [
-            group[torch.randint(len(group), (size,), generator=generator)]
+            group[number]
             for group, size in ((self.simulated, count), (self.real, batch_size - count))
             if size
+            for number in torch.randint(len(group), (size,), generator=generator).tolist()
         ]
-        video = to_unit_range(torch.cat(picked))
-        mirrored = torch.rand(len(video), generator=generator) < 0.5
-        return torch.where(mirrored[:, None, None, None, None], video.flip(-1), video)
+        mirrored = torch.rand(len(picked), generator=generator) < 0.5
+        clips = [clip.flip(2) if flip else clip for clip, flip in zip(picked, mirrored, strict=True)]
+        return [to_unit_range(part) for part in by_shape(clips)]
+
+
+def by_shape(clips: Sequence[Tensor]) -> list[Tensor]:
+    """Clips (F, H, W, 3) stacked to (b, F, H, W, 3) with those of their shape, in the order of the first."""
+    parts: dict[torch.Size, list[Tensor]] = {}
+    for clip in clips:
+        parts.setdefault(clip.shape, []).append(clip)
+    return [torch.stack(part) for part in parts.values()]
 
 
 def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Params) -> dict[str, float]:
@@ -94,8 +107,8 @@ def take_tokenizer(clips: Clips, params: TokenizerParams, out: Path, plot: Path)
     Instead of a loss curve the CSV file `plot` gets one row: the squared error of a batch of `clips`.
     """
     tokenizer = copy_tokenizer(Path(str(params.pretrained)), out)
-    video = clips.draw(_MEASURE_BATCH, params.simulated_share, step_generator(params.seed, 0))
-    error = _squared_errors(tokenizer, video).mean().item()
+    parts = clips.draw(_MEASURE_BATCH, params.simulated_share, step_generator(params.seed, 0))
+    error = torch.cat([_squared_errors(tokenizer, video) for video in parts]).mean().item()
     write_rows(plot, [{"step": 0, "loss": error, "psnr_db": _psnr_db(error)}])
     return tokenizer
 
@@ -111,8 +124,8 @@ def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> Causal
         generator = step_generator(params.seed, step)
         for group in optimizer.param_groups:
             group["lr"] = params.learning_rate * _learning_rate_share(step, params.steps)
-        video = clips.draw(params.batch_size, params.simulated_share, generator)
-        loss, error = tokenizer_loss(tokenizer, params, video, generator)
+        parts = clips.draw(params.batch_size, params.simulated_share, generator)
+        loss, error = batch_loss(tokenizer, params, parts, generator)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
@@ -123,6 +136,15 @@ def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> Causal
     set_latent_statistics(tokenizer, clips, params)
     write_rows(plot, rows)
     return tokenizer.eval().requires_grad_(False)
+
+
+def batch_loss(
+    tokenizer: CausalTokenizer, params: TokenizerParams, parts: list[Tensor], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Means over clips of `tokenizer_loss`, of a batch in parts (b, 3, F, H, W) of one shape each."""
+    losses = [torch.stack(tokenizer_loss(tokenizer, params, part, generator)) * len(part) for part in parts]
+    loss, error = torch.stack(losses).sum(0) / sum(map(len, parts))
+    return loss, error
 
 
 def tokenizer_loss(
@@ -147,14 +169,17 @@ def set_latent_statistics(tokenizer: CausalTokenizer, clips: Clips, params: Toke
     """Measure mean and deviation of each latent channel over batches drawn as in training."""
     generator = step_generator(params.seed, -2)
     batches = [clips.draw(_STATISTICS_BATCH, params.simulated_share, generator) for _ in range(8)]
-    latents = torch.cat([tokenizer.moments(video)[0] for video in batches])
-    tokenizer.latent_mean.copy_(latents.mean((0, 2, 3, 4)))
-    tokenizer.latent_std.copy_(latents.std((0, 2, 3, 4)))
+    latents = torch.cat(
+        [tokenizer.moments(video)[0].transpose(0, 1).flatten(1) for parts in batches for video in parts], 1
+    )
+    tokenizer.latent_mean.copy_(latents.mean(1))
+    tokenizer.latent_std.copy_(latents.std(1))
 
 
-def reconstruction_psnr_db(tokenizer: VideoTokenizer, pictures: Tensor) -> float:
-    """Mean over clips (n, F, H, W, 3) of the PSNR of decode(encode(clip)), decibels."""
-    errors = [_squared_errors(tokenizer, to_unit_range(batch)) for batch in pictures.split(_MEASURE_BATCH)]
+def reconstruction_psnr_db(tokenizer: VideoTokenizer, pictures: Sequence[Tensor]) -> float:
+    """Mean over clips (F, H, W, 3) of any shapes of the PSNR of decode(encode(clip)), decibels."""
+    batches = (batch for part in by_shape(pictures) for batch in part.split(_MEASURE_BATCH))
+    errors = [_squared_errors(tokenizer, to_unit_range(batch)) for batch in batches]
     return (10 * torch.log10(4 / torch.cat(errors).clamp_min(1e-6))).mean().item()
 
 
@@ -169,13 +194,17 @@ def _psnr_db(error: float) -> float:
 
 
 def _start(tokenizer: CausalTokenizer, clips: Clips, params: TokenizerParams) -> None:
-    start_from_pca(tokenizer, clips.draw(_PCA_CLIPS, params.simulated_share, step_generator(params.seed, -1)))
+    start_from_pca(
+        tokenizer, *clips.draw(_PCA_CLIPS, params.simulated_share, step_generator(params.seed, -1))
+    )
 
 
 def _read_clips(raw: Path, rows: pandas.DataFrame, ingest: IngestParams) -> Clips:
-    pictures = torch.from_numpy(read_ledger_clips(raw, rows, ingest))
-    simulated = torch.tensor((rows["group"] == "simulated").tolist(), dtype=torch.bool)
-    return Clips(pictures[simulated], pictures[~simulated])
+    pictures = [torch.from_numpy(clip) for clip in read_ledger_clips(raw, rows, ingest)]
+    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+    for clip, group in zip(pictures, rows["group"], strict=True):
+        groups[group == "simulated"].append(clip)
+    return Clips(groups[True], groups[False])
 
 
 def _learning_rate_share(step: int, steps: int) -> float:

@@ -1,0 +1,310 @@
+"""How much of the device does a training step use, and how much sooner does it learn than the paper's?
+
+`python -m benchmarks.training --seconds 3600 --threads 2` on an idle machine; `--parts steps --preset paper
+--size 256 --precision bfloat16 --batch 4` on a GPU. It needs no more than torch, numpy, einops, safetensors
+and pyarrow.
+
+Steps: the real parts of the loop on a cache of random latents; operations by formula over the best square
+product of the same run, precision and threads. Learning: seconds of training until the loss on held-out
+clips, with masks and noise that are always the same, is as low as the worse of the two objectives ever came;
+for each the best of the same batches and learning rates. Time for validation does not count.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from benchmarks.record import ROOT, write_result
+from videomar.checkpoint import ModelShape
+from videomar.config import CurriculumStage, ModelParams, TrainParams
+from videomar.data.dataset import LatentDataset
+from videomar.data.latents import write_shards
+from videomar.model.objective import Clips
+from videomar.runtime import pick_device, step_generator
+from videomar.training.accumulation import backward, parts_of
+from videomar.training.curriculum import draw_of
+from videomar.training.measures import (
+    ClipShape,
+    matmul_rate,
+    peak_memory_gb,
+    sequence_frames,
+    step_flops,
+    supervised_tokens,
+    wait_for,
+)
+from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
+from videomar.training.precision import Loss, compile_blocks, recompute_blocks
+from videomar.training.state import State, new_state
+from videomar.training.worker import Worker
+
+CLIPS, VAL_CLIPS, FRAMES = 512, 64, 9
+POINTS = 40  # validations of a learning run
+BATCHES, RATES = (4, 16, 64), (1e-3, 4e-3)
+PAPER, OURS = "single_frame", "all_frames"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+_SHIPPED: dict[str, Any] = {
+    "warmup_steps": 100, "weight_decay": 0.02, "betas": (0.9, 0.95), "max_grad_norm": 3.0, "ema_decay": 0.99,
+    "batch_multiplier": 4, "time_distribution": "logit_normal", "mask_ratio_min": 0.7, "mask_ratio_mean": 1.0,
+    "mask_ratio_std": 0.25, "cond_drop_prob": 0.1, "condition_drop_prob": 0.5, "history_noise": 0.0,
+    "simulated_share": 1.0, "accumulation": 1, "memory_gb": 4.0, "activation_checkpointing": False,
+    "compile": False, "validate_every": 0, "validation_clips": 1, "on_bad_step": "stop", "spike_factor": 0.0,
+    "max_skipped_steps": 0, "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "keep_best": False,
+    "num_workers": 1, "threads_per_worker": 1, "preview_every": 0, "seed": 0,
+}  # fmt: skip
+Curve = list[tuple[float, float]]
+"""Seconds of training and the held-out loss then."""
+
+
+class Step(NamedTuple):
+    """What one step took."""
+
+    shape: ClipShape
+    waited_s: float
+    """Of `seconds`, until the batch was there."""
+    seconds: float
+
+
+class Preset(NamedTuple):
+    """What of a file in presets/ a step's cost depends on; written here for machines that read no YAML."""
+
+    model: ModelParams
+    objective: str
+    size_px: int
+    space_stride: int
+    latent_frames: int
+    caption: tuple[int, int]
+    """Tokens and channels."""
+
+
+def _network(hidden: int, depth: int, heads: int, axes: tuple[int, int, int], **others: Any) -> ModelParams:
+    shape = {"hidden_size": hidden, "depth": depth, "num_heads": heads, "rope_axis_dims": axes}
+    return ModelParams(**{"mlp_ratio": 4.0, "patch_size": 1, **shape, **others})
+
+
+_SMALL = _network(96, 4, 4, (12, 6, 6), head_width=128, head_depth=2, head="flow", conditions=("motion",))
+_ALL_TOLD = ("fps", "motion", "history_noise")
+_MEDIUM = _network(
+    768, 18, 12, (32, 16, 16), patch_size=2, head_width=768, head_depth=3, head="flow", conditions=_ALL_TOLD
+)
+_PAPER = _network(1536, 36, 24, (32, 16, 16), head_width=1024, head_depth=3, head="ddpm", conditions=())
+PRESETS = {
+    "small": Preset(_SMALL, OURS, 32, 8, 5, (24, 384)),
+    "medium": Preset(_MEDIUM, OURS, 128, 8, 9, (64, 384)),
+    "paper": Preset(_PAPER, PAPER, 256, 16, 5, (300, 1536)),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and store."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training")
+    parser.add_argument("--parts", nargs="+", choices=("steps", "learning"), default=["steps", "learning"])
+    parser.add_argument("--device", type=torch.device, default=pick_device())
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1800.0, help="for each part, about")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="medium")
+    parser.add_argument("--depth", type=int, help="blocks, if not the preset's; stated in the figures")
+    parser.add_argument("--size", type=int, help="pixels, if not the preset's")
+    parser.add_argument("--frames", type=int, help="latent frames, if not the preset's")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--precision", choices=tuple(_DTYPES), default="float32")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--recompute", action="store_true", help="activation checkpointing")
+    parser.add_argument("--seeds", type=int, default=1, help="learning runs of each kind")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    wish = parser.parse_args(arguments)
+    torch.set_num_threads(wish.threads)
+    figures: dict[str, Any] = {"device": str(wish.device), "threads": wish.threads, "seconds": wish.seconds}
+    if wish.device.type == "cuda":
+        figures["gpu"] = torch.cuda.get_device_name(wish.device)
+    ratios: dict[str, float] = {}
+    for part, measure in (("steps", measure_steps), ("learning", measure_learning)):
+        if part in wish.parts:
+            with tempfile.TemporaryDirectory(prefix="training-") as folder:
+                found, shares = measure(Path(folder), wish)
+            figures, ratios = figures | found, ratios | shares
+    write_result("training", figures, ratios, ["einops", "safetensors"], folder=wish.out)
+
+
+def measure_steps(folder: Path, wish: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]:
+    """Share of the device's matrix products that steps of a preset reach, and of time that data takes."""
+    preset = PRESETS[wish.preset]
+    model = dataclasses.replace(preset.model, depth=wish.depth or preset.model.depth)
+    side = (wish.size or preset.size_px) // preset.space_stride
+    frames = wish.frames or preset.latent_frames
+    clips = np.random.default_rng(0).standard_normal((4 * wish.batch, 16, frames, side, side))
+    data = write_cache(folder, clips, preset.caption)
+    params = train_params(preset.objective, wish.batch, 1e-4, wish.precision)
+    state = new_state(ModelShape(model, 16, *reversed(preset.caption)), params, wish.device)
+    if wish.recompute:
+        recompute_blocks(state.model)
+    if wish.compile:
+        compile_blocks(state.model)
+    rates = [matmul_rate(wish.device, _DTYPES[wish.precision])]
+    running, steps = take_steps(state, data, params, wish.device), []
+    for _ in range(3 if wish.compile else 1):  # the first ones allocate and compile
+        next(running)
+    end = time.perf_counter() + wish.seconds
+    while len(steps) < 2 or time.perf_counter() < end:
+        steps.append(next(running))
+    rates.append(matmul_rate(wish.device, _DTYPES[wish.precision]))
+    shape = steps[0].shape
+    step_s = statistics.median(step.seconds for step in steps)
+    flops = step_flops(model, shape, params)
+    figures = {
+        "preset": wish.preset,
+        "depth": model.depth,
+        "parameters": sum(weight.numel() for weight in state.model.parameters()),
+        "objective": params.objective,
+        "precision": wish.precision,
+        "batch_and_latent_frames_and_tokens": list(shape[:3]),
+        "steps": len(steps),
+        "step_s": step_s,
+        "step_tflop": flops / 1e12,
+        "step_tflop_per_s": flops / step_s / 1e12,
+        "matmul_tflop_per_s": max(rates) / 1e12,
+        "tokens_per_s": shape.batch_size * shape.tokens_per_frame * sequence_frames(shape, params) / step_s,
+        "supervised_tokens_per_s": supervised_tokens(shape, params) / step_s,
+        "peak_memory_gb": peak_memory_gb(wish.device),
+    }
+    waited = sum(step.waited_s for step in steps) / sum(step.seconds for step in steps)
+    return figures, {"matmul_share": flops / step_s / max(rates), "data_wait_share": waited}
+
+
+def measure_learning(folder: Path, wish: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]:
+    """Seconds until the held-out loss is as low as the worse objective ever came, the paper's over ours."""
+    train = write_cache(folder / "train", moving_waves(CLIPS, 0), (2, 8))
+    held_out = torch.from_numpy(moving_waves(VAL_CLIPS, 1)).float().to(wish.device)
+    grid = list(itertools.product(range(wish.seeds), BATCHES, RATES, (PAPER, OURS)))
+    curves: dict[tuple[str, int, float], list[Curve]] = {}
+    for seed, batch, rate, objective in grid:
+        params = dataclasses.replace(train_params(objective, batch, rate, "float32"), seed=seed)
+        curve = learn(train, held_out, params, wish.seconds / len(grid), wish.device)
+        curves.setdefault((objective, batch, rate), []).append(curve)
+    lowest = {
+        name: min(
+            statistics.median(min(loss for _, loss in curve) for curve in found)
+            for (objective, _, _), found in curves.items()
+            if objective == name
+        )
+        for name in (PAPER, OURS)
+    }
+    target = max(lowest.values())
+    figures: dict[str, Any] = {"latent_frames": FRAMES, "target_loss": target, "seeds": wish.seeds}
+    figures["validations_a_run"], figures["seconds_a_run"] = POINTS, wish.seconds / len(grid)
+    best = {}
+    for name in (PAPER, OURS):
+        reached = {
+            key[1:]: statistics.median(time_to(curve, target) for curve in found)
+            for key, found in curves.items()
+            if key[0] == name
+        }
+        choice = min(reached, key=lambda key: reached[key])
+        best[name] = reached[choice]
+        figures |= {f"{name}_s": best[name], f"{name}_lowest_loss": lowest[name]}
+        figures |= {f"{name}_batch": choice[0], f"{name}_learning_rate": choice[1]}
+        figures[f"{name}_curve"] = [[round(x, 4) for x in point] for point in curves[(name, *choice)][0]]
+    return figures, {"time_to_loss_vs_paper": best[PAPER] / best[OURS]}
+
+
+def learn(
+    train: LatentDataset, held_out: Tensor, params: TrainParams, seconds: float, device: torch.device
+) -> "Curve":
+    """Held-out loss of the moving average after seconds of training, POINTS times."""
+    state = new_state(ModelShape(_SMALL, 16, 8, 2), params, device)
+    asked = dataclasses.replace(params, objective=OURS, cond_drop_prob=0.0, condition_drop_prob=0.0)
+    text = torch.zeros(len(held_out), 2, 8, device=device)
+    clips = Clips(held_out, text, torch.zeros(len(held_out), 2, dtype=torch.bool, device=device))
+    curve, spent = [], 0.0
+    for step in take_steps(state, train, params, device):
+        spent += step.seconds
+        if spent >= seconds * (len(curve) + 1) / POINTS:
+            with torch.no_grad():
+                loss = state.ema.loss(clips, asked, step_generator(0, -2, device=device))
+            curve.append((spent, loss.item()))
+        if spent >= seconds:
+            return curve
+    raise AssertionError("steps have no end")
+
+
+def time_to(curve: Sequence[tuple[float, float]], target: float) -> float:
+    """Seconds to the first point at or below the target; infinite where there is none."""
+    return next((seconds for seconds, loss in curve if loss <= target), float("inf"))
+
+
+def take_steps(
+    state: State, data: LatentDataset, params: TrainParams, device: torch.device
+) -> Iterator[Step]:
+    """Train for ever with the parts of the loop, and say of each step what it took."""
+    loss_of, worker = Loss(state.model, params.precision), Worker(device=device)
+    draw, patch_size = draw_of(params.curriculum[0], params), state.model.params.patch_size
+    for number in itertools.count():
+        start = time.perf_counter()
+        parts = parts_of(number, data, draw, params.accumulation, worker)
+        waited_s = time.perf_counter() - start
+        state.optimizer.zero_grad()
+        backward(loss_of, parts, params, patch_size, worker)
+        nn.utils.clip_grad_norm_(state.model.parameters(), params.max_grad_norm)
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate_at(number, params)
+        state.optimizer.step()
+        update_ema(state.ema, state.model, ema_decay_at(number, params.ema_decay))
+        wait_for(device)
+        shape = ClipShape.of(parts[0].clips, patch_size)
+        yield Step(shape, waited_s, time.perf_counter() - start)
+
+
+def train_params(objective: str, batch: int, rate: float, precision: str) -> TrainParams:
+    """The shipped choices, with a learning rate that stays after its warm-up: these runs end by the clock."""
+    return TrainParams(
+        curriculum=(CurriculumStage(num_latent_frames=0, steps=10**9, batch_size=batch),),
+        objective=objective,
+        learning_rate=rate,
+        final_learning_rate_share=1.0,
+        precision=precision,
+        **_SHIPPED,
+    )
+
+
+def moving_waves(count: int, seed: int) -> NDArray[np.float16]:
+    """Simulated latents (count, 16, T, 4, 4) of deviation 1: waves of one direction and speed in each clip.
+
+    Where a clip goes follows from two frames; the wave of a channel is the same in all clips.
+    """
+    waves = np.random.default_rng(1234).uniform(-1.5, 1.5, (16, 2))
+    generator = np.random.default_rng(seed)
+    speed = generator.uniform(-1, 1, (count, 2))
+    phase = generator.uniform(0, 2 * np.pi, (count, 16, 1, 1, 1))
+    shift = np.einsum("kd,bd->bk", waves, speed)[:, :, None, None, None]
+    rows, columns = (waves[None, :, None, None, None, d] * np.arange(4) for d in range(2))
+    time_axis = np.arange(FRAMES)[None, None, :, None, None]
+    return (2**0.5 * np.sin(rows.swapaxes(-1, -2) + columns - shift * time_axis + phase)).astype(np.float16)
+
+
+def write_cache(folder: Path, latents: NDArray[Any], caption: tuple[int, int]) -> LatentDataset:
+    """Clips (count, C, T, H, W) with captions of nothing, as the cache that a run reads."""
+    row = {"text": np.zeros(caption, np.float16).tobytes(), "text_shape": list(caption), "text_key": "t"}
+    row |= {"caption": "", "group": "simulated", "split": "train", "fps": 8.0, "motion": 1.0, "size_px": 0}
+    row |= {"dtype": "float16", "shape": list(latents.shape[1:])}
+    rows = [
+        row | {"clip_id": f"{number:06d}", "key": f"{number}", "latents": clip.astype(np.float16).tobytes()}
+        for number, clip in enumerate(latents)
+    ]
+    write_shards(folder, rows, 64)
+    return LatentDataset(folder, "train", caption[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.conftest import with_train
+from videomar import checkpoint
+from videomar.config import CurriculumStage, load_params
+from videomar.data.dataset import LatentDataset
+from videomar.data.latents import read_rows, write_shards
+from videomar.errors import DataError, ParamsError
+from videomar.training.accumulation import parts_of
+from videomar.training.curriculum import StageEnd, draw_of, place_at, why_ended
+from videomar.training.loop import Splits, train
+from videomar.training.state import run_summary
+from videomar.training.worker import Worker
+
+ROOT = Path(__file__).parents[2]
+
+
+def stages(params, *changes):
+    """Section `train` with a curriculum of the small first stage, each time with other values."""
+    first = params.train.curriculum[0]
+    entries = tuple(dataclasses.replace(first, **change) for change in changes)
+    return dataclasses.replace(params.train, curriculum=entries)
+
+
+def test_stages_follow_each_other(params):
+    assert place_at(0, [], params.train).number == 0
+    place = place_at(8, [StageEnd(6, "steps")], params.train)
+    assert (place.number, place.start, place.planned) == (1, 6, 8)
+
+
+def test_stage_that_ended_early_moves_the_schedule_on(params):
+    """The last step has the last learning rate, however early the stages before it ended."""
+    place = place_at(7, [StageEnd(2, "target")], params.train)
+    assert place.planned == params.train.max_steps - 1
+
+
+def test_resets_are_counted_from_the_stage_that_asked_for_them(params):
+    settings = stages(params, {}, {"optimizer": "reset"}, {"num_latent_frames": 0, "ema": "reset"})
+    ends = [StageEnd(6, "steps"), StageEnd(9, "target")]
+    place = place_at(10, ends, settings)
+    assert (place.optimizer_steps, place.ema_steps) == (4, 1)
+
+
+def test_stage_ends_at_its_target_and_says_so(data, shape, params, tmp_path, caplog):
+    settings = stages(params, {"target_loss": 100.0, "steps": 50}, {"num_latent_frames": 0})
+    train(shape, data, dataclasses.replace(settings, validate_every=3), tmp_path / "run", Worker(), None)
+    figures = run_summary(tmp_path / "run")
+    assert (figures["stage_0_end_step"], figures["stage_0_target_reached"]) == (3, 1.0)
+    assert (figures["stage_1_end_step"], figures["stage_1_target_reached"]) == (9, 0.0)
+    assert all(isinstance(value, int | float) for value in figures.values())
+    assert "stage 0 ended after step 3: target" in caplog.text
+    manifest = json.loads((checkpoint.latest(tmp_path / "run") / "checkpoint.json").read_text())
+    assert manifest["progress"]["ends"] == [[3, "target"], [9, "steps"]]
+
+
+@pytest.mark.parametrize(
+    ("val_loss", "done", "why"), [(0.5, 2, "target"), (0.6, 2, None), (None, 6, "steps")]
+)
+def test_target_is_reached_at_or_below_it(params, val_loss, done, why):
+    settings = stages(params, {"target_loss": 0.5}, {"num_latent_frames": 0})
+    assert why_ended(place_at(0, [], settings), done, val_loss) == why
+
+
+def test_reset_average_begins_with_the_weights(data, shape, params, tmp_path):
+    """With a decay of one after the reset, the average stays what the weights were at the boundary."""
+    settings = stages(params, {"steps": 4}, {"num_latent_frames": 0, "steps": 1, "ema": "reset"})
+    settings = dataclasses.replace(settings, keep_checkpoints=9, checkpoint_every=100)
+    train(shape, data, settings, tmp_path / "run", Worker(), None)
+    before, after = (tmp_path / f"run/step_{step:08d}" for step in (4, 5))
+    old, new = (checkpoint.load_tensors(path, "model") for path in (before, after))
+    for name, average in checkpoint.load_tensors(after, "ema").items():
+        expected = old[name].lerp(new[name], 1 - 1 / 10)  # the first decay of a new average
+        assert average.equal(expected)
+
+
+def test_reset_optimizer_has_taken_no_step_before_the_boundary(data, shape, params, tmp_path):
+    settings = stages(params, {"steps": 4}, {"num_latent_frames": 0, "steps": 2, "optimizer": "reset"})
+    train(shape, data, settings, tmp_path / "run", Worker(), None)
+    tensors = checkpoint.load_tensors(checkpoint.latest(tmp_path / "run"), "optimizer")
+    assert {float(value) for name, value in tensors.items() if name.endswith(".step")} == {2.0}
+
+
+def test_stage_may_have_a_rate_and_an_objective_of_its_own(data, shape, params, tmp_path):
+    settings = stages(params, {"learning_rate": 5e-4}, {"num_latent_frames": 0, "objective": "single_frame"})
+    train(shape, data, settings, tmp_path / "run", Worker(), None)
+    rows = [row.split(",") for row in (tmp_path / "run/log.csv").read_text().splitlines()]
+    rates = [float(row[rows[0].index("learning_rate")]) for row in rows[1:]]
+    assert rates[0] == 5e-4
+    assert rates[3] > 5e-4
+
+
+def test_still_images_are_a_stage(data, shape, params, tmp_path):
+    settings = stages(params, {"num_latent_frames": 1}, {"num_latent_frames": 0})
+    assert train(shape, data, settings, tmp_path / "run", Worker(), None)["steps"] == 12
+
+
+def test_small_pictures_come_before_large_ones(dataset, shape, params, tmp_path):
+    """Every clip twice: as it is, and at half the size, of which only the first stage learns."""
+    rows = list(read_rows(tmp_path / "latents"))
+    half = {"shape": [4, 3, 1, 1], "size_px": 16, "latents": np.ones((4, 3, 1, 1), "float16").tobytes()}
+    write_shards(tmp_path / "latents", rows + [{**row, **half, "key": f"{row['key']}s"} for row in rows], 100)
+    both = LatentDataset(tmp_path / "latents", "train", 5)
+    settings = stages(params, {"size_px": 16, "num_latent_frames": 0}, {"num_latent_frames": 0})
+    tokens = [
+        parts_of(0, both, draw_of(stage, settings), 1, Worker())[0].clips.latents[0].numel()
+        for stage in settings.curriculum
+    ]
+    assert tokens == [4 * 3, 4 * 3 * 2 * 2]
+    assert train(shape, Splits(both, both), settings, tmp_path / "run", Worker(), None)["steps"] == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_latent_frames": 9}, "stage 0: num_latent_frames: got 9, expected at most 3"),
+        ({"size_px": 48}, "stage 0: size_px: got 48, expected one of"),
+    ],
+)
+def test_stage_that_the_cache_cannot_serve_is_refused_before_step_0(
+    data, shape, params, tmp_path, change, message
+):
+    settings = stages(params, change, {"num_latent_frames": 0})
+    with pytest.raises(DataError, match=message):
+        train(shape, data, settings, tmp_path / "run", Worker(), None)
+    assert not (tmp_path / "run/log.csv").exists()
+
+
+def test_target_without_held_out_clips_is_refused(dataset, shape, params, tmp_path):
+    settings = stages(params, {"target_loss": 1.0}, {"num_latent_frames": 0})
+    with pytest.raises(DataError, match="no clip in split val"):
+        train(shape, Splits(dataset), settings, tmp_path / "run", Worker(), None)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{num_latent_frames: 0, steps: 5, batch_size: many}", "expected a number or `auto`"),
+        ("{num_latent_frames: 0, steps: 0, batch_size: 4}", "train.curriculum.steps: got 0"),
+        ("{num_latent_frames: 0, steps: 5, batch_size: 4, ema: drop}", "train.curriculum.ema: got drop"),
+        ("{num_latent_frames: 0, steps: 5, batch_size: 4, rate: 1.0}", "unknown key"),
+        ("{num_latent_frames: 2, steps: 5, batch_size: 4}", "expected the full length"),
+        ("{num_latent_frames: 0, size_px: 16, steps: 5, batch_size: 4}", "expected the full size"),
+    ],
+)
+def test_wrong_stage_is_refused(tmp_path, entry, message):
+    lines = (ROOT / "params.yaml").read_text().splitlines()
+    stage = max(number for number, line in enumerate(lines) if line.startswith("    - {num_latent_frames"))
+    lines[stage] = f"    - {entry}"
+    (tmp_path / "params.yaml").write_text("\n".join(lines))
+    with pytest.raises(ParamsError, match=message):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_batch_that_cannot_be_dealt_out_is_refused(params):
+    with pytest.raises(ParamsError, match="multiple of num_workers x accumulation = 3"):
+        with_train(params, accumulation=3)
+
+
+def test_stage_says_only_what_it_changes():
+    stage = CurriculumStage(num_latent_frames=0, steps=1, batch_size=1)
+    assert (stage.optimizer, stage.ema, stage.learning_rate, stage.objective) == ("keep", "keep", None, None)

@@ -1,0 +1,105 @@
+"""A few held-out clips, made again and again while a model is trained: how a run is watched.
+
+The clips, what is given of them and their noise are the same every time, so that two previews differ by the
+model alone.
+
+Axes: B clips, F frames, H W rows and columns in pixels.
+"""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, from_numpy
+
+from videomar.config import SampleParams
+from videomar.data.dataset import LatentDataset
+from videomar.data.mp4 import write_mp4
+from videomar.data.place import Where
+from videomar.errors import DataError
+from videomar.model.videomar import VideoMAR
+from videomar.runtime import step_generator
+from videomar.tokenizer.interface import VideoTokenizer, to_pictures
+from videomar.tokenizer.loading import load_tokenizer
+
+CLIPS = 4
+SHEET_FRAMES = 8
+SHEET, FILM = "sheet.png", "clips.mp4"
+_GIVEN = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Previews:
+    """What previews are made of; read when one is made, so that it can be sent to the process that trains."""
+
+    latents: Where
+    tokenizer: Path
+    max_text_tokens: int
+    sampling: SampleParams
+    fps: float
+    split: str = "val"
+
+    def write(self, model: VideoMAR, folder: Path) -> list[Path]:
+        """Files in `folder`: a contact sheet, and all clips as one film; above the truth, below the model.
+
+        The model gets the first latent frame and the caption. A cache without held-out clips gives no file.
+        """
+        held_out = _held_out(self.latents, self.split, self.max_text_tokens)
+        if held_out is None:
+            return []
+        clips, captions = held_out
+        device = model.trunk.mask_token.device
+        made = model.generate(
+            clips[:, :, :_GIVEN].to(device),
+            clips.shape[2],
+            captions[0].to(device),
+            captions[1].to(device),
+            self.sampling,
+            [step_generator(0, number, device=device) for number in range(len(clips))],
+        )
+        coder = _tokenizer(self.tokenizer)
+        both = [to_pictures(coder.decode(latents)).numpy() for latents in (clips, made.cpu())]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(contact_sheet(*both)).save(folder / SHEET)
+        write_mp4(folder / FILM, side_by_side(*both), self.fps)
+        return [folder / SHEET, folder / FILM]
+
+
+def contact_sheet(truth: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Clips (B, F, H, W, 3) twice as one picture: frames in a row, evenly spaced, truth above model."""
+    picked = np.linspace(0, truth.shape[1] - 1, min(SHEET_FRAMES, truth.shape[1])).round().astype(int)
+    rows = np.stack([truth[:, picked], made[:, picked]], 1)
+    return np.ascontiguousarray(rearrange(rows, "b two f h w c -> (b two h) (f w) c"))
+
+
+def side_by_side(truth: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Clips (B, F, H, W, 3) twice as one film (F, 2 H, B W, 3): the truth above the model."""
+    return np.ascontiguousarray(rearrange(np.stack([truth, made]), "two b f h w c -> f (two h) (b w) c"))
+
+
+@functools.cache
+def _tokenizer(folder: Path) -> VideoTokenizer:
+    return load_tokenizer(folder)
+
+
+@functools.cache
+def _held_out(
+    latents: Where, split: str, max_text_tokens: int
+) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
+    """Latents and captions of up to CLIPS clips of one shape, evenly spaced; None where there are none."""
+    try:
+        data = LatentDataset(latents, split, max_text_tokens)
+    except DataError:
+        return None
+    largest = list(data.largest.values())
+    shape = data.latent_shapes[largest[0]]
+    alike = [number for number in largest if data.latent_shapes[number] == shape and shape[1] > _GIVEN]
+    if not alike:
+        return None
+    index = np.array(alike)[np.linspace(0, len(alike) - 1, min(CLIPS, len(alike))).round().astype(int)]
+    batch = data.rows(np.unique(index))
+    return from_numpy(batch.latents), (from_numpy(batch.text), from_numpy(batch.text_mask))

@@ -1,0 +1,178 @@
+"""What a run remembers: weights, their moving average, the optimizer, how far it is, its log."""
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videomar import checkpoint
+from videomar.checkpoint import ModelShape
+from videomar.config import TrainParams
+from videomar.errors import CheckpointError
+from videomar.model.videomar import VideoMAR
+from videomar.runtime import step_generator
+from videomar.training.curriculum import StageEnd
+from videomar.training.guards import MEDIAN_STEPS
+from videomar.training.identity import differing_keys
+from videomar.training.log import read_log
+from videomar.training.optim import make_optimizer
+
+# Weights are drawn before step 0, from a stream that no step uses.
+INIT_STEP = -1
+_log = logging.getLogger(__name__)
+
+
+def untrained(shape: ModelShape, seed: int) -> VideoMAR:
+    """The network as it is before step 0."""
+    return shape.build().initialise(step_generator(seed, INIT_STEP))
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is: all that a checkpoint says in JSON."""
+
+    step: int = 0
+    """Steps done."""
+    ends: list[StageEnd] = field(default_factory=list)
+    """Where the stages so far ended."""
+    window: list[float] = field(default_factory=list)
+    """Losses since the last row of the log."""
+    latest: list[float] = field(default_factory=list)
+    """Latest losses of this stage, which a spike is told by."""
+    skipped: int = 0
+    """Steps of this stage whose update was left out."""
+    skipped_before: int = 0
+    """The same in the stages before."""
+    best: tuple[float, int, int] | None = None
+    """Lowest validation loss at a checkpoint, the checkpoint's step, and the stage it was compared in."""
+
+    def accept(self, loss: float) -> None:
+        """Count a step whose update was made."""
+        self.window.append(loss)
+        self.latest = [*self.latest, loss][-MEDIAN_STEPS:]
+
+    def note_checkpoint(self, val_loss: float, stage: int) -> None:
+        """Remember a checkpoint if it is the best of its stage; losses of two stages are not comparable."""
+        if self.best is None or self.best[2] != stage or val_loss < self.best[0]:
+            self.best = (val_loss, self.step, stage)
+
+    @property
+    def all_skipped(self) -> int:
+        """Steps of the run whose update was left out."""
+        return self.skipped + self.skipped_before
+
+    def take_mean(self) -> dict[str, float]:
+        """Mean `loss` since the last row of the log, which begins anew; none if all steps were skipped."""
+        mean = {"loss": sum(self.window) / len(self.window)} if self.window else {}
+        self.window = []
+        return mean
+
+    def end_stage(self, why: str) -> None:
+        """Begin the next stage: its losses are of another height, so none is compared with those so far."""
+        self.ends.append(StageEnd(self.step, why))
+        self.latest = []
+        self.skipped, self.skipped_before = 0, self.skipped_before + self.skipped
+
+    @classmethod
+    def of_json(cls, raw: Mapping[str, Any]) -> "Progress":
+        """What `asdict` gave, after it was JSON."""
+        best = None if raw["best"] is None else tuple(raw["best"])
+        return cls(**{**raw, "ends": [StageEnd(*end) for end in raw["ends"]], "best": best})
+
+
+@dataclass(slots=True)
+class State:
+    """A run in memory."""
+
+    model: VideoMAR
+    ema: VideoMAR
+    optimizer: torch.optim.Optimizer
+    progress: Progress = field(default_factory=Progress)
+    rows: list[dict[str, float]] = field(default_factory=list)
+    """The log so far."""
+
+
+def new_state(shape: ModelShape, params: TrainParams, device: torch.device) -> State:
+    """A run before step 0."""
+    model = untrained(shape, params.seed).to(device)
+    ema = copy.deepcopy(model).requires_grad_(False)
+    return State(model, ema, make_optimizer(model, params))
+
+
+def restore(state: State, out: Path, made_with: Mapping[str, Any]) -> None:
+    """Put back the newest undamaged checkpoint in `out`; nothing happens where there is none.
+
+    Raises:
+        CheckpointError: it is of another run; the differing keys are named.
+    """
+    path = checkpoint.newest_intact(out)
+    if path is None:
+        return
+    manifest = checkpoint.read_manifest(path)
+    if different := differing_keys(made_with, manifest["made_with"]):
+        raise CheckpointError(
+            f"{path}: got a checkpoint of another run ({'; '.join(different[:5])}), expected this one's; "
+            "move it away and run again"
+        )
+    state.model.load_state_dict(checkpoint.load_tensors(path, "model"))
+    state.ema.load_state_dict(checkpoint.load_tensors(path, "ema"))
+    load_optimizer(state.optimizer, checkpoint.load_tensors(path, "optimizer"))
+    state.progress = Progress.of_json(manifest["progress"])
+    state.rows = [row for row in read_log(out) if row["step"] <= state.progress.step]
+    _log.warning("continuing from %s", path)
+
+
+def keep(state: State, out: Path, shape: ModelShape, params: TrainParams, made_with: object) -> None:
+    """Write a checkpoint and remove those that are no longer wanted."""
+    progress = state.progress
+    tensors = {"model": state.model.state_dict(), "ema": state.ema.state_dict()}
+    tensors["optimizer"] = optimizer_tensors(state.optimizer)
+    checkpoint.save(out, progress.step, shape, tensors, made_with, asdict(progress))
+    best = progress.best[1] if progress.best and params.keep_best else None
+    checkpoint.prune(out, params.keep_checkpoints, best)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of AdamW as named tensors: `NUMBER.NAME` for each parameter's number in the optimizer."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def summary(rows: Sequence[Mapping[str, float]], progress: Progress) -> dict[str, float]:
+    """Figures of a run: mean loss of the last tenth of the log, validation, where and why stages ended."""
+    losses = [row["loss"] for row in rows if "loss" in row]
+    last = losses[-max(1, len(losses) // 10) :]
+    figures: dict[str, float] = {"steps": progress.step, "skipped_steps": progress.all_skipped}
+    if last:
+        figures["loss"] = sum(last) / len(last)
+    validated = [row["val_loss"] for row in rows if "val_loss" in row]
+    if validated:
+        figures["val_loss"] = validated[-1]
+    for number, end in enumerate(progress.ends):
+        figures[f"stage_{number}_end_step"] = end.step
+        figures[f"stage_{number}_target_reached"] = float(end.why == "target")
+    return figures
+
+
+def run_summary(out: Path) -> dict[str, float]:
+    """`summary` of the run in a folder, as its newest checkpoint and its log tell it.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+    """
+    manifest = checkpoint.read_manifest(checkpoint.latest(out) or out)
+    return summary(read_log(out), Progress.of_json(manifest["progress"]))
