@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from videomar import ledger_verbs
+from videomar import ledger_verbs, model_verbs
 from videomar.errors import DataError, VideomarError
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PARAMS = Path("params.yaml")
 PRESETS = Path("presets")
+CHECKPOINTS = Path("checkpoints")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,15 +23,20 @@ app = typer.Typer(
     help="From a folder of clips to a model: curation, promotion, generation.",
 )
 app.add_typer(ledger_verbs.app, name="ledger")
+app.add_typer(model_verbs.app)
 
 
 @app.command("use-clips")
 def use_clips(
-    folder: Annotated[Path, typer.Argument(help="Folder of videos; `samples` goes back to ours.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="Of videos, or s3://BUCKET/FOLDER; `samples`: ours.")
+    ],
 ) -> None:
     """Let the pipeline start from a folder of videos: writes samples.source in params.yaml."""
     from videomar.config.edit import update_params
+    from videomar.data.mirror import write_recipe
 
+    folder = write_recipe(source) if "://" in source else Path(source)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder, expected one that holds videos; check the path")
     if not any(path.is_file() and not path.name.startswith(".") for path in folder.rglob("*")):
@@ -52,23 +58,6 @@ def use_preset(
 
 
 @app.command()
-def promote(
-    version: Annotated[
-        str, typer.Argument(help="A version's number; the newest candidate if left out.")
-    ] = "",
-    force: Annotated[bool, typer.Option(help="Promote although the gate refuses.")] = False,
-    reason: Annotated[str, typer.Option(help="Why; kept with the version for ever.")] = "",
-) -> None:
-    """Run the gate on a registered version and move the alias `champion` if it allows."""
-    from videomar.promotion import promote_version
-
-    if force != bool(reason):
-        raise typer.BadParameter("--force and --reason go together")
-    for line in promote_version(version, reason, PARAMS):
-        print(line)
-
-
-@app.command()
 def generate(
     given: Annotated[
         Path, typer.Argument(metavar="IMAGE_OR_VIDEO", help="The first picture, or a video to continue.")
@@ -76,7 +65,7 @@ def generate(
     prompt: Annotated[str, typer.Option(help="What shall happen.")],
     out: Annotated[Path, typer.Option(help="The video to write, .mp4.")],
     model: Annotated[
-        str, typer.Option(help="`champion`, a version's number, or a folder of checkpoints.")
+        str, typer.Option(help="`champion`, `challenger`, a version's number, or a folder of checkpoints.")
     ] = "champion",
     frames: Annotated[int | None, typer.Option(help="Frames of the result; as trained if left out.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; as trained if left out.")] = None,
@@ -113,6 +102,20 @@ def import_released(
         print(line)
 
 
+@app.command()
+def upload(
+    folder: Annotated[Path, typer.Argument(help="Training runs in it, or below it.")] = CHECKPOINTS,
+) -> None:
+    """Send MLflow what training runs recorded while it was away."""
+    from videomar.tracking.runs import upload_pending
+    from videomar.tracking.store import tracking_uri
+
+    if not upload_pending(folder):
+        rule = "an answer; start the server and run this again, nothing is lost"
+        raise VideomarError(f"MLFLOW_TRACKING_URI: got none from {tracking_uri()}, expected {rule}")
+    print(f"{folder}: MLflow at {tracking_uri()} has all of the runs")
+
+
 def main() -> None:
     """Entry point: a problem that the user can mend is one line on stderr and exit code 1."""
     try:
@@ -140,16 +143,14 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _model_files(model: str) -> "ModelFiles":
-    """The champion, a version by its number, or a folder of checkpoints made here."""
+    """A registered model by alias or number, or a folder of checkpoints made here."""
     from videomar.config import load_params
     from videomar.sampling.animate import ModelFiles
-    from videomar.tracking.registry import champion, download_model, version_of
+    from videomar.tracking.registry import CHALLENGER, CHAMPION, download_model, find_model
 
-    if model != "champion" and not model.isdecimal():
+    if model not in (CHAMPION, CHALLENGER) and not model.isdecimal():
         return ModelFiles(Path(model), Path("checkpoints/tokenizer"), load_params(PARAMS))
-    version = champion() if model == "champion" else version_of(model)
-    if version is None:
-        raise VideomarError("model: got champion, but there is none yet; run `make run`, or give a folder")
+    version = find_model(model)
     files = download_model(version)
     return ModelFiles(files / "checkpoint", files / "tokenizer", load_params(files / "params.yaml"))
 

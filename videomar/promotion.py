@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videomar.config import load_params
+from videomar.describe import write_card
 from videomar.errors import VideomarError
+from videomar.tracking.alias import carry_out
 from videomar.tracking.registry import (
     Version,
-    carry_out,
     challenger,
     champion,
     evaluation_of,
     record_decision,
+    require_run,
     version_of,
 )
 
@@ -50,17 +52,20 @@ def promote_version(number: str, force_reason: str, params: Path) -> list[str]:
     Raises:
         VideomarError: there is no such version, it is the champion already, or the gate refuses it.
     """
-    version = version_of(number) if number else challenger()
+    version = require_run(version_of(number)) if number else challenger()
     if version is None:
         raise VideomarError("version: got none, expected a registered one; run `make run`")
     best = champion()
     if best is not None and best.number == version.number:
         raise VideomarError(f"{version}: is the champion already, expected another version")
     decision = judge(version, params)
-    if not decision.promote and force_reason:
-        forced = f"Forced although the gate refused: {force_reason}"
+    forced_because = "" if decision.promote else force_reason
+    if forced_because:
+        forced = f"Forced although the gate refused: {forced_because}"
         decision = replace(decision, promote=True, reasons=(forced, *decision.reasons))
-    carry_out(record_decision(version, decision.to_dict()))
+    version = record_decision(version, decision.to_dict())
+    write_card(version)
+    carry_out(version, forced_because)
     if not decision.promote:
         raise VideomarError(f"{version}: refused by the gate: {' '.join(decision.reasons)}")
     return [*decision.reasons, describe_champion(version)]

@@ -6,11 +6,12 @@ Register the candidate, let the gate decide, move the alias, write the report.
 from pathlib import Path
 
 from videomar.config import load_params
+from videomar.describe import write_card
 from videomar.promotion import describe_champion, judge_once
+from videomar.tracking.alias import carry_out
 from videomar.tracking.candidate import Candidate, register_candidate
 from videomar.tracking.registry import (
     Version,
-    carry_out,
     mark_released,
     version_of,
 )
@@ -39,13 +40,19 @@ def register() -> str:
         metrics=Path("metrics"),
         params=PARAMS,
         lock=LOCK,
+        raw=Path("data/raw"),
+        ledger=Path("data/ledger.parquet"),
+        latents=Path("data/latents"),
+        inputs=(Path("takedowns.csv"), _credits()),
     )
     return register_candidate(candidate).number
 
 
 def decide(number: str) -> str:
     """Let the gate decide about a version, unless it has; gives the decision in words."""
-    decision = judge_once(version_of(number), PARAMS).decision or {}
+    version = judge_once(version_of(number), PARAMS)
+    write_card(version)
+    decision = version.decision or {}
     return f"gate: {'promoted' if decision['promote'] else 'refused'}. {' '.join(decision['reasons'])}"
 
 
@@ -64,7 +71,7 @@ def report(number: str) -> Path:
         generated=Path("data/generated.parquet"),
         metrics=Path("metrics"),
         plots=Path("plots"),
-        credits=Path(load_params(PARAMS).samples.source) / "CREDITS.txt",
+        credits=_credits(),
     )
     lineage = {name: version.tags[name] for name in LINEAGE if name in version.tags}
     about = Release(
@@ -81,3 +88,8 @@ def report(number: str) -> Path:
 def report_is_about(version: Version) -> bool:
     """Whether the report on disk is there and is that of this version."""
     return REPORT.is_file() and f"<title>VideoMAR: {version}<" in REPORT.read_text(encoding="utf-8")[:2000]
+
+
+def _credits() -> Path:
+    """Whose the clips are, where their folder says so."""
+    return Path(load_params(PARAMS).samples.source) / "CREDITS.txt"

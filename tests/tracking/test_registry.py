@@ -12,7 +12,9 @@ from videomar.config import load_params
 from videomar.errors import VideomarError
 from videomar.promotion import promote_version
 from videomar.tracking import registry
+from videomar.tracking.alias import alias_history
 from videomar.tracking.lineage import git_state, sha256_of
+from videomar.tracking.store import open_client
 
 REFUSED = {"promote": False, "reasons": ["too bad"], "figures": []}
 
@@ -36,6 +38,10 @@ def test_registry_round_trip(root: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert release.register() == first
     assert registry.challenger() == registry.version_of(first)
     assert "promoted" in release.decide(first)
+    card = open_client().get_model_version("videomar", first).description
+    assert card.startswith("# videomar version 1\n")
+    for fact in ("| simulated | train | 1 |", "simulated continuation over repeat-last", "| loss | 0.5 |"):
+        assert fact in card
     release.move_alias(first)
     assert not registry.is_released(lock)  # the report is still missing
     release.report(first)
@@ -75,6 +81,9 @@ def test_registry_round_trip(root: Path, capsys: pytest.CaptureFixture[str]) -> 
     forced = registry.champion()
     assert forced is not None
     assert (forced.number, forced.tags["previous_champion"]) == (second, first)
+    told = [(move.before, move.after, move.forced) for move in alias_history().moves]
+    assert told == [(None, first, False), (first, second, True)]
+    assert alias_history().moves[-1].why == "we want it"
     with pytest.raises(VideomarError, match="champion already"):
         promote_version(second, "", root / "params.yaml")
     with pytest.raises(VideomarError, match="got 99"):

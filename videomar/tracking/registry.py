@@ -1,7 +1,7 @@
 """The registered model `videomar`: its versions, the gate's decisions on them, and the aliases of the best.
 
 Each step of a release may be repeated after an interruption: the version is found again, the decision is
-kept, and the alias is set last.
+kept, and the alias moves last, with an entry in its history (history.py).
 """
 
 import json
@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomar.errors import VideomarError
-from videomar.tracking.runs import open_client
+from videomar.tracking.history import CHAMPION as CHAMPION
+from videomar.tracking.history import MODEL as MODEL
+from videomar.tracking.history import settled_history
+from videomar.tracking.store import open_client
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-MODEL = "videomar"
-CHAMPION = "champion"
 CHALLENGER = "challenger"
 
 
@@ -59,13 +60,61 @@ def is_released(lock_sha256: str) -> bool:
 
 
 def champion() -> Version | None:
-    """The version that the alias `champion` names."""
-    return _by_alias(CHAMPION)
+    """The version that the alias `champion` names; None where none was ever promoted.
+
+    Raises:
+        VideomarError: the history tells of a champion, but it, its run or the alias was deleted.
+    """
+    history = settled_history(open_client())
+    if history.expected is None:
+        return None
+    if history.alias is None:
+        raise VideomarError(
+            f"champion: got no alias, expected version {history.expected}, which was deleted, or the alias "
+            "was; `videomar rollback` goes back to the champion before"
+        )
+    return require_run(version_of(history.alias))
 
 
 def challenger() -> Version | None:
     """The version that the alias `challenger` names: the newest candidate."""
     return _by_alias(CHALLENGER)
+
+
+def find_model(name: str) -> Version:
+    """The version that an alias or a number names.
+
+    Raises:
+        VideomarError: there is none, or its run was deleted.
+    """
+    if name not in (CHAMPION, CHALLENGER):
+        return require_run(version_of(name))
+    found = champion() if name == CHAMPION else challenger()
+    if found is None:
+        raise VideomarError(
+            f"model: got {name}, but there is none yet; run `make run`, or give a version's number"
+        )
+    return require_run(found)
+
+
+def require_run(version: Version) -> Version:
+    """The version itself, if the run that holds its evidence is still there.
+
+    Raises:
+        VideomarError: the run was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        stage = open_client().get_run(version.run_id).info.lifecycle_stage
+    except MlflowException:
+        stage = "gone"
+    if stage != "active":
+        raise VideomarError(
+            f"{version}: got a {stage} run {version.run_id}, expected the run of its evidence; "
+            "`mlflow runs restore` brings a deleted one back, `videomar rollback` leaves this version"
+        )
+    return version
 
 
 def version_of(number: str) -> Version:
@@ -90,16 +139,24 @@ def all_versions() -> list[Version]:
     return sorted(found, key=lambda version: int(version.number))
 
 
-def lock_of(version: Version) -> str | None:
-    """Text of the dvc.lock that a version was made from; None if its run has none."""
+def aliases_of(version: Version) -> list[str]:
+    """The aliases that name a version."""
+    return sorted(open_client().get_model_version(MODEL, version.number).aliases)
+
+
+def download_evidence(version: Version, folder: Path) -> Path:
+    """Folder with the evidence of a version's run; one that is not there where the run has none."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
     open_client()
     try:
-        return mlflow.artifacts.load_text(f"runs:/{version.run_id}/evidence/dvc.lock")
+        found = mlflow.artifacts.download_artifacts(
+            run_id=version.run_id, artifact_path="evidence", dst_path=str(folder)
+        )
     except (MlflowException, OSError):
-        return None
+        return folder / "evidence"
+    return Path(found)
 
 
 def evaluation_of(version: Version) -> "pd.DataFrame":
@@ -136,12 +193,11 @@ def record_decision(version: Version, decision: Mapping[str, Any]) -> Version:
     return version_of(version.number)
 
 
-def carry_out(version: Version) -> None:
-    """Carry out the recorded decision: the alias `champion` moves to this version, or stays."""
-    if version.decision is None:
-        raise VideomarError(f"{version}: got no decision, expected the gate's; run `python -m flows.release`")
-    if version.decision["promote"]:
-        open_client().set_registered_model_alias(MODEL, CHAMPION, version.number)
+def keep_description(version: Version, text: str, name: str) -> None:
+    """Keep a text as the version's description and, under a name, as an artifact of its run."""
+    client = open_client()
+    client.log_text(version.run_id, text, name)
+    client.update_model_version(MODEL, version.number, description=text)
 
 
 def mark_released(version: Version) -> None:

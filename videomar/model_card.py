@@ -1,0 +1,108 @@
+"""The model card: what a registered version is, in Markdown, from facts alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_LIMITS = (
+    "It knows only what its clips show: motion, scenes and words beyond them come out wrong or not at all.",
+    "A prompt counts where the training clips had captions; elsewhere the picture decides.",
+    "Clips longer or larger than trained work by a sliding window and get worse with length.",
+    "The figures are of held-out clips of the same sources; they say nothing of other footage.",
+    "It has no filter: what is made with it is the user's to answer for.",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CardFacts:
+    """All that a card says; what is not known is left empty."""
+
+    name: str
+    clips: Mapping[tuple[str, str], int]
+    """Kept clips by group and split."""
+    num_videos: int
+    credits: str = ""
+    """Licences and attributions as the clips' folder tells them."""
+    training: Mapping[str, str] = field(default_factory=dict)
+    """Steps, seconds, machine and the like, by name."""
+    figures: Sequence[Mapping[str, Any]] = ()
+    """The gate's: name, value, low, high, n; decibels."""
+    reasons: Sequence[str] = ()
+    """The gate's words."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    lineage: Mapping[str, str] = field(default_factory=dict)
+
+
+def model_card(facts: CardFacts) -> str:
+    """The card in Markdown."""
+    parts = [
+        f"# {facts.name}",
+        "Image-to-video by autoregression over continuous tokens (VideoMAR): a picture and words to a clip.",
+        *_data(facts),
+        *_table("Training", facts.training),
+        *_metrics(facts),
+        "## Limits",
+        "\n".join(f"- {limit}" for limit in _LIMITS),
+        "## How to load",
+        _loading(),
+        *_table("Lineage", facts.lineage),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _data(facts: CardFacts) -> list[str]:
+    total = sum(facts.clips.values())
+    rows = [f"| {_cell(group)} | {_cell(split)} | {n} |" for (group, split), n in sorted(facts.clips.items())]
+    table = "\n".join(["| group | split | clips |", "|---|---|---:|", *rows])
+    licences = "\n".join(f"- {line}" for line in facts.credits.splitlines() if line.strip())
+    unknown = "Not stated: the clips are the user's own, and so are their licences."
+    return [
+        "## Data",
+        f"{total} clips of {facts.num_videos} videos.",
+        table,
+        "## Licences",
+        licences or unknown,
+    ]
+
+
+def _metrics(facts: CardFacts) -> list[str]:
+    rows = [
+        f"| {_cell(figure['name'])} | {figure['value']:+.2f} | {figure['low']:+.2f} to {figure['high']:+.2f} "
+        f"| {figure['n']} |"
+        for figure in facts.figures
+    ]
+    head = ["| comparison, dB | mean | interval | clips |", "|---|---:|---|---:|"]
+    judged = ["\n".join([*head, *rows])] if rows else ["No comparison with an interval yet."]
+    words = ["Gate: " + " ".join(facts.reasons)] if facts.reasons else []
+    plain = {name: f"{value:g}" for name, value in facts.metrics.items()}
+    return ["## Metrics", *judged, *words, *_table("All figures of the evaluation", plain, level=3)]
+
+
+def _table(title: str, values: Mapping[str, str], level: int = 2) -> list[str]:
+    if not values:
+        return []
+    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in values.items()]
+    return [f"{'#' * level} {title}", "\n".join(["| what | value |", "|---|---|", *rows])]
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end its cell of the table."""
+    return " ".join(str(text).replace("|", "\\|").split())
+
+
+def _loading() -> str:
+    code = [
+        "```python",
+        "import base64, mlflow, pandas",
+        "# MLFLOW_TRACKING_URI names the store",
+        'model = mlflow.pyfunc.load_model("models:/videomar@champion")',
+        'table = pandas.DataFrame({"image": ["first.png"], "prompt": ["what shall happen"]})',
+        'video = model.predict(table, params={"seed": 0})["video"][0]',
+        'open("clip.mp4", "wb").write(base64.b64decode(video))',
+        "```",
+        "",
+        "`mlflow models serve -m models:/videomar@champion --env-manager local` answers the same over HTTP:",
+        'POST `{"dataframe_split": {"columns": ["image", "prompt"], "data": [[BASE64, TEXT]]}}` to',
+        "`/invocations` gives `predictions`, each with `video`: the bytes of an mp4 file in base64.",
+    ]
+    return "\n".join(code)

@@ -1,0 +1,243 @@
+"""A registered version made again in a clean clone, from its commit and the same raw files."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from videomar.checkpoint import latest
+from videomar.errors import CheckpointError, DataError, VideomarError
+from videomar.process import run_in_group
+from videomar.trace import Places, Trace
+from videomar.tracking.evidence import (
+    FILES,
+    LINEAGE,
+    read_file_sums,
+    read_lineage,
+    write_file_sums,
+    write_lineage,
+)
+from videomar.tracking.lineage import sha256_of
+from videomar.tracking.registry import download_evidence
+
+_METRICS = Path("metrics")
+_KINDS = ("latents", "tokenizer", "checkpoint")
+# What a run cost, and what it found done already: these may differ between equal results.
+_COSTS = re.compile(
+    r"seconds$|_s$|_gb$|per_second$|\.(encoded|reused|captions_encoded|shards_written|shards_damaged)$"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a run of the pipeline came to."""
+
+    keys: Mapping[str, str]
+    """Key of each clip's latent, by clip."""
+    files: Mapping[str, str]
+    """sha256 by kind and name: latents, tokenizer, weights."""
+    metrics: Mapping[str, float]
+    """By `stage.key`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that did not come out the same; None where it is not there."""
+
+    what: str
+    recorded: str | None
+    rebuilt: str | None
+
+
+def rebuild(traced: Trace, into: Path, places: Places) -> list[Difference]:
+    """Make a version again in the folder `into`; what came out differently.
+
+    The present interpreter and its packages are used. Its training is recorded below `into`, not in the
+    registry that the version is from.
+
+    Raises:
+        VideomarError: it cannot be rebuilt: code or data of that day are not to be had; or a stage fails.
+    """
+    commit = _require_commit(traced)
+    sources = _find_raw(traced, places.raw)
+    if into.exists() and any(into.iterdir()):
+        raise DataError(f"{into}: got a folder with files in it, expected a new or an empty one")
+    _git(Path(), "clone", "--quiet", "--no-checkout", str(Path().resolve()), str(into.resolve()))
+    _git(into, "checkout", "--quiet", "--detach", commit)
+    with tempfile.TemporaryDirectory() as folder:
+        evidence = download_evidence(traced.version, Path(folder))
+        for name in ("params.yaml", "takedowns.csv"):
+            if (evidence / name).is_file():
+                shutil.copyfile(evidence / name, into / name)
+        recorded = _recorded(evidence)
+    for name, source in sources.items():
+        target = into / places.raw / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)
+    made = [stage for stage, outs in _stages(into / "dvc.yaml").items() if places.raw.as_posix() not in outs]
+    for stage in made:
+        _run_stage(stage, into)
+    return compare(recorded, _rebuilt(into, places, made))
+
+
+def compare(recorded: Made, rebuilt: Made) -> list[Difference]:
+    """All that differs between two runs; costs are no result, and only what both should have is compared."""
+    stages = {name.partition(".")[0] for name in rebuilt.metrics}
+    differences = _differing("latent key of clip ", recorded.keys, rebuilt.keys)
+    differences += _differing("", recorded.files, rebuilt.files)
+    metrics = [
+        {name: repr(value) for name, value in made.metrics.items() if _is_result(name, stages)}
+        for made in (recorded, rebuilt)
+    ]
+    return differences + _differing("metric ", *metrics)
+
+
+def _is_result(metric: str, stages: set[str]) -> bool:
+    return metric.partition(".")[0] in stages and _COSTS.search(metric) is None
+
+
+def _differing(kind: str, recorded: Mapping[str, str], rebuilt: Mapping[str, str]) -> list[Difference]:
+    return [
+        Difference(f"{kind}{name}", recorded.get(name), rebuilt.get(name))
+        for name in sorted({*recorded, *rebuilt})
+        if recorded.get(name) != rebuilt.get(name)
+    ]
+
+
+def _require_commit(traced: Trace) -> str:
+    """The commit whose tree made the version, if it alone says what the code was.
+
+    Raises:
+        VideomarError: it does not, or is not in this repository.
+    """
+    tags, version = traced.version.tags, traced.version
+    commit = tags.get("git_commit", "none")
+    if not traced.files:
+        raise VideomarError(
+            f"{version}: got no record of its files, expected a version registered with its lineage; "
+            "`dvc repro` and release it again"
+        )
+    changed = tags.get("uncommitted", "unknown")
+    if changed:
+        raise VideomarError(
+            f"{version}: got uncommitted changes when it was registered ({changed}), expected none: commit "
+            f"{commit[:12]} alone is not what made it; commit first, then run and release again"
+        )
+    try:
+        _git(Path(), "cat-file", "-e", f"{commit}^{{commit}}")
+    except VideomarError:
+        raise VideomarError(
+            f"{version}: got commit {commit}, expected one of this repository; `git fetch` what has it"
+        ) from None
+    return commit
+
+
+def _find_raw(traced: Trace, raw: Path) -> dict[str, Path]:
+    """Where each raw file of the version lies now: under its name, or anywhere below `raw` by its bytes.
+
+    Raises:
+        DataError: some are not there any more; they are named.
+    """
+    wanted = traced.raw_files
+    found = {name: raw / name for name, sha256 in wanted.items() if _is(raw / name, sha256)}
+    lost = {name: sha256 for name, sha256 in wanted.items() if name not in found}
+    if lost:
+        by_sum = {sha256_of(path): path for path in raw.rglob("*") if path.is_file()}
+        found |= {name: by_sum[sha256] for name, sha256 in lost.items() if sha256 in by_sum}
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        listed = ", ".join(f"{name} (sha256 {wanted[name][:12]})" for name in missing[:5])
+        raise DataError(
+            f"{raw}: got no file for {len(missing)} of {len(wanted)} raw files: {listed}, "
+            "expected the bytes that were trained on; put them back"
+        )
+    return found
+
+
+def _is(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_of(path) == sha256
+
+
+def _stages(pipeline: Path) -> dict[str, list[str]]:
+    """Outputs of each stage, in the order of dvc.yaml."""
+    stages = yaml.safe_load(pipeline.read_text())["stages"]
+    return {
+        name: [next(iter(out)) if isinstance(out, dict) else out for out in stage.get("outs", [])]
+        for name, stage in stages.items()
+    }
+
+
+def _run_stage(stage: str, into: Path) -> None:
+    # Another store would take the rebuilt training for a new one; the stages look for Python by VIRTUAL_ENV.
+    settings = ["env", "-u", "MLFLOW_TRACKING_URI", f"VIRTUAL_ENV={sys.prefix}"]
+    # Forced: results that a shared cache holds would be fetched instead of made.
+    options = ["--force", "--no-run-cache", "--single-item"]
+    command = [*settings, sys.executable, "-m", "dvc", "repro", *options, stage]
+    code = run_in_group(command, into.resolve())
+    if code != 0:
+        raise VideomarError(
+            f"stage {stage} in {into}: ended with code {code}, expected 0; see its message above"
+        )
+
+
+def _recorded(evidence: Path) -> Made:
+    return _made(evidence / LINEAGE, evidence / FILES, evidence / "metrics")
+
+
+def _rebuilt(into: Path, places: Places, stages: list[str]) -> Made:
+    checkpoint = latest(into / places.checkpoints)
+    if checkpoint is None:
+        raise CheckpointError(
+            f"{into / places.checkpoints}: got no checkpoint, expected that of stage `train`"
+        )
+    folders = {
+        "latents": into / places.latents,
+        "tokenizer": into / places.tokenizer,
+        "checkpoint": checkpoint,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        lineage, files = Path(folder) / LINEAGE, Path(folder) / FILES
+        write_lineage(lineage, into / places.ledger, into / places.latents)
+        write_file_sums(files, folders, into / places.ledger)
+        made = _made(lineage, files, into / _METRICS)
+    metrics = {name: value for name, value in made.metrics.items() if name.partition(".")[0] in stages}
+    return Made(made.keys, made.files, metrics)
+
+
+def _made(lineage: Path, files: Path, metrics: Path) -> Made:
+    clips = read_lineage(lineage)
+    sums = [row for row in read_file_sums(files) if row.kind in _KINDS]
+    # A registered checkpoint lacks the optimizer's state, and its manifest says so.
+    compared = [
+        row
+        for row in sums
+        if row.kind != "checkpoint" or row.path in ("model.safetensors", "ema.safetensors")
+    ]
+    return Made(
+        dict(zip(clips["clip_id"], clips["key"], strict=True)),
+        {f"{row.kind}/{row.path}": row.sha256 for row in compared},
+        {
+            f"{path.stem}.{key}": value
+            for path in sorted(metrics.glob("*.json"))
+            for key, value in json.loads(path.read_text()).items()
+        },
+    )
+
+
+def _git(folder: Path, *arguments: str) -> None:
+    # Variables of a git hook that calls us would point elsewhere.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = " ".join(done.stderr.split()) or "nothing"
+        raise VideomarError(f"git {arguments[0]}: said {said}, expected success; look at the repository")

@@ -1,0 +1,42 @@
+"""Whether the code that made a model is the commit it names: changes that nothing else records."""
+
+import subprocess
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def uncommitted_changes(folder: Path, recorded: Collection[str], lock: Path) -> list[str] | None:
+    """Files that differ from the commit, but for those that a version keeps with itself.
+
+    A run of the pipeline writes `dvc.lock`, metrics and plots, which are tracked: they are no changes of the
+    code, and `dvc.lock` says which they are.
+
+    Args:
+        folder: Of the tree.
+        recorded: Names of files that are kept as evidence, such as params.yaml.
+        lock: dvc.lock.
+
+    Returns:
+        Paths, or None outside of git.
+    """
+    command = ["git", "status", "--porcelain", "-z", "--no-renames"]
+    try:
+        told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    results = {lock.name, *recorded, *outputs_of(lock.read_text())}
+    return sorted(path for line in told.split("\0") if (path := line[3:]) and path not in results)
+
+
+def outputs_of(lock: str) -> dict[str, str]:
+    """Sum of each output that a dvc.lock names, by its path."""
+    outs = [out for stage in _stages(lock).values() for out in stage.get("outs", [])]
+    return {out["path"]: out.get("md5", "") for out in outs}
+
+
+def _stages(lock: str) -> dict[str, Any]:
+    content = yaml.safe_load(lock)
+    return (content.get("stages") or {}) if isinstance(content, dict) else {}
