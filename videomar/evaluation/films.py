@@ -34,6 +34,8 @@ class Film:
     """Number of the last frame."""
     given: float
     """Share of the frames that the model was given."""
+    aspect: float
+    """Width over height of a frame."""
     psnr_db: float | None
 
 
@@ -161,4 +163,12 @@ def _card(rank: str, score: float, kinds: ClipKinds, plan: ReelPlan) -> Card:
 
 def _film(kind: str, frames: NDArray[np.uint8], truth: NDArray[np.uint8], start: int) -> Film:
     quality = None if kind == "truth" else psnr_db(frames[start:], truth[start:])
-    return Film(LABELS[kind], kind, film_strip(frames), max(1, len(frames) - 1), start / len(frames), quality)
+    return Film(
+        LABELS[kind],
+        kind,
+        film_strip(frames),
+        last=max(1, len(frames) - 1),
+        given=start / len(frames),
+        aspect=frames.shape[2] / frames.shape[1],
+        psnr_db=quality,
+    )

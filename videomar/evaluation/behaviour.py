@@ -1,0 +1,101 @@
+"""What is asked of an autoregressive model beyond likeness: does it move, does it vary, does it listen?
+
+Pure functions of clips. Axes: F frames, H W rows and columns in pixels; B batch, C channels, T latent frames.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations, product
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, cat
+
+from videomar.errors import DataError
+from videomar.evaluation.backbone import Backbone
+from videomar.evaluation.fidelity import check_alike, feature_distance_by_frame
+from videomar.evaluation.motion import motion_by_frame
+
+_LEAST_MOTION = 0.1
+"""Percent of the shorter side a frame: 0.03 px at 32 px, below which flow finds nothing."""
+
+
+def motion_retained_by_frame(clip: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Motion of the clip over that of the truth, by frame, (F - 1,); 1 = as much, 0 = frozen.
+
+    NaN at steps where the truth itself stands still: nothing is to be retained there.
+    """
+    check_alike("motion retained", clip, truth)
+    own, true = motion_by_frame(clip), motion_by_frame(truth)
+    return np.divide(own, true, out=np.full_like(own, np.nan), where=true >= _LEAST_MOTION)
+
+
+def diversity(clips_of_seeds: Sequence[NDArray[np.uint8]], backbone: Backbone, first_frame: int) -> float:
+    """Mean distance between clips of one picture and prompt with different seeds, over pairs; 0 = the same.
+
+    The distance is that of features by frame, mean over the generated frames.
+    """
+    if len(clips_of_seeds) < 2:
+        raise DataError(f"diversity: got {len(clips_of_seeds)} clips, expected two seeds or more")
+    pairs = combinations(clips_of_seeds, 2)
+    return float(np.mean([_distance(left, right, backbone, first_frame) for left, right in pairs]))
+
+
+def text_effect(
+    of_prompt: Sequence[NDArray[np.uint8]],
+    of_other_prompt: Sequence[NDArray[np.uint8]],
+    backbone: Backbone,
+    first_frame: int,
+) -> float:
+    """How much more another prompt changes a clip than another seed does; 0 or less = text is not heard.
+
+    Mean distance between clips of two prompts with one picture, less the mean distance between seeds of one
+    prompt (`diversity`). Prompts are compared across seeds, so that a shared seed does not make them alike.
+
+    Args:
+        of_prompt: Clips of one prompt, in the order of their seeds; at least two.
+        of_other_prompt: Clips of another prompt with the same picture and the same seeds.
+        backbone: Of the features.
+        first_frame: The first generated frame.
+    """
+    if len(of_prompt) != len(of_other_prompt) or len(of_prompt) < 2:
+        raise DataError(
+            f"text effect: got {len(of_prompt)} and {len(of_other_prompt)} clips, "
+            "expected the same two seeds or more of both prompts"
+        )
+    seeds = range(len(of_prompt))
+    across = [
+        _distance(of_prompt[i], of_other_prompt[j], backbone, first_frame)
+        for i, j in product(seeds, seeds)
+        if i != j
+    ]
+    within = [diversity(clips, backbone, first_frame) for clips in (of_prompt, of_other_prompt)]
+    return float(np.mean(across) - np.mean(within))
+
+
+def extrapolate_latents(context: Tensor, num_frames: int) -> Tensor:
+    """The context continued in a straight line, last + k (last - before): (C, T, H, W) to as many frames.
+
+    The baseline of constant change. One context frame has no direction and is repeated. Works on any number
+    of axes before C too.
+
+    Args:
+        context: Latents given, T at least 1.
+        num_frames: Latent frames of the result, context included.
+    """
+    given = context.shape[-3]
+    if not 1 <= given <= num_frames:
+        raise DataError(
+            f"extrapolation: got {given} context frames for {num_frames}, expected 1 to {num_frames}"
+        )
+    last = context.narrow(-3, given - 1, 1)
+    step = last - context.narrow(-3, max(0, given - 2), 1)
+    steps = [last + k * step for k in range(1, num_frames - given + 1)]
+    return cat([context, *steps], dim=-3)
+
+
+def _distance(
+    left: NDArray[np.uint8], right: NDArray[np.uint8], backbone: Backbone, first_frame: int
+) -> float:
+    if not 0 <= first_frame < len(left):
+        raise DataError(f"clips: got first frame {first_frame} of {len(left)}, expected a generated frame")
+    return float(feature_distance_by_frame(left, right, backbone)[first_frame:].mean())

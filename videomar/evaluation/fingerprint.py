@@ -1,0 +1,190 @@
+"""What a table of scores depends on, so that unlike tables are never compared by mistake.
+
+A score moves with the code and the weights that made it, with the size and number of what it was asked of,
+with the seeds, the device and the versions of libraries. Two tables are compared only where all that can move
+a score is the same; what only says where a table came from (host, time, threads) may differ and is shown.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videomar.errors import DataError
+
+_LIBRARIES = ("torch", "numpy", "scipy", "opencv-python-headless", "torchmetrics", "transformers")
+# These make no score: the report and its drawings, the gate, words about metrics, this file.
+_NOT_SCORING = (
+    "catalogue",
+    "charts",
+    "contents",
+    "films",
+    "fingerprint",
+    "gate",
+    "report",
+    "sheet",
+    "tables",
+)
+INFORMATIVE = ("processor", "threads")
+"""Keys that may differ: they move a score by rounding at most, as two runs on one machine do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """All that a table of scores depends on."""
+
+    code: str
+    """sha256 of the sources that make scores, without comments and docstrings."""
+    weights: Mapping[str, str]
+    """sha256 by extractor or backbone."""
+    clips: str
+    """sha256 of what was judged: ids of clips, prompts and truths, in order."""
+    split: str
+    """The part of the data that it was asked of."""
+    num_clips: int
+    num_frames: int
+    context_frames: tuple[int, ...]
+    """Frames given, one entry for each kind of task."""
+    size_px: tuple[int, int]
+    """Height and width."""
+    fps: float
+    seeds: tuple[int, ...]
+    device: str
+    """cpu, or the name of the accelerator."""
+    libraries: Mapping[str, str]
+    processor: str
+    threads: int
+
+    def to_json(self) -> str:
+        """The fingerprint as text that `from_json` reads."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    @property
+    def comparable_sha256(self) -> str:
+        """One hash of all keys that must be equal: equal hashes mean that tables may be compared."""
+        kept = {key: value for key, value in asdict(self).items() if key not in INFORMATIVE}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def from_json(text: str) -> Fingerprint:
+    """The fingerprint that `to_json` wrote.
+
+    Raises:
+        DataError: the text is none, or of a version with other keys.
+    """
+    try:
+        values: dict[str, Any] = json.loads(text)
+        named: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return Fingerprint(**named)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"fingerprint: got {error}, expected the keys {[field.name for field in fields(Fingerprint)]}; "
+            "evaluate again"
+        ) from None
+
+
+def differences(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[Any, Any]]:
+    """What differs, informative keys too: key, or `key.part` of a mapping, to both values."""
+    left, right = _flat(asdict(a)), _flat(asdict(b))
+    keys = [*left, *(key for key in right if key not in left)]
+    return {key: (left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)}
+
+
+def compare(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[Any, Any]]:
+    """Refuse two tables that may not be compared; returns what differs and may.
+
+    Raises:
+        DataError: naming each key that differs and must not, with both values.
+    """
+    unlike = differences(a, b)
+    against = {key: pair for key, pair in unlike.items() if key.split(".")[0] not in INFORMATIVE}
+    if against:
+        told = "; ".join(
+            f"{key} {_short(one)} against {_short(other)}" for key, (one, other) in against.items()
+        )
+        raise DataError(
+            f"comparison: got {told}, expected equal fingerprints; evaluate both in one environment"
+        )
+    return unlike
+
+
+def code_sha256(folder: Path | None = None) -> str:
+    """Hash of the sources of this folder that make scores; comments and docstrings do not count."""
+    folder = folder or Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        if path.stem not in _NOT_SCORING:
+            digest.update(path.name.encode() + _code_of(path.read_text()).encode())
+    return digest.hexdigest()
+
+
+def clips_sha256(rows: Sequence[tuple[str, str, bytes]]) -> str:
+    """Hash of what is judged: id, prompt and the truth's bytes of each clip, in their order."""
+    digest = hashlib.sha256()
+    for clip_id, prompt, truth in rows:
+        for part in (clip_id.encode(), prompt.encode(), truth):
+            digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def environment(device: torch.device | str) -> dict[str, Any]:
+    """The fields of a fingerprint that are this process's own: all but weights, clips and seeds."""
+    device = torch.device(device)
+    on_gpu = device.type == "cuda"
+    return {
+        "code": code_sha256(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _code_of(source: str) -> str:
+    """The program without comments, blank lines and docstrings: what it does, not what it says."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]  # type: ignore[attr-defined]
+    return ast.unparse(tree)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{part}": of_part for part, of_part in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    """A value for one line: hashes by their first digits."""
+    text = "none" if value is None else str(value)
+    return text[:12] if len(text) == 64 else text
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,128 @@
+"""Fréchet distance between two sets of features, with what is needed to know whether it may be believed.
+
+Axes: N M clips of the two sets, D features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+from videomar.errors import DataError
+
+_RESAMPLES = 199
+_LEAST_CLIPS = 100
+_CLIPS_PER_FEATURE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class FrechetScore:
+    """A Fréchet distance with its counts and its uncertainty."""
+
+    extractor: str
+    """What made the features: distances of different extractors are not comparable."""
+    value: float
+    low: float
+    """Interval of the distance that infinitely many clips would have: it may lie below `value`."""
+    high: float
+    n_real: int
+    n_generated: int
+    num_features: int
+
+    @property
+    def clips_needed(self) -> int:
+        """Clips of each set from which on distances may be ranked."""
+        return max(_LEAST_CLIPS, _CLIPS_PER_FEATURE * self.num_features)
+
+    @property
+    def too_few_to_rank(self) -> bool:
+        """Whether a covariance of that many features has too few clips to mean anything."""
+        return min(self.n_real, self.n_generated) < self.clips_needed
+
+    def __str__(self) -> str:
+        counts = f"{self.n_real} real and {self.n_generated} generated clips"
+        text = f"{self.value:.4g} (interval {self.low:.4g} to {self.high:.4g}, {counts}, {self.extractor})"
+        if not self.too_few_to_rank:
+            return text
+        rule = f"{self.num_features} features ask for {self.clips_needed} clips of each"
+        return f"{text}: too few to rank, {rule}"
+
+
+def frechet_distance(real: NDArray[np.float64], generated: NDArray[np.float64]) -> float:
+    """Squared Fréchet distance of the Gaussians with the moments of (N, D) and (M, D), float64.
+
+    |m - m'|^2 + tr S + tr S' - 2 tr (S S')^(1/2). The last trace is the sum of the singular values of X Y^T
+    where X^T X = S and Y^T Y = S': exact for singular covariances too, where a matrix root is not, and for
+    few clips of many features no D x D matrix is made.
+
+    Source: Dowson and Landau 1982; as FVD in Unterthiner et al. (arXiv 1812.01717).
+    """
+    _check(real, generated)
+    sides = []
+    for features in (real, generated):
+        values = np.asarray(features, np.float64)
+        centred = (values - values.mean(axis=0)) / np.sqrt(len(values) - 1)
+        # R^T R = X^T X, and the singular values of R R'^T are those of X X'^T.
+        sides.append(
+            (
+                values.mean(axis=0),
+                np.asarray(np.linalg.qr(centred, mode="r")),
+                float(np.square(centred).sum()),
+            )
+        )
+    (mean, root, trace), (other_mean, other_root, other_trace) = sides
+    shared = float(np.linalg.svd(root @ other_root.T, compute_uv=False).sum())
+    distance = float(np.square(mean - other_mean).sum()) + trace + other_trace - 2 * shared
+    return max(0.0, distance)
+
+
+def frechet_score(
+    real: NDArray[np.float64], generated: NDArray[np.float64], extractor: str, seed: int, paired: bool
+) -> FrechetScore:
+    """The distance, its 95 % bootstrap interval over clips, and its counts: of the clips there are, no more.
+
+    The distance of few clips is too large, and that of resampled clips larger still by about as much: the
+    interval is the basic one (2 x value - quantile), which takes that much off, not below 0.
+
+    Args:
+        real: Features of real clips, (N, D).
+        generated: Features of generated clips, (M, D).
+        extractor: Its name.
+        seed: Of the resampling.
+        paired: Whether row i of both is the same clip, real and as generated: then they are drawn together.
+    """
+    value = frechet_distance(real, generated)
+    if paired and len(real) != len(generated):
+        raise DataError(
+            f"frechet distance: got {len(real)} real and {len(generated)} generated clips, expected pairs"
+        )
+
+    def of_rows(rows: NDArray[np.int64], others: NDArray[np.int64]) -> float:
+        return frechet_distance(real[rows.astype(int)], generated[others.astype(int)])
+
+    result = bootstrap(
+        (np.arange(len(real)), np.arange(len(generated))),
+        of_rows,
+        n_resamples=_RESAMPLES,
+        vectorized=False,
+        paired=paired,
+        method="basic",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = (max(0.0, float(end)) for end in result.confidence_interval)
+    return FrechetScore(extractor, value, low, high, len(real), len(generated), real.shape[1])
+
+
+def _check(real: NDArray[np.float64], generated: NDArray[np.float64]) -> None:
+    shapes: Sequence[tuple[int, ...]] = (real.shape, generated.shape)
+    if any(len(shape) != 2 or shape[0] < 2 for shape in shapes) or real.shape[1] != generated.shape[1]:
+        raise DataError(
+            f"frechet distance: got features {shapes[0]} and {shapes[1]}, "
+            "expected (clips, features) of two clips or more and of one extractor"
+        )
+    if not (np.isfinite(real).all() and np.isfinite(generated).all()):
+        raise DataError(
+            "frechet distance: got features that are not finite; look at the clips they came from"
+        )

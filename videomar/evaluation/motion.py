@@ -1,0 +1,178 @@
+"""How clips move, by optical flow without weights: how much, how smoothly, and what flickers in place.
+
+VBench measures the same with RAFT and AMT; these are stand-ins by OpenCV's DIS flow and carry other names in
+the report. Small frames are doubled first: without, half a pixel of motion is missed; at four times the size
+noise is taken for motion. Magnitudes are in pixels of the clip's own size.
+
+Axes: F frames, H W rows and columns in pixels.
+"""
+
+from functools import lru_cache
+from itertools import pairwise
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from videomar.errors import DataError
+
+_SMALL_PX = 128
+_FASTEST_SHARE = 0.05
+_VBENCH_FPS = 8.0
+_VBENCH_SIDE_PX = 256.0
+_MOVING_PX = 6.0
+"""VBench: a pair of frames moves if its fastest 5 % do so by more than this, at 256 px and 8 frames/s."""
+# Found on drawn clips with known motion and noise, on plain and textured ground.
+_MOTION_RATIO = 0.7
+_FLICKER_RATIO = 0.3
+_SEEN = 5.0
+"""Grey levels: a change below is not seen as motion."""
+_WINDOW = 9
+_STILL_PX = 0.5
+_STILL_BLUR = 2.0
+_MIN_STILL_SHARE = 0.05
+
+
+def motion_by_frame(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """How far the fastest 5 % of each frame move to the next, (F - 1,), percent of the shorter side."""
+    return 100 * _speeds(clip) / min(clip.shape[1:3])
+
+
+def motion_amount(clip: NDArray[np.uint8]) -> float:
+    """How far the fastest 5 % move from frame to frame, mean over a clip, percent of the shorter side."""
+    return float(motion_by_frame(clip).mean())
+
+
+def dynamic_degree(clip: NDArray[np.uint8], fps: float) -> float:
+    """1 if the clip moves as VBench means it, else 0; the mean over clips is the share that moves.
+
+    Source: VBench, dynamic_degree.py: about 8 frames/s are looked at; a quarter of them must move by more
+    than 6 px at 256 px, a limit that shrinks with the shorter side and grows for clips below 8 frames/s.
+    Differs: DIS flow in place of RAFT, and at least one pair must move, whatever the clip's length.
+    """
+    looked_at = clip[:: max(1, round(fps / _VBENCH_FPS))]
+    limit = max(1.0, _VBENCH_FPS / fps) * _MOVING_PX * min(clip.shape[1:3]) / _VBENCH_SIDE_PX
+    needed = max(1, round(len(looked_at) / 4))
+    return float((_speeds(looked_at) > limit).sum() >= needed)
+
+
+def motion_smoothness(clip: NDArray[np.uint8]) -> float:
+    """How well each second frame follows from its two neighbours, 0 to 1; 1 = exactly, also if nothing moves.
+
+    Source: VBench, motion_smoothness.py: each second frame is left out, interpolated, and compared with the
+    real one: (255 - mean absolute difference) / 255. Differs: the two neighbours are moved half-way along DIS
+    flow and averaged, in place of the AMT network.
+    """
+    greys = _greys(_checked(clip, 3))
+    differences = []
+    for middle in range(1, len(clip) - 1, 2):
+        before, after = greys[middle - 1], greys[middle + 1]
+        halves = [
+            _half_way(clip[middle - 1], _flow(before, after)),
+            _half_way(clip[middle + 1], _flow(after, before)),
+        ]
+        guess = (halves[0] + halves[1]) / 2
+        differences.append(float(np.abs(guess - clip[middle].astype(np.float32)).mean()))
+    return 1 - float(np.mean(differences)) / 255
+
+
+def flicker(clip: NDArray[np.uint8]) -> float:
+    """Mean absolute difference of neighbouring frames where nothing moves, in grey levels of 255; 0 = none.
+
+    NaN where less than 5 % of a clip stands still: then flicker cannot be told from motion. Noise of
+    deviation d that is new in every frame reads as 1.13 d.
+
+    Source: VBench, temporal_flickering.py, whose score is 1 - ours / 255, on clips that its filter found to
+    be static. Ours is asked of the places that stand still, so that it can be asked of any clip.
+    """
+    blurred = [
+        np.asarray(cv2.GaussianBlur(grey, (0, 0), _STILL_BLUR), np.uint8)
+        for grey in _greys(_checked(clip, 2))
+    ]
+    limit = _STILL_PX * min(blurred[0].shape) / _VBENCH_SIDE_PX
+    total, places, size = 0.0, 0, 0
+    for index, (before, after) in enumerate(pairwise(blurred)):
+        sides = [_explained(*pair, _FLICKER_RATIO) for pair in ((before, after), (after, before))]
+        moving = np.any([explained & (speed > limit) for speed, explained in sides], axis=0).astype(np.uint8)
+        # What a moving edge uncovers is no flicker either.
+        near = cv2.dilate(moving, np.ones((_WINDOW, _WINDOW), np.uint8))
+        still = cv2.resize(near * 255, clip.shape[2:0:-1], interpolation=cv2.INTER_AREA) == 0
+        change = np.abs(clip[index + 1].astype(np.float32) - clip[index]).mean(axis=-1)
+        total, places, size = total + float(change[still].sum()), places + int(still.sum()), size + still.size
+    return total / places if places >= _MIN_STILL_SHARE * size else float("nan")
+
+
+def _explained(
+    before: NDArray[np.uint8], after: NDArray[np.uint8], ratio: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Speed (H, W) of each place, pixels, and whether flow explains its change.
+
+    It does where `after`, looked up along the flow, differs from `before` by less than `ratio` of what it
+    differs in place. Flow alone would not do: noise has a flow of its own, and on plain ground flow is what
+    its surroundings say; neither makes the two frames much more alike.
+    """
+    flow = _flow(before, after)
+    rows, columns = np.mgrid[: before.shape[0], : before.shape[1]].astype(np.float32)
+    back = _looked_up(after, columns + flow[..., 0], rows + flow[..., 1])
+    along = cv2.blur(np.abs(back - before), (_WINDOW, _WINDOW))
+    in_place = cv2.blur(np.abs(after.astype(np.float32) - before), (_WINDOW, _WINDOW))
+    return np.linalg.norm(flow, axis=-1), np.asarray((in_place > _SEEN) & (along < ratio * in_place))
+
+
+def _checked(clip: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
+    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or len(clip) < least:
+        raise DataError(
+            f"motion: got {clip.dtype} {clip.shape}, expected uint8 (F, H, W, 3) of {least} frames or more"
+        )
+    return clip
+
+
+def _greys(clip: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Luma of each frame, twice as large where the shorter side is below 128 px."""
+    greys = [np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in clip]
+    if min(clip.shape[1:3]) >= _SMALL_PX:
+        return greys
+    size = (2 * clip.shape[2], 2 * clip.shape[1])
+    return [np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_LINEAR), np.uint8) for grey in greys]
+
+
+def _speeds(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Mean explained flow of the fastest 5 % of each pair of neighbours, (F - 1,), pixels of the clip."""
+    return np.array(_speeds_of(_checked(clip, 2).tobytes(), clip.shape))
+
+
+@lru_cache(maxsize=8)  # Several metrics ask for the same clip's motion, and flow is most of their cost.
+def _speeds_of(content: bytes, shape: tuple[int, ...]) -> tuple[float, ...]:
+    greys, speeds = _greys(np.frombuffer(content, np.uint8).reshape(shape)), []
+    scale = shape[1] / greys[0].shape[0]
+    for before, after in pairwise(greys):
+        speed, explained = _explained(before, after, _MOTION_RATIO)
+        ordered = np.sort(np.where(explained, speed, 0), axis=None)
+        fastest = ordered[-max(1, int(ordered.size * _FASTEST_SHARE)) :]
+        speeds.append(float(fastest.mean()) * scale)
+    return tuple(speeds)
+
+
+def _flow(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Where each pixel of `before` lies in `after`: (H, W, 2), across and down, pixels."""
+    if np.array_equal(before, after):
+        return np.zeros((*before.shape, 2), np.float32)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return np.asarray(flow.calc(before, after, None), np.float32)  # type: ignore[call-overload]
+
+
+def _half_way(frame: NDArray[np.uint8], flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H, W, 3) moved half-way along a flow, which may be of an enlarged frame."""
+    height, width = frame.shape[:2]
+    half = cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) * (height / flow.shape[0] / 2)
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    return _looked_up(frame, columns - half[..., 0], rows - half[..., 1])
+
+
+def _looked_up(
+    frame: NDArray[np.uint8], columns: NDArray[np.float32], rows: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The frame's values at places between its pixels; beyond its edges, those of the edge."""
+    values = frame.astype(np.float32)
+    found = cv2.remap(values, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(found, np.float32)

@@ -1,0 +1,118 @@
+"""VBench-I2V's own scores from its nine dimensions: normalisation, weights, quality, I2V and total.
+
+Only the benchmark's own dimensions belong here, measured with its own networks: the ranges below were found
+for those, so our stand-ins (EffNet-Lite0, optical flow) would give a number that looks comparable and is not.
+
+Source: VBench, scripts/constant.py (TASK_INFO_I2V, NORMALIZE_DIC_I2V, DIM_WEIGHT_I2V) and
+scripts/cal_i2v_final_score.py. Differs: that script counts a missing dimension as 0 without a word.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from videomar.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One dimension: its place in the benchmark's result files, its range and its weight."""
+
+    key: str
+    part: Literal["quality", "i2v"]
+    weight: float
+    lowest: float
+    """What becomes 0."""
+    highest: float
+    """What becomes 1; more is more than 1, as in the benchmark."""
+
+    def normalised(self, value: float) -> float:
+        """The value on the scale that the weights are for."""
+        return (value - self.lowest) / (self.highest - self.lowest)
+
+
+DIMENSIONS = (
+    Dimension("camera_motion", "i2v", 0.1, 0.0, 1.0),
+    Dimension("i2v_subject", "i2v", 1.0, 0.1462, 1.0),
+    Dimension("i2v_background", "i2v", 1.0, 0.2615, 1.0),
+    Dimension("subject_consistency", "quality", 1.0, 0.1462, 1.0),
+    Dimension("background_consistency", "quality", 1.0, 0.2615, 1.0),
+    Dimension("motion_smoothness", "quality", 1.0, 0.706, 0.9975),
+    Dimension("dynamic_degree", "quality", 0.5, 0.0, 1.0),
+    Dimension("aesthetic_quality", "quality", 1.0, 0.0, 1.0),
+    Dimension("imaging_quality", "quality", 1.0, 0.0, 1.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PartScore:
+    """A weighted mean, and what it would be with what is missing at its worst and at its best."""
+
+    value: float | None
+    """Over the dimensions that are there; None if there is none. Partial ones rank nothing."""
+    low: float
+    """A missing dimension at the bottom of its range."""
+    high: float
+    """A missing dimension at 1, the most there is."""
+    missing: tuple[str, ...]
+
+    @property
+    def partial(self) -> bool:
+        """Whether a dimension is missing."""
+        return bool(self.missing)
+
+    def __str__(self) -> str:
+        if not self.missing:
+            return f"{100 * self.low:.1f}"
+        between = f"between {100 * self.low:.1f} and {100 * self.high:.1f}"
+        return f"partial, {between} (missing: {', '.join(self.missing)})"
+
+
+@dataclass(frozen=True, slots=True)
+class VBenchScores:
+    """The three scores of a leaderboard's row, 0 to 1."""
+
+    quality: PartScore
+    i2v: PartScore
+    total: PartScore
+
+
+def aggregate(values: Mapping[str, float]) -> VBenchScores:
+    """The benchmark's scores from its dimensions, each 0 to 1; absent ones and NaN make a score partial.
+
+    Raises:
+        DataError: a name that is not the benchmark's, or a value outside 0 to 1.
+    """
+    known = {dimension.key for dimension in DIMENSIONS}
+    for key, value in values.items():
+        if key not in known:
+            raise DataError(
+                f"vbench: got {key!r}, expected one of {sorted(known)}; stand-ins do not aggregate"
+            )
+        if not (math.isnan(value) or 0 <= value <= 1):
+            raise DataError(f"vbench: {key}: got {value}, expected 0 to 1; divide percents by 100")
+    there = {key: value for key, value in values.items() if not math.isnan(value)}
+    quality = _part([dimension for dimension in DIMENSIONS if dimension.part == "quality"], there)
+    i2v = _part([dimension for dimension in DIMENSIONS if dimension.part == "i2v"], there)
+    total = PartScore(
+        None if quality.value is None or i2v.value is None else (quality.value + i2v.value) / 2,
+        (quality.low + i2v.low) / 2,
+        (quality.high + i2v.high) / 2,
+        quality.missing + i2v.missing,
+    )
+    return VBenchScores(quality, i2v, total)
+
+
+def _part(dimensions: Sequence[Dimension], values: Mapping[str, float]) -> PartScore:
+    there = [dimension for dimension in dimensions if dimension.key in values]
+    missing = [dimension for dimension in dimensions if dimension.key not in values]
+    weight = sum(dimension.weight for dimension in dimensions)
+    known = sum(dimension.weight * dimension.normalised(values[dimension.key]) for dimension in there)
+    best = sum(dimension.weight * dimension.normalised(1.0) for dimension in missing)
+    return PartScore(
+        known / sum(dimension.weight for dimension in there) if there else None,
+        known / weight,
+        (known + best) / weight,
+        tuple(dimension.key for dimension in missing),
+    )
