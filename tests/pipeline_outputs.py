@@ -15,10 +15,13 @@ from PIL import Image
 from tests.conftest import small_params
 from videomar import checkpoint
 from videomar.checkpoint import ModelShape
-from videomar.data.ledger import LEDGER_SCHEMA
+from videomar.data.latents import write_shards
+from videomar.data.ledger import LEDGER_SCHEMA, read_ledger
 from videomar.data.ledger import write_ledger as write_ledger_rows
+from videomar.data.shard import SCHEMA
 from videomar.evaluation.metrics import evaluate_clips, repeat_last
-from videomar.training.loop import untrained
+from videomar.tracking.lineage import sha256_of
+from videomar.training.state import untrained
 
 FRAMES, SIZE_PX = 9, 8
 EVIL = "<script>alert(1)</script>&\"'"
@@ -68,8 +71,24 @@ def write_outputs(root: Path) -> None:
     tensors = {"model": weights, "ema": weights, "optimizer": weights}
     checkpoint.save(root / "checkpoints/videomar", 30, shape, tensors, {})
     (root / "checkpoints/tokenizer/tokenizer.json").write_text("{}")
+    _write_data(root)
     (root / "dvc.lock").write_text("schema: '2.0'\n")
     shutil.copy(REPOSITORY / "params.yaml", root)
+
+
+def _write_data(root: Path) -> None:
+    """The raw file of the ledger's one kept clip, and its latent."""
+    raw = root / "data/raw/simulated/a.mp4"
+    raw.parent.mkdir(parents=True)
+    raw.write_bytes(b"bytes of a video")
+    ledger = read_ledger(root / "data/ledger.parquet")
+    ledger.loc[ledger["video"] == "simulated/a.mp4", "video_sha256"] = sha256_of(raw)
+    write_ledger_rows(root / "data/ledger.parquet", ledger)
+    row: dict[str, object] = dict.fromkeys(SCHEMA.names)
+    row |= {"clip_id": "1", "key": "k1", "text_key": "t1", "shape": [1, 1, 1, 1], "dtype": "float16"}
+    row |= {"latents": b"12", "text": b"34", "text_shape": [1, 1], "caption": EVIL, "group": "simulated"}
+    row |= {"split": "train", "fps": 8.0, "motion": 1.0}
+    write_shards(root / "data/latents", [row], 8, {"tokenizer": "f" * 64})
 
 
 def write_ledger(path: Path) -> None:
