@@ -7,10 +7,12 @@ import pandas
 import pytest
 
 from tests.data.conftest import run_ffmpeg
-from videomar.data.ledger import Candidate, write_ledger
+from videomar.data.ledger import Candidate, read_ledger, write_ledger
 from videomar.errors import CheckpointError, DataError
 from videomar.tokenizer.loading import load_tokenizer
 from videomar.training.tokenizer import train_from_ledger
+
+SHAPE = {"clip_width_px": 32, "clip_height_px": 32, "num_frames": 17}
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,8 @@ def root(tmp_path_factory):
     (root / "raw").mkdir()
     run_ffmpeg(root / "raw", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=8:duration=6", "a.mp4")
     rows = [
-        asdict(Candidate(video="a.mp4", clip_id=split, group="real", start_s=start_s)) | {"split": split}
+        asdict(Candidate(video="a.mp4", clip_id=split, group="real", start_s=start_s, **SHAPE))
+        | {"split": split}
         for split, start_s in (("train", 0.0), ("test", 3.0))
     ]
     write_ledger(root / "ledger.parquet", pandas.DataFrame(rows).assign(kept=True, cluster=None))
@@ -58,7 +61,9 @@ def test_ready_tokenizer_that_is_not_there_is_refused(root, params):
 
 
 @pytest.mark.parametrize("kind", ["cosmos16"])
-def test_clips_that_a_ready_tokenizer_cannot_take_are_refused(kind, folders, root, params):
-    params = dataclasses.replace(params, ingest=dataclasses.replace(params.ingest, num_frames=13))
+def test_clips_that_a_ready_tokenizer_cannot_take_are_refused(kind, folders, root, params, tmp_path):
+    ledger = read_ledger(root / "ledger.parquet").assign(num_frames=13)
+    (tmp_path / "raw").symlink_to(root / "raw")
+    write_ledger(tmp_path / "ledger.parquet", ledger)
     with pytest.raises(DataError, match="got 13 frames, expected 1 . a multiple of the time stride 8"):
-        prepared(root, params, pretrained=str(folders[kind]))
+        prepared(tmp_path, params, pretrained=str(folders[kind]))
