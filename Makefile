@@ -1,5 +1,7 @@
 # make run [CLIPS=DIR]   raw clips to a promoted model and reports/index.html
 # make curate CLIPS=DIR  only up to the ledger: what would be kept, and why not
+# make up                MLflow, Prefect and the scheduled flows in the background; prints their addresses
+# make down              ends exactly those
 # make test              the test suite
 # make lint              ruff, mypy and the architecture
 # make remote [TO=DIR]   a folder as the default DVC remote, for `dvc push` and `dvc pull`
@@ -13,7 +15,7 @@ TO ?= .local/dvc-remote
 export OMP_NUM_THREADS ?= 1
 export DVC_NO_ANALYTICS := true
 
-.PHONY: setup run curate test lint remote lock readme proofs
+.PHONY: setup run curate up down test lint remote lock readme proofs
 
 setup: .venv/.ready
 
@@ -34,6 +36,12 @@ curate: setup
 	@$(if $(CLIPS),$(BIN)/videomar use-clips "$(CLIPS)")
 	@$(BIN)/dvc repro curate
 	@$(BIN)/videomar ledger show
+
+up: setup
+	@$(BIN)/python -m videomar.services up
+
+down:
+	@$(BIN)/python -m videomar.services down
 
 test: setup
 	@$(BIN)/python -m pytest

@@ -28,6 +28,9 @@ def main() -> None:
         print(f"champion: {describe_champion(released)}")
     except VideomarError as error:
         sys.exit(f"release: {' '.join(str(error).split())}")
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        sys.exit(f"release: {what}; mend the disk or the path and run again, nothing is half-released")
 
 
 if __name__ == "__main__":

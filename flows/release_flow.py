@@ -1,58 +1,13 @@
-"""Flow `release`: the steps of videomar/release.py as Prefect tasks, each with its state and another try."""
+"""Flow `release`: what the pipeline made goes before the gate."""
 
-from pathlib import Path
-from typing import Any
+from prefect import flow
 
-from tqdm import tqdm
-
-from videomar import release as steps
-from videomar.environment import prepare_prefect
-from videomar.errors import VideomarError
-
-prepare_prefect()
-
-from prefect import State, flow, task  # noqa: E402  (reads the environment when it is imported)
-
-
-def _may_retry(_task: object, _run: object, state: State[Any]) -> bool:
-    """Whether another try can help: not where the user has to mend something."""
-    return not isinstance(state.result(raise_on_failure=False), VideomarError)
-
-
-@task(name="register candidate", retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
-def register() -> str:
-    """Gives the number of the version."""
-    return steps.register()
-
-
-@task(retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
-def decide(number: str) -> str:
-    """Gives the gate's decision in words."""
-    return steps.decide(number)
-
-
-@task(name="move alias", retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
-def move_alias(number: str) -> None:
-    """The alias `champion` moves to the version, or stays."""
-    steps.move_alias(number)
-
-
-@task(name="write report", retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
-def report(number: str) -> Path:
-    """Gives the report's path."""
-    return steps.report(number)
+from flows.release_steps import release_steps
+from flows.turn import turn
 
 
 @flow(name="release")
 def release() -> str:
-    """Register, decide, promote, report; gives the number of the version."""
-    with tqdm(total=4, desc="releasing", unit="step", disable=None) as bar:
-        number = register()
-        bar.update()
-        bar.write(decide(number))
-        bar.update()
-        move_alias(number)
-        bar.update()
-        report(number)
-        bar.update()
-    return number
+    """Let the gate judge what the pipeline made, move the alias `champion` if it allows, write the report."""
+    with turn("release"):
+        return release_steps()

@@ -3,8 +3,12 @@
 One place for them all, so that `make`, `dvc repro` and a flow behave alike. What the user has set stays.
 """
 
+import contextlib
+import json
 import os
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 SETTINGS = {
     "DO_NOT_TRACK": "1",
@@ -26,17 +30,52 @@ SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+SERVICES = Path(".local/services.json")
+"""What `make up` started in this checkout; there is no such file while nothing is up."""
 _PREFECT_HOME = Path(".local/prefect")
+_PATIENCE_S = 3.0
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of our ports
 
 
 def apply_settings() -> None:
     """Put SETTINGS into this process's environment; to be called before those programs are imported."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    tracking = read_services().get("tracking_uri")
+    if tracking:
+        os.environ.setdefault("MLFLOW_TRACKING_URI", tracking)
 
 
 def prepare_prefect() -> None:
-    """The same, and a folder below the working one for Prefect's state, which it does not make by itself."""
+    """The same, a folder below the working one for Prefect's state, and the server of `make up` if up."""
     apply_settings()
-    home = Path(os.environ.setdefault("PREFECT_HOME", str(_PREFECT_HOME.resolve())))
+    os.environ["PREFECT_HOME"] = str(prefect_home())
+    api = read_services().get("prefect_api")
+    if api and "PREFECT_API_URL" not in os.environ and answers(f"{api}/health"):
+        os.environ["PREFECT_API_URL"] = api
+    password = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    if password:
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", password)
+
+
+def prefect_home() -> Path:
+    """Folder of Prefect's database: the user's PREFECT_HOME, else one below the working folder."""
+    home = Path(os.environ.get("PREFECT_HOME") or _PREFECT_HOME).resolve()
     home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def read_services() -> dict[str, Any]:
+    """What `make up` has noted down; empty where it did not."""
+    try:
+        found = json.loads(SERVICES.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def answers(url: str) -> bool:
+    """Whether a server says at this address that all is well."""
+    with contextlib.suppress(OSError, ValueError), _DIRECTLY.open(url, timeout=_PATIENCE_S) as reply:
+        return bool(reply.status == 200)
+    return False

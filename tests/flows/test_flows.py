@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.process import run_in_group
-from flows.refresh import run_stage, stage_names
+from flows.pipeline import run_stage, stage_names
+from flows.scripts import command_elsewhere
+from flows.serve import deployments
 from tests.pipeline_outputs import REPOSITORY, write_outputs
 from videomar.errors import VideomarError
+from videomar.process import run_in_group
 
 
 def lives(pid: int) -> bool:
@@ -49,6 +51,60 @@ def test_failed_stage_is_named(tmp_path: Path) -> None:
         run_stage.fn("nothing", tmp_path)
 
 
+def test_stage_over_its_time_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VideomarError, match="stage nothing: took over 0 h"):
+        run_stage.fn("nothing", tmp_path, hours=0)
+
+
+def test_group_over_its_time_is_ended(tmp_path: Path) -> None:
+    command = ["sh", "-c", "sleep 60 & echo $! > child; wait"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_in_group(command, tmp_path, limit_s=1.0)
+    assert not lives(int((tmp_path / "child").read_text()))
+
+
+def test_deployments_are_those_of_prefect_yaml() -> None:
+    made = {(entry.flow_name, entry.name): entry for entry in deployments(REPOSITORY / "prefect.yaml")}
+    assert {flow for flow, _ in made} == {"refresh", "release", "retrain", "sample_and_evaluate"}
+    (schedule,) = made["retrain", "nightly"].schedules
+    assert (schedule.schedule.cron, schedule.schedule.timezone, schedule.active) == (
+        "17 3 * * *",
+        "UTC",
+        True,
+    )
+
+
+@pytest.mark.parametrize("stage", ["encode", "sample", "evaluate"])
+def test_stage_elsewhere_writes_nothing_into_the_pipeline(tmp_path: Path, stage: str) -> None:
+    entry = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"][stage]
+    places = {"checkpoints/videomar": Path("a model")}
+    words = command_elsewhere(entry, places, tmp_path)
+    outs = [item for kind in ("outs", "plots", "metrics") for item in entry.get(kind, [])]
+    for path in (item if isinstance(item, str) else next(iter(item)) for item in outs):
+        assert path not in words
+        assert str(tmp_path / path) in words
+        assert (tmp_path / path).parent.is_dir()
+    assert ("a model" in words) == (stage == "sample")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("deployments: [{name: a, entrypoint: flows.nothing.here}]", "flows.nothing"),
+        ("deployments: [{name: a}]", "entrypoint"),
+        ("deployments: [{name: a, entrypoint: flows.refresh.refresh, schedules: [{corn: 1}]}]", "corn"),
+        ("deployments: [{name: a, entrypoint: flows.refresh.refresh, schedules: [{cron: x}]}]", "cron"),
+        ("name: a", "deployments"),
+        ("a: [", "flow node"),
+    ],
+)
+def test_mistake_in_prefect_yaml_is_one_line(tmp_path: Path, text: str, word: str) -> None:
+    (tmp_path / "prefect.yaml").write_text(text)
+    with pytest.raises(VideomarError, match=f"prefect.yaml: got .*{word}") as caught:
+        deployments(tmp_path / "prefect.yaml")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("code", [0, 3])
 def test_group_gives_the_exit_code_and_runs_in_the_folder(tmp_path: Path, code: int) -> None:
     assert run_in_group(["sh", "-c", f"touch here; exit {code}"], tmp_path) == code
@@ -61,7 +117,7 @@ def test_group_ends_with_the_process_that_started_it(tmp_path: Path, how: signal
     call = f"run_in_group({command}, Path({str(tmp_path)!r}))"
     # A shell's background job is born ignoring Ctrl-C, and so are its children.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{heed}; from pathlib import Path; from flows.process import run_in_group; {call}"
+    code = f"{heed}; from pathlib import Path; from videomar.process import run_in_group; {call}"
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     assert wait_until((tmp_path / "child").is_file)
     grandchild = int((tmp_path / "child").read_text())
@@ -101,5 +157,5 @@ def test_release_flow_runs_without_a_server_and_then_does_nothing(tmp_path: Path
     (tmp_path / "data/ledger.parquet").unlink()
     broken = run()
     assert broken.returncode == 1
-    assert broken.stderr.splitlines()[-1].startswith("release: data/ledger.parquet: no such file")
+    assert broken.stderr.splitlines()[-1].lower().startswith("release: data/ledger.parquet: no such file")
     assert "Traceback" not in broken.stderr

@@ -1,0 +1,56 @@
+"""What the Prefect pages show of a flow's run beside its state: tables, the gate's decision, links."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from videomar.environment import read_services
+from videomar.tracking.registry import Version, version_of
+from videomar.tracking.store import experiment_id, open_client
+
+
+def show_stages(
+    seconds: Mapping[str, float], before: Mapping[str, object], after: Mapping[str, object]
+) -> None:
+    """A table of stages: how long each took, and whether its entry in dvc.lock is another now.
+
+    Args:
+        seconds: Of each stage that was started; -1 where it did not come to its end.
+        before: Entries of dvc.lock before the run.
+        after: The same after it.
+    """
+    rows = []
+    for stage, taken in seconds.items():
+        done = "as before" if before.get(stage) == after.get(stage) else "new results"
+        ended = taken >= 0
+        rows.append(
+            {
+                "stage": stage,
+                "result": done if ended else "did not end",
+                "seconds": f"{taken:.1f}" if ended else "",
+            }
+        )
+    create_table_artifact(key="stages", table=rows, description="Stages of this run")
+
+
+def show_release(number: str, decision: str, champion: str, report: Path) -> None:
+    """The gate's decision, the champion, and where to read on."""
+    version = version_of(number)
+    lines = [f"# {version}", decision, f"**Champion:** {champion}", f"**Report:** `{report.resolve()}`"]
+    lines.append(f"**MLflow:** {mlflow_link(version)}")
+    create_markdown_artifact(key="release", markdown="\n\n".join(lines), description=str(version))
+
+
+def show_figures(version: Version, figures: Mapping[str, float], folder: Path) -> None:
+    """A table of a version's figures, and where its clips lie."""
+    rows = [{"figure": name, "value": value} for name, value in figures.items()]
+    create_table_artifact(key="evaluation", table=rows, description=f"{version}; files in {folder.resolve()}")
+
+
+def mlflow_link(version: Version) -> str:
+    """Address of the version's run in the pages of `make up`, or the run's number while they are down."""
+    address = read_services().get("services", {}).get("mlflow", {}).get("address")
+    if address is None:
+        return f"run `{version.run_id}` (`make up` starts its pages)"
+    return f"{address}/#/experiments/{experiment_id(open_client())}/runs/{version.run_id}"

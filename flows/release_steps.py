@@ -1,0 +1,60 @@
+"""The steps of videomar/release.py as Prefect tasks, each with its state and another try."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import State, task
+from tqdm import tqdm
+
+from flows.artifacts import show_release
+from flows.pictures import show_clips
+from videomar import release as steps
+from videomar.errors import VideomarError
+from videomar.promotion import describe_champion
+from videomar.tracking.registry import version_of
+
+
+def _may_retry(_task: object, _run: object, state: State[Any]) -> bool:
+    """Whether another try can help: not where the user has to mend something."""
+    return not isinstance(state.result(raise_on_failure=False), VideomarError)
+
+
+@task(name="register candidate", retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
+def register() -> str:
+    """Gives the number of the version."""
+    return steps.register()
+
+
+@task(retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
+def decide(number: str) -> str:
+    """Gives the gate's decision in words."""
+    return steps.decide(number)
+
+
+@task(name="move alias", retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
+def move_alias(number: str) -> None:
+    """The alias `champion` moves to the version, or stays."""
+    steps.move_alias(number)
+
+
+@task(name="write report", retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
+def report(number: str) -> Path:
+    """Gives the report's path."""
+    return steps.report(number)
+
+
+def release_steps() -> str:
+    """Register, decide, promote, report; gives the number of the version."""
+    with tqdm(total=4, desc="releasing", unit="step", disable=None) as bar:
+        number = register()
+        bar.update()
+        decision = decide(number)
+        bar.write(decision)
+        bar.update()
+        move_alias(number)
+        bar.update()
+        path = report(number)
+        bar.update()
+    show_release(number, decision, describe_champion(version_of(number)), path)
+    show_clips(Path("data/generated.parquet"))
+    return number

@@ -1,0 +1,60 @@
+"""Flow `retrain`: new clips, or anything else that changed, to a released model; else a reason why not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import State, flow, task
+from prefect.states import Completed
+
+from flows.pipeline import HOURS, run_stages
+from flows.release_steps import release_steps
+from flows.turn import turn
+from videomar.errors import VideomarError
+from videomar.process import run_in_group
+from videomar.release import LOCK
+from videomar.tracking.lineage import sha256_of
+from videomar.tracking.registry import find_released
+
+
+@task(name="take clips from {clips}", task_run_name="take clips from {clips}")
+def use_clips(clips: str) -> None:
+    """Let the pipeline start from another folder of videos."""
+    command = [sys.executable, "-m", "videomar.cli", "use-clips", "--", clips]
+    if run_in_group(command, Path().resolve()) != 0:
+        raise VideomarError(f"clips: got {clips}, expected a folder that holds videos; see the log")
+
+
+@task(name="look for changes", retries=2, retry_delay_seconds=10)
+def what_changed() -> str | None:
+    """What DVC says has changed, or that the release is missing; None where there is nothing to do."""
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise VideomarError(f"dvc status: ended with code {done.returncode}: {done.stderr.strip()[-300:]}")
+    stages: dict[str, Any] = json.loads(done.stdout)
+    if stages:
+        return f"changed: {', '.join(stages)}"
+    return None if find_released(sha256_of(LOCK)) is not None else "the last results are not released"
+
+
+@flow(name="retrain")
+def retrain(clips: str = "", force: bool = False, hours_per_stage: float = HOURS) -> State[Any]:
+    """Look whether clips, parameters or code changed; if so, bring the pipeline up to date and release.
+
+    Args:
+        clips: Another folder of videos (or s3://BUCKET/FOLDER) to start from; empty: as in params.yaml.
+        force: Go through the stages even where nothing changed.
+        hours_per_stage: A stage that takes longer is ended.
+    """
+    with turn("retrain"):
+        if clips:
+            use_clips(clips)
+        changed = what_changed()
+        if changed is None and not force:
+            return Completed(name="Skipped", message="nothing changed since the last release")
+        run_stages(Path().resolve(), hours_per_stage)
+        number = release_steps()
+        return Completed(message=f"version {number} released ({changed or 'by force'})")

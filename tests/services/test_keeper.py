@@ -1,0 +1,74 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from videomar.services import keeper as keeper_module
+from videomar.services.catalogue import Service
+from videomar.services.keeper import Keeper
+from videomar.services.processes import Identity, end_all, tree_of
+
+
+def tend_until(keeper: Keeper, fact: object, limit_s: float = 20.0) -> None:
+    end = time.monotonic() + limit_s
+    while not fact():  # type: ignore[operator]
+        assert time.monotonic() < end
+        keeper.tend()
+        time.sleep(0.02)
+
+
+def test_service_that_ends_at_once_is_started_ever_more_rarely(tmp_path: Path) -> None:
+    keeper = Keeper(Service(name="brief", command=("sh", "-c", "date +%s.%N")), tmp_path)
+    tend_until(keeper, lambda: keeper.deaths == 3)
+    first, second, third = (float(line) for line in (tmp_path / "brief.log").read_text().split())
+    assert 0.9 < second - first < third - second
+    assert third - second > 1.9
+
+
+def test_service_that_does_not_answer_is_replaced_with_all_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "_SILENT_S", 1.0)
+    silent = Service(name="silent", command=("sh", "-c", "sleep 60 & wait"), ready=tmp_path / "never")
+    keeper = Keeper(silent, tmp_path)
+    tend_until(keeper, lambda: len(keeper.processes) == 2)
+    before = keeper.processes
+    tend_until(keeper, lambda: keeper.processes and keeper.processes[0] != before[0])
+    assert [identity for identity in before if identity.process() is not None] == []
+    after = keeper.processes
+    keeper.end()
+    assert [identity for identity in after if identity.process() is not None] == []
+
+
+def test_long_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_module, "_LOG_BYTES", 3)
+    (tmp_path / "brief.log").write_text("old words")
+    keeper = Keeper(Service(name="brief", command=("echo", "new")), tmp_path)
+    tend_until(keeper, lambda: keeper.deaths == 1)
+    assert (tmp_path / "brief.log.1").read_text() == "old words"
+    assert (tmp_path / "brief.log").read_text() == "new\n"
+
+
+def test_number_that_another_process_has_by_now_is_left_alone() -> None:
+    (identity,) = tree_of(subprocess.Popen(["sleep", "60"]).pid)
+    end_all([Identity(identity.pid, identity.started - 100.0)])
+    assert identity.process() is not None
+    end_all([identity])
+    assert identity.process() is None
+
+
+def test_process_that_does_not_heed_is_ended_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videomar.services.processes._GRACE_S", 0.5)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{deaf}; time.sleep(60)"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "1\n"
+    (identity,) = tree_of(process.pid)
+    start = time.monotonic()
+    end_all([identity])
+    assert time.monotonic() - start > 0.4
+    assert identity.process() is None

@@ -1,0 +1,182 @@
+"""The real services in a checkout of their own. The order of these tests is that of a day with them."""
+
+import os
+import signal
+import socket
+import urllib.error
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from flows.retrain import what_changed
+from tests.services.checkout import Checkout, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    made = Checkout(tmp_path_factory.mktemp("checkout"))
+    try:
+        started = made.services("up")
+        assert started.returncode == 0, started.stderr
+        assert f"prefect: http://127.0.0.1:{made.ports[1]}" in started.stdout
+        yield made
+    finally:
+        made.services("down")
+
+
+def test_second_up_starts_nothing(checkout: Checkout) -> None:
+    before = checkout.noted()["supervisor"]
+    again = checkout.services("up")
+    assert again.returncode == 0
+    assert "up already" in again.stdout
+    assert checkout.noted()["supervisor"] == before
+
+
+def test_databases_lie_in_the_checkout(checkout: Checkout) -> None:
+    assert (checkout.folder / ".local/prefect/prefect.db").is_file()
+    assert (checkout.folder / ".local/mlflow.db").is_file()
+
+
+def test_every_port_is_on_loopback(checkout: Checkout) -> None:
+    listening = {
+        connection.laddr
+        for service in checkout.noted()["services"]
+        for identity in checkout.processes(service)
+        for connection in psutil.Process(identity.pid).net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {address.port for address in listening} >= set(checkout.ports)
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_pages_of_others_get_no_answer(checkout: Checkout) -> None:
+    api = f"http://127.0.0.1:{checkout.ports[1]}/api"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        checkout.ask(f"{api}/deployments/filter", {}, {"Origin": "http://evil.example"})
+    models = f"http://127.0.0.1:{checkout.ports[0]}/api/2.0/mlflow/registered-models/search"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        checkout.ask(models, headers={"Host": "evil.example"})
+
+
+def test_nightly_run_is_scheduled(checkout: Checkout) -> None:
+    deployment = checkout.prefect("/deployments/name/retrain/nightly")["id"]
+    wish = {
+        "deployments": {"id": {"any_": [deployment]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
+    assert wait_for(lambda: checkout.prefect("/flow_runs/filter", wish), "a scheduled run")
+
+
+def test_refresh_shows_what_was_done(checkout: Checkout) -> None:
+    run = checkout.start("refresh/by-hand")
+    assert checkout.end_state(run)["name"] == "Completed"
+    wish = {"artifacts": {"flow_run_id": {"any_": [run]}}}
+    (table,) = checkout.prefect("/artifacts/filter", wish)
+    assert table["key"] == "stages"
+    assert '"stage": "second", "result": "new results"' in table["data"]
+
+
+def test_retrain_skips_with_a_reason_only_once_the_results_are_released(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout.folder)
+    assert what_changed.fn() == "the last results are not released"
+    checkout.pretend_release()
+    skipped = checkout.end_state(checkout.start("retrain/nightly"))
+    assert (skipped["name"], skipped["type"]) == ("Skipped", "COMPLETED")
+    assert "nothing changed" in skipped["message"]
+    checkout.change_source()
+    assert what_changed.fn() == "changed: first"
+
+
+def test_flow_from_the_terminal_is_seen_in_the_pages(checkout: Checkout) -> None:
+    before = checkout.prefect("/flow_runs/count", {})
+    done = checkout.run("flows.refresh")
+    assert done.returncode == 0, done.stderr
+    assert checkout.prefect("/flow_runs/count", {}) == before + 1
+
+
+def test_second_run_waits_and_cancelling_the_first_ends_its_children(checkout: Checkout) -> None:
+    checkout.pause()
+    first = checkout.start("refresh/by-hand")
+    child = checkout.pausing_child()
+    second = checkout.start("refresh/by-hand")
+    wait_for(lambda: "refresh waits for its turn: refresh is at work" in checkout.log("flows"), "the wait")
+    assert psutil.pid_exists(child)
+    checkout.prefect(f"/flow_runs/{first}/set_state", {"state": {"type": "CANCELLING"}})
+    assert checkout.end_state(first)["type"] == "CANCELLED"
+    wait_for(lambda: not psutil.pid_exists(child), "end of the stage")
+    checkout.go_on()
+    assert checkout.end_state(second)["type"] == "COMPLETED"
+
+
+def test_run_that_died_with_its_service_is_taken_up_again(checkout: Checkout) -> None:
+    checkout.pause()
+    run = checkout.start("refresh/by-hand")
+    child = checkout.pausing_child()
+    wait_for(lambda: child in [identity.pid for identity in checkout.processes("flows")], "the record")
+    os.kill(checkout.pid_of("flows"), signal.SIGKILL)
+    wait_for(lambda: not psutil.pid_exists(child), "end of the stage")
+    checkout.go_on()
+    assert checkout.end_state(run)["type"] == "COMPLETED"
+    assert checkout.prefect(f"/flow_runs/{run}")["run_count"] == 2
+    source = (checkout.folder / "source.txt").read_text()
+    assert (checkout.folder / "second.txt").read_text() == source
+
+
+def test_killed_run_is_called_crashed_and_the_next_one_goes_on(checkout: Checkout) -> None:
+    checkout.pause()
+    run = checkout.start("refresh/by-hand")
+    child = checkout.pausing_child()
+    above = [process.pid for process in psutil.Process(child).parents()]
+    own = above[above.index(checkout.pid_of("flows")) - 1]
+    os.kill(own, signal.SIGKILL)
+    wait_for(lambda: not psutil.pid_exists(child), "end of the stage")
+    checkout.go_on()
+    assert checkout.end_state(run)["type"] == "CRASHED"
+    assert checkout.end_state(checkout.start("refresh/by-hand"))["type"] == "COMPLETED"
+
+
+def test_servers_that_are_killed_come_back_while_a_flow_goes_on(checkout: Checkout) -> None:
+    checkout.pause()
+    run = checkout.start("refresh/by-hand")
+    child = checkout.pausing_child()
+    before = {name: checkout.processes(name)[0] for name in ("mlflow", "prefect")}
+    for process in before.values():
+        os.kill(process.pid, signal.SIGKILL)
+    wait_for(
+        lambda: all(process not in checkout.processes(name) for name, process in before.items()), "the loss"
+    )
+    assert psutil.pid_exists(child)
+    checkout.go_on()
+    wait_for(lambda: all(checkout.noted()["services"][name]["ready"] for name in before), "both servers")
+    assert checkout.end_state(run)["type"] == "COMPLETED"
+    assert checkout.mlflow("registered-models/get?name=videomar")["registered_model"]["name"] == "videomar"
+
+
+def test_what_a_killed_supervisor_left_is_ended_by_the_next_up(checkout: Checkout) -> None:
+    supervisor, servers = checkout.noted()["supervisor"], checkout.processes("mlflow")
+    os.kill(supervisor[0], signal.SIGKILL)
+    again = checkout.services("up")
+    assert again.returncode == 0, again.stderr
+    assert checkout.noted()["supervisor"] != supervisor
+    assert [identity for identity in servers if identity.process() is not None] == []
+
+
+def test_down_leaves_no_process_and_no_port(checkout: Checkout) -> None:
+    started = [identity for name in checkout.noted()["services"] for identity in checkout.processes(name)]
+    assert checkout.services("down").returncode == 0
+    assert [identity for identity in started if identity.process() is not None] == []
+    assert not (checkout.folder / ".local/services.json").exists()
+    for port in checkout.ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+    refused = checkout.services("up", VIDEOMAR_HOST="0.0.0.0")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("services: VIDEOMAR_HOST: got 0.0.0.0, which other machines reach")
+    again = checkout.services("down")
+    assert (again.returncode, again.stdout) == (0, "no services are up\n")

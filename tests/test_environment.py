@@ -1,0 +1,72 @@
+"""What `make up` notes down is used where the user has not said otherwise."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from videomar.environment import SERVICES, apply_settings, prepare_prefect
+
+
+class _Healthy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/api/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    with patch.dict(os.environ):
+        for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
+            os.environ.pop(name, None)
+        yield
+
+
+def note(**facts: object) -> None:
+    SERVICES.parent.mkdir(exist_ok=True)
+    SERVICES.write_text(json.dumps(facts))
+
+
+def test_prefect_server_is_used_only_while_it_answers() -> None:
+    server = HTTPServer(("127.0.0.1", 0), _Healthy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    api = f"http://127.0.0.1:{server.server_address[1]}/api"
+    note(prefect_api=api)
+    with patch.dict(os.environ, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9"):
+        prepare_prefect()
+        assert os.environ["PREFECT_API_URL"] == api
+    server.shutdown()
+    server.server_close()
+    os.environ.pop("PREFECT_API_URL", None)
+    prepare_prefect()
+    assert "PREFECT_API_URL" not in os.environ
+
+
+def test_tracking_server_is_used_where_the_store_is_not_ours_unless_the_user_names_another() -> None:
+    note(tracking_uri=None)
+    apply_settings()
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    note(tracking_uri="http://127.0.0.1:5000")
+    os.environ["MLFLOW_TRACKING_URI"] = "sqlite:///mine.db"
+    apply_settings()
+    assert os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///mine.db"
+    del os.environ["MLFLOW_TRACKING_URI"]
+    apply_settings()
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\x00"])
+def test_damaged_note_is_as_none(text: str) -> None:
+    SERVICES.parent.mkdir()
+    SERVICES.write_text(text)
+    prepare_prefect()
+    assert "PREFECT_API_URL" not in os.environ

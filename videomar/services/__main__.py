@@ -1,0 +1,108 @@
+"""`python -m videomar.services up|down|supervise`: start and stop the services of this checkout."""
+
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from videomar.environment import SERVICES, read_services
+from videomar.errors import VideomarError
+from videomar.services.processes import Identity, end_all
+from videomar.services.settings import read_settings, require_free_ports
+from videomar.services.supervisor import LOGS, supervise
+
+_START_S = 300.0
+_END_S = 90.0
+_TRIES = 3
+_LAST_LINES = 2
+
+
+def up() -> None:
+    """Start the services, unless they run, and print their addresses once all of them answer."""
+    settings = read_settings(os.environ)
+    if (supervisor := _supervisor()) is None:
+        _end_leftovers()
+        require_free_ports(settings)
+        LOGS.mkdir(parents=True, exist_ok=True)
+        print(f"starting MLflow, Prefect and the flows; logs in {LOGS}")
+        with (LOGS / "supervisor.log").open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "videomar.services", "supervise"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        is_alive = lambda: child.poll() is None  # noqa: E731
+    else:
+        print("the services are up already")
+        is_alive = lambda: supervisor.process() is not None  # noqa: E731
+    end = time.monotonic() + _START_S
+    while not (found := _services()) or not all(service["ready"] for service in found.values()):
+        hopeless = any(service["deaths"] >= _TRIES for service in found.values())
+        if hopeless or not is_alive() or time.monotonic() > end:
+            raise VideomarError(_what_is_wrong())
+        time.sleep(0.2)
+    for name, service in found.items():
+        print(f"{name}: {service['address'] or 'deployments of prefect.yaml are served and scheduled'}")
+
+
+def down() -> None:
+    """End the services that `up` started, those processes only, and wait until they have ended."""
+    supervisor = _supervisor()
+    if supervisor is None and not _services():
+        print("no services are up")
+        return
+    if supervisor is not None and (process := supervisor.process()) is not None:
+        process.terminate()  # it ends the services in order
+        end = time.monotonic() + _END_S
+        while supervisor.process() is not None and time.monotonic() < end:
+            time.sleep(0.1)
+    _end_leftovers()
+    print("the services have ended")
+
+
+def _supervisor() -> Identity | None:
+    """The living supervisor of this checkout."""
+    noted = read_services().get("supervisor")
+    identity = Identity(*noted) if noted else None
+    return identity if identity is not None and identity.process() is not None else None
+
+
+def _services() -> dict[str, dict[str, Any]]:
+    return read_services().get("services", {})
+
+
+def _end_leftovers() -> None:
+    """End what a supervisor that was killed left running."""
+    noted = read_services()
+    left = [Identity(*noted["supervisor"])] if "supervisor" in noted else []
+    for service in noted.get("services", {}).values():
+        left += [Identity(*process) for process in service["processes"]]
+    end_all(left)
+    SERVICES.unlink(missing_ok=True)
+
+
+def _what_is_wrong() -> str:
+    waited = [name for name, service in _services().items() if not service["ready"]] or ["supervisor"]
+    log = LOGS / f"{waited[0]}.log"
+    last = log.read_text(errors="replace").splitlines()[-_LAST_LINES:] if log.is_file() else []
+    return f"services: {', '.join(waited)} not ready, expected an answer; {log} ends with: {' | '.join(last)}"
+
+
+def main() -> None:
+    """Entry point: a problem that the user can mend is one line on stderr and exit code 1."""
+    verbs = {"up": up, "down": down, "supervise": lambda: supervise(read_settings(os.environ))}
+    if len(sys.argv) != 2 or sys.argv[1] not in verbs:
+        print(f"usage: python -m videomar.services {'|'.join(verbs)}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        verbs[sys.argv[1]]()
+    except (VideomarError, OSError) as error:
+        print(f"services: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
