@@ -5,8 +5,8 @@ import numpy as np
 from videomar.data.latents import write_shards
 
 
-def write_cache(folder, clips=12):
-    rng = np.random.default_rng(0)
+def write_cache(folder, clips=12, moments=False):
+    rng, other = np.random.default_rng(0), np.random.default_rng(1)
     rows = [
         {
             "clip_id": f"clip{number:03d}",
@@ -15,6 +15,9 @@ def write_cache(folder, clips=12):
             "shape": [4, 3, 2, 2],
             "dtype": "float16",
             "latents": rng.standard_normal((4, 3, 2, 2)).astype("float16").tobytes(),
+            "latents_std": other.uniform(0.1, 2, (4, 3, 2, 2)).astype("float16").tobytes()
+            if moments
+            else None,
             "text": rng.standard_normal((2, 6)).astype("float16").tobytes(),
             "text_shape": [2, 6],
             "caption": "a clip",

@@ -30,7 +30,8 @@ class Films:
     """Videos, tokenizers, and what the latents of the clips are, made clip by clip in this process."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.params = folder, small_params()
+        self.folder, params = folder, small_params()
+        self.params = dataclasses.replace(params, encode=dataclasses.replace(params.encode, moments=True))
         for number, name in enumerate(("a.mp4", "b.mp4")):
             picture = f"testsrc2=size=64x64:rate=8:duration=12,hue=h={30 * number}"
             run_ffmpeg(folder, "-f", "lavfi", "-i", picture, "-pix_fmt", "yuv420p", "-threads", "1", name)
@@ -41,7 +42,7 @@ class Films:
         # A network that takes some time: there must be work left when workers die.
         network = dataclasses.replace(self.params.tokenizer, space_stride=2, hidden_size=64, depth=2)
         self.small = self.tokenizer("small", network)
-        encoder = Encoder(str(self.small), self.params.encode.dtype)
+        encoder = Encoder(str(self.small), self.params.encode.dtype, moments=True)
         self.expected = {
             key: encoder.encode(video._replace(starts_s=[start], keys=[key]))[0]
             for video in self.videos

@@ -6,7 +6,7 @@ run had finished is kept, too.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from videomar.config import Params
-from videomar.data.cache import LatentCache
+from videomar.data.cache import LatentCache, std_key
 from videomar.data.facts import CODE_VERSION, cached_sizes, key_facts
 from videomar.data.latents import num_bytes
 from videomar.data.ledger import kept_clips, read_ledger
@@ -24,6 +24,7 @@ from videomar.data.place import Where
 from videomar.data.shapes import at_sizes, ledger_shapes
 from videomar.encode_on_ray import Encoded, Video, encode_on_ray, stored_bytes
 from videomar.text import TextEncoder, load_text_encoder
+from videomar.tokenizer.interface import with_moments
 from videomar.tokenizer.loading import load_tokenizer
 
 _BATCH = 32
@@ -49,11 +50,16 @@ def encode_clips(
     Returns:
         How many clips there are, how many latents and captions were encoded and taken over (a clip has a
         latent for each base size), shards written, damaged shards rebuilt.
+
+    Raises:
+        DataError: a video or the tokenizer cannot be read, or has no moments where they are wanted.
     """
     clips = _at_all_sizes(kept_clips(read_ledger(ledger)).sort_values(["video", "start_s"]), params)
     torch.set_num_threads(1)
     loaded, text = load_tokenizer(tokenizer), load_text_encoder(params.text)
-    dtype, content_hash = params.encode.dtype, loaded.content_hash()
+    dtype, moments, content_hash = params.encode.dtype, params.encode.moments, loaded.content_hash()
+    if moments:
+        with_moments(loaded)  # refuses now, and not with the first clip
     places = zip(clips["video_sha256"], clips["start_s"], clips["clip_shape"], strict=True)
     clips["key"] = [_key(sha, start, asdict(shape), content_hash, dtype) for sha, start, shape in places]
     clips["text_key"] = [_text_key(caption, text.content_hash, dtype) for caption in clips["caption"]]
@@ -67,16 +73,14 @@ def encode_clips(
     del loaded  # the actors hold their own
     columns = ["clip_id", "key", "text_key", "caption", "group", "split", "fps", "motion", "size_px"]
     with LatentCache(out) as cache:
-        missing = clips[[key not in cache for key in clips["key"]]]
+        lacking = [key not in cache or (moments and std_key(key) not in cache) for key in clips["key"]]
+        missing = clips[lacking]
         videos = [
             Video(str((raw / video).resolve()), rows["start_s"].tolist(), rows["key"].tolist(), shape)
             for (video, shape), rows in missing.drop_duplicates("key").groupby(["video", "clip_shape"])
         ]
-        with tqdm(total=len(missing), desc="encoding", unit="clip", disable=None) as bar:
-            for arrays in (encode or encode_on_ray)(videos, tokenizer, params) if videos else ():
-                for array in arrays:
-                    cache.add(array.key, dtype, array.shape, array.data)
-                bar.update(len(arrays))
+        encoded = (encode or encode_on_ray)(videos, tokenizer, params) if videos else ()
+        _add_latents(cache, encoded, len(missing), dtype)
         num_captions = _add_captions(cache, clips, text, dtype)
         written = cache.write(clips[columns].to_dict("records"), params.encode.shard_clips, facts)
     return {
@@ -98,6 +102,17 @@ def _at_all_sizes(clips: pandas.DataFrame, params: Params) -> pandas.DataFrame:
         clip_shape=[at_sizes(shape, sizes_px, params.ingest) for shape in shapes],
     )
     return rows.explode(["size_px", "clip_shape"], ignore_index=True)
+
+
+def _add_latents(cache: LatentCache, encoded: Iterable[list[Encoded]], count: int, dtype: str) -> None:
+    """Add the latents of `count` clips as they come."""
+    with tqdm(total=count, desc="encoding", unit="clip", disable=None) as bar:
+        for clips in encoded:
+            for clip in clips:
+                if clip.std:
+                    cache.add(std_key(clip.key), dtype, clip.shape, clip.std)
+                cache.add(clip.key, dtype, clip.shape, clip.data)
+            bar.update(len(clips))
 
 
 def _add_captions(cache: LatentCache, clips: pandas.DataFrame, encoder: TextEncoder, dtype: str) -> int:

@@ -22,7 +22,7 @@ from videomar.config import Params
 from videomar.data.clip_stream import stream_clips
 from videomar.data.shapes import ClipShape
 from videomar.errors import DataError, VideomarError
-from videomar.tokenizer.interface import VideoTokenizer, to_unit_range
+from videomar.tokenizer.interface import VideoTokenizer, to_unit_range, with_moments
 from videomar.tokenizer.loading import load_tokenizer
 
 # Clips of one video that an actor takes at once. It holds their latents until the video is read to its end,
@@ -49,19 +49,21 @@ class Video(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """An array as it is stored."""
+    """The latents of a clip as they are stored."""
 
     key: str
     shape: list[int]
     data: bytes
+    std: bytes = b""
+    """Their deviations, of the same shape; empty where they are not wanted."""
 
 
 class Encoder:
     """One tokenizer on one thread; on Ray Data, an actor. Loads the tokenizer when it is first needed."""
 
-    def __init__(self, tokenizer: str, dtype: str) -> None:
+    def __init__(self, tokenizer: str, dtype: str, moments: bool = False) -> None:
         torch.set_num_threads(1)
-        self._folder, self._dtype = tokenizer, dtype
+        self._folder, self._dtype, self._moments = tokenizer, dtype, moments
 
     @functools.cached_property
     def _tokenizer(self) -> VideoTokenizer:
@@ -77,9 +79,14 @@ class Encoder:
         path, arrays = Path(video.path), dict[str, Encoded]()
         _require_here(path)
         for number, pictures in stream_clips(path, video.starts_s, video.shape):
-            latents = self._tokenizer.encode(to_unit_range(torch.from_numpy(pictures)[None]))[0]
+            clip, std = to_unit_range(torch.from_numpy(pictures)[None]), b""
+            if self._moments:
+                latents, deviations = with_moments(self._tokenizer).encode_moments(clip)
+                std = stored_bytes(deviations[0], self._dtype)
+            else:
+                latents = self._tokenizer.encode(clip)
             key = video.keys[number]
-            arrays[key] = Encoded(key, list(latents.shape), stored_bytes(latents, self._dtype))
+            arrays[key] = Encoded(key, list(latents[0].shape), stored_bytes(latents[0], self._dtype), std)
         return list(arrays.values())
 
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -115,7 +122,7 @@ def encode_on_ray(videos: Sequence[Video], tokenizer: Path, params: Params) -> I
             warnings.simplefilter("ignore", DeprecationWarning)
             arrays: Any = dataset.flat_map(
                 Encoder,
-                fn_constructor_args=(str(tokenizer.resolve()), params.encode.dtype),
+                fn_constructor_args=(str(tokenizer.resolve()), params.encode.dtype, params.encode.moments),
                 compute=ray.data.ActorPoolStrategy(size=workers),
                 num_cpus=_CPUS,
                 max_restarts=_MAX_RESTARTS,
@@ -125,7 +132,7 @@ def encode_on_ray(videos: Sequence[Video], tokenizer: Path, params: Params) -> I
             for block in arrays.iter_batches(batch_size=None, batch_format="pyarrow"):
                 made = block.to_pylist()
                 errors += [row["error"] for row in made if row["error"]]
-                yield [Encoded(row["key"], row["shape"], row["data"]) for row in made if not row["error"]]
+                yield [Encoded(*(row[name] for name in Encoded._fields)) for row in made if not row["error"]]
         except ray.exceptions.RayActorError:
             got = f"a worker that died {_MAX_RESTARTS + 1} times"
             rule = "it to live; most often memory ran out: lower encode.num_workers and run again"

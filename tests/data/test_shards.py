@@ -10,7 +10,7 @@ from tests.caches import write_cache
 from videomar.data import shard as shard_file
 from videomar.data.dataset import LatentDataset
 from videomar.data.latents import intact_shards, open_latents, read_rows, write_shards
-from videomar.data.shard import GROUP_BYTES, DamagedShardError, open_shard
+from videomar.data.shard import GROUP_BYTES, SCHEMA, DamagedShardError, open_shard
 from videomar.errors import DataError
 
 
@@ -27,7 +27,16 @@ def rows(tmp_path):
     return read_rows(write_cache(tmp_path / "given", clips=40))
 
 
-def test_shards_round_trip_every_byte(tmp_path, rows):
+@pytest.fixture
+def moments(tmp_path):
+    """Rows that have the deviations of their latents, too."""
+    return read_rows(write_cache(tmp_path / "moments", clips=40, moments=True))
+
+
+@pytest.mark.parametrize("given", ["rows", "moments"])
+def test_shards_round_trip_every_byte(tmp_path, given, request):
+    rows = request.getfixturevalue(given)
+    assert {row["latents_std"] is None for row in rows} == {given == "rows"}
     assert write_shards(tmp_path / "again", rows, 10) == 4
     assert by_id(read_rows(tmp_path / "again")) == by_id(rows)
     assert sorted(files_of(tmp_path / "again")) == [f"part-0000{n}-of-00004.parquet" for n in range(4)]
@@ -77,14 +86,26 @@ def test_row_groups_are_cut_by_bytes_and_stored_plain(tmp_path, rows):
             assert "PLAIN_DICTIONARY" not in column.encodings
 
 
-def test_other_readers_see_the_bytes_that_are_read_by_offset(tmp_path, rows):
-    write_shards(tmp_path / "shards", rows, 100)
+def test_other_readers_see_the_bytes_that_are_read_by_offset(tmp_path, moments):
+    write_shards(tmp_path / "shards", moments, 100)
     path = tmp_path / "shards" / "part-00000-of-00001.parquet"
     table = pq.read_table(path).to_pylist()
     shard = open_shard(path)
     for number, row in enumerate(table):
         assert shard.stored("latents", number).read() == row["latents"]
         assert shard.stored("text", number).read() == row["text"]
+        assert shard.stored("latents_std", number).read() == row["latents_std"]
+
+
+def test_means_alone_take_the_bytes_of_means_alone(tmp_path, rows, moments):
+    """Deviations that are not stored cost no more than the name of their column."""
+    for name, given in (("rows", rows), ("moments", moments)):
+        write_shards(tmp_path / name, given, 100)
+    [alone], [both] = (list((tmp_path / name).iterdir()) for name in ("rows", "moments"))
+    assert "latents_std" not in open_shard(alone).offsets
+    assert both.stat().st_size - alone.stat().st_size > sum(len(row["latents_std"]) for row in moments)
+    nulls = pq.ParquetFile(alone).metadata.row_group(0).column(SCHEMA.names.index("latents_std"))
+    assert nulls.total_compressed_size < 100
 
 
 def test_facts_are_in_every_footer(tmp_path, rows):
@@ -95,8 +116,10 @@ def test_facts_are_in_every_footer(tmp_path, rows):
         assert shard.facts["schema_version"] == shard_file.SCHEMA_VERSION
 
 
-def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path, rows):
+@pytest.mark.parametrize("given", ["rows", "moments"])
+def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path, given, request):
     """Whatever byte of a shard flips: the rows are as written, or the shard is named as damaged."""
+    rows = request.getfixturevalue(given)
     write_shards(tmp_path / "shards", rows, 100)
     path = tmp_path / "shards" / "part-00000-of-00001.parquet"
     whole, told = path.read_bytes(), read_rows(tmp_path / "shards")

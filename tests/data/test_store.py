@@ -31,7 +31,7 @@ from videomar.errors import DataError
 from videomar.stage import path_or_url
 
 ROOT = Path(__file__).parent.parent.parent
-FACTS = {"dtype": "float16", "tokenizer": "abc"}
+FACTS = {"dtype": "float16", "moments": False, "tokenizer": "abc"}
 BYTES = ("latents", "text", "shape", "text_shape", "dtype")
 _buckets = itertools.count()
 

@@ -39,6 +39,18 @@ def test_latents_are_the_mean_of_the_moments(tokenizer):
     assert log_variance.std() > 0
 
 
+def test_normalised_deviations_are_those_of_the_moments(tokenizer):
+    """Against float64, with statistics that are not trivial; the means are `encode`'s to the bit."""
+    tokenizer.latent_mean += torch.arange(4.0)
+    tokenizer.latent_std *= 1 + torch.arange(4.0)
+    scale = tokenizer.latent_std.double()[:, None, None, None]
+    for chunk_frames in (1, 2, 8):
+        mean, std = tokenizer.encode_moments(video(), chunk_frames)
+        expected = (tokenizer.moments(video())[1].double() / 2).exp() / scale
+        assert torch.equal(mean, tokenizer.encode(video(), chunk_frames))
+        assert torch.allclose(std.double(), expected, rtol=1e-5, atol=0)
+
+
 def test_pca_start_is_the_best_linear_code(params):
     """Clips that lie in four directions of patch space come back exactly through four channels."""
     generator = step_generator(0, 0)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tests.tokenizer.conftest import STRIDES
 from videomar.errors import DataError
 from videomar.runtime import step_generator
-from videomar.tokenizer.interface import to_pictures, to_unit_range
+from videomar.tokenizer.interface import to_pictures, to_unit_range, with_moments
 from videomar.tokenizer.loading import copy_tokenizer, load_tokenizer
 
 TOLERANCE = {"ours": 1e-6, "cosmos8": 1e-5, "cosmos16": 1e-5, "torchscript": 0.0}
@@ -164,6 +164,17 @@ def test_sizes_that_do_not_fit_are_refused(tokenizer):
         tokenizer.encode(clip[:, :, :8])
     with pytest.raises(DataError, match="got latents of 3 channels, expected 4 channels"):
         tokenizer.decode(tokenizer.encode(clip)[:, :3])
+
+
+def test_tokenizer_without_distributions_says_so(kind, tokenizer):
+    if kind == "ours":
+        assert with_moments(tokenizer) is tokenizer
+        return
+    rule = (
+        f"encode.moments: got true and {type(tokenizer).__name__}, a plain autoencoder, expected a tokenizer"
+    )
+    with pytest.raises(DataError, match=rule):
+        with_moments(tokenizer)
 
 
 def test_pictures_survive_the_unit_range():

@@ -53,6 +53,9 @@ class EncodeParams:
 
     dtype: str
     """`float16`, `bfloat16` or `float32`."""
+    moments: bool
+    """Keep the deviation of each number of the latents, too, for `train.draw_latents`: twice the bytes, and
+    only for a tokenizer whose latents have distributions, as ours."""
     shard_clips: int
     """Clips in one Parquet file, about: the files are a power of two, and clips are dealt by their keys."""
     smaller_sizes_px: tuple[int, ...]

@@ -10,10 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from videomar.data.dtypes import DTYPES, to_float32
 from videomar.data.journal import Array, Journal
 from videomar.data.latents import intact_shards, open_latents, write_shards
 from videomar.data.place import Where, place_of, work_folder
-from videomar.data.shard import DTYPES, to_float32
 from videomar.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -39,6 +39,9 @@ class LatentCache:
             for number, row in enumerate(shard.rows):
                 self._known[row["key"]] = Array(row["shape"], shard.stored("latents", number))
                 self._known[row["text_key"]] = Array(row["text_shape"], shard.stored("text", number))
+                if "latents_std" in shard.offsets:
+                    std = Array(row["shape"], shard.stored("latents_std", number))
+                    self._known[std_key(row["key"])] = std
         self._known |= self._journal.arrays
         return self
 
@@ -66,7 +69,7 @@ class LatentCache:
         Args:
             clips: columns of SCHEMA but for shapes, dtype and bytes.
             shard_clips: see `write_shards`.
-            facts: what the latents were made with, `dtype` among them.
+            facts: what the latents were made with, `dtype` and `moments` among them.
 
         Returns:
             How many shards were written.
@@ -74,7 +77,7 @@ class LatentCache:
         Raises:
             DataError: the shards do not hold the clips, or the disk is full.
         """
-        rows = [self._row(clip, facts["dtype"]) for clip in clips]
+        rows = [self._row(clip, facts["dtype"], facts["moments"]) for clip in clips]
         written = write_shards(self.folder, rows, shard_clips, facts, self._shards)
         kept = sorted(row["clip_id"] for shard in open_latents(self.folder) for row in shard.rows)
         if kept != sorted(clip["clip_id"] for clip in clips):
@@ -83,7 +86,13 @@ class LatentCache:
         self._journal.remove()
         return written
 
-    def _row(self, clip: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    def _row(self, clip: Mapping[str, Any], dtype: str, moments: bool) -> dict[str, Any]:
         latents, text = self._known[clip["key"]], self._known[clip["text_key"]]
         values = {"shape": latents.shape, "latents": latents.stored, "text_shape": text.shape}
-        return {**clip, **values, "text": text.stored, "dtype": dtype}
+        std = self._known[std_key(clip["key"])].stored if moments else None
+        return {**clip, **values, "latents_std": std, "text": text.stored, "dtype": dtype}
+
+
+def std_key(key: str) -> str:
+    """Key of the deviations of the latents of a key: latents are the same with and without them."""
+    return f"{key} std"

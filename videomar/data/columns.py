@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from videomar.data.dtypes import DTYPES, to_float32
 from videomar.data.place import ObjectPath, Place
-from videomar.data.shard import BYTES_COLUMNS, DTYPES, Shard, to_float32, verify_group
+from videomar.data.shard import BYTES_COLUMNS, Shard, verify_group
 from videomar.data.store import ObjectReader, for_each
 from videomar.errors import DataError
 

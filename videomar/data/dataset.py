@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from videomar.data.buckets import Rota, find_buckets
 from videomar.data.columns import StoredColumn
+from videomar.data.dtypes import to_float32
 from videomar.data.facts import check_facts
 from videomar.data.latents import CONDITIONS, open_latents
 from videomar.data.place import Where
-from videomar.data.shard import to_float32
 from videomar.errors import DataError
 
 
@@ -28,6 +28,8 @@ class Batch(NamedTuple):
     text_mask: NDArray[np.bool_]
     conditions: dict[str, NDArray[np.float32]]
     clip_ids: list[str]
+    latents_std: NDArray[np.float32] | None = None
+    """Deviations of the latents, of the same shape, where they were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +45,8 @@ class Draw:
     """Clips are cut to so many, and shorter ones left out; 0 = every clip as long as it is."""
     size_px: int = 0
     """Base size that the clips were encoded at; 0 = the largest."""
+    moments: bool = False
+    """Batches hold the deviations of the latents, too."""
 
 
 class LatentDataset:
@@ -85,6 +89,8 @@ class LatentDataset:
         self.max_text_tokens = max_text_tokens
         self._latents = StoredColumn("latents", rows)
         self._text = StoredColumn("text", rows)
+        has_moments = all("latents_std" in shard.offsets for shard in shards)
+        self._std = StoredColumn("latents_std", rows) if has_moments else None
         _refuse_long(self._text, max_text_tokens)
         self.sizes_px = np.array([row["size_px"] for row in table])
         self.simulated = np.array([row["group"] == "simulated" for row in table])
@@ -123,9 +129,11 @@ class LatentDataset:
         Parts are dealt in turn: put together in turn, they are the same batch for any number of workers.
 
         Raises:
-            DataError: no clip fits `draw`, and see `rows`.
+            DataError: no clip fits `draw`, the cache holds no deviations and it wants them, and see `rows`.
         """
-        return self.rows(self._rota(draw).index_at(step)[rank::world_size], draw.num_latent_frames)
+        index = self._rota(draw).index_at(step)[rank::world_size]
+        batch = self.rows(index, draw.num_latent_frames)
+        return batch._replace(latents_std=self._deviations(index, draw)) if draw.moments else batch
 
     def index_at(self, step: int, batch_size: int, simulated_share: float, seed: int) -> NDArray[np.int64]:
         """Rows of the global batch of a step, (B,), whole clips of the largest size: see `Rota`."""
@@ -139,14 +147,17 @@ class LatentDataset:
             DataError: the clips differ in shape, their bytes are damaged, or a latent is not finite.
         """
         clip_ids = [self.clip_ids[i] for i in index]
-        stored, dtype = self.stored_latents(index)
-        if num_latent_frames:
-            stored = stored[:, :, :num_latent_frames]
-        latents = to_float32(stored, dtype)
+        latents = _cut(*self.stored_latents(index), num_latent_frames)
         _refuse_non_finite(latents, clip_ids)
         text, mask = _pad(self._text.read_each(index), self.max_text_tokens)
         conditions = {name: values[index] for name, values in self.conditions.items()}
         return Batch(latents, text, mask, conditions, clip_ids)
+
+    def _deviations(self, index: NDArray[np.int64], draw: Draw) -> NDArray[np.float32]:
+        if self._std is None:
+            rule = "the deviations too; set encode.moments to true and run `dvc repro encode`"
+            raise DataError(f"train.draw_latents: got a cache that holds latents alone, expected {rule}")
+        return _cut(*self._std.read_batch(index), draw.num_latent_frames)
 
     def _rota(self, draw: Draw) -> Rota:
         """The batches of a draw.
@@ -175,6 +186,11 @@ class LatentDataset:
             DataError: the clips differ in shape or type, or their bytes are damaged.
         """
         return self._latents.read_batch(index)
+
+
+def _cut(stored: NDArray[Any], dtype: str, num_latent_frames: int) -> NDArray[np.float32]:
+    """The first latent frames (0 = all) of stored values (B, C, T, H, W)."""
+    return to_float32(stored[:, :, :num_latent_frames] if num_latent_frames else stored, dtype)
 
 
 def _refuse_non_finite(latents: NDArray[np.float32], clip_ids: list[str]) -> None:

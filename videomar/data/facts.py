@@ -23,6 +23,7 @@ def key_facts(params: Params) -> dict[str, Any]:
     return {
         "code_version": CODE_VERSION,
         "dtype": params.encode.dtype,
+        "moments": params.encode.moments,
         "pixels": {
             "sizes_px": list(cached_sizes(params)),
             "aspect_ratios": list(ingest.aspect_ratios),

@@ -13,7 +13,6 @@ from typing import Any
 
 from videomar.data.place import Place, Where, place_of, work_folder
 from videomar.data.shard import (
-    BYTES_COLUMNS,
     SCHEMA,
     DamagedShardError,
     Shard,
@@ -62,8 +61,8 @@ def read_rows(where: Where) -> list[dict[str, Any]]:
     for path in _files(place_of(where)):
         shard = open_verified(path)
         for number, row in enumerate(shard.rows):
-            columns = row | {name: shard.stored(name, number).read() for name in BYTES_COLUMNS}
-            rows.append({name: columns[name] for name in SCHEMA.names})
+            columns = row | {name: shard.stored(name, number).read() for name in shard.offsets}
+            rows.append({name: columns.get(name) for name in SCHEMA.names})
     return rows
 
 

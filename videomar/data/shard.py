@@ -1,4 +1,4 @@
-"""One Parquet file of the latent cache: rows of facts, two columns of bytes, sums of everything.
+"""One Parquet file of the latent cache: rows of facts, columns of bytes, sums of everything.
 
 Row groups are cut by bytes. The columns of bytes are stored plain, in one page a row group, so that their
 values lie back to back at the end of the column's part of the group: a clip is read by one `pread` of its own
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from videomar.data.dtypes import num_bytes
 from videomar.data.place import Place
 from videomar.data.store import open_arrow, raise_if_away, read_ranges
 from videomar.errors import DataError
@@ -40,18 +41,14 @@ SCHEMA = pa.schema(
         ("fps", pa.float32()),
         ("motion", pa.float32()),
         ("size_px", pa.int32()),
+        # Deviation of each of the latents' numbers; null in all rows of a cache without moments.
+        ("latents_std", pa.large_binary()),
     ]
 )
 SCHEMA_VERSION = 3
 # Column of bytes -> column of their shape.
-BYTES_COLUMNS = {"latents": "shape", "text": "text_shape"}
+BYTES_COLUMNS = {"latents": "shape", "text": "text_shape", "latents_std": "shape"}
 FACT_COLUMNS = [name for name in SCHEMA.names if name not in BYTES_COLUMNS]
-# numpy has no bfloat16: its bits are the upper half of a float32's.
-DTYPES: dict[str, type[np.generic]] = {
-    "float16": np.float16,
-    "bfloat16": np.uint16,
-    "float32": np.float32,
-}
 GROUP_BYTES = 16 * 2**20
 _FOOTER, _FOOTER_SUM = b"videomar", b"videomar_sha256"
 # Latents hardly compress, and dictionaries or statistics of their bytes cost ten times the writing.
@@ -89,7 +86,7 @@ class Shard:
     group_sums: list[dict[str, str]]
     offsets: dict[str, NDArray[np.int64]]
     lengths: dict[str, NDArray[np.int64]]
-    """Of the bytes columns: where in the file each row's value is."""
+    """Of the bytes columns that it holds: where in the file each row's value is."""
 
     def stored(self, column: str, row: int) -> Stored:
         """Where a value of a bytes column lies."""
@@ -102,15 +99,19 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[st
     Args:
         path: the file.
         rows: every column of SCHEMA; those of bytes are bytes, or `Stored` and read when their turn comes.
+            All of them have a `latents_std`, or none has.
         facts: JSON of what the latents were made with.
     """
     sums = []
     options = _PLAIN | {"data_page_size": _WHOLE_PAGE}
     with pq.ParquetWriter(path, SCHEMA, **options) as writer:
         for part in _groups(rows):
-            values = {name: _read_all([rows[row][name] for row in part]) for name in BYTES_COLUMNS}
+            names = _held(rows[part.start])
+            values = {name: _read_all([rows[row][name] for row in part]) for name in names}
             columns = {name: [rows[row][name] for row in part] for name in FACT_COLUMNS} | values
-            table = pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+            nulls = [None] * len(part)
+            arrays = [pa.array(columns.get(field.name, nulls), field.type) for field in SCHEMA]
+            table = pa.table(arrays, schema=SCHEMA)
             writer.write_table(table, row_group_size=_WHOLE_PAGE)
             sums.append({name: _sum(values[name]) for name in values})
         told = dict(facts) | made_by()
@@ -142,10 +143,11 @@ def open_shard(path: Place) -> Shard:
         ends = np.cumsum([0, *(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))])
         groups = [range(start, end) for start, end in pairwise(ends)]
         lengths = {
-            name: np.array([_num_bytes(row[shape], row["dtype"]) for row in rows], np.int64)
+            name: np.array([num_bytes(row[shape], row["dtype"]) for row in rows], np.int64)
             for name, shape in BYTES_COLUMNS.items()
+            if all(name in sums for sums in told["groups"])
         }
-        offsets = {name: _offsets(metadata, name, groups, lengths[name]) for name in BYTES_COLUMNS}
+        offsets = {name: _offsets(metadata, name, groups, lengths[name]) for name in lengths}
         return Shard(path, told["facts"], rows, told["rows"], groups, told["groups"], offsets, lengths)
     # Whatever a flipped bit makes of names, counts and text.
     except (pa.ArrowException, OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -153,26 +155,19 @@ def open_shard(path: Place) -> Shard:
         raise DamagedShardError(_damage(path, " ".join(str(error).split()))) from None
 
 
-def verify_group(shard: Shard, number: int, names: Iterable[str] = BYTES_COLUMNS) -> None:
-    """Compare the bytes of a row group, in the named columns, with their sums.
+def verify_group(shard: Shard, number: int, names: Iterable[str] | None = None) -> None:
+    """Compare the bytes of a row group, in the named columns or in all, with their sums.
 
     Raises:
         DamagedShardError: they differ.
     """
-    for name in names:
+    for name in names or shard.group_sums[number]:
         digest = hashlib.sha256()
         places = [shard.stored(name, row) for row in shard.group_rows[number]]
         for data in read_ranges(shard.path, [(place.offset, place.length) for place in places]):
             digest.update(data)
         if digest.hexdigest() != shard.group_sums[number][name]:
             raise DamagedShardError(_damage(shard.path, f"{name} of row group {number} differ"))
-
-
-def to_float32(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """Stored values, bfloat16 as uint16, as float32; bits are kept exactly."""
-    if dtype == "bfloat16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32, copy=False)
 
 
 def made_by() -> dict[str, Any]:
@@ -195,13 +190,18 @@ def _groups(rows: Sequence[Mapping[str, Any]]) -> Iterator[range]:
     """Neighbouring rows of at most GROUP_BYTES together, or a single row that has more."""
     start, taken = 0, 0
     for row, columns in enumerate(rows):
-        size = sum(_num_bytes(columns[shape], columns["dtype"]) for shape in BYTES_COLUMNS.values())
+        size = sum(num_bytes(columns[BYTES_COLUMNS[name]], columns["dtype"]) for name in _held(columns))
         if row > start and taken + size > GROUP_BYTES:
             yield range(start, row)
             start, taken = row, 0
         taken += size
     if len(rows) > start:
         yield range(start, len(rows))
+
+
+def _held(row: Mapping[str, Any]) -> list[str]:
+    """Bytes columns that a row has."""
+    return [name for name in BYTES_COLUMNS if row.get(name) is not None]
 
 
 def _offsets(metadata: Any, name: str, groups: list[range], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -214,10 +214,6 @@ def _offsets(metadata: Any, name: str, groups: list[range], lengths: NDArray[np.
         behind = np.cumsum((lengths[part] + 4)[::-1])[::-1]
         offsets[part] = end - behind + 4
     return offsets
-
-
-def _num_bytes(shape: Sequence[int], dtype: str) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * np.dtype(DTYPES[dtype]).itemsize
 
 
 def _read_all(values: Sequence[bytes | Stored]) -> list[bytes]:

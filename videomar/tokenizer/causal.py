@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from videomar.config import TokenizerParams
 from videomar.errors import CheckpointError
-from videomar.tokenizer.interface import VideoTokenizer
+from videomar.tokenizer.interface import VariationalTokenizer
 
 COLOURS = 3
 WEIGHTS_FILE = "tokenizer.safetensors"
@@ -69,7 +69,7 @@ def _residual(inputs: int, hidden: int, outputs: int, depth: int) -> nn.Sequenti
     return nn.Sequential(nn.Conv3d(inputs, hidden, 1), *(CausalBlock(hidden) for _ in range(depth)), last)
 
 
-class CausalTokenizer(nn.Module, VideoTokenizer):
+class CausalTokenizer(nn.Module, VariationalTokenizer):
     """Encodes video to normalised latents and back. Remembers weights and the latents' statistics.
 
     Memory per chunk of a long video is constant: an output frame looks at most `depth` latent frames back.
@@ -110,9 +110,14 @@ class CausalTokenizer(nn.Module, VideoTokenizer):
         """Video (B, 3, F, H, W) from latents (B, C, T, h, w) that are not normalised."""
         return self._unpatched(self._decoded_patches(latents))
 
-    def raw_latents(self, video: Tensor, chunk_frames: int) -> Tensor:
-        """Means (B, C, T, h, w) of latents of video (B, 3, F, H, W)."""
-        return self._by_chunks(lambda x: self._moments_of_patches(x)[0], self.patches(video), chunk_frames)
+    def raw_moments(self, video: Tensor, chunk_frames: int) -> tuple[Tensor, Tensor]:
+        """As `moments`, a few latent frames at once."""
+
+        def both(patches: Tensor) -> Tensor:
+            return torch.cat(self._moments_of_patches(patches), 1)
+
+        mean, log_variance = self._by_chunks(both, self.patches(video), chunk_frames).chunk(2, 1)
+        return mean, log_variance
 
     def raw_video(self, latents: Tensor, chunk_frames: int) -> Tensor:
         """Video (B, 3, F, H, W) from latents (B, C, T, h, w) that are not normalised."""

@@ -7,6 +7,7 @@ Axes: B batch, F frames, H W pixel rows and columns, T latent frames, h w latent
 channels.
 """
 
+from abc import abstractmethod
 from typing import Protocol
 
 import torch
@@ -106,6 +107,50 @@ class VideoTokenizer(Protocol):
     def content_hash(self) -> str:
         """Hash of all that decides the latents: two tokenizers with the same hash make the same ones."""
         ...
+
+
+class VariationalTokenizer(VideoTokenizer):
+    """A tokenizer whose latents are the means of normal distributions that it knows.
+
+    It adds `raw_moments` in place of `raw_latents`.
+    """
+
+    @torch.no_grad()
+    def encode_moments(self, video: Tensor, chunk_frames: int = CHUNK_FRAMES) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (B, C, T, h, w) of normalised latents of video (B, 3, F, H, W) in [-1, 1].
+
+        Args:
+            video: pictures in time.
+            chunk_frames: as for `encode`, which gives the same means.
+
+        Raises:
+            DataError: the strides do not divide the video.
+        """
+        self.check_video(video)
+        mean, log_variance = self.raw_moments(video, chunk_frames)
+        scale = _column(self.latent_std)
+        return (mean - _column(self.latent_mean)) / scale, (log_variance / 2).exp() / scale
+
+    def raw_latents(self, video: Tensor, chunk_frames: int) -> Tensor:
+        """Means (B, C, T, h, w) of latents of video (B, 3, F, H, W)."""
+        return self.raw_moments(video, chunk_frames)[0]
+
+    @abstractmethod
+    def raw_moments(self, video: Tensor, chunk_frames: int) -> tuple[Tensor, Tensor]:
+        """Means and log-variances (B, C, T, h, w), not normalised, of video that fits the strides."""
+
+
+def with_moments(tokenizer: VideoTokenizer) -> VariationalTokenizer:
+    """The tokenizer, whose latents have distributions.
+
+    Raises:
+        DataError: they have none.
+    """
+    if isinstance(tokenizer, VariationalTokenizer):
+        return tokenizer
+    got = f"true and {type(tokenizer).__name__}, a plain autoencoder"
+    rule = "a tokenizer whose latents have distributions; set it to false, or train ours"
+    raise DataError(f"encode.moments: got {got}, expected {rule}")
 
 
 def to_unit_range(frames: Tensor) -> Tensor:
