@@ -1,9 +1,11 @@
 """What a run of the pipeline leaves behind, drawn small: for tests of all that comes after it."""
 
+import dataclasses
 import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,8 @@ from videomar.data.latents import write_shards
 from videomar.data.ledger import LEDGER_SCHEMA, read_ledger
 from videomar.data.ledger import write_ledger as write_ledger_rows
 from videomar.data.shard import SCHEMA
-from videomar.evaluation.metrics import evaluate_clips, repeat_last
+from videomar.evaluation.metrics import repeat_last
+from videomar.evaluation.suite import evaluate_clips
 from videomar.tracking.lineage import sha256_of
 from videomar.training.state import untrained
 
@@ -46,16 +49,20 @@ def write_generated(path: Path, groups: dict[str, int], noise: float = 4.0) -> N
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path)
 
 
+def evaluate(generated: Path, plot: Path) -> dict[str, float]:
+    """Judge a few of the clips by every metric; files named evaluation.* beside them."""
+    suite = dataclasses.replace(small_params().suite, metric_clips=2, feature_clips=1, extra_clips=0)
+    places = {"out": generated.with_name("evaluation.parquet"), "plot": plot}
+    places |= {"generated": generated, "details": generated.with_name("evaluation.json")}
+    return evaluate_clips(SimpleNamespace(**places, sampled=generated.with_name("none.json")), suite)
+
+
 def write_outputs(root: Path) -> None:
     """All files that the report and the release read, below `root`."""
     for folder in ("data", "metrics", "plots", "checkpoints/tokenizer"):
         (root / folder).mkdir(parents=True)
     write_generated(root / "data/generated.parquet", {"simulated": 10, "real": 9})
-    figures = evaluate_clips(
-        root / "data/generated.parquet",
-        root / "data/evaluation.parquet",
-        root / "plots/quality_by_frame.csv",
-    )
+    figures = evaluate(root / "data/generated.parquet", root / "plots/quality_by_frame.csv")
     for stage, metrics in {"evaluate": figures, "train": {"loss": 0.5}}.items():
         costs = {"seconds": 3.0, "peak_memory_gb": 0.5}
         (root / f"metrics/{stage}.json").write_text(json.dumps({**metrics, **costs}))
@@ -112,6 +119,7 @@ def _clip_rows(clip_id: str, group: str, noise: float, rng: np.random.Generator)
         "tokenizer": (0, _noisy(truth, 1.0, rng)),
         "continuation": (5, _noisy(truth, noise, rng)),
         "continuation_untrained": (5, _noisy(repeat_last(truth, 5), 50.0, rng)),
+        "continuation_linear": (5, _noisy(repeat_last(truth, 5), 20.0, rng)),
         "image": (1, _noisy(truth, noise, rng)),
         "image_wrong_prompt": (1, _noisy(repeat_last(truth, 1), noise, rng)),
     }

@@ -19,7 +19,8 @@ from videomar.data.ledger import read_candidates
 from videomar.encode_on_ray import Encoder
 from videomar.errors import DataError, ParamsError
 from videomar.evaluation.films import ReelPlan, make_reel
-from videomar.evaluation.metrics import evaluate_clips, read_generated
+from videomar.evaluation.metrics import is_stretched, read_generated
+from videomar.evaluation.suite import evaluate_clips
 from videomar.sampling.clips import sample_held_out
 from videomar.training.loop import Splits, train
 from videomar.training.tokenizer import train_from_ledger
@@ -179,8 +180,17 @@ def test_clips_of_many_shapes_are_learnt_generated_and_judged(mixed):
     sizes = {kinds["truth"].frames.shape for kinds in clips}
     assert sizes == {(9, 24, 40, 3), (5, 24, 40, 3), (9, 40, 24, 3), (9, 32, 32, 3)}
     short = next(kinds for kinds in clips if len(kinds["truth"].frames) == 5)
-    assert set(short) == {"truth", "tokenizer", "image", "image_wrong_prompt"}
-    judged = evaluate_clips(folder / "made", folder / "evaluation.parquet", folder / "plot.csv")
+    assert not [kind for kind in short if kind.startswith("continuation")]
+    assert {"truth", "tokenizer", "image", "image_wrong_prompt", "image_seed1"} <= set(short)
+    stretched = [clip for kinds in clips for kind, clip in kinds.items() if is_stretched(kind)]
+    assert {clip.frames.shape[1:3] for clip in stretched if clip.kind.endswith("larger")} <= {
+        (40, 64),
+        (64, 40),
+        (48, 48),
+    }
+    names = {"generated": "made", "sampled": "none", "out": "evaluation.parquet", "plot": "plot.csv"}
+    paths = {name: folder / path for name, path in (names | {"details": "evaluation.json"}).items()}
+    judged = evaluate_clips(SimpleNamespace(**paths), params.suite)
     assert judged["real_clips"] == 6
     assert np.isfinite([value for name, value in judged.items()]).all()
     reel = make_reel(clips, ReelPlan("", "", "real", "image"))

@@ -1,5 +1,7 @@
 """A registered version before the gate: numbers from the registry, the decision back into it."""
 
+import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from videomar.tracking.registry import (
     Version,
     challenger,
     champion,
+    download_evidence,
     evaluation_of,
     record_decision,
     require_run,
@@ -19,16 +22,28 @@ from videomar.tracking.registry import (
 )
 
 if TYPE_CHECKING:
-    from videomar.evaluation.gate import Decision
+    from videomar.evaluation.gate import Decision, Evidence
 
 
 def judge(version: Version, params: Path) -> "Decision":
     """The gate's decision about a version, against the present champion if there is one."""
-    from videomar.evaluation.gate import decide_promotion  # here: a release with nothing to do needs no scipy
+    from videomar.evaluation.gate import decide_promotion  # here: an idle release needs no pandas
 
     best = champion()
-    rows = evaluation_of(best) if best is not None else None
-    return decide_promotion(evaluation_of(version), rows, load_params(params).gate)
+    known = evidence_of(best) if best is not None else None
+    return decide_promotion(evidence_of(version), known, load_params(params).gate)
+
+
+def evidence_of(version: Version) -> "Evidence":
+    """What the gate saw of a version: rows, and the fingerprint where one was recorded."""
+    from videomar.evaluation.fingerprint import from_json
+    from videomar.evaluation.gate import Evidence
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = download_evidence(version, Path(folder)) / "evaluation.json"
+        details = json.loads(path.read_text()) if path.is_file() else {}
+    stated = details.get("fingerprint")
+    return Evidence(evaluation_of(version), None if stated is None else from_json(json.dumps(stated)))
 
 
 def judge_once(version: Version, params: Path) -> Version:

@@ -3,7 +3,9 @@
 Register the candidate, let the gate decide, move the alias, write the report.
 """
 
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videomar.config import load_params
 from videomar.describe import write_card
@@ -12,12 +14,20 @@ from videomar.tracking.alias import carry_out
 from videomar.tracking.candidate import Candidate, register_candidate
 from videomar.tracking.registry import (
     Version,
+    download_evidence,
+    evaluation_of,
     mark_released,
     version_of,
 )
 
+if TYPE_CHECKING:
+    from videomar.evaluation.reels import Opponent
+
 REPORT = Path("reports/index.html")
 PARAMS = Path("params.yaml")
+GENERATED = Path("data/generated.parquet")
+EVALUATION = Path("data/evaluation.parquet")
+FACTS = Path("data/evaluation.json")
 LOCK = Path("dvc.lock")
 LINEAGE = (
     "git_commit",
@@ -36,7 +46,7 @@ def register() -> str:
     candidate = Candidate(
         checkpoints=Path("checkpoints/videomar"),
         tokenizer=Path("checkpoints/tokenizer"),
-        evaluation=Path("data/evaluation.parquet"),
+        evaluation=EVALUATION,
         metrics=Path("metrics"),
         params=PARAMS,
         lock=LOCK,
@@ -44,6 +54,8 @@ def register() -> str:
         ledger=Path("data/ledger.parquet"),
         latents=Path("data/latents"),
         inputs=(Path("takedowns.csv"), _credits()),
+        facts=FACTS,
+        keep_shown=_keep_shown,
     )
     return register_candidate(candidate).number
 
@@ -68,19 +80,23 @@ def report(number: str) -> Path:
     version = version_of(number)
     sources = ReportSources(
         ledger=Path("data/ledger.parquet"),
-        generated=Path("data/generated.parquet"),
+        generated=GENERATED,
+        evaluation=EVALUATION,
+        facts=FACTS,
         metrics=Path("metrics"),
         plots=Path("plots"),
         credits=_credits(),
     )
     lineage = {name: version.tags[name] for name in LINEAGE if name in version.tags}
-    about = Release(
-        candidate=str(version),
-        champion=describe_champion(version),
-        decision=version.decision,
-        lineage=lineage,
-    )
-    write_report(REPORT, sources, about)
+    with tempfile.TemporaryDirectory() as folder:
+        about = Release(
+            candidate=str(version),
+            champion=describe_champion(version),
+            decision=version.decision,
+            lineage=lineage,
+            opponent=_opponent(version, Path(folder)),
+        )
+        write_report(REPORT, sources, about)
     mark_released(version)
     return REPORT
 
@@ -88,6 +104,28 @@ def report(number: str) -> Path:
 def report_is_about(version: Version) -> bool:
     """Whether the report on disk is there and is that of this version."""
     return REPORT.is_file() and f"<title>VideoMAR: {version}<" in REPORT.read_text(encoding="utf-8")[:2000]
+
+
+def _opponent(version: Version, folder: Path) -> "Opponent | None":
+    """The champion that the version met at the gate, with its evidence; None where it met none."""
+    from videomar.evaluation.reels import Opponent
+    from videomar.evaluation.shown import NAME
+
+    number = version.tags.get("previous_champion", "none")
+    if number == "none":
+        return None
+    before = version_of(number)
+    evidence = download_evidence(before, folder)
+    if not (evidence / EVALUATION.name).is_file():
+        return None
+    return Opponent(str(before), evaluation_of(before), evidence / NAME, evidence / FACTS.name)
+
+
+def _keep_shown(folder: Path) -> None:
+    """Keep a few of the candidate's clips, for the report of a later challenger."""
+    from videomar.evaluation.shown import NAME, write_shown
+
+    write_shown(GENERATED, folder / NAME)
 
 
 def _credits() -> Path:

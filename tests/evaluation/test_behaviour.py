@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
-import torch
 
-from tests.evaluation.clips import moving_disc, noisy
+from tests.evaluation.clips import blurred, moving_disc, noisy
 from videomar.errors import DataError
 from videomar.evaluation.backbone import Backbone
 from videomar.evaluation.behaviour import (
     diversity,
-    extrapolate_latents,
+    holds_together,
     motion_retained_by_frame,
     text_effect,
 )
@@ -76,17 +75,11 @@ def test_text_effect_of_unlike_seeds_is_refused(backbone: Backbone, left: int, r
         diversity([clip, clip], backbone, 2)
 
 
-def test_extrapolation_continues_a_straight_line_exactly() -> None:
-    start, step = torch.randn(2, 4, 1, 3, 3), torch.randn(2, 4, 1, 3, 3)
-    line = start + step * torch.arange(6).reshape(6, 1, 1)
-    assert torch.allclose(extrapolate_latents(line[:, :, :2], 6), line, atol=1e-5)
-    assert torch.allclose(extrapolate_latents(line[0, :, :3], 6), line[0], atol=1e-5)
-
-
-def test_extrapolation_of_one_frame_repeats_it() -> None:
-    latents = torch.randn(4, 1, 2, 2)
-    assert torch.equal(extrapolate_latents(latents, 3), latents.expand(4, 3, 2, 2))
-    assert torch.equal(extrapolate_latents(latents, 1), latents)
-    for frames in (0, 1):
-        with pytest.raises(DataError, match=f"expected 1 to {frames}"):
-            extrapolate_latents(torch.randn(4, 2 * (1 - frames) + 2 * frames, 2, 2), frames)
+def test_clip_that_ends_as_mush_noise_or_black_does_not_hold_together() -> None:
+    clip = moving_disc(9, textured=True)
+    assert holds_together(clip, clip[0]) == 1
+    ends = {"mush": blurred(clip, 4.0), "noise": noisy(clip, 60), "black": np.zeros_like(clip)}
+    for end in ends.values():
+        assert holds_together(np.concatenate([clip[:6], end[6:]]), clip[0]) == 0
+        # What happens in the midst is no matter of how it ends.
+        assert holds_together(np.concatenate([clip[:3], end[3:4], clip[4:]]), clip[0]) == 1

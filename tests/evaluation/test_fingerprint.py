@@ -2,8 +2,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 
 from videomar.errors import DataError
+from videomar.evaluation import fingerprint as fingerprint_module
 from videomar.evaluation.fingerprint import (
     INFORMATIVE,
     Fingerprint,
@@ -120,3 +122,12 @@ def test_clips_hash_depends_on_ids_prompts_pixels_and_order() -> None:
     ]
     hashes = {clips_sha256(other) for other in [rows, *others]}
     assert len(hashes) == 5
+
+
+def test_stage_evaluate_runs_again_when_a_file_that_makes_scores_changes() -> None:
+    folder = Path(fingerprint_module.__file__).parent
+    stage = yaml.safe_load((folder.parent.parent / "dvc.yaml").read_text())["stages"]["evaluate"]
+    scoring = {path.stem for path in folder.glob("*.py")} - set(fingerprint_module._NOT_SCORING)
+    # The benchmark's aggregation is asked of its own dimensions only.
+    scoring -= {"__init__", "vbench"}
+    assert {f"videomar/evaluation/{name}.py" for name in scoring} <= set(stage["deps"])

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -6,9 +7,30 @@ import pandas as pd
 import pytest
 
 from videomar.config import GateParams
-from videomar.evaluation.gate import Decision, decide_promotion
+from videomar.evaluation import gate
+from videomar.evaluation.fingerprint import Fingerprint, environment
+from videomar.evaluation.gate import Decision, Evidence
+from videomar.evaluation.pairing import LOWER_IS_BETTER, NEARER_ONE_IS_BETTER, interval
 
-PARAMS = GateParams(min_clips=8, confidence=0.95, margin_db=0.5, seed=0)
+PARAMS = GateParams(min_clips=8, confidence=0.95, margin_db=0.5, margins={"ssim": 0.03}, seed=0)
+FINGERPRINT = Fingerprint(
+    weights={},
+    clips="c" * 64,
+    split="test",
+    num_clips=24,
+    num_frames=17,
+    context_frames=(1, 5),
+    size_px=(32, 32),
+    fps=8.0,
+    seeds=(0, 1, 2),
+    **environment("cpu"),
+)
+
+
+def decide_promotion(candidate: pd.DataFrame, champion: pd.DataFrame | None, params: GateParams) -> Decision:
+    """Both judged in one environment."""
+    other = Evidence(champion, FINGERPRINT) if champion is not None else None
+    return gate.decide_promotion(Evidence(candidate, FINGERPRINT), other, params)
 
 
 def evaluation(
@@ -24,6 +46,7 @@ def evaluation(
     for index in range(clips):
         difficulty = np.random.default_rng(1000 + index).normal(0, 3)
         gains = {"continuation": gain_db, "continuation_untrained": -5.0, "image": image_gain_db}
+        gains |= {"continuation_linear": -1.0}
         for kind, mean in gains.items():
             gain = mean + difficulty + rng.normal(0, spread_db)
             repeat = 18.0 + difficulty
@@ -40,7 +63,7 @@ def refusal(decision: Decision) -> str:
 def test_gate_passes_a_first_model_above_both_baselines() -> None:
     decision = decide_promotion(evaluation(), None, PARAMS)
     assert decision.promote
-    assert [figure.n for figure in decision.figures] == [24, 24]
+    assert [figure.n for figure in decision.figures] == [24, 24, 24]
 
 
 def test_gate_refuses_a_first_model_no_better_than_repeating() -> None:
@@ -51,6 +74,12 @@ def test_gate_refuses_a_first_model_no_better_than_untrained() -> None:
     rows = evaluation()
     rows.loc[rows["kind"] == "continuation_untrained", "gain_db"] = 20.0
     assert "untrained model" in refusal(decide_promotion(rows, None, PARAMS))
+
+
+def test_gate_refuses_a_first_model_no_better_than_a_straight_line() -> None:
+    rows = evaluation()
+    rows.loc[rows["kind"] == "continuation_linear", "gain_db"] = 20.0
+    assert "a straight line" in refusal(decide_promotion(rows, None, PARAMS))
 
 
 def test_gate_refuses_a_first_model_without_its_untrained_self() -> None:
@@ -118,7 +147,7 @@ def test_gate_holds_the_other_group_too() -> None:
 
 def test_gate_mirrors_its_figures_when_the_sides_are_swapped() -> None:
     a, b = evaluation(6.2, seed=1), evaluation(6.0, seed=2)
-    forth, back = (decide_promotion(*sides, PARAMS).figures[2] for sides in ((a, b), (b, a)))
+    forth, back = (decide_promotion(*sides, PARAMS).figures[3] for sides in ((a, b), (b, a)))
     assert (forth.value, forth.low, forth.high) == pytest.approx((-back.value, -back.high, -back.low))
 
 
@@ -136,3 +165,115 @@ def test_gate_gives_the_same_decision_again() -> None:
 def test_gate_imports_no_torch() -> None:
     code = "import sys, videomar.evaluation.gate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def seeded(gains_db: tuple[float, ...], noise_db: float = 0.3, seed: int = 0) -> pd.DataFrame:
+    """Rows of a model with a mean gain for each seed."""
+    rng, rows = np.random.default_rng(seed), evaluation(gains_db[0], noise_db, seed=seed)
+    made = [rows]
+    for number, gain in enumerate(gains_db[1:], 1):
+        of_seed = rows[rows["kind"] == "continuation"].copy()
+        of_seed["gain_db"] += gain - gains_db[0] + rng.normal(0, noise_db, len(of_seed))
+        made.append(of_seed.assign(kind=f"continuation_seed{number}"))
+    return pd.concat(made, ignore_index=True)
+
+
+def test_gate_refuses_a_lucky_model_that_is_better_on_one_seed_only() -> None:
+    champion, lucky = seeded((6.0, 6.0, 6.0)), seeded((9.0, 5.9, 5.9), seed=1)
+    # Its mean over clips and seeds is clearly better, and so is its first seed alone.
+    assert lucky["gain_db"].mean() > champion["gain_db"].mean() + 0.3
+    alone = (rows[~rows["kind"].str.contains("_seed")] for rows in (lucky, champion))
+    assert decide_promotion(*alone, PARAMS).promote
+    reasons = refusal(decide_promotion(lucky, champion, PARAMS))
+    assert "not better from every seed" in reasons
+    assert "3 seeds each" in reasons
+
+
+def test_gate_passes_a_model_that_is_better_on_every_seed() -> None:
+    decision = decide_promotion(seeded((6.5, 6.6, 6.4), seed=1), seeded((6.0, 6.0, 6.0)), PARAMS)
+    assert decision.promote
+    assert "3 seeds each" in decision.reasons[3]
+
+
+def test_gate_refuses_a_first_model_that_beats_repeating_by_one_seed() -> None:
+    assert "not better from every seed" in refusal(decide_promotion(seeded((9.0, -3.0, -3.0)), None, PARAMS))
+
+
+def test_interval_of_one_seed_is_the_bootstrap_over_clips() -> None:
+    from scipy.stats import bootstrap
+
+    values = np.random.default_rng(0).normal(1, 2, 40)
+    ours = interval("", values[:, None], PARAMS)
+    theirs = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1))
+    assert (ours.low, ours.high) == pytest.approx(theirs.confidence_interval, abs=0.05)
+
+
+def test_interval_that_draws_seeds_passes_far_fewer_models_that_are_lucky() -> None:
+    """Of models that are no better, where seeds differ as much as clips do; three seeds cannot do it all."""
+    rng, passed = np.random.default_rng(0), {"both": 0, "clips": 0}
+    for _ in range(100):
+        values = rng.normal(0, 1, (1, 3)) + rng.normal(0, 1, (24, 3))
+        passed["both"] += interval("", values, PARAMS).low > 0
+        passed["clips"] += interval("", values.mean(axis=1, keepdims=True), PARAMS).low > 0
+    assert passed["both"] <= 16
+    assert passed["clips"] >= 30
+
+
+@pytest.mark.parametrize(("ssim", "promoted"), [(0.79, True), (0.70, False)])
+def test_gate_holds_a_metric_within_its_margin(ssim: float, promoted: bool) -> None:
+    champion, candidate = (
+        evaluation(spread_db=0.1).assign(ssim=0.8),
+        evaluation(7.0, 0.1, seed=1).assign(ssim=ssim),
+    )
+    decision = decide_promotion(candidate, champion, PARAMS)
+    assert decision.promote is promoted
+    assert any("simulated ssim over the champion" in reason for reason in decision.reasons)
+
+
+def test_gate_compares_a_metric_on_the_clips_that_have_it() -> None:
+    champion, candidate = (
+        evaluation(spread_db=0.1).assign(ssim=0.8),
+        evaluation(7.0, 0.1, seed=1).assign(ssim=0.5),
+    )
+    few = candidate["clip_id"].isin([f"simulated{number}" for number in range(7)])
+    candidate.loc[~few, "ssim"] = np.nan
+    assert "Not compared: simulated ssim" in " ".join(decide_promotion(candidate, champion, PARAMS).reasons)
+
+
+def test_gate_knows_which_way_metrics_of_the_catalogue_are_better() -> None:
+    from videomar.evaluation.catalogue import METRICS
+
+    sides = {"lower": LOWER_IS_BETTER, "nearer 1": NEARER_ONE_IS_BETTER}
+    for side, keys in sides.items():
+        assert {m.key for m in METRICS if m.better == side and m.per != "set"} == set(keys)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"split": "val"}, "split val against test"),
+        ({"clips": "d" * 64}, "clips ddd"),
+        ({"seeds": (0,)}, "seeds"),
+        ({"weights": {"backbone": "a" * 64}}, "weights.backbone"),
+    ],
+)
+def test_gate_refuses_unlike_fingerprints_and_shows_what_differs(change: dict, told: str) -> None:
+    better = Evidence(evaluation(9.0), dataclasses.replace(FINGERPRINT, **change))
+    reasons = refusal(gate.decide_promotion(better, Evidence(evaluation(), FINGERPRINT), PARAMS))
+    assert "Not comparable with the champion" in reasons
+    assert told in reasons
+
+
+def test_gate_compares_with_a_champion_from_before_fingerprints_and_says_so() -> None:
+    old = evaluation()
+    old = Evidence(old[old["kind"] != "continuation_linear"])
+    decision = gate.decide_promotion(Evidence(seeded((9.0, 9.0)), FINGERPRINT), old, PARAMS)
+    assert decision.promote
+    assert decision.reasons[-1].startswith("Fingerprint of the champion not recorded")
+
+
+def test_gate_judges_a_candidate_from_before_the_straight_line() -> None:
+    rows = evaluation()
+    rows = rows[rows["kind"] != "continuation_linear"]
+    assert gate.decide_promotion(Evidence(rows), None, PARAMS).promote
+    assert "Too few to rank" in refusal(decide_promotion(rows, None, PARAMS))

@@ -6,16 +6,16 @@ import pandas as pd
 import pytest
 
 from stages import evaluate
+from tests.pipeline_outputs import evaluate as evaluate_small
 from tests.pipeline_outputs import write_generated
 from videomar.errors import DataError
+from videomar.evaluation.figures import summarise
 from videomar.evaluation.metrics import (
     PSNR_CAP_DB,
-    evaluate_clips,
     psnr_by_frame,
     psnr_db,
     read_generated,
     repeat_last,
-    summarise,
 )
 
 
@@ -25,16 +25,15 @@ def plain_psnr(a: np.ndarray, b: np.ndarray) -> float:
     return min(PSNR_CAP_DB, 20 * math.log10(255) - 10 * math.log10(mean)) if mean else PSNR_CAP_DB
 
 
-@pytest.fixture
-def scored(tmp_path: Path) -> tuple[dict[str, float], pd.DataFrame, pd.DataFrame, Path]:
-    generated, out, plot = (
-        tmp_path / "generated.parquet",
-        tmp_path / "evaluation.parquet",
-        tmp_path / "plot.csv",
-    )
+@pytest.fixture(scope="module")
+def scored(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, float], pd.DataFrame, pd.DataFrame, Path]:
+    tmp_path = tmp_path_factory.mktemp("scored")
+    generated, plot = tmp_path / "generated.parquet", tmp_path / "plot.csv"
     write_generated(generated, {"simulated": 3, "real": 2})
-    figures = evaluate_clips(generated, out, plot)
-    return figures, pd.read_parquet(out), pd.read_csv(plot), generated
+    figures = evaluate_small(generated, plot)
+    return figures, pd.read_parquet(tmp_path / "evaluation.parquet"), pd.read_csv(plot), generated
 
 
 @pytest.mark.parametrize("spread", [0, 1, 40, 255])
@@ -81,12 +80,13 @@ def test_evaluation_figures_are_means_over_clips(scored: tuple) -> None:
         figures["sim_i2v_psnr_db"] - figures["sim_i2v_wrong_prompt_psnr_db"]
     )
     assert (figures["sim_clips"], figures["real_clips"]) == (3, 2)
-    assert figures == pytest.approx(summarise(rows))
+    summary = summarise(rows)
+    assert {key: figures[key] for key in summary} == pytest.approx(summary)
 
 
 def test_evaluation_has_no_keys_of_an_absent_group(tmp_path: Path) -> None:
     write_generated(tmp_path / "generated.parquet", {"real": 1})
-    figures = evaluate_clips(tmp_path / "generated.parquet", tmp_path / "out.parquet", tmp_path / "plot.csv")
+    figures = evaluate_small(tmp_path / "generated.parquet", tmp_path / "plot.csv")
     assert not [key for key in figures if key.startswith("sim_")]
     assert "real_psnr_gain_db" in figures
 
@@ -101,6 +101,7 @@ def test_evaluation_plot_starts_after_the_context_and_ends_with_the_clip(scored:
 def test_evaluate_stage_writes_metrics(tmp_path: Path) -> None:
     write_generated(tmp_path / "generated.parquet", {"simulated": 2})
     names = {"generated": "generated.parquet", "out": "e.parquet", "plot": "p.csv", "metrics": "m.json"}
+    names |= {"details": "e.json", "sampled": "none.json"}
     evaluate.main([part for key, name in names.items() for part in (f"--{key}", str(tmp_path / name))])
     assert "sim_psnr_gain_db" in (tmp_path / "m.json").read_text()
 

@@ -1,16 +1,23 @@
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.pipeline_outputs import EVIL, write_outputs
 from videomar.errors import DataError
+from videomar.evaluation import report
 from videomar.evaluation.charts import Line, line_chart, smooth
-from videomar.evaluation.films import film_strip, pick_examples
+from videomar.evaluation.films import film_strip, pick_examples, strip_bytes
+from videomar.evaluation.metrics import read_generated
+from videomar.evaluation.reels import Opponent
 from videomar.evaluation.report import Release, ReportSources, write_report
+from videomar.evaluation.shown import read_shown, write_shown
 
 FIGURE = {"name": "simulated gain", "value": 5.0, "low": 4.0, "high": 6.0, "n": 10}
 DECISION = {"promote": False, "reasons": [f"Not shown to be better: {EVIL}"], "figures": [FIGURE]}
@@ -43,15 +50,31 @@ def sources(root: Path) -> ReportSources:
     return ReportSources(
         ledger=root / "data/ledger.parquet",
         generated=root / "data/generated.parquet",
+        evaluation=root / "data/evaluation.parquet",
+        facts=root / "data/evaluation.json",
         metrics=root / "metrics",
         plots=root / "plots",
         credits=root / "credits.txt",
     )
 
 
-def release(decision: dict[str, Any] | None = DECISION) -> Release:
+def release(decision: dict[str, Any] | None = DECISION, opponent: Opponent | None = None) -> Release:
     lineage = {"git_commit": "abc", "lock_sha256": EVIL}
-    return Release(candidate="videomar version 1", champion="none", decision=decision, lineage=lineage)
+    return Release(
+        candidate="videomar version 1",
+        champion="none",
+        decision=decision,
+        lineage=lineage,
+        opponent=opponent,
+    )
+
+
+def opponent(root: Path, folder: Path, worse_by: float = 1.0) -> Opponent:
+    """A champion that made the same clips, each worse by as much."""
+    write_shown(root / "data/generated.parquet", folder / "shown.parquet")
+    rows = pd.read_parquet(root / "data/evaluation.parquet")
+    rows["psnr_db"] -= worse_by
+    return Opponent(f"videomar {EVIL}", rows, folder / "shown.parquet", root / "data/evaluation.json")
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +96,11 @@ def test_report_has_every_section(html: str) -> None:
     sections = [
         "figures",
         "gate",
+        "compare",
         "clips",
+        "metrics",
         "quality",
+        "failures",
         "tokenizer",
         "training",
         "contents",
@@ -85,7 +111,11 @@ def test_report_has_every_section(html: str) -> None:
     for text in (
         "wrong prompt",
         "repeat last",
-        "through the tokenizer",
+        "against the baselines",
+        "Worst by PSNR",
+        "higher is better",
+        "too few to rank",
+        "Fingerprint of the scores",
         "too dark",
         "Refused",
         "(c) somebody",
@@ -108,8 +138,52 @@ def test_report_escapes_captions_names_and_reasons(html: str) -> None:
     assert EVIL not in html
 
 
+def test_report_keeps_all_data_out_of_its_script(html: str) -> None:
+    (script,) = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    own = (Path(report.__file__).parent / "report.js.jinja").read_text()
+    assert script.strip() == own.strip()
+
+
+def test_report_holds_a_film_once_however_often_it_is_shown(html: str) -> None:
+    addresses = re.findall(r"--strip: url\((data:[^)]+)\)", html)
+    assert len(addresses) == len(set(addresses))
+    assert all(html.count(address) == 1 for address in addresses[:5])
+
+
+def test_report_shows_champion_and_challenger_side_by_side(root: Path, tmp_path: Path) -> None:
+    write_report(tmp_path / "index.html", sources(root), release(opponent=opponent(root, tmp_path)))
+    html = (tmp_path / "index.html").read_text()
+    page = Page(html)
+    assert f"against videomar {EVIL}" in page.text
+    assert EVIL not in html
+    for text in ("champion", "challenger", "challenger's best", "+1.00", "10 of 10 better"):
+        assert text in page.text
+
+
+def test_report_refuses_to_compare_what_was_evaluated_otherwise(root: Path, tmp_path: Path) -> None:
+    facts = json.loads((root / "data/evaluation.json").read_text())
+    facts["fingerprint"]["split"] = EVIL
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    other = replace(opponent(root, tmp_path), facts=tmp_path / "facts.json")
+    write_report(tmp_path / "index.html", sources(root), release(opponent=other))
+    html = (tmp_path / "index.html").read_text()
+    text = Page(html).text
+    assert "Not compared" in text
+    assert f"against {EVIL}" in text
+    assert EVIL not in html
+    assert "10 of 10 better" not in text
+
+
+def test_report_shows_a_champion_without_kept_clips_by_its_numbers(root: Path, tmp_path: Path) -> None:
+    other = replace(opponent(root, tmp_path), shown=tmp_path / "none", facts=tmp_path / "none")
+    write_report(tmp_path / "index.html", sources(root), release(opponent=other))
+    text = Page((tmp_path / "index.html").read_text()).text
+    assert "10 of 10 better" in text
+    assert "challenger's best" not in text
+
+
 def test_report_shows_each_film_beside_the_truth(html: str) -> None:
-    assert html.count('class="film"') >= 4 * 6 * 3
+    assert html.count('class="film ') >= 4 * 6 * 3
     assert len(html) < 15e6
 
 
@@ -126,6 +200,8 @@ def test_report_names_the_file_that_is_missing(root: Path, tmp_path: Path) -> No
     missing = ReportSources(
         ledger=tmp_path / "ledger.parquet",
         generated=root / "data/generated.parquet",
+        evaluation=root / "data/evaluation.parquet",
+        facts=tmp_path / "none",
         metrics=root / "metrics",
         plots=root / "plots",
         credits=tmp_path / "none",
@@ -168,3 +244,37 @@ def test_chart_leaves_out_what_is_not_finite() -> None:
 
 def test_smooth_keeps_a_constant_and_the_length() -> None:
     assert smooth([2.0] * 40, 0.2) == pytest.approx([2.0] * 40)
+
+
+def test_chart_draws_a_band_behind_its_curve() -> None:
+    line = Line("a", "model", [0, 1, 2], [1.0, 2.0, 3.0], [0.5, 1.5, float("nan")], [1.5, 2.5, 3.5])
+    chart = str(line_chart([line], "frame", "dB"))
+    assert chart.index("<polygon") < chart.index("<polyline")
+    (points,) = re.findall(r'<polygon[^>]*points="([^"]+)"', chart)
+    corners = [tuple(map(float, point.split(","))) for point in points.split()]
+    assert len(corners) == 4  # there and back over the two frames that are finite
+    assert corners[0][1] < corners[-1][1]  # up is small
+
+
+def test_kept_clips_are_small_and_as_they_were(root: Path, tmp_path: Path) -> None:
+    generated = root / "data/generated.parquet"
+    write_shown(generated, tmp_path / "shown.parquet")
+    assert (tmp_path / "shown.parquet").stat().st_size < 2e6
+    kept = read_shown(tmp_path / "shown.parquet")
+    assert len(kept) == 2 * (10 + 9)
+    for kinds in read_generated(generated):
+        for kind in ("continuation", "image"):
+            assert np.array_equal(kept[kinds[kind].clip_id, kind].frames, kinds[kind].frames)
+
+
+def test_kept_clips_stay_small_when_the_pictures_are_large_and_noisy() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (17, 128, 128, 3), dtype=np.uint8)
+    assert len(strip_bytes(noise, 10**9)) > 500_000
+    assert len(strip_bytes(noise, 150_000)) <= 150_000
+    assert len(film_strip(noise)) < 70_000  # 200 of them in a page of 15 MB
+
+
+def test_kept_clips_that_are_damaged_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "shown.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"shown.parquet: got .*, expected kept clips"):
+        read_shown(tmp_path / "shown.parquet")

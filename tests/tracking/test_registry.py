@@ -75,6 +75,9 @@ def test_registry_round_trip(root: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "No better: equal" in release.decide(second)
     release.move_alias(second)
     assert registry.champion() == registry.version_of(first)
+    release.report(second)
+    assert "Clip by clip against videomar version 1 (checkpoint step 30)" in report.read_text()
+    assert "challenger&#39;s best" in report.read_text()  # beside the clips that the champion kept
     with pytest.raises(VideomarError, match="refused by the gate: No better"):
         promote_version(second, "", root / "params.yaml")
     assert promote_version(second, "we want it", root / "params.yaml")[0].endswith("we want it")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomar.config.params import load_params
+from videomar.drafts import draft_of
 from videomar.errors import ParamsError
 
 if TYPE_CHECKING:
@@ -26,14 +27,10 @@ def update_params(path: Path, changes: Mapping[str, Mapping[str, object]]) -> No
     content = yaml.load(path.read_text())
     for section, values in changes.items():
         content[section].update(values)
-    draft = path.with_name(f".{path.name}.new")
-    try:
+    with draft_of(path) as draft:
         with draft.open("w") as file:
             yaml.dump(content, file)
         load_params(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read_preset(folder: Path, name: str) -> dict[str, Any]:

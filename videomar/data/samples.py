@@ -16,6 +16,7 @@ from videomar.data.parts import cut_film
 from videomar.data.place import Where, place_of
 from videomar.data.probe import find_ffmpeg
 from videomar.data.synthetic import draw_simulated
+from videomar.drafts import draft_of
 from videomar.errors import DataError
 
 _RECIPE = "SOURCES.yaml"
@@ -128,9 +129,8 @@ def _listed(out: Path) -> set[str]:
 
 
 def _write_list(out: Path, files: list[str]) -> None:
-    draft = out / f"{_LIST}.draft"
-    draft.write_text(json.dumps(files, indent=1) + "\n", "utf-8")
-    os.replace(draft, out / _LIST)
+    with draft_of(out / _LIST) as draft:
+        draft.write_text(json.dumps(files, indent=1) + "\n", "utf-8")
 
 
 def _remove_empty(folder: Path, out: Path) -> None:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from videomar.config import SamplesParams
 from videomar.data.probe import find_ffmpeg
+from videomar.drafts import draft_of
 
 FPS = 8
 CLIP_FRAMES = 17
@@ -155,24 +156,16 @@ def _write_video(path: Path, scenes: list[Scene], size_px: int) -> None:
         {"start_s": i * CLIP_FRAMES / FPS, "end_s": (i + 1) * CLIP_FRAMES / FPS, "caption": scene.caption}
         for i, scene in enumerate(scenes)
     ]
-    draft = path.with_name(f".{path.name}")
-    (
-        ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{size_px}x{size_px}", r=FPS)
-        .output(
-            str(draft),
-            format="mp4",
-            vcodec="libx264",
-            crf=10,
-            preset="veryfast",
-            pix_fmt="yuv420p",
-            threads=1,
+    options = {"vcodec": "libx264", "crf": 10, "preset": "veryfast", "pix_fmt": "yuv420p", "threads": 1}
+    with draft_of(path) as draft:
+        (
+            ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{size_px}x{size_px}", r=FPS)
+            .output(str(draft), format="mp4", **options)
+            .global_args("-loglevel", "error")
+            .overwrite_output()
+            .run(cmd=str(find_ffmpeg()), input=frames.tobytes())
         )
-        .global_args("-loglevel", "error")
-        .overwrite_output()
-        .run(cmd=str(find_ffmpeg()), input=frames.tobytes())
-    )
-    path.with_suffix(".json").write_text(json.dumps({"clips": spans}, indent=1))
-    draft.replace(path)
+        path.with_suffix(".json").write_text(json.dumps({"clips": spans}, indent=1))
 
 
 def _unit(direction: str) -> NDArray[np.float64]:

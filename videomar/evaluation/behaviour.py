@@ -1,6 +1,6 @@
 """What is asked of an autoregressive model beyond likeness: does it move, does it vary, does it listen?
 
-Pure functions of clips. Axes: F frames, H W rows and columns in pixels; B batch, C channels, T latent frames.
+Pure functions of clips. Axes: F frames, H W rows and columns in pixels.
 """
 
 from collections.abc import Sequence
@@ -8,15 +8,17 @@ from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, cat
 
 from videomar.errors import DataError
 from videomar.evaluation.backbone import Backbone
 from videomar.evaluation.fidelity import check_alike, feature_distance_by_frame
+from videomar.evaluation.imaging import exposure_shift_by_frame, sharpness_kept_by_frame
 from videomar.evaluation.motion import motion_by_frame
 
 _LEAST_MOTION = 0.1
 """Percent of the shorter side a frame: 0.03 px at 32 px, below which flow finds nothing."""
+
+_MOST_DETAIL, _MOST_SHIFT = 4.0, 50.0
 
 
 def motion_retained_by_frame(clip: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -27,6 +29,19 @@ def motion_retained_by_frame(clip: NDArray[np.uint8], truth: NDArray[np.uint8]) 
     check_alike("motion retained", clip, truth)
     own, true = motion_by_frame(clip), motion_by_frame(truth)
     return np.divide(own, true, out=np.full_like(own, np.nan), where=true >= _LEAST_MOTION)
+
+
+def holds_together(clip: NDArray[np.uint8], picture: NDArray[np.uint8]) -> float:
+    """1 if a clip has not fallen apart at its end, else 0; the mean over clips is the share that holds.
+
+    The rule is ours: in its last quarter a clip has between a quarter and four times the fine detail of the
+    given picture, and is not lighter or darker by more than 50 of 255. Needs no truth, so that it can be
+    asked of clips longer or larger than trained.
+    """
+    end = clip[-max(1, len(clip) // 4) :]
+    detail = float(sharpness_kept_by_frame(end, picture).mean())
+    shift = float(np.abs(exposure_shift_by_frame(end, picture)).mean())
+    return float(1 / _MOST_DETAIL <= detail <= _MOST_DETAIL and shift <= _MOST_SHIFT)
 
 
 def diversity(clips_of_seeds: Sequence[NDArray[np.uint8]], backbone: Backbone, first_frame: int) -> float:
@@ -70,27 +85,6 @@ def text_effect(
     ]
     within = [diversity(clips, backbone, first_frame) for clips in (of_prompt, of_other_prompt)]
     return float(np.mean(across) - np.mean(within))
-
-
-def extrapolate_latents(context: Tensor, num_frames: int) -> Tensor:
-    """The context continued in a straight line, last + k (last - before): (C, T, H, W) to as many frames.
-
-    The baseline of constant change. One context frame has no direction and is repeated. Works on any number
-    of axes before C too.
-
-    Args:
-        context: Latents given, T at least 1.
-        num_frames: Latent frames of the result, context included.
-    """
-    given = context.shape[-3]
-    if not 1 <= given <= num_frames:
-        raise DataError(
-            f"extrapolation: got {given} context frames for {num_frames}, expected 1 to {num_frames}"
-        )
-    last = context.narrow(-3, given - 1, 1)
-    step = last - context.narrow(-3, max(0, given - 2), 1)
-    steps = [last + k * step for k in range(1, num_frames - given + 1)]
-    return cat([context, *steps], dim=-3)
 
 
 def _distance(

@@ -6,6 +6,7 @@ The suite computes what stands here and the report explains it; nothing else lis
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -38,7 +39,7 @@ class Metric:
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the inputs, which are those of the function's parameters."""
-        return tuple(inspect.signature(self.function).parameters)
+        return _parameters(self.function)
 
     def missing(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
         """What it needs and is not given, or given as None: then it is left out by name."""
@@ -47,6 +48,11 @@ class Metric:
     def __call__(self, inputs: Mapping[str, Any]) -> Any:
         """Its value; other inputs are ignored."""
         return self.function(**{name: inputs[name] for name in self.needs})
+
+
+@lru_cache  # it is asked for thousands of times, and takes a tenth of a millisecond
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def _psnr(clip: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -91,6 +97,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("exposure_shift", "Exposure shift", "grey levels", "lower", "frame",
            "how much lighter or darker the frame is than the given picture, of 255",
            imaging.exposure_shift_by_frame),
+    Metric("holds_together", "Holds together", "", "higher", "clip",
+           "share of clips that do not end as mush, noise, black or white", behaviour.holds_together),
     Metric("frechet", "Fréchet distance", "", "lower", "set",
            "how far the clips as a whole are from real ones in features; 0 = alike, needs hundreds of clips",
            frechet_of_clips),

@@ -23,6 +23,9 @@ class Line:
     look: str
     x: Sequence[float]
     y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    """A band around the curve, such as a bootstrap interval; none if empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,13 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, marks: Sequenc
     if not finite:
         return Markup('<p class="none">no figures</p>')
     x_values = [value for line in finite for value in line.x]
-    y_values = [value for line in finite for value in line.y]
+    y_values = [value for line in finite for value in (*line.y, *line.low, *line.high)]
     across, up = _x_scale(min(x_values), max(x_values)), _y_scale(min(y_values), max(y_values))
     title = f"{y_label} by {x_label}: " + ", ".join(line.name for line in finite)
     parts = [
         _grid(across, up),
         *(_segment(across(mark), _TOP, across(mark), _HEIGHT - _BOTTOM, "mark") for mark in marks),
+        *(_band(line, across, up) for line in finite if line.low),
         *(_curve(line, across, up) for line in finite),
         _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, x_label, "middle"),
         _legend(finite),
@@ -83,9 +87,12 @@ def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
 
 def _finite(line: Line) -> Line:
     """The line without points that cannot be drawn, and with no more points than can be seen."""
-    pairs = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
-    pairs = pairs[:: max(1, len(pairs) // _MAX_POINTS)]
-    return Line(line.name, line.look, [x for x, _ in pairs], [y for _, y in pairs])
+    columns = [line.x, line.y, line.low, line.high] if len(line.low) else [line.x, line.y]
+    points = [point for point in zip(*columns, strict=True) if all(map(math.isfinite, point))]
+    points = points[:: max(1, len(points) // _MAX_POINTS)]
+    return Line(
+        line.name, line.look, *(list(column) for column in zip(*points, strict=True)) if points else ((), ())
+    )
 
 
 def _x_scale(low: float, high: float) -> _Scale:
@@ -122,6 +129,13 @@ def _grid(across: _Scale, up: _Scale) -> Markup:
 def _curve(line: Line, across: _Scale, up: _Scale) -> Markup:
     points = " ".join(f"{across(x)},{up(y)}" for x, y in zip(line.x, line.y, strict=True))
     return Markup('<polyline class="line {}" points="{}"/>').format(line.look, points)
+
+
+def _band(line: Line, across: _Scale, up: _Scale) -> Markup:
+    """The area between the ends of the interval, behind the curve."""
+    there = [f"{across(x)},{up(high)}" for x, high in zip(line.x, line.high, strict=True)]
+    back = [f"{across(x)},{up(low)}" for x, low in zip(line.x, line.low, strict=True)]
+    return Markup('<polygon class="band {}" points="{}"/>').format(line.look, " ".join(there + back[::-1]))
 
 
 def _legend(lines: Sequence[Line]) -> Markup:

@@ -10,15 +10,18 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from videomar.evaluation.metrics import ClipKinds, psnr_db, repeat_last
+from videomar.evaluation.metrics import Clip, ClipKinds, psnr_db, repeat_last
 
 _MAX_SIDE_PX = 128
 _MAX_STRIP_PX = 16_000  # WebP holds 16,383
+_MOST_BYTES = 40_000
+"""Of a film in the page: some 200 of them keep it below 15 MB, whatever the size of the clips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,8 @@ class Film:
     """Share of the frames that the model was given."""
     aspect: float
     """Width over height of a frame."""
-    psnr_db: float | None
+    value: str
+    """What stands beside the label, such as "26.1 dB"; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,9 @@ class Card:
     """One held-out clip with its films side by side."""
 
     rank: str
-    """`best`, `median` or `worst`."""
-    score_db: float
+    """`best`, `median` or `worst`, or where the clip is from."""
+    score: str
+    """What it is ranked by, with its unit."""
     clip_id: str
     prompt: str
     wrong_prompt: str
@@ -58,7 +63,6 @@ class Reel:
 
     title: str
     explanation: str
-    num_clips: int
     num_frames: int
     fps: float
     cards: Sequence[Card]
@@ -75,17 +79,38 @@ class ReelPlan:
     """Kind of generated clip that ranks the cards: by gain over repeat-last, or for `tokenizer` by PSNR."""
     others: tuple[str, ...] = ()
     repeat: bool = True
+    each: int = 2
+    """Cards of each rank."""
+    needs: tuple[str, ...] = ()
+    """Kinds that a clip must have to be shown."""
 
 
 LABELS = {
-    "truth": "truth",
-    "tokenizer": "through the tokenizer",
     "continuation": "model",
-    "continuation_untrained": "untrained model",
     "image": "model",
-    "image_wrong_prompt": "wrong prompt",
+    "wrong_prompt": "wrong prompt",
     "repeat": "repeat last",
+    "linear": "straight line",
+    "seed1": "second seed",
+    "seed2": "third seed",
+    "longer": "2× as long",
+    "larger": "1.5× as large",
 }
+"""Of the kinds that are not their own best name."""
+
+
+def label_of(kind: str) -> str:
+    """A kind in words for a reader; that of the model's own clips is `model`."""
+    part = part_of(kind)
+    return LABELS.get(part, part.replace("_", " "))
+
+
+def part_of(kind: str) -> str:
+    """What a kind is beyond its task: `continuation_untrained` -> `untrained`; also its look in the page."""
+    for task in ("continuation", "image"):
+        if kind.startswith(f"{task}_"):
+            return kind.removeprefix(f"{task}_")
+    return kind
 
 
 def make_reel(clips: Sequence[ClipKinds], plan: ReelPlan) -> Reel | None:
@@ -93,16 +118,26 @@ def make_reel(clips: Sequence[ClipKinds], plan: ReelPlan) -> Reel | None:
     fitting = {
         kinds["truth"].clip_id: kinds
         for kinds in clips
-        if kinds["truth"].group == plan.group and plan.kind in kinds
+        if kinds["truth"].group == plan.group and {plan.kind, *plan.needs} <= set(kinds)
     }
     if not fitting:
         return None
     scores = {clip_id: _score(kinds, plan) for clip_id, kinds in fitting.items()}
-    chosen = pick_examples(scores)
-    cards = [_card(rank, scores[clip_id], fitting[clip_id], plan) for rank, clip_id in chosen]
-    truths = [fitting[clip_id]["truth"] for _, clip_id in chosen]
-    num_frames = max(len(clip.frames) for clip in truths)
-    return Reel(plan.title, plan.explanation, len(fitting), num_frames, truths[0].fps, cards)
+    style = "{:.1f} dB" if plan.kind == "tokenizer" else "{:+.1f} dB"
+    chosen = pick_examples(scores, plan.each)
+    cards = [
+        make_card(rank, style.format(scores[clip_id]).replace("-", "−"), fitting[clip_id], plan)
+        for rank, clip_id in chosen
+    ]
+    explanation = f"{plan.explanation} Best, median and worst of {len(fitting)}."
+    return reel_of(
+        plan.title, explanation.strip(), [fitting[clip_id]["truth"] for _, clip_id in chosen], cards
+    )
+
+
+def reel_of(title: str, explanation: str, truths: Sequence[Clip], cards: Sequence[Card]) -> Reel:
+    """Cards as one reel, as long as the longest of their clips."""
+    return Reel(title, explanation, max(len(clip.frames) for clip in truths), truths[0].fps, cards)
 
 
 def pick_examples(scores: Mapping[str, float], each: int = 2) -> list[tuple[str, str]]:
@@ -120,6 +155,19 @@ def pick_examples(scores: Mapping[str, float], each: int = 2) -> list[tuple[str,
 
 def film_strip(frames: NDArray[np.uint8]) -> str:
     """All frames side by side, scaled down if large, as a data: address of a WebP; (F, H, W, 3) uint8."""
+    return _address(frames.shape, frames.tobytes())
+
+
+@lru_cache(maxsize=512)
+def _address(shape: tuple[int, ...], content: bytes) -> str:
+    """The same by value, because the truth of a clip stands in many reels."""
+    return data_address(
+        strip_bytes(np.frombuffer(content, np.uint8).reshape(shape), _MOST_BYTES), "image/webp"
+    )
+
+
+def strip_bytes(frames: NDArray[np.uint8], most_bytes: int) -> bytes:
+    """The same as a file: without loss if it keeps to `most_bytes`, else as much worse as it must be."""
     num_frames, height, width, _ = frames.shape
     scale = min(1.0, _MAX_SIDE_PX / max(height, width), _MAX_STRIP_PX / (width * num_frames))
     size = (max(1, int(width * scale)), max(1, int(height * scale)))
@@ -127,9 +175,20 @@ def film_strip(frames: NDArray[np.uint8]) -> str:
     strip = Image.new("RGB", (size[0] * num_frames, size[1]))
     for index, picture in enumerate(pictures):
         strip.paste(picture, (index * size[0], 0))
-    file = io.BytesIO()
-    strip.save(file, "WEBP", lossless=True, quality=60)
-    return data_address(file.getvalue(), "image/webp")
+    content = b""
+    for options in (
+        {"lossless": True, "quality": 60},
+        {"quality": 90},
+        {"quality": 60},
+        {"quality": 20},
+        {"quality": 1},
+    ):
+        file = io.BytesIO()
+        strip.save(file, "WEBP", **options)
+        content = file.getvalue()
+        if len(content) <= most_bytes:
+            break
+    return content
 
 
 def data_address(content: bytes, kind: str) -> str:
@@ -147,28 +206,35 @@ def _score(kinds: ClipKinds, plan: ReelPlan) -> float:
     return psnr_db(clip.frames[start:], truth[start:]) - psnr_db(repeated[start:], truth[start:])
 
 
-def _card(rank: str, score: float, kinds: ClipKinds, plan: ReelPlan) -> Card:
-    truth, clip = kinds["truth"], kinds[plan.kind]
+def make_card(rank: str, score: str, kinds: ClipKinds, plan: ReelPlan) -> Card:
+    """A card of the truth, the plan's kind, its others where the clip has them, and repeat-last if wanted."""
+    truth, clip = kinds["truth"].frames, kinds[plan.kind]
     start = 0 if plan.kind == "tokenizer" else clip.context_frames
-    films = [
-        _film("truth", truth.frames, truth.frames, 0),
-        _film(plan.kind, clip.frames, truth.frames, start),
-    ]
-    films += [_film(kind, kinds[kind].frames, truth.frames, start) for kind in plan.others if kind in kinds]
+    shown = {kind: kinds[kind].frames for kind in (plan.kind, *plan.others) if kind in kinds}
     if plan.repeat:
-        films.append(_film("repeat", repeat_last(truth.frames, start), truth.frames, start))
+        shown["repeat"] = repeat_last(truth, start)
+    films = [make_film("truth", truth, 0, "")]
+    films += [
+        make_film(kind, frames, start, _likeness(frames[start:], truth[start:]))
+        for kind, frames in shown.items()
+    ]
     wrong = [kinds[kind].prompt for kind in plan.others if kind == "image_wrong_prompt" and kind in kinds]
-    return Card(rank, score, truth.clip_id, clip.prompt or truth.caption, "".join(wrong), films)
+    return Card(rank, score, clip.clip_id, clip.prompt or clip.caption, "".join(wrong), films)
 
 
-def _film(kind: str, frames: NDArray[np.uint8], truth: NDArray[np.uint8], start: int) -> Film:
-    quality = None if kind == "truth" else psnr_db(frames[start:], truth[start:])
+def make_film(kind: str, frames: NDArray[np.uint8], given: int, value: str) -> Film:
+    """A film of a kind whose first `given` frames were given, with what stands beside its label."""
     return Film(
-        LABELS[kind],
-        kind,
+        label_of(kind),
+        part_of(kind),
         film_strip(frames),
         last=max(1, len(frames) - 1),
-        given=start / len(frames),
+        given=given / len(frames),
         aspect=frames.shape[2] / frames.shape[1],
-        psnr_db=quality,
+        value=value,
     )
+
+
+def _likeness(frames: NDArray[np.uint8], truth: NDArray[np.uint8]) -> str:
+    """PSNR as text; nothing for a clip longer or larger than the truth."""
+    return f"{psnr_db(frames, truth):.1f} dB" if frames.shape == truth.shape else ""

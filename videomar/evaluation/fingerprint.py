@@ -13,23 +13,32 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from videomar.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 _LIBRARIES = ("torch", "numpy", "scipy", "opencv-python-headless", "torchmetrics", "transformers")
 # These make no score: the report and its drawings, the gate, words about metrics, this file.
 _NOT_SCORING = (
     "catalogue",
     "charts",
+    "compare",
     "contents",
+    "curves",
+    "facts",
     "films",
     "fingerprint",
     "gate",
+    "pairing",
+    "panels",
+    "reels",
     "report",
+    "score_table",
     "sheet",
+    "shown",
     "tables",
 )
 INFORMATIVE = ("processor", "threads")
@@ -136,8 +145,10 @@ def clips_sha256(rows: Sequence[tuple[str, str, bytes]]) -> str:
     return digest.hexdigest()
 
 
-def environment(device: torch.device | str) -> dict[str, Any]:
+def environment(device: "torch.device | str") -> dict[str, Any]:
     """The fields of a fingerprint that are this process's own: all but weights, clips and seeds."""
+    import torch  # here, because the gate compares fingerprints without it
+
     device = torch.device(device)
     on_gpu = device.type == "cuda"
     return {

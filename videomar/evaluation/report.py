@@ -1,10 +1,10 @@
 """The report: one HTML file that holds all it shows and asks nothing of a network.
 
-Every text from outside (captions, file names, prompts, reasons) passes through the template's escaping.
+Every text from outside (captions, file names, prompts, reasons) passes through the template's escaping, and
+none of it ever stands in the page's script.
 """
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,43 +14,35 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from videomar.errors import DataError
-from videomar.evaluation.charts import Line, line_chart, smooth
+from videomar.drafts import draft_of
+from videomar.evaluation.compare import Comparison, compare_with_baselines, compare_with_champion
 from videomar.evaluation.contents import read_contents
-from videomar.evaluation.films import LABELS, Reel, ReelPlan, make_reel
-from videomar.evaluation.metrics import GROUPS, ClipKinds, read_generated
+from videomar.evaluation.curves import quality_charts, read_curve, tokenizer_charts, training_charts
+from videomar.evaluation.facts import fingerprint_lines, phases_of, read_facts, skipped_lines, unlike
+from videomar.evaluation.films import Reel
+from videomar.evaluation.metrics import ClipKinds, read_generated
+from videomar.evaluation.panels import metric_panels
+from videomar.evaluation.reels import (
+    PLANS,
+    TOKENIZER_PLANS,
+    Opponent,
+    baseline_reels,
+    duel_reels,
+    example_reels,
+    failure_reels,
+    stretched_reels,
+)
+from videomar.evaluation.score_table import read_scores
 from videomar.evaluation.tables import (
-    figure_rows,
     gate_intervals,
     headline_rows,
     judged_groups,
     read_metrics,
+    set_figures,
     stage_costs,
 )
 
 PACKAGES = ("torch", "mlflow", "ray", "dvc", "prefect", "numpy", "pyarrow")
-
-REELS = (
-    ReelPlan(
-        "Continuing a simulated clip",
-        "Two latent frames (5 pixel frames) given.",
-        "simulated",
-        "continuation",
-    ),
-    ReelPlan(
-        "One picture and a prompt, simulated",
-        "The prompt decides how the picture moves. Beside it, the same picture with a wrong prompt.",
-        "simulated",
-        "image",
-        ("image_wrong_prompt",),
-    ),
-    ReelPlan("Continuing a real clip", "Two latent frames (5 pixel frames) given.", "real", "continuation"),
-    ReelPlan("One picture, real", "One picture and the clip's caption, if it has one.", "real", "image"),
-)
-TOKENIZER_REELS = tuple(
-    ReelPlan(f"{name} clips", "", group, "tokenizer", repeat=False)
-    for name, group in (("Simulated", "simulated"), ("Real", "real"))
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +51,10 @@ class ReportSources:
 
     ledger: Path
     generated: Path
+    evaluation: Path
+    """Scores by clip and kind."""
+    facts: Path
+    """The suite's JSON; may be missing."""
     metrics: Path
     """Folder of one JSON file a stage."""
     plots: Path
@@ -78,6 +74,20 @@ class Release:
     """`promote`, `reasons` and `figures` of the gate; None before it has decided."""
     lineage: Mapping[str, str]
     """Commit, hashes, dates: shown as they are."""
+    opponent: Opponent | None = None
+    """The champion that the candidate met; None where there was none: then it meets the baselines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """The candidate against the champion, or against the baselines."""
+
+    rival: str
+    comparisons: list[Comparison]
+    reels: list[Reel]
+    """By the titles of comparisons, where there is one."""
+    refused: list[str]
+    """Why the two may not be compared; then nothing is."""
 
 
 def write_report(out: Path, sources: ReportSources, release: Release) -> None:
@@ -86,29 +96,11 @@ def write_report(out: Path, sources: ReportSources, release: Release) -> None:
     Raises:
         DataError: a file of the pipeline is missing or damaged.
     """
-    metrics = read_metrics(sources.metrics)
-    figures = metrics.get("evaluate", {})
-    clips = read_generated(sources.generated)
     html = _template().render(
-        release=release,
-        headlines=headline_rows(figures),
-        figures=figure_rows(figures),
-        groups=judged_groups(figures),
-        intervals=gate_intervals(release.decision),
-        reels=_reels(clips, REELS),
-        tokenizer_reels=_reels(clips, TOKENIZER_REELS),
-        quality_charts=_quality_charts(_read_csv(sources.plots / "quality_by_frame.csv")),
-        training_charts=_training_charts(_read_csv(sources.plots / "train.csv")),
-        tokenizer_charts=_tokenizer_charts(_read_csv(sources.plots / "tokenizer.csv")),
-        contents=read_contents(sources.ledger),
-        stages=stage_costs(metrics),
-        versions=installed_versions(),
-        credits=sources.credits.read_text().splitlines() if sources.credits.is_file() else [],
+        release=release, **_about_model(sources, release), **_about_pipeline(sources, release)
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    temporary.write_text(html, encoding="utf-8")
-    os.replace(temporary, out)
+    with draft_of(out) as draft:
+        draft.write_text(html, encoding="utf-8")
 
 
 def installed_versions() -> dict[str, str]:
@@ -120,6 +112,65 @@ def installed_versions() -> dict[str, str]:
     }
 
 
+def _about_model(sources: ReportSources, release: Release) -> dict[str, Any]:
+    """The template's names for what the candidate can do."""
+    clips, rows = read_generated(sources.generated), read_scores(sources.evaluation)
+    facts, by_frame = read_facts(sources.facts), read_curve(sources.plots / "quality_by_frame.csv")
+    duel = _duel(clips, rows, facts, release.opponent)
+    reels = example_reels(clips, PLANS) + stretched_reels(clips)
+    tokenizer_reels = example_reels(clips, TOKENIZER_PLANS)
+    failures = failure_reels(clips, rows)
+    return {
+        "duel": duel,
+        "reels": reels,
+        "tokenizer_reels": tokenizer_reels,
+        "failures": failures,
+        "strips": _strips([*duel.reels, *reels, *tokenizer_reels, *(each.reel for each in failures)]),
+        "panels": metric_panels(rows),
+        "quality_charts": quality_charts(by_frame),
+        "has_bands": "model_low" in by_frame,
+        "sets": set_figures(read_metrics(sources.metrics).get("evaluate", {}), facts),
+        "skipped": skipped_lines(facts),
+        "phases": phases_of(facts),
+        "fingerprint": fingerprint_lines(facts),
+    }
+
+
+def _about_pipeline(sources: ReportSources, release: Release) -> dict[str, Any]:
+    """The template's names for how the candidate came about."""
+    metrics = read_metrics(sources.metrics)
+    figures = metrics.get("evaluate", {})
+    return {
+        "headlines": headline_rows(figures),
+        "groups": judged_groups(figures),
+        "intervals": gate_intervals(release.decision),
+        "training_charts": training_charts(read_curve(sources.plots / "train.csv")),
+        "tokenizer_charts": tokenizer_charts(read_curve(sources.plots / "tokenizer.csv")),
+        "contents": read_contents(sources.ledger),
+        "stages": stage_costs(metrics),
+        "versions": installed_versions(),
+        "credits": sources.credits.read_text().splitlines() if sources.credits.is_file() else [],
+    }
+
+
+def _duel(
+    clips: list[ClipKinds], rows: pd.DataFrame, facts: Mapping[str, Any], opponent: Opponent | None
+) -> Duel:
+    if opponent is None:
+        return Duel("the baselines", compare_with_baselines(rows), baseline_reels(clips, rows), [])
+    refused = unlike(facts, read_facts(opponent.facts))
+    if refused:
+        return Duel(opponent.name, [], [], refused)
+    compared = compare_with_champion(rows, opponent.rows)
+    return Duel(opponent.name, compared, duel_reels(clips, rows, opponent), [])
+
+
+def _strips(reels: Iterable[Reel]) -> dict[str, str]:
+    """CSS class by the address of a strip, so that a film shown twice is in the page once."""
+    films = (film for reel in reels for card in reel.cards for film in card.films)
+    return {address: f"s{number}" for number, address in enumerate(dict.fromkeys(f.strip for f in films))}
+
+
 def _template() -> Template:
     """The page, with escaping on and every missing name an error."""
     folder = FileSystemLoader(Path(__file__).parent)
@@ -127,58 +178,3 @@ def _template() -> Template:
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return pages.get_template("report.html.jinja")
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file, expected a stage's curve; run `dvc repro`") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: got {error}, expected a stage's curve; run `dvc repro`") from None
-
-
-def _reels(clips: Sequence[ClipKinds], plans: Sequence[ReelPlan]) -> list[Reel]:
-    made = (make_reel(clips, plan) for plan in plans)
-    return [reel for reel in made if reel is not None]
-
-
-def _quality_charts(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per group: continuation, and picture and prompt, by frame."""
-    charts = []
-    for group in (group for group in GROUPS if group in set(table["group"])):
-        for kind, title in (("continuation", "continuation"), ("image", "from one picture")):
-            rows = table[(table["group"] == group) & (table["kind"] == kind)]
-            wrong = table[(table["group"] == group) & (table["kind"] == f"{kind}_wrong_prompt")]
-            lines = [
-                Line("tokenizer (ceiling)", "tokenizer", rows["frame"], rows["tokenizer_db"]),
-                Line("model", "image", rows["frame"], rows["model_db"]),
-                Line("wrong prompt", "image_wrong_prompt", wrong["frame"], wrong["model_db"]),
-                Line(LABELS["repeat"], "repeat", rows["frame"], rows["repeat_db"]),
-            ]
-            charts.append({"title": f"{group}, {title}", "svg": line_chart(lines, "frame", "PSNR, dB")})
-    return charts
-
-
-def _training_charts(table: pd.DataFrame) -> list[Any]:
-    marks = []
-    if "stage" in table:
-        marks = table.loc[table["stage"].ne(table["stage"].shift()), "step"].tolist()[1:]
-    loss = [
-        Line("each record", "faint", table["step"], table["loss"]),
-        Line("running mean", "image", table["step"], smooth(table["loss"].tolist())),
-    ]
-    charts = [line_chart(loss, "step", "training loss", marks)]
-    if "learning_rate" in table:
-        rate = [Line("", "image", table["step"], table["learning_rate"])]
-        charts.append(line_chart(rate, "step", "learning rate", marks))
-    return charts
-
-
-def _tokenizer_charts(table: pd.DataFrame) -> list[Any]:
-    names = {"loss": "tokenizer loss", "psnr_db": "tokenizer PSNR, dB"}
-    return [
-        line_chart([Line("", "tokenizer", table["step"], table[column])], "step", name)
-        for column, name in names.items()
-        if column in table
-    ]

@@ -1,12 +1,14 @@
 """The report's tables: figures with their meaning, the gate's intervals, time and memory per stage."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from videomar.evaluation.catalogue import METRICS, Metric
 from videomar.evaluation.metrics import GROUPS
+from videomar.evaluation.score_table import number
 
 FIGURES = {
     "psnr_gain_db": (
@@ -21,31 +23,23 @@ FIGURES = {
         "Prompt margin",
         "how much closer with the right prompt than with a wrong one: whether text is obeyed",
     ),
-    "psnr_gain_untrained_db": (
-        "Untrained model, gain",
-        "continuation by the same model before any training: where learning starts",
-    ),
-    "psnr_db": ("Continuation, PSNR", "likeness to the truth in decibels; 60 = equal"),
-    "repeat_psnr_db": ("Repeat last frame, PSNR", "the same for showing the last given frame for ever"),
     "tokenizer_psnr_db": (
         "Tokenizer, PSNR",
         "the truth through the autoencoder: the most that the model could reach",
     ),
-    "clips": ("Held-out clips", "from videos that training never saw"),
 }
-"""Figures of metrics/evaluate.json without their group's prefix: name and meaning."""
-
-HEADLINES = ("psnr_gain_db", "i2v_psnr_gain_db", "prompt_margin_db", "tokenizer_psnr_db")
+"""The figures on top: keys of metrics/evaluate.json without their group's prefix, name and meaning."""
 
 
 @dataclass(frozen=True, slots=True)
-class FigureRow:
-    """One figure in words and numbers."""
+class Tile:
+    """One figure of one group, decibels, and the same of the other group if there is one."""
 
     name: str
     meaning: str
-    values: Mapping[str, str]
-    """Formatted value by group; a dash where the group lacks it."""
+    value: str
+    beside: str
+    """Such as "real −3.69"; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +47,30 @@ class Interval:
     """One of the gate's figures, with its places on the common scale in percent from the left."""
 
     name: str
-    value: float
-    low: float
-    high: float
+    text: str
+    """The mean, with its sign."""
+    range: str
+    """The interval."""
     n: int
+    unit: str
     left: float
     width: float
     dot: float
     zero: float
+
+
+@dataclass(frozen=True, slots=True)
+class SetFigure:
+    """One metric of a whole set of clips."""
+
+    metric: Metric
+    of: str
+    """Of which clips."""
+    value: str
+    notes: Sequence[str]
+    """Interval, number of clips, extractor, where it has them."""
+    too_few: bool
+    """Whether there are too few clips to rank models by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,37 +94,61 @@ def judged_groups(figures: Mapping[str, float]) -> list[str]:
     return [group for group, prefix in GROUPS.items() if f"{prefix}_clips" in figures]
 
 
-def headline_rows(figures: Mapping[str, float]) -> list[FigureRow]:
+def headline_rows(figures: Mapping[str, float]) -> list[Tile]:
     """The few figures on top: of simulated clips where there are any, else of real ones."""
-    groups = judged_groups(figures)[:1]
-    return [_row(key, figures, groups) for key in HEADLINES if any(_value(key, figures, groups))]
-
-
-def figure_rows(figures: Mapping[str, float]) -> list[FigureRow]:
-    """Every figure that some group has."""
     groups = judged_groups(figures)
-    return [_row(key, figures, groups) for key in FIGURES if any(_value(key, figures, groups))]
+    tiles = []
+    for key, (name, meaning) in FIGURES.items():
+        values = {group: _value(key, figures, group) for group in groups}
+        if groups and values[groups[0]]:
+            beside = " ".join(f"{group} {values[group]}" for group in groups[1:] if values[group])
+            tiles.append(Tile(name, meaning, values[groups[0]], beside))
+    return tiles
 
 
 def gate_intervals(decision: Mapping[str, Any] | None) -> list[Interval]:
-    """The gate's figures on one common scale that holds zero."""
-    figures = decision["figures"] if decision is not None else []
-    ends = [0.0, *(figure[end] for figure in figures for end in ("low", "high"))]
-    low, span = min(ends), (max(ends) - min(ends)) or 1.0
+    """The gate's figures; those of one unit on one common scale that holds zero."""
+    figures = [{"unit": "dB", **figure} for figure in (decision or {}).get("figures", ())]
+    ends: dict[str, list[float]] = {figure["unit"]: [0.0] for figure in figures}
+    for figure in figures:
+        ends[figure["unit"]] += [figure["low"], figure["high"]]
 
-    def place(value: float) -> float:
-        return 3 + 94 * (value - low) / span
+    def place(value: float, unit: str) -> float:
+        low, high = min(ends[unit]), max(ends[unit])
+        return 3 + 94 * (value - low) / ((high - low) or 1.0)
 
     return [
         Interval(
-            **figure,
-            left=place(figure["low"]),
-            width=place(figure["high"]) - place(figure["low"]),
-            dot=place(figure["value"]),
-            zero=place(0.0),
+            figure["name"],
+            *_value_and_range(figure, signed=True),
+            figure["n"],
+            figure["unit"],
+            left=place(figure["low"], figure["unit"]),
+            width=place(figure["high"], figure["unit"]) - place(figure["low"], figure["unit"]),
+            dot=place(figure["value"], figure["unit"]),
+            zero=place(0.0, figure["unit"]),
         )
         for figure in figures
     ]
+
+
+def set_figures(figures: Mapping[str, float], facts: Mapping[str, Any]) -> list[SetFigure]:
+    """The metrics of whole sets of clips, each of every group and task that has it."""
+    found = []
+    for metric in (metric for metric in METRICS if metric.per == "set"):
+        for group, prefix in GROUPS.items():
+            for task, words in (("", ", continued"), ("i2v_", ", from one picture")):
+                key = f"{prefix}_{task}{metric.key}"
+                of = group.capitalize() + (words if metric.key == "frechet" else "")
+                score = facts.get("frechet", {}).get(key)
+                if score is not None:
+                    clips = min(score["n_real"], score["n_generated"])
+                    notes = (_value_and_range(score)[1], f"{clips} clips", str(score["extractor"]))
+                    value = _value_and_range(score)[0]
+                    found.append(SetFigure(metric, of, value, notes, bool(score["too_few_to_rank"])))
+                elif key in figures:
+                    found.append(SetFigure(metric, of, number(figures[key]), (), False))
+    return found
 
 
 def stage_costs(metrics: Mapping[str, Mapping[str, float]]) -> list[StageCost]:
@@ -129,14 +163,16 @@ def stage_costs(metrics: Mapping[str, Mapping[str, float]]) -> list[StageCost]:
     return sorted(costs, key=lambda cost: -cost.seconds)
 
 
-def _row(key: str, figures: Mapping[str, float], groups: list[str]) -> FigureRow:
-    name, meaning = FIGURES[key]
-    texts = [text or "–" for text in _value(key, figures, groups)]
-    return FigureRow(name, meaning, dict(zip(groups, texts, strict=True)))
+def _value_and_range(figure: Mapping[str, Any], signed: bool = False) -> tuple[str, str]:
+    """`value`, and `low` to `high`, with as many digits."""
+    values = tuple(float(figure[name]) for name in ("value", "low", "high"))
+    value, low, high = (number(each, signed, beside=values) for each in values)
+    return value, f"{low} to {high}"
 
 
-def _value(key: str, figures: Mapping[str, float], groups: list[str]) -> list[str]:
-    """The figure of each group as text: differences with their sign, counts as integers; empty if absent."""
-    style = "d" if key == "clips" else "+.2f" if "gain" in key or "margin" in key else ".2f"
-    values = [figures.get(f"{GROUPS[group]}_{key}") for group in groups]
-    return ["" if value is None else format(int(value) if style == "d" else value, style) for value in values]
+def _value(key: str, figures: Mapping[str, float], group: str) -> str:
+    """The figure of a group as text, differences with their sign; empty if absent."""
+    value = figures.get(f"{GROUPS[group]}_{key}")
+    if value is None:
+        return ""
+    return number(value, signed="gain" in key or "margin" in key)

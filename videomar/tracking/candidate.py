@@ -11,6 +11,7 @@ import os
 import platform
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -66,6 +67,10 @@ class Candidate:
     latents: Path
     inputs: tuple[Path, ...]
     """Other small files that went in; kept as they are, where they exist."""
+    facts: Path
+    """The suite's JSON; kept where it exists."""
+    keep_shown: Callable[[Path], None]
+    """Writes a few of its clips into a folder of the evidence, for reports of later challengers."""
 
 
 def register_candidate(candidate: Candidate) -> Version:
@@ -100,6 +105,7 @@ def register_candidate(candidate: Candidate) -> Version:
         write_lineage(tables / LINEAGE, candidate.ledger, candidate.latents)
         places = {"raw": candidate.raw, "latents": candidate.latents, "tokenizer": candidate.tokenizer}
         write_file_sums(tables / FILES, {**places, "checkpoint": weights}, candidate.ledger)
+        candidate.keep_shown(tables)
         with mlflow.start_run(experiment_id=experiment_id(client), tags=run_tags) as run:
             mlflow.log_artifacts(str(tables), "evidence")
             _log_evidence(candidate)
@@ -140,7 +146,7 @@ def _log_evidence(candidate: Candidate) -> None:
         if not path.is_file():
             raise DataError(f"{path}: no such file, expected the pipeline's output; run `dvc repro`")
         mlflow.log_artifact(str(path), "evidence")
-    for path in candidate.inputs:
+    for path in (*candidate.inputs, candidate.facts):
         if path.is_file():
             mlflow.log_artifact(str(path), "evidence")
     mlflow.log_artifacts(str(candidate.metrics), "evidence/metrics")

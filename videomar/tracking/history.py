@@ -22,6 +22,9 @@ MODEL = "videomar"
 CHAMPION = "champion"
 _PREFIX = "history."
 _SETTLED = "history_settled"
+_MORE = "history_more."
+_LONGEST = 5000
+"""Characters of a registered model's tag in MLflow's tables; PostgreSQL refuses more, SQLite does not."""
 
 Action = Literal["promote", "rollback", "found"]
 
@@ -86,7 +89,7 @@ def read_history(client: "MlflowClient") -> History:
     except MlflowException:
         return History([], [], None, None)
     keys = sorted(key for key in model.tags if key.startswith(_PREFIX))
-    moves = [Move(**json.loads(model.tags[key])) for key in keys]
+    moves = [Move(**json.loads(_entry(model.tags, key))) for key in keys]
     alias = model.aliases.get(CHAMPION)
     return History(moves, keys, model.tags.get(_SETTLED), None if alias is None else str(alias))
 
@@ -131,8 +134,17 @@ def champions(moves: Sequence[Move]) -> list[str]:
 def _append(client: "MlflowClient", move: Move) -> None:
     # Its time puts it in order; the random end keeps two processes from writing over one another.
     key = f"{_PREFIX}{move.when.removesuffix('+00:00')}.{uuid.uuid4().hex[:8]}"
-    client.set_registered_model_tag(MODEL, key, json.dumps(asdict(move)))
+    entry = json.dumps(asdict(move))
+    first, *more = (entry[start : start + _LONGEST] for start in range(0, len(entry), _LONGEST))
+    for number, part in enumerate(more):
+        client.set_registered_model_tag(MODEL, f"{_MORE}{key}.{number:03}", part)
+    client.set_registered_model_tag(MODEL, key, first)  # the last, so that no entry is ever a part of one
     _carry_out(client, key, move.after)
+
+
+def _entry(tags: Mapping[str, str], key: str) -> str:
+    """The entry with what did not fit into its first tag."""
+    return tags[key] + "".join(tags[name] for name in sorted(tags) if name.startswith(f"{_MORE}{key}."))
 
 
 def _carry_out(client: "MlflowClient", key: str, after: str | None) -> None:

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from videomar.drafts import draft_of
+
 LINES = "lines.jsonl"
 SENT = "sent.json"
 FILES = "files"
@@ -124,7 +126,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write an object; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(value) + "\n")
-    os.replace(draft, path)
+    with draft_of(path) as draft:
+        draft.write_text(json.dumps(value) + "\n")

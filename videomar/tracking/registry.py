@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER = "challenger"
+_LONGEST_DESCRIPTION = 5000
+"""Characters in MLflow's tables; PostgreSQL refuses more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,9 @@ def keep_description(version: Version, text: str, name: str) -> None:
     """Keep a text as the version's description and, under a name, as an artifact of its run."""
     client = open_client()
     client.log_text(version.run_id, text, name)
+    if len(text) > _LONGEST_DESCRIPTION:
+        rest = f"\n\n(cut; the whole is `{name}` of the run)\n"
+        text = text[: _LONGEST_DESCRIPTION - len(rest)] + rest
     client.update_model_version(MODEL, version.number, description=text)
 
 

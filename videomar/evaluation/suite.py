@@ -1,0 +1,133 @@
+"""The suite: generated clips judged by every metric that can be asked of them, with a fingerprint.
+
+A metric that cannot be asked is named with its reason; it never counts as a low score.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from videomar.config import SuiteParams
+from videomar.drafts import draft_of
+from videomar.errors import DataError
+from videomar.evaluation.catalogue import load_backbone
+from videomar.evaluation.extractors import Extractor
+from videomar.evaluation.figures import drift_figures, frame_table, summarise
+from videomar.evaluation.fingerprint import Fingerprint, clips_sha256, environment
+from videomar.evaluation.frechet import FrechetScore
+from videomar.evaluation.judge import CLIP_METRICS, Judge, choose, table_of
+from videomar.evaluation.metrics import ClipKinds, read_facts, read_generated
+from videomar.evaluation.sets import frechet_results, named_extractor, seed_figures
+
+
+def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:
+    """Score generated.parquet and write all that is known of it.
+
+    Args:
+        paths: `generated`; `sampled`, the metrics of the stage before, which may be missing; the outputs
+            `out` (one row per clip and kind), `details` (JSON) and `plot` (CSV, means by frame).
+        suite: which clips get which metrics.
+
+    Returns:
+        Mean figures of each group that is there, keyed `sim_...` and `real_...`, and what they cost.
+    """
+    torch.set_num_threads(suite.threads)
+    start = time.monotonic()
+    clips, facts = read_generated(paths.generated), read_facts(paths.generated)
+    io_seconds = time.monotonic() - start
+    start = time.monotonic()
+    judge = Judge(load_backbone("cpu"), choose(clips, suite.metric_clips), choose(clips, suite.feature_clips))
+    rows = table_of([row for kinds in clips for row in judge.rows(kinds)])
+    frames = frame_table(clips, suite.seed)
+    extractor, frechet = _frechet(clips, judge, suite)
+    of_seeds = seed_figures(clips, judge.backbone, max(1, len(facts.get("seeds", ()))), judge.skipped)
+    figures = summarise(rows) | drift_figures(frames) | of_seeds
+    figures |= {key: score.value for key, score in frechet.items()}
+    seconds = {"metrics": time.monotonic() - start}
+    start = time.monotonic()
+    with draft_of(paths.out) as draft:
+        rows.to_parquet(draft, index=False)
+    with draft_of(paths.plot) as draft:
+        frames.to_csv(draft, index=False)
+    seconds |= {"io": io_seconds + time.monotonic() - start}
+    shares = time_shares(seconds, paths.sampled)
+    details = {
+        "fingerprint": asdict(_fingerprint(clips, facts, judge, extractor)),
+        "frechet": {key: _told(score) for key, score in frechet.items()},
+        "skipped": judge.skipped,
+        "counts": _counts(rows),
+        "seconds": shares["seconds"],
+        "shares": shares["shares"],
+    }
+    with draft_of(paths.details) as draft:
+        draft.write_text(json.dumps(details, indent=1, sort_keys=True) + "\n")
+    named = {f"{name}_time_share": share for name, share in shares["shares"].items()}
+    costs = {f"{name}_seconds": value for name, value in seconds.items()}
+    return {**figures, "metrics_skipped": float(len(judge.skipped)), **costs, **named}
+
+
+def time_shares(seconds: dict[str, float], sampled: Path) -> dict[str, dict[str, float]]:
+    """Seconds of sampling, metrics, reading and writing over both stages, and their shares; none unknown."""
+    try:
+        before = json.loads(sampled.read_text())
+        both = {
+            "sampling": float(before["sampling_seconds"]),
+            "metrics": seconds["metrics"],
+            "io": seconds["io"] + float(before["io_seconds"]),
+        }
+    except (OSError, ValueError, KeyError):
+        return {"seconds": seconds, "shares": {}}
+    total = sum(both.values()) or 1.0
+    return {"seconds": both, "shares": {name: value / total for name, value in both.items()}}
+
+
+def _frechet(
+    clips: Sequence[ClipKinds], judge: Judge, suite: SuiteParams
+) -> tuple[Extractor | None, dict[str, FrechetScore]]:
+    try:
+        extractor = named_extractor(suite.extractor, judge.backbone)
+    except DataError as error:
+        judge.skipped["frechet"] = str(error)
+        return None, {}
+    return extractor, frechet_results(clips, extractor, suite.seed, judge.skipped)
+
+
+def _fingerprint(
+    clips: Sequence[ClipKinds], facts: dict[str, Any], judge: Judge, extractor: Extractor | None
+) -> Fingerprint:
+    truths = [kinds["truth"] for kinds in clips]
+    largest = max((clip.frames.shape for clip in truths), default=(0, 0, 0, 3))
+    weights = {"backbone": judge.backbone.weights_sha256} if judge.backbone is not None else {}
+    if extractor is not None:
+        weights[extractor.name] = extractor.weights_sha256
+    given = {clip.context_frames for kinds in clips for kind, clip in kinds.items() if kind != "truth"} - {0}
+    return Fingerprint(
+        weights=weights,
+        clips=clips_sha256([(clip.clip_id, clip.caption, clip.frames.tobytes()) for clip in truths]),
+        split=str(facts.get("split", "not recorded")),
+        num_clips=len(clips),
+        num_frames=largest[0],
+        context_frames=tuple(sorted(given)),
+        size_px=(largest[1], largest[2]),
+        fps=truths[0].fps if truths else 0.0,
+        seeds=tuple(facts.get("seeds", ())),
+        **environment("cpu"),
+    )
+
+
+def _told(score: FrechetScore) -> dict[str, Any]:
+    more = {"clips_needed": score.clips_needed, "too_few_to_rank": score.too_few_to_rank, "text": str(score)}
+    return asdict(score) | more
+
+
+def _counts(rows: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """By kind and metric: how many clips have a value."""
+    columns = [metric.key for metric in CLIP_METRICS]
+    counts = rows.groupby("kind")[columns].count()
+    return {str(kind): {key: int(n) for key, n in row.items() if n} for kind, row in counts.iterrows()}

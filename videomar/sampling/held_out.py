@@ -1,0 +1,105 @@
+"""Held-out clips in memory: which ones, with what truth, and with which other prompt.
+
+Axes: F frames, H W rows and columns in pixels, C channels, T latent frames.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas
+import torch
+from torch import Tensor
+
+from videomar.config import Params, SuiteParams
+from videomar.data.dataset import LatentDataset
+from videomar.data.decode import read_ledger_clips
+from videomar.data.ledger import kept_clips, read_ledger
+from videomar.errors import DataError
+
+SPLIT = "test"
+
+
+class HeldOut(NamedTuple):
+    """Held-out clips in memory, and for each of them another one whose caption is a wrong prompt for it.
+
+    `pictures` (F, H, W, 3) and `latents` (C, T, h, w) are of many shapes; text has one row a clip.
+    """
+
+    rows: pandas.DataFrame
+    pictures: list[Tensor]
+    latents: list[Tensor]
+    text: Tensor
+    text_mask: Tensor
+    wrong: list[int]
+    extra: list[int]
+    """Numbers of the few clips that are made in more ways."""
+
+
+def read_held_out(paths: Any, params: Params) -> HeldOut:
+    """The clips that section `suite` asks for, from the test split.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    rows = choose_clips(kept_clips(read_ledger(paths.ledger), split=SPLIT), params.suite)
+    if rows.empty:
+        raise DataError(
+            f"{paths.ledger}: got no clip in split {SPLIT}, expected some; add videos or lower curate's bars"
+        )
+    cache = LatentDataset(paths.latents, SPLIT, params.text.max_tokens)
+    place = cache.largest
+    stored = [cache.rows([place[clip_id]]) for clip_id in rows["clip_id"]]
+    pictures = [torch.from_numpy(clip) for clip in read_ledger_clips(paths.raw, rows, params.ingest)]
+    latents = [torch.from_numpy(clip.latents[0]) for clip in stored]
+    text, text_mask = (
+        torch.from_numpy(np.concatenate(arrays))
+        for arrays in ([clip.text for clip in stored], [clip.text_mask for clip in stored])
+    )
+    extra = spread(rows, params.suite.extra_clips)
+    return HeldOut(rows, pictures, latents, text, text_mask, wrong_prompts(rows), extra)
+
+
+def batches_of_one_shape(
+    latents: Sequence[Tensor], batch_size: int, numbers: Sequence[int] | None = None
+) -> list[Tensor]:
+    """Numbers (b,) of the clips in batches, each of clips whose latents (C, T, h, w) are of one shape.
+
+    Args:
+        latents: Of all clips.
+        batch_size: Most clips in one batch.
+        numbers: The clips that are wanted; None = all.
+    """
+    members: dict[torch.Size, list[int]] = {}
+    for number in range(len(latents)) if numbers is None else numbers:
+        members.setdefault(latents[number].shape, []).append(number)
+    return [batch for numbers in members.values() for batch in torch.tensor(numbers).split(batch_size)]
+
+
+def choose_clips(rows: pandas.DataFrame, suite: SuiteParams) -> pandas.DataFrame:
+    """At most the stated number of clips of each group, drawn by the suite's seed, in a fixed order."""
+    chosen = []
+    for group, count in (("simulated", suite.simulated_clips), ("real", suite.real_clips)):
+        members = rows[rows["group"] == group].sort_values("clip_id")
+        picked = np.random.default_rng(suite.seed).permutation(len(members))[:count]
+        chosen.append(members.iloc[np.sort(picked)])
+    return pandas.concat(chosen, ignore_index=True)
+
+
+def wrong_prompts(rows: pandas.DataFrame) -> list[int]:
+    """For each clip the next one of its group with another caption; itself where there is none."""
+    wrong = []
+    for number, row in enumerate(rows.itertuples()):
+        later = [*range(number + 1, len(rows)), *range(number)]
+        others = (n for n in later if rows["group"][n] == row.group and rows["caption"][n] != row.caption)
+        wrong.append(next(others, number))
+    return wrong
+
+
+def spread(rows: pandas.DataFrame, count: int) -> list[int]:
+    """Numbers of at most so many clips of each group, evenly spread over its rows."""
+    numbers: list[int] = []
+    for _, members in rows.groupby("group", sort=False):
+        at = np.linspace(0, len(members) - 1, min(count, len(members))).round().astype(int)
+        numbers += members.index[np.unique(at)].tolist()
+    return numbers

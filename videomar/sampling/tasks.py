@@ -1,0 +1,77 @@
+"""What is made of each held-out clip: the list of tasks, the same for every model.
+
+Axes: B batch, C channels, T latent frames, H W latent rows and columns.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, cat
+
+from videomar.config import SuiteParams
+from videomar.errors import DataError
+
+IMAGE, CONTINUATION = 1, 2
+_KINDS = {IMAGE: "image", CONTINUATION: "continuation"}
+
+
+class Task(NamedTuple):
+    """One way of making held-out clips."""
+
+    kind: str
+    """Its name in tables and files; no two tasks share it."""
+    context: int
+    """Latent frames given."""
+    maker: str = "trained"
+    """`trained`, `untrained`, or `linear`: latents that go on in a straight line."""
+    right_prompt: bool = True
+    seed: int = 0
+    """Which of the suite's seeds, counted from 0."""
+    extra: bool = False
+    """Whether it is made of the few extra clips only."""
+    stretch: str = ""
+    """`longer` or `larger` than trained; of these there is no truth."""
+
+
+def tasks_of(suite: SuiteParams) -> list[Task]:
+    """All tasks, those that the gate reads first."""
+    seeds = range(suite.seeds)
+    others = [frames for frames in suite.context_frames if frames not in _KINDS]
+    return [
+        *(Task(of_seed("continuation", seed), CONTINUATION, seed=seed) for seed in seeds),
+        Task("continuation_untrained", CONTINUATION, maker="untrained"),
+        Task("continuation_linear", CONTINUATION, maker="linear"),
+        *(Task(of_seed("image", seed), IMAGE, seed=seed) for seed in seeds),
+        *(
+            Task(of_seed("image_wrong_prompt", n), IMAGE, right_prompt=False, seed=n, extra=n > 0)
+            for n in seeds
+        ),
+        *(Task(f"continuation_{frames}", frames) for frames in others),
+        Task("image_longer", IMAGE, extra=True, stretch="longer"),
+        Task("image_larger", IMAGE, extra=True, stretch="larger"),
+    ]
+
+
+def of_seed(kind: str, seed: int) -> str:
+    """Name of a kind when it is made from another seed than the first."""
+    return f"{kind}_seed{seed}" if seed else kind
+
+
+def extrapolate_latents(context: Tensor, num_frames: int) -> Tensor:
+    """The context continued in a straight line, last + k (last - before): (C, T, H, W) to as many frames.
+
+    The baseline of constant change. One context frame has no direction and is repeated. Works on any number
+    of axes before C too.
+
+    Args:
+        context: Latents given, T at least 1.
+        num_frames: Latent frames of the result, context included.
+    """
+    given = context.shape[-3]
+    if not 1 <= given <= num_frames:
+        raise DataError(
+            f"extrapolation: got {given} context frames for {num_frames}, expected 1 to {num_frames}"
+        )
+    last = context.narrow(-3, given - 1, 1)
+    step = last - context.narrow(-3, max(0, given - 2), 1)
+    steps = [last + k * step for k in range(1, num_frames - given + 1)]
+    return cat([context, *steps], dim=-3)
