@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks.record import ROOT, write_result
 from videomar.checkpoint import ModelShape
-from videomar.config import CurriculumStage, ModelParams, TrainParams
+from videomar.config import CurriculumStage, ModelParams, SearchSpace, TrainParams
 from videomar.data.dataset import LatentDataset
 from videomar.data.latents import write_shards
 from videomar.model.objective import Clips
@@ -62,7 +62,9 @@ _SHIPPED: dict[str, Any] = {
     "simulated_share": 1.0, "accumulation": 1, "memory_gb": 4.0, "activation_checkpointing": False,
     "compile": False, "validate_every": 0, "validation_clips": 1, "on_bad_step": "stop", "spike_factor": 0.0,
     "max_skipped_steps": 0, "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "keep_best": False,
-    "num_workers": 1, "threads_per_worker": 1, "preview_every": 0, "seed": 0,
+    "num_workers": 1, "sharding": "ddp", "device": "auto", "threads_per_worker": 1, "preview_every": 0,
+    "seed": 0,
+    "runs": (), "search": SearchSpace(), "num_samples": 1, "select_by": "val_loss", "asha": False,
 }  # fmt: skip
 Curve = list[tuple[float, float]]
 """Seconds of training and the held-out loss then."""

@@ -1,4 +1,4 @@
-"""Stage `train`: the curriculum on Ray Train."""
+"""Stage `train`: the curriculum on Ray Train, once or in several runs side by side."""
 
 import shutil
 from collections.abc import Sequence
@@ -8,13 +8,14 @@ from videomar.data.place import absolute
 from videomar.sampling.previews import Previews
 from videomar.stage import Stage
 from videomar.tracking.lineage import made_from
-from videomar.training.launch import train_on_ray
 from videomar.training.log import LOG_FILE
+from videomar.training.sweep.comparison import CURVES_FILE, TABLE_FILE
+from videomar.training.sweep.driver import runs_folder, train_runs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the stage; paths come from dvc.yaml."""
-    with Stage("train", arguments, "latents", "tokenizer", "out", "plot") as stage:
+    with Stage("train", arguments, "latents", "tokenizer", "out", "plot", "runs", "curves") as stage:
         path, params = stage.path, stage.params
         # Previews are looked at and nothing is made from them: their parameters are no reason to train again.
         previews = Previews(
@@ -24,9 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sampling=params.sample,
             fps=params.ingest.fps,
         )
-        stage.metrics = train_on_ray(path.latents, path.out, params, made_from(Path.cwd()), previews)
+        stage.metrics = train_runs(path.latents, path.out, params, made_from(Path.cwd()), previews)
         path.plot.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path.out / LOG_FILE, path.plot)
+        shutil.copyfile(runs_folder(path.out) / TABLE_FILE, path.runs)
+        shutil.copyfile(runs_folder(path.out) / CURVES_FILE, path.curves)
 
 
 if __name__ == "__main__":

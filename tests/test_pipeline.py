@@ -157,6 +157,16 @@ def test_generate_makes_a_playable_clip(checkout, model):
         assert sum(1 for _ in clip.decode(video=0)) == 17
 
 
+def test_registered_version_is_sampled_and_evaluated_again_with_the_same_figures(checkout):
+    done = run(checkout, sys.executable, "-m", "flows.evaluate_version", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    now = json.loads((checkout / ".local" / "evaluations" / "1" / "metrics" / "evaluate.json").read_text())
+    then = json.loads((checkout / "metrics" / "evaluate.json").read_text())
+    assert {key: now[key] for key in then if key.endswith("_db")} == pytest.approx(
+        {key: then[key] for key in then if key.endswith("_db")}
+    )
+
+
 def test_changed_sampling_parameter_runs_sample_and_evaluate_only(checkout):
     set_params(checkout, {"sample": {"temperature": 0.9}})
     out = dvc(checkout, "repro")

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from videomar.config import ModelParams
 from videomar.errors import CheckpointError
 from videomar.model.videomar import VideoMAR
+from videomar.tensor_file import Later, save_file
 
 MANIFEST = "checkpoint.json"
 _STEP_FOLDER = "step_*"
@@ -59,7 +60,7 @@ def save(
     folder: Path,
     step: int,
     shape: ModelShape,
-    tensors: Mapping[str, Mapping[str, Tensor]],
+    tensors: Mapping[str, Mapping[str, Tensor | Later]],
     made_with: object,
     progress: object = None,
 ) -> Path:
@@ -84,7 +85,7 @@ def save(
             files = {}
             for stem, values in tensors.items():
                 path = draft / f"{stem}.safetensors"
-                save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, path)
+                save_file(values, path)
                 fsync(path)
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
             manifest = {"step": step, "shape": asdict(shape), "files": files}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from videomar import ledger_verbs, model_verbs
+from videomar import ledger_verbs, model_verbs, plan_verbs
 from videomar.errors import DataError, VideomarError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(ledger_verbs.app, name="ledger")
 app.add_typer(model_verbs.app)
+app.add_typer(plan_verbs.app)
 
 
 @app.command("use-clips")

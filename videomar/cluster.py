@@ -46,6 +46,15 @@ def ray_cluster(num_cpus: int) -> Iterator[None]:
         ray.shutdown()
 
 
+def compute_device(wanted: str) -> str:
+    """`cuda` or `cpu`: what is wanted, or, for `auto`, what the connected cluster has."""
+    import ray
+
+    if wanted != "auto":
+        return wanted
+    return "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
+
+
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
     """Nothing written to stderr is seen, by native code either: Ray's tells there what its log's level is."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,12 @@ def draft_of(path: Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON, whole or not at all."""
+    with draft_of(path) as draft:
+        draft.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _lives(number: str) -> bool:

@@ -5,7 +5,7 @@ import pytest
 
 from tests.training.conftest import files_of, with_train
 from videomar import checkpoint
-from videomar.config.runs import AUTO
+from videomar.config.training import AUTO
 from videomar.errors import ParamsError
 from videomar.training import batch_size
 from videomar.training.batch_size import BATCH_FILE

@@ -14,7 +14,7 @@ from tests.caches import write_cache
 from tests.conftest import small_params
 from videomar.checkpoint import ModelShape
 from videomar.config.network import HEADS
-from videomar.config.runs import OBJECTIVES
+from videomar.config.training import OBJECTIVES
 from videomar.data.dataset import LatentDataset
 from videomar.runtime import step_generator
 from videomar.training.accumulation import clips_on

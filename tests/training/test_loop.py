@@ -99,7 +99,7 @@ def test_best_checkpoint_of_the_stage_is_kept_beside_the_newest(shape, params, t
         for step, val_loss, stage in ((2, 0.5, 0), (4, 0.3, 0), (6, 0.4, 0), (8, 0.9, 1), (10, 1.1, 1)):
             state.progress.step = step
             state.progress.note_checkpoint(val_loss, stage)
-            keep(state, out, shape, settings, {})
+            keep(state, out, shape, settings, {}, Worker())
             yield [int(path.name.removeprefix("step_")) for path in sorted(out.glob("step_*"))]
 
     assert list(kept(tmp_path / "best")) == [[2], [4], [4, 6], [8], [8, 10]]

@@ -3,7 +3,9 @@
 from videomar.config.clips import CurateParams, IngestParams, SamplesParams
 from videomar.config.network import EncodeParams, ModelParams, TextParams, TokenizerParams
 from videomar.config.params import Params, load_params
-from videomar.config.runs import CurriculumStage, GateParams, SampleParams, SuiteParams, TrainParams
+from videomar.config.runs import GateParams, SampleParams, SuiteParams
+from videomar.config.sweep import SearchSpace, Variant
+from videomar.config.training import CurriculumStage, TrainParams
 
 __all__ = [
     "CurateParams",
@@ -15,9 +17,11 @@ __all__ = [
     "Params",
     "SampleParams",
     "SamplesParams",
+    "SearchSpace",
     "SuiteParams",
     "TextParams",
     "TokenizerParams",
     "TrainParams",
+    "Variant",
     "load_params",
 ]

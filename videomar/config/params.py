@@ -1,16 +1,21 @@
 """The whole of params.yaml, and how it is read."""
 
 import json
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from videomar.config.clips import CurateParams, IngestParams, SamplesParams
 from videomar.config.network import EncodeParams, ModelParams, TextParams, TokenizerParams
-from videomar.config.runs import GateParams, SampleParams, SuiteParams, TrainParams
+from videomar.config.runs import GateParams, SampleParams, SuiteParams
 from videomar.config.section import require, section
+from videomar.config.sweep import Variant
+from videomar.config.training import TrainParams
 from videomar.errors import ParamsError
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
 
@@ -36,6 +41,8 @@ class Params:
         rule = f"multiples of ingest.side_multiple_px {multiple} below ingest.size_px {largest}"
         fits = all(size < largest and size % multiple == 0 for size in sizes)
         require(fits, "encode.smaller_sizes_px", list(sizes), rule)
+        served = self.encode.moments or not self.train.draw_latents
+        require(served, "train.draw_latents", "true, and encode.moments false", "both true")
 
 
 def load_params(path: Path) -> Params:
@@ -45,19 +52,74 @@ def load_params(path: Path) -> Params:
         ParamsError: the file is missing, no YAML, or wrong; all problems are named at once.
     """
     import yaml  # here, because a bare GPU machine runs the model without yaml and pydantic
-    from pydantic import TypeAdapter, ValidationError
 
     try:
-        raw = yaml.safe_load(path.read_text())
-        return TypeAdapter(Params).validate_json(json.dumps(raw), strict=True)
+        raw = yaml.load(path.read_text(), _loader())
     except FileNotFoundError:
         raise ParamsError(
             f"{path}: no such file, expected the parameters; run from the repository root"
         ) from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+    params = _checked(raw, str(path))
+    variants_of(params)
+    return params
+
+
+def _loader() -> type:
+    """PyYAML's safe loader, to which `1:1` is text: `dvc exp run --set-param` writes it without quotes."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+            tag = super().resolve(kind, value, implicit)
+            base_sixty = kind is yaml.ScalarNode and implicit[0] and ":" in value and tag.endswith(":int")
+            return "tag:yaml.org,2002:str" if base_sixty else tag
+
+    return Loader
+
+
+def variants_of(params: Params) -> dict[str, tuple[Variant, Params]]:
+    """Parameters of every run of `train.runs` and `train.search`, by name; empty where there is just one run.
+
+    Raises:
+        ParamsError: two runs have one name, or a run has a wrong value or a key that there is not.
+    """
+    train = params.train
+    variants = [*train.runs, *train.search.variants(train.num_samples, train.seed)]
+    found: dict[str, tuple[Variant, Params]] = {}
+    for variant in variants:
+        where = f"train.runs: run {variant.name}"
+        require(variant.name not in found, where, "two runs of this name", "one")
+        nested = sorted({"runs", "search"} & set(variant.train))
+        require(not nested, where, f"train.{' and train.'.join(nested)}", "keys that a single run has")
+        raw = asdict(params)
+        raw["train"] |= {"runs": [], "search": {}, **variant.train}
+        raw["model"] |= variant.model
+        found[variant.name] = variant, _checked(raw, where)
+    return found
+
+
+def _checked(raw: object, where: str) -> Params:
+    """All sections from what a YAML file says.
+
+    Raises:
+        ParamsError: something is wrong; all problems are named at once, after `where`.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return _adapter().validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
-        raise ParamsError(f"{path}: " + "; ".join(_problem(item) for item in error.errors())) from None
+        raise ParamsError(f"{where}: " + "; ".join(_problem(item) for item in error.errors())) from None
+
+
+@cache
+def _adapter() -> "TypeAdapter[Params]":
+    """Made once: it takes longer than a check."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Params)
 
 
 def _problem(item: "ErrorDetails") -> str:

@@ -60,7 +60,7 @@ class Range:
 
 @section
 class SearchSpace:
-    """Key `train.search`: for each key of `train` and `model` the values to try, or the range to draw from."""
+    """Key `train.search`: for each key of `train` and `model` the values to try, or a range to draw from."""
 
     train: dict[str, tuple[Any, ...] | Range] = field(default_factory=dict)
     model: dict[str, tuple[Any, ...] | Range] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from videomar.drafts import draft_of
+from videomar.drafts import write_json
 
 LINES = "lines.jsonl"
 SENT = "sent.json"
@@ -122,9 +122,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write an object; the file appears whole or not at all."""
-    with draft_of(path) as draft:
-        draft.write_text(json.dumps(value) + "\n")

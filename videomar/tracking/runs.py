@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from videomar.drafts import write_json
 from videomar.tracking.load import SystemLoad
-from videomar.tracking.outbox import Outbox, read_json, write_json
+from videomar.tracking.outbox import Outbox, read_json
 from videomar.tracking.sending import Sender, send_boxes
 
 RUN_FILE, OUTBOX = "run.json", "outbox"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from videomar.config import TrainParams
 from videomar.data.dataset import Batch, Draw, LatentDataset
@@ -43,8 +43,20 @@ def parts_of(step: int, dataset: LatentDataset, draw: Draw, accumulation: int, w
     for number in range(first, first + accumulation):
         batch = dataset.batch_at(step, draw, number, count)
         generator = step_generator(draw.seed, step, number, worker.device)
-        parts.append(Part(clips_on(worker.device, batch), batch.clip_ids, generator))
+        clips = clips_on(worker.device, batch)
+        if batch.latents_std is not None:
+            std = torch.from_numpy(batch.latents_std).to(worker.device)
+            clips = clips._replace(latents=draw_latents(clips.latents, std, generator))
+        parts.append(Part(clips, batch.clip_ids, generator))
     return parts
+
+
+def draw_latents(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """Latents (B, C, T, H, W) from the normal distributions of the tokenizer.
+
+    Source: MAR (arXiv 2406.11838), whose code caches both moments, and draws whenever a clip is seen.
+    """
+    return mean + std * torch.randn(std.shape, generator=generator, device=std.device)
 
 
 def backward(

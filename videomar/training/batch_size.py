@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import multiprocessing
-import resource
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -19,14 +18,14 @@ from torch import Tensor
 
 from videomar.checkpoint import ModelShape
 from videomar.config import TrainParams
-from videomar.config.runs import AUTO
+from videomar.config.training import AUTO
 from videomar.data.dataset import LatentDataset
+from videomar.drafts import write_json
 from videomar.errors import ParamsError
 from videomar.model.objective import Clips
 from videomar.runtime import step_generator
 from videomar.training.accumulation import clips_on
 from videomar.training.curriculum import asked_of
-from videomar.training.log import write_json
 from videomar.training.optim import update_ema
 from videomar.training.precision import Loss, recompute_blocks
 from videomar.training.state import new_state
@@ -61,7 +60,12 @@ def with_batch_sizes(
         ParamsError: not even one clip fits.
     """
     wanted = [number for number, stage in enumerate(params.curriculum) if stage.batch_size == AUTO]
-    if wanted and worker.rank == 0 and not (out / BATCH_FILE).is_file():
+    if not wanted:
+        return params
+
+    def find() -> None:
+        if worker.rank or (out / BATCH_FILE).is_file():
+            return
         found = {}
         for number in wanted:
             peaks = peaks_gb(_trial(shape, dataset, number, params, worker))
@@ -70,9 +74,8 @@ def with_batch_sizes(
             said = ", ".join(f"{size}: {peak:.2f} GB" for size, peak in peaks.items())
             _log.warning("stage %d: batch size %d (by clips at once: %s)", number, found[str(number)], said)
         write_json(out / BATCH_FILE, found)
-    worker.wait_for_all()
-    if not wanted:
-        return params
+
+    worker.together(find)
     sizes = json.loads((out / BATCH_FILE).read_text())
     stages = [
         dataclasses.replace(stage, batch_size=sizes.get(str(number), stage.batch_size))
@@ -156,4 +159,6 @@ def _peak_gb(device: torch.device) -> float:
     """Highest memory so far, GB: of the device, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    # Not `getrusage`: its peak is inherited from the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9

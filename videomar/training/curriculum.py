@@ -87,6 +87,7 @@ def draw_of(stage: CurriculumStage, params: TrainParams) -> Draw:
         seed=params.seed,
         num_latent_frames=stage.num_latent_frames,
         size_px=stage.size_px,
+        moments=params.draw_latents,
     )
 
 

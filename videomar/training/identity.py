@@ -18,18 +18,25 @@ from videomar import checkpoint
 from videomar.checkpoint import ModelShape
 from videomar.config import TrainParams
 from videomar.data.dataset import LatentDataset
-from videomar.training.log import write_json
+from videomar.drafts import write_json
 
 IDENTITY_FILE = "made_with.json"
 # Parameters of `train` that say where and how safely a run goes, not what it learns.
 FREE = (
     "num_workers",
+    "sharding",
+    "device",
     "threads_per_worker",
     "keep_checkpoints",
     "keep_best",
     "preview_every",
     "on_bad_step",
     "max_skipped_steps",
+    "runs",
+    "search",
+    "num_samples",
+    "select_by",
+    "asha",
 )
 _log = logging.getLogger(__name__)
 

@@ -5,13 +5,15 @@ The loop itself knows nothing of Ray; on a machine without it, call `videomar.tr
 
 import logging
 import os
+import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from videomar.checkpoint import ModelShape
-from videomar.cluster import ray_cluster
+from videomar.cluster import compute_device, ray_cluster
 from videomar.config import Params
 from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
@@ -24,9 +26,13 @@ from videomar.tracking.store import tracking_uri
 from videomar.training.display import Display
 from videomar.training.state import run_summary
 
-_MAX_FAILURES = 3
+if TYPE_CHECKING:
+    from videomar.training.worker import Worker
+
+MAX_FAILURES = 3
 _DIGEST_LENGTH = 36  # MLflow's longest for a dataset
 _log = logging.getLogger(__name__)
+Report = Callable[[int, dict[str, float]], None]
 
 
 class Sampler(Protocol):
@@ -42,10 +48,13 @@ class Recorder:
 
     run: TrackedRun
     sampler: Sampler | None
+    report: Report | None = None
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """Record figures of a step."""
         self.run.log(step, figures)
+        if self.report:
+            self.report(step, figures)
 
     def tag(self, values: dict[str, str]) -> None:
         """Record facts about the whole run."""
@@ -82,68 +91,116 @@ def train_on_ray(
         sampler: makes the clips that are recorded every `train.preview_every` steps.
 
     Raises:
-        CheckpointError: a worker failed more often than Ray may restart it; its own words are in the message.
+        VideomarError: what the workers refused; or a worker failed more often than Ray may restart it.
     """
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     train = params.train
-    config: dict[str, Any] = {
+    with ray_cluster(max(2, train.num_workers)), Display(out, train):
+        fit(run_config(latents, out, params, tags, sampler))
+    return run_summary(out)
+
+
+def run_config(
+    latents: Where, out: Path, params: Params, tags: dict[str, str], sampler: Sampler | None
+) -> dict[str, Any]:
+    """What the processes of a run are told."""
+    return {
         "latents": absolute(latents),
         "out": str(out.resolve()),
         "params": params,
         "tags": tags,
         "sampler": sampler,
+        "tracking_uri": tracking_uri(),
     }
-    config["tracking_uri"] = tracking_uri()
-    with ray_cluster(max(2, train.num_workers)), Display(out, train):
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config=config,
-            torch_config=TorchConfig(backend="gloo"),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=train.num_workers, resources_per_worker={"CPU": 1}
-            ),
-            run_config=ray.train.RunConfig(
-                name="videomar",
-                storage_path=str(Path(".local/ray").resolve()),
-                failure_config=ray.train.FailureConfig(max_failures=_MAX_FAILURES),
-            ),
-        )
-        try:
-            trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise CheckpointError(f"training: a worker failed: {_last_line(error)}") from None
-    return run_summary(out)
 
 
-def _work(config: dict[str, Any]) -> None:
-    """What each worker does. Imports are here because Ray sends this function by value."""
+def fit(config: dict[str, Any]) -> None:
+    """Train one run with workers of its own on the cluster that is connected.
+
+    Raises:
+        VideomarError: what the workers refused; or a worker failed more often than Ray may restart it.
+    """
     import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    train, storage = config["params"].train, Path(".local/ray").resolve()
+    on_gpu = compute_device(train.device) == "cuda"
+    storage.mkdir(parents=True, exist_ok=True)
+    notes = tempfile.mkdtemp(prefix="refusals-", dir=storage)
+    trainer = TorchTrainer(
+        _work,  # type: ignore[arg-type]  # Ray's types are older than its return values
+        train_loop_config={**config, "notes": notes},
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=train.num_workers,
+            use_gpu=on_gpu,
+            resources_per_worker={"CPU": 1} | ({"GPU": 1} if on_gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=config.get("name", "videomar"),
+            storage_path=str(storage),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
+    try:
+        refusal = trainer.fit().return_value  # type: ignore[attr-defined]
+    except ray.train.TrainingFailedError as error:
+        raise CheckpointError(f"training: a worker failed: {_last_line(error)}") from None
+    finally:
+        shutil.rmtree(notes, ignore_errors=True)
+    if refusal:
+        raise refusal
+
+
+def _work(config: dict[str, Any]) -> VideomarError | None:
+    """What each worker of Ray Train does; what it refuses is a result."""
+    import ray.train
+    from ray.train.torch import get_device
+
+    from videomar.training.refusal import refusal_of
+    from videomar.training.worker import Worker
+
+    context = ray.train.get_context()
+    worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())
+    return refusal_of(lambda: work(config, worker), Path(config["notes"]), worker)
+
+
+def work(config: dict[str, Any], worker: "Worker", report: Report | None = None) -> None:
+    """Train as one worker of a run. Imports are here because Ray sends this function by value.
+
+    Args:
+        config: see `run_config`.
+        worker: which of the run's workers this process is.
+        report: is told, beside MLflow, the figures of the log.
+    """
     import torch
 
     from videomar.training.identity import claim, describe_run
     from videomar.training.loop import Splits, train
-    from videomar.training.worker import Worker
 
     params: Params = config["params"]
     # A worker may start in another folder, or on another machine, where the default store would be another.
     os.environ["MLFLOW_TRACKING_URI"] = config["tracking_uri"]
     torch.set_num_threads(params.train.threads_per_worker)
-    context = ray.train.get_context()
     out = Path(config["out"])
     latents, max_tokens, facts = config["latents"], params.text.max_tokens, key_facts(params)
-    dataset = LatentDataset(latents, "train", max_tokens, facts)
-    data = Splits(dataset, _val_split(params, latents, facts) if params.train.validate_every else None)
-    shape = ModelShape(params.model, dataset.latent_channels, dataset.text_channels, max_tokens)
-    rank = context.get_world_rank()
-    run = None
-    if rank == 0:
-        claim(out, describe_run(shape, dataset, params.train))
-        run = _open_run(config, dataset)
-    recorder = Recorder(run, config["sampler"]) if run else None
+
+    def read() -> Splits:
+        val = val_split(params, latents, facts) if params.train.validate_every else None
+        return Splits(LatentDataset(latents, "train", max_tokens, facts), val)
+
+    data = worker.together(read)
+    shape = ModelShape(params.model, data.train.latent_channels, data.train.text_channels, max_tokens)
+
+    def begin() -> TrackedRun | None:
+        if worker.rank:
+            return None
+        claim(out, describe_run(shape, data.train, params.train))
+        return _open_run(config, data.train)
+
+    run = worker.together(begin)
+    recorder = Recorder(run, config["sampler"], report) if run else None
     try:
-        train(shape, data, params.train, out, Worker(rank, context.get_world_size()), recorder)
+        train(shape, data, params.train, out, worker, recorder)
     except BaseException:
         if run:
             run.finish("FAILED")
@@ -168,7 +225,7 @@ def _open_run(config: dict[str, Any], dataset: LatentDataset) -> TrackedRun:
     return open_run(out / RUN_FILE, sections, {**config["tags"], **facts, **free}, [latents])
 
 
-def _val_split(params: Params, latents: Where, facts: dict[str, Any]) -> LatentDataset | None:
+def val_split(params: Params, latents: Where, facts: dict[str, Any]) -> LatentDataset | None:
     """The held-out clips; None where the cache has none, as that of a user's few clips may."""
     if all(row["split"] != "val" for shard in open_latents(latents) for row in shard.rows):
         _log.warning("%s: no clip in split val: this run has no validation loss", latents)

@@ -1,12 +1,10 @@
 """The figures of a run by step, as a CSV file that is complete at any moment."""
 
 import csv
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from videomar.checkpoint import fsync
+from videomar.drafts import draft_of
 
 LOG_FILE = "log.csv"
 
@@ -24,23 +22,10 @@ def read_log(out: Path) -> list[dict[str, float]]:
 
 def write_rows(path: Path, rows: Sequence[dict[str, float]]) -> None:
     """Write rows with a header of all their keys; the file appears whole or not at all."""
-    draft = path.with_name(f".{path.name}")
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    with draft.open("w", newline="") as file:
+    with draft_of(path) as draft, draft.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
-    fsync(draft)
-    os.replace(draft, path)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON; the file appears whole or not at all."""
-    draft = path.with_name(f".{path.name}")
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    draft.write_text(json.dumps(content, indent=1) + "\n")
-    fsync(draft)
-    os.replace(draft, path)
 
 
 def _number(text: str) -> float:

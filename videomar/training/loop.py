@@ -27,6 +27,7 @@ from videomar.training.log import LOG_FILE, write_rows
 from videomar.training.measures import Meter, by_stage, matmul_rate
 from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
 from videomar.training.precision import DTYPES, Loss, compile_blocks, recompute_blocks, refuse_emulated
+from videomar.training.sharding import clip_grad_norm, in_one_piece, mesh_of
 from videomar.training.state import Progress, State, keep, new_state, restore, summary
 from videomar.training.validation import validation_loss
 from videomar.training.worker import Worker
@@ -71,11 +72,10 @@ def train(
         Figures of the run, see `summary`.
     """
     made_with = describe_run(shape, data.train, params)
-    if worker.rank == 0:
-        claim(out, made_with)
+    worker.together(lambda: claim(out, made_with) if worker.rank == 0 else None)
     params = with_batch_sizes(shape, data.train, params, out, worker)
     _check(data, params, worker)
-    state = new_state(shape, params, worker.device)
+    state = new_state(shape, params, worker.device, mesh_of(params, worker))
     restore(state, out, made_with)
     model, ema, optimizer, progress = state.model, state.ema, state.optimizer, state.progress
     loss_of, ema_loss_of = _losses(state, params, worker)
@@ -101,7 +101,7 @@ def train(
         waited_s = time.perf_counter() - began
         optimizer.zero_grad()
         loss = backward(loss_of, parts, asked, model.params.patch_size, worker, meter)
-        grad_norm = nn.utils.clip_grad_norm_(model.parameters(), params.max_grad_norm).item()
+        grad_norm = clip_grad_norm(model.parameters(), params.max_grad_norm)
         wrong = what_is_wrong(loss, grad_norm, progress.latest, params.spike_factor)
         if wrong is None:
             for group in optimizer.param_groups:
@@ -129,8 +129,10 @@ def train(
                 write_rows(out / LOG_FILE, state.rows)
                 if tracker:
                     tracker.log(done, figures | measured)
-        if tracker and params.preview_every and done % params.preview_every == 0:
-            tracker.show(done, ema)
+        if params.preview_every and done % params.preview_every == 0:
+            shown = in_one_piece(ema, shape, worker)
+            if tracker:
+                tracker.show(done, shown)
         if saving and "val_loss" in figures:
             progress.note_checkpoint(figures["val_loss"], place.number)
         if why:
@@ -138,10 +140,10 @@ def train(
             progress.end_stage(why)
             if tracker:
                 tracker.tag({f"stage_{place.number}_ended": f"after step {done}: {why}"})
-        if worker.rank == 0 and (saving or why):
+        if saving or why:
             if tracker:
                 tracker.flush()
-            keep(state, out, shape, params, made_with)
+            worker.together(lambda: keep(state, out, shape, params, made_with, worker))
     return summary(state.rows, progress)
 
 
@@ -163,7 +165,7 @@ def _losses(state: State, params: TrainParams, worker: Worker) -> tuple[nn.Modul
     if params.compile:
         compile_blocks(state.model)
     loss_of: nn.Module = Loss(state.model, params.precision)
-    if worker.world_size > 1:
+    if worker.world_size > 1 and params.sharding == "ddp":
         loss_of = nn.parallel.DistributedDataParallel(loss_of)
     return loss_of, Loss(state.ema, params.precision)
 

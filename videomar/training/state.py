@@ -2,10 +2,10 @@
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,11 +16,17 @@ from videomar.config import TrainParams
 from videomar.errors import CheckpointError
 from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
+from videomar.tensor_file import each_tensor
 from videomar.training.curriculum import StageEnd
 from videomar.training.guards import MEDIAN_STEPS
 from videomar.training.identity import differing_keys
 from videomar.training.log import read_log
 from videomar.training.optim import make_optimizer
+from videomar.training.sharding import in_turn, shard, share_of
+from videomar.training.worker import Worker
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 # Weights are drawn before step 0, from a stream that no step uses.
 INIT_STEP = -1
@@ -97,10 +103,17 @@ class State:
     """The log so far."""
 
 
-def new_state(shape: ModelShape, params: TrainParams, device: torch.device) -> State:
-    """A run before step 0."""
-    model = untrained(shape, params.seed).to(device)
+def new_state(
+    shape: ModelShape, params: TrainParams, device: torch.device, mesh: "DeviceMesh | None" = None
+) -> State:
+    """A run before step 0; with a mesh, this worker's share of it."""
+    model = untrained(shape, params.seed)
     ema = copy.deepcopy(model).requires_grad_(False)
+    for network in (model, ema):
+        if mesh:
+            shard(network, mesh)
+        else:
+            network.to(device)
     return State(model, ema, make_optimizer(model, params))
 
 
@@ -119,22 +132,32 @@ def restore(state: State, out: Path, made_with: Mapping[str, Any]) -> None:
             f"{path}: got a checkpoint of another run ({'; '.join(different[:5])}), expected this one's; "
             "move it away and run again"
         )
-    state.model.load_state_dict(checkpoint.load_tensors(path, "model"))
-    state.ema.load_state_dict(checkpoint.load_tensors(path, "ema"))
-    load_optimizer(state.optimizer, checkpoint.load_tensors(path, "optimizer"))
+    for stem, network in {"model": state.model, "ema": state.ema}.items():
+        like = network.state_dict()
+        tensors = each_tensor(path / f"{stem}.safetensors")
+        network.load_state_dict({name: share_of(value, like[name]) for name, value in tensors})
+    load_optimizer(state.optimizer, each_tensor(path / "optimizer.safetensors"))
     state.progress = Progress.of_json(manifest["progress"])
     state.rows = [row for row in read_log(out) if row["step"] <= state.progress.step]
     _log.warning("continuing from %s", path)
 
 
-def keep(state: State, out: Path, shape: ModelShape, params: TrainParams, made_with: object) -> None:
-    """Write a checkpoint and remove those that are no longer wanted."""
+def keep(
+    state: State, out: Path, shape: ModelShape, params: TrainParams, made_with: object, worker: Worker
+) -> None:
+    """Have the first worker write a checkpoint and remove those no longer wanted; every worker calls it."""
     progress = state.progress
     tensors = {"model": state.model.state_dict(), "ema": state.ema.state_dict()}
     tensors["optimizer"] = optimizer_tensors(state.optimizer)
-    checkpoint.save(out, progress.step, shape, tensors, made_with, asdict(progress))
-    best = progress.best[1] if progress.best and params.keep_best else None
-    checkpoint.prune(out, params.keep_checkpoints, best)
+    written, gathered = in_turn(tensors)
+    try:
+        if worker.rank == 0:
+            checkpoint.save(out, progress.step, shape, written, made_with, asdict(progress))
+            best = progress.best[1] if progress.best and params.keep_best else None
+            checkpoint.prune(out, params.keep_checkpoints, best)
+    finally:
+        for _ in gathered:
+            pass
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -143,12 +166,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave."""
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Put back what `optimizer_tensors` gave, whole; of a model in parts, this worker's share."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
+    for name, value in tensors:
         number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = value
+        state.setdefault(int(number), {})[key] = share_of(value, weights[int(number)])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 

@@ -40,8 +40,12 @@ def validation_loss(
     count = min(params.validation_clips, len(sized))
     index = sized[np.linspace(0, len(sized) - 1, count).round().astype(np.int64)]
     losses = [0.0] * count
-    for number in range(worker.rank, count, worker.world_size):
+    for first in range(0, count, worker.world_size):
+        # All workers take part in every pass, as those that hold a model in parts must; one loss is not used.
+        number = min(first + worker.rank, count - 1)
         clips = clips_on(worker.device, val.rows(index[number : number + 1], stage.num_latent_frames))
         generator = step_generator(params.seed, VALIDATION_STEP, number, worker.device)
-        losses[number] = loss_of(clips, asked, generator).mean.item()
+        loss = loss_of(clips, asked, generator).mean.item()
+        if first + worker.rank < count:
+            losses[number] = loss
     return sum(worker.sum(losses)) / count

@@ -1,0 +1,184 @@
+"""Section of a training run."""
+
+from videomar.config.section import require, require_one_of, section
+from videomar.config.sweep import SearchSpace, Variant
+
+OBJECTIVES = ("single_frame", "all_frames")
+TIMES = ("logit_normal", "uniform")
+PRECISIONS = ("float32", "bfloat16")
+AUTO = "auto"
+
+
+@section
+class CurriculumStage:
+    """One stretch of training. An entry of `train.curriculum`.
+
+    The only keys with defaults in params.yaml, so that a stage stays one short line: what a stage does not
+    say is as it was before it.
+    """
+
+    num_latent_frames: int
+    """Latent frames of each clip that are used, T; 0 = all, 1 = still images."""
+    steps: int
+    batch_size: int | str
+    """Clips in one step, over all workers; `auto` = the largest power of two clips a worker and micro-batch
+    within `train.memory_gb`, measured before step 0 and recorded in the run's folder."""
+    size_px: int = 0
+    """Size that the clips were encoded at, one of `encode`; 0 = the largest."""
+    target_loss: float | None = None
+    """Validation loss at which the stage ends before its `steps`; null = never."""
+    learning_rate: float | None = None
+    """Highest learning rate in this stage; null = `train.learning_rate`."""
+    objective: str | None = None
+    """null = `train.objective`."""
+    optimizer: str = "keep"
+    """`keep`, or `reset`: moments are forgotten and the learning rate warms up again."""
+    ema: str = "keep"
+    """`keep`, or `reset`: the moving average starts again from the weights as they are."""
+
+    def __post_init__(self) -> None:
+        where = "train.curriculum"
+        if isinstance(self.batch_size, str):
+            rule = f"a number or `{AUTO}`"
+            require(self.batch_size == AUTO, f"{where}.batch_size", self.batch_size, rule)
+        else:
+            require(self.batch_size >= 1, f"{where}.batch_size", self.batch_size, "at least 1")
+        require(self.steps >= 1, f"{where}.steps", self.steps, "at least 1")
+        require(
+            self.num_latent_frames >= 0, f"{where}.num_latent_frames", self.num_latent_frames, "0 or more"
+        )
+        if self.objective is not None:
+            require_one_of(self.objective, f"{where}.objective", OBJECTIVES)
+        for name in ("optimizer", "ema"):
+            require_one_of(getattr(self, name), f"{where}.{name}", ("keep", "reset"))
+
+
+@section
+class TrainParams:
+    """Optimisation and curriculum. Section `train`."""
+
+    curriculum: tuple[CurriculumStage, ...]
+    """Stages in order; the last has the full length."""
+    objective: str
+    """`single_frame` (the paper: one frame of each clip is learnt) or `all_frames` (all but the first)."""
+    learning_rate: float
+    """Highest learning rate of AdamW."""
+    final_learning_rate_share: float
+    """Share of it that is left at the last step (cosine decay)."""
+    warmup_steps: int
+    weight_decay: float
+    betas: tuple[float, float]
+    max_grad_norm: float
+    ema_decay: float
+    batch_multiplier: int
+    """Independent draws of time and noise for each hidden token."""
+    time_distribution: str
+    """Where the flow head is trained between token and noise: `logit_normal` or `uniform`. DDPM: uniform."""
+    mask_ratio_min: float
+    """Smallest hidden share of a target frame; drawn from a normal (mean, std), truncated to [min, 1]."""
+    mask_ratio_mean: float
+    mask_ratio_std: float
+    cond_drop_prob: float
+    """Probability that a clip is trained with the null text, and with all conditions unknown."""
+    condition_drop_prob: float
+    """Probability that one of `model.conditions` is unknown to a clip, whatever becomes of its caption."""
+    history_noise: float
+    """Highest noise level, 0..1, added to the finished frames of a clip and told to the model; 0 = none."""
+    simulated_share: float
+    """Share of each batch drawn from simulated clips, where both kinds are there."""
+    draw_latents: bool
+    """Draw the latents of a clip anew from their distributions whenever it is seen, instead of taking their
+    means; wants `encode.moments`."""
+    accumulation: int
+    """Micro-batches that each worker's part of a batch is worked through in, to save memory."""
+    memory_gb: float
+    """Memory of one worker that a batch size of `auto` may fill, GB: of the device, or of the process."""
+    precision: str
+    """`float32`, or `bfloat16`: matrix products in it where the hardware has them, weights in float32."""
+    activation_checkpointing: bool
+    """Compute each block's activations twice instead of keeping them: less memory, a third more time."""
+    compile: bool
+    """Compile the blocks with torch.compile: minutes before the first step, which must be won back."""
+    validate_every: int
+    """Steps between two validations; one more belongs to every checkpoint. 0 = none."""
+    validation_clips: int
+    """Clips of the split `val`, at most, that the validation loss is the mean of."""
+    on_bad_step: str
+    """At a loss that is not finite, or a spike: `stop`, or `skip` the step's update."""
+    spike_factor: float
+    """A spike is a loss above this multiple of the median of the stage's latest steps; 0 = no such check."""
+    max_skipped_steps: int
+    """Skipped steps of one stage before the run stops all the same."""
+    log_every: int
+    preview_every: int
+    """Steps between two previews, four held-out clips made by the moving average; 0 = none. What they cost is
+    the time of sampling, which no figure of speed counts."""
+    checkpoint_every: int
+    keep_checkpoints: int
+    """Newest checkpoints that are kept."""
+    keep_best: bool
+    """Keep the checkpoint of the present stage with the lowest validation loss, too."""
+    num_workers: int
+    """Ray Train workers; they share each batch."""
+    sharding: str
+    """`ddp`: every worker holds the whole model; `fsdp`: each holds a share of weights, their averages and
+    optimizer states, for models that do not fit into one device."""
+    device: str
+    """`cuda`: one GPU for each worker; `cpu`; `auto` = `cuda` where the cluster has a GPU at the start."""
+    threads_per_worker: int
+    seed: int
+    runs: tuple[Variant, ...]
+    """Runs side by side, each with parameters of its own; none, here and in `search` = one run of these."""
+    search: SearchSpace
+    """More such runs: every combination of the values listed, or random draws from ranges."""
+    num_samples: int
+    """Random draws, where `search` has a range; drawn by `seed`."""
+    select_by: str
+    """Figure of the runs' logs by which the best becomes the candidate; the lowest wins."""
+    asha: bool
+    """Stop runs early whose `select_by` is in the worse half at the first, second, fourth ... validation of
+    the last stage (ASHA, arXiv 1810.05934). Which are, depends on timing: off = each run is deterministic."""
+
+    @property
+    def max_steps(self) -> int:
+        """Steps of all stages together, if none reaches its target before."""
+        return sum(stage.steps for stage in self.curriculum)
+
+    @property
+    def parts(self) -> int:
+        """Equal parts that each batch is dealt into: one for each worker and micro-batch."""
+        return self.num_workers * self.accumulation
+
+    def __post_init__(self) -> None:
+        require_one_of(self.objective, "train.objective", OBJECTIVES)
+        require_one_of(self.time_distribution, "train.time_distribution", TIMES)
+        require_one_of(self.precision, "train.precision", PRECISIONS)
+        require_one_of(self.sharding, "train.sharding", ("ddp", "fsdp"))
+        both = self.compile and self.sharding == "fsdp"
+        require(not both, "train.compile", True, "false with train.sharding: fsdp: together they are untried")
+        require_one_of(self.device, "train.device", ("auto", "cpu", "cuda"))
+        require_one_of(self.on_bad_step, "train.on_bad_step", ("stop", "skip"))
+        require(0 <= self.history_noise < 1, "train.history_noise", self.history_noise, "0 to below 1")
+        rule = "0 (no check) or above 1"
+        require(
+            self.spike_factor == 0 or self.spike_factor > 1, "train.spike_factor", self.spike_factor, rule
+        )
+        counts = ("accumulation", "validation_clips", "log_every", "checkpoint_every", "keep_checkpoints")
+        for name in (*counts, "num_samples"):
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        rule = "false where runs have several workers"
+        require(not self.asha or self.num_workers == 1, "train.asha", "true", rule)
+        require(len(self.curriculum) > 0, "train.curriculum", "no stage", "at least one stage")
+        last = self.curriculum[-1].num_latent_frames
+        require(last == 0, "train.curriculum", f"a last stage of {last} latent frames", "the full length (0)")
+        size_px = self.curriculum[-1].size_px
+        require(size_px == 0, "train.curriculum", f"a last stage of {size_px} pixels", "the full size (0)")
+        rule = f"a multiple of num_workers x accumulation = {self.parts}"
+        for stage in self.curriculum:
+            fits = isinstance(stage.batch_size, str) or stage.batch_size % self.parts == 0
+            require(fits, "train.curriculum.batch_size", stage.batch_size, rule)
+            alone = stage.batch_size != AUTO or self.sharding == "ddp"
+            rule = "a number with train.sharding: fsdp, as one process alone measures what fits"
+            require(alone, "train.curriculum.batch_size", stage.batch_size, rule)
+            aims = stage.target_loss is not None and not self.validate_every
+            require(not aims, "train.validate_every", 0, "above 0, as a stage has a target_loss")

@@ -1,0 +1,68 @@
+"""Safetensors files, written and read one tensor at a time: no process needs to hold all of them.
+
+`safetensors.torch.save_file` takes all tensors at once, which a model that lies in parts on many workers
+never is. Source of the layout: the safetensors format, https://huggingface.co/docs/safetensors.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_ALIGNMENT = 8
+
+
+class Later(NamedTuple):
+    """A tensor that is made when its turn has come to be written."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    make: Callable[[], Tensor]
+
+
+def in_order(tensors: Mapping[str, Tensor | Later]) -> list[str]:
+    """Names in the order of the file: wide elements first, so that all are aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+
+
+def save_file(tensors: Mapping[str, Tensor | Later], path: Path) -> None:
+    """Write named tensors; those to be made are made in the order of `in_order`, and not kept."""
+    header: dict[str, object] = {}
+    end = 0
+    for name in in_order(tensors):
+        value = tensors[name]
+        begin, end = end, end + value.shape.numel() * value.dtype.itemsize
+        header[name] = {
+            "dtype": _NAMES[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in in_order(tensors):
+            value = tensors[name]
+            whole = value.make() if isinstance(value, Later) else value
+            file.write(whole.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def each_tensor(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a file, one after the other."""
+    with safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118  (no mapping)
+            yield name, file.get_tensor(name)
