@@ -44,7 +44,8 @@ down:
 	@$(BIN)/python -m videomar.services down
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not quiet"
+	@$(BIN)/python -m pytest -m quiet
 
 lint: setup
 	@$(BIN)/ruff format --check .
@@ -58,7 +59,7 @@ remote: setup
 
 lock:
 	@{ echo "# Complete, tested set of versions for Python 3.11; install with --no-deps. Made by: make lock"; \
-	   $(BIN)/python -m pip freeze --all | grep -v -E '^(-e|pip==|videomar)' | sed 's/+cpu//'; } > requirements.lock
+	   $(BIN)/python -m pip freeze --all | grep -v -E '^(-e|#|pip==|videomar)' | sed 's/+cpu//'; } > requirements.lock
 
 proofs: setup
 	@$(BIN)/python docs/update_proofs.py

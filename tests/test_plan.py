@@ -81,6 +81,7 @@ def plan_and_run(params: Params, folder: Path) -> tuple[float, float]:
     return 3600 * hours, time.perf_counter() - start
 
 
+@pytest.mark.quiet
 def test_planned_hours_of_training_are_within_a_quarter_of_what_then_happens(tmp_path: Path) -> None:
     """Two stages of unlike cost, with validations and checkpoints in them.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from videomar import ledger_verbs, model_verbs, plan_verbs
+from videomar import ledger_verbs, model_verbs, plan_verbs, upkeep_verbs
 from videomar.errors import DataError, VideomarError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.add_typer(ledger_verbs.app, name="ledger")
 app.add_typer(model_verbs.app)
 app.add_typer(plan_verbs.app)
+app.add_typer(upkeep_verbs.app)
 
 
 @app.command("use-clips")
@@ -85,6 +86,19 @@ def generate(
     clip = animate(files, read_given(given, files.params.ingest), wish)
     write_mp4(out, clip, files.params.ingest.fps)
     print(out)
+
+
+@app.command()
+def demo(
+    model: Annotated[
+        str, typer.Option(help="`champion`, `challenger`, a version's number, or a folder of checkpoints.")
+    ] = "champion",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of 127.0.0.1.")] = 7860,
+) -> None:
+    """Serve a local page where a picture and words become a clip; Ctrl-C ends it."""
+    from videomar.demo import serve
+
+    serve(_model_files(model), port, typer.echo)
 
 
 @app.command("import")

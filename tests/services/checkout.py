@@ -47,7 +47,7 @@ class Checkout:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports = [_free_port(), _free_port()]
+        self.ports = [free_port(), free_port()]
         (folder / "dvc.yaml").write_text(DVC_YAML)
         (folder / "source.txt").write_text("0")
         shutil.copy(REPOSITORY / "prefect.yaml", folder)
@@ -164,7 +164,7 @@ class Checkout:
         self.mlflow("model-versions/create", {"name": "videomar", "source": "s3://a/b", "tags": tags})
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -126,6 +126,7 @@ def test_tiny_model_overfits_one_clip(params, tmp_path):
         condition_drop_prob=1.0,
         ema_decay=0.9,
         checkpoint_every=500,
+        log_every=100,
     )
     model_params = dataclasses.replace(params.model, head_width=96)
     train(ModelShape(model_params, 4, 6, 5), Splits(data), train_params, tmp_path / "run", Worker(), None)

@@ -50,12 +50,18 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             "MLFLOW_AUTH_ADMIN_PASSWORD: got one, expected the packages of MLflow's sign-in too; "
             "`.venv/bin/pip install 'mlflow[auth]'`"
         )
+    store = environment.get("MLFLOW_BACKEND_STORE_URI") or None
+    if store and store.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
+        raise VideomarError(
+            "MLFLOW_BACKEND_STORE_URI: got a PostgreSQL database, expected its driver too; "
+            "`.venv/bin/pip install psycopg2-binary`"
+        )
     return Settings(
         host=host,
         mlflow_port=_port(environment, _MLFLOW_PORT, 5000),
         prefect_port=_port(environment, _PREFECT_PORT, 4200),
         authenticated=authenticated,
-        store=environment.get("MLFLOW_BACKEND_STORE_URI") or None,
+        store=store,
     )
 
 

@@ -1,0 +1,181 @@
+"""The page of `videomar demo`: the clip as it grows, its limits, and the page in a real browser."""
+
+import dataclasses
+import http.client
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.browser import CHROMIUM, Tab, browser
+from tests.conftest import lively
+from videomar import checkpoint
+from videomar.checkpoint import ModelShape
+from videomar.config import Params
+from videomar.demo import Studio, open_page, page
+from videomar.errors import DataError, VideomarError
+from videomar.runtime import step_generator
+from videomar.sampling.animate import ModelFiles, Wish, animate
+from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
+from videomar.training.state import untrained
+
+WISH = Wish(prompt="it moves", seed=3, motion=5.0)
+
+
+@pytest.fixture(scope="module")
+def files(params: Params, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    """An untrained model and tokenizer for clips of 16 pixels and 9 frames, without captions."""
+    folder = tmp_path_factory.mktemp("model")
+    params = dataclasses.replace(
+        params,
+        ingest=dataclasses.replace(params.ingest, size_px=16, num_frames=9),
+        text=dataclasses.replace(params.text, encoder="none"),
+        model=dataclasses.replace(params.model, conditions=("motion",)),
+        sample=dataclasses.replace(params.sample, num_unmask_steps=2, num_diffusion_steps=2),
+    )
+    coder = CausalTokenizer(params.tokenizer).initialise(step_generator(0, 0))
+    save_tokenizer(coder, folder / "tokenizer")
+    shape = ModelShape(params.model, params.tokenizer.channels, 1, params.text.max_tokens)
+    weights = lively(untrained(shape, 0)).state_dict()
+    saved = checkpoint.save(folder, 0, shape, {"model": weights, "ema": weights}, {})
+    return ModelFiles(saved, folder / "tokenizer", params)
+
+
+@pytest.fixture(scope="module")
+def picture() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def test_film_grows_to_the_clip_that_the_command_makes(files: ModelFiles, picture: NDArray[np.uint8]) -> None:
+    shown = list(Studio(files).film(picture, WISH))
+    assert [len(frames) for frames in shown] == [1, 5, 9]
+    assert np.array_equal(shown[-1], animate(files, picture[None], WISH))
+    for frames in shown[:-1]:
+        assert np.array_equal(frames, shown[-1][: len(frames)])
+
+
+def test_film_that_takes_too_long_is_broken_off(files: ModelFiles, picture: NDArray[np.uint8]) -> None:
+    with pytest.raises(DataError, match="got none in 0 s"):
+        list(Studio(files, longest_s=0.0).film(picture, WISH))
+
+
+def test_film_that_nobody_watches_any_more_is_broken_off_and_the_next_is_whole(
+    files: ModelFiles, picture: NDArray[np.uint8]
+) -> None:
+    studio = Studio(files)
+    film = studio.film(picture, WISH)
+    next(film)
+    film.close()
+    assert not studio._loaded.model.trunk.z_proj._forward_pre_hooks
+    assert len(list(studio.film(picture, WISH))) == 3
+
+
+def test_page_without_its_package_is_refused(
+    files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(VideomarError, match="pip install gradio==6.31.0"):
+        page(Studio(files), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def address(files: ModelFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    sample = dataclasses.replace(
+        files.params.sample, num_unmask_steps=8, num_diffusion_steps=200, final_diffusion_steps=200
+    )  # slow enough to be watched
+    slow = dataclasses.replace(files, params=dataclasses.replace(files.params, sample=sample))
+    made = open_page(slow, port, tmp_path_factory.mktemp("page"))
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with browser(tmp_path_factory.mktemp("profile")) as made:
+        yield made
+
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+FRAMES = "document.querySelectorAll('.grid-container img, .gallery-item img').length"
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@needs_browser
+def test_picture_and_prompt_give_a_video_and_nothing_comes_from_elsewhere(
+    address: str, tab: Tab, picture: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    Image.fromarray(picture).save(tmp_path / "first.png")
+    tab.open(address)
+    tab.wait("document.querySelector('input[type=file]') !== null")
+    tab.give_files("input[type=file]", tmp_path / "first.png")
+    tab.wait("document.querySelector('img')?.naturalWidth")
+    tab.click("document.querySelector('textarea')")
+    tab.write("<b>it moves</b>")
+    tab.value(f"window.seen = []; setInterval(() => seen.push({FRAMES}), 2)")
+    tab.click_text("Generate")
+    tab.wait(
+        "[...document.querySelectorAll('input, textarea')].some(e => e.value.startsWith('done: 9 of 9'))"
+    )
+    tab.wait("document.querySelector('video')?.duration > 0.5")
+    assert tab.wait(FRAMES) == 9
+    assert tab.value("[...new Set(seen)]") == [0, 1, 5, 9]
+    tab.screenshot(tmp_path / "demo.png")
+    assert len(tab.requests) > 10
+    assert tab.foreign_requests() == []
+    assert tab.complaints == []
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@needs_browser
+def test_no_picture_is_refused_in_words(address: str, tab: Tab) -> None:
+    tab.open(address)
+    tab.click_text("Generate")
+    tab.wait_for_text("got no picture, expected a picture and at most 500 letters")
+    values = "[...document.querySelectorAll('input, textarea')].map(e => e.value)"
+    assert tab.value(values).count("0") == 1  # the seed; no motion is asked for
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@needs_browser
+def test_file_that_is_no_picture_is_refused(address: str, tab: Tab, tmp_path: Path) -> None:
+    (tmp_path / "first.png").write_text("words")
+    tab.open(address)
+    tab.wait("document.querySelector('input[type=file]') !== null")
+    tab.give_files("input[type=file]", tmp_path / "first.png")
+    tab.wait("document.querySelector('img') !== null")
+    tab.click_text("Generate")
+    tab.wait_for_text("got no readable picture")
+
+
+@pytest.mark.slow
+def test_upload_beyond_its_bound_is_refused_and_others_are_not_heard(address: str) -> None:
+    port = int(address.rsplit(":", 1)[1])
+    for size, code in ((1000, 200), (17 * 2**20, 413)):
+        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+        connection.request("POST", "/gradio_api/upload", body + bytes(size) + b"\r\n--x--\r\n", kind)
+        assert connection.getresponse().status == code
+        connection.close()
+    with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+        other.connect(("127.0.0.2", port))  # of this machine too, but not what the page listens on
+
+
+@pytest.mark.slow
+def test_taken_port_is_refused_with_a_way_out(address: str, files: ModelFiles, tmp_path: Path) -> None:
+    port = int(address.rsplit(":", 1)[1])
+    with pytest.raises(VideomarError, match=f"port {port} of 127.0.0.1: got a taken one.*--port"):
+        open_page(files, port, tmp_path)

@@ -1,0 +1,35 @@
+import json
+from importlib import metadata
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from tests.pipeline_outputs import REPOSITORY
+from videomar import cli
+from videomar.materials import write_bill
+
+
+def test_bill_names_each_pinned_package_and_no_unknown_licence_is_unmentioned(tmp_path: Path) -> None:
+    lock = REPOSITORY / "requirements.lock"
+    pins = {line for line in lock.read_text().splitlines() if "==" in line and not line.startswith("#")}
+    count, unknown = write_bill(lock, tmp_path / "bom.json")
+    bill = json.loads((tmp_path / "bom.json").read_text())
+    parts = {f"{part['name']}=={part['version']}": part for part in bill["components"]}
+    assert set(parts) == pins
+    assert count == len(pins)
+    assert sorted(unknown) == sorted(part["name"] for part in parts.values() if "licenses" not in part)
+    numpy = parts[f"numpy=={metadata.version('numpy')}"]
+    assert "BSD" in numpy["licenses"][0]["license"]["name"]
+
+
+def test_package_without_a_licence_is_named(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("# made by hand\nno-such-package==1.0\n")
+    assert write_bill(lock, tmp_path / "bom.json") == (1, ["no-such-package"])
+
+
+def test_command_writes_the_file(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "requirements.lock").write_text("no-such-package==1.0\n")
+    done = CliRunner().invoke(cli.app, ["bom", "--out", "bom.json"])
+    assert done.stdout == "bom.json: 1 packages\nwithout a stated licence: no-such-package\n"

@@ -1,0 +1,101 @@
+"""dvc.lock against the files on disk, as DVC itself compares them; and params.yaml by itself."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import yaml
+
+from videomar.config import load_params
+from videomar.doctor.finding import BIN, Finding
+from videomar.errors import ParamsError
+from videomar.tracking.code_state import outputs_of
+
+_OUTS, _DEPS = "changed outs", "changed deps"
+_SHOWN = 4
+_WORDS = {
+    "modified": "differs from dvc.lock",
+    "deleted": "is missing, dvc.lock names it",
+    "new": "is not in dvc.lock",
+    "not in cache": "has no copy in the cache, expected the one that dvc.lock names",
+}
+Status = Mapping[str, Sequence[Any]]
+"""What `dvc status --json` prints: for each stage that is not as recorded, what changed."""
+
+
+def params_findings(path: Path) -> list[Finding]:
+    """Whether params.yaml can be read."""
+    try:
+        load_params(path)
+    except (ParamsError, OSError, yaml.YAMLError) as error:
+        told = " ".join(str(error).split()).removeprefix(f"{path}: ")
+        return [Finding(str(path), told, f"git stash push {quote(str(path))}")]
+    return []
+
+
+def pipeline_findings(lock: Path, cache: Path) -> list[Finding]:
+    """Every output and every stage that is not as dvc.lock says.
+
+    Args:
+        lock: dvc.lock in the working folder.
+        cache: Folder of DVC's objects by their MD5.
+    """
+    if not lock.is_file():
+        return [Finding(str(lock), "no such file, expected the record of a run", "make run")]
+    status = _status()
+    return [status] if isinstance(status, Finding) else list(_explain(status, lock, cache))
+
+
+def _status() -> Status | Finding:
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        told = " ".join(done.stderr.split())[:300].removeprefix("ERROR: ")
+        return Finding("dvc status", f"{told or 'no answer'}, expected a comparison", f"{BIN}dvc doctor")
+
+
+def _explain(status: Status, lock: Path, cache: Path) -> Iterator[Finding]:
+    outputs = outputs_of(lock.read_text())
+    changed: dict[str, str] = {}
+    for stage, facts in status.items():
+        stale = any(not isinstance(fact, dict) or _DEPS in fact for fact in facts)
+        for path, said in _of(facts, _OUTS).items():
+            # DVC tells of the cache first, whether the file itself is there or not.
+            word = said if Path(path).exists() else "deleted"
+            changed[path] = word
+            # A stage that is to run again anyway goes on from its files: putting old ones back loses work.
+            stored = not stale and _is_stored(cache, outputs.get(path, ""))
+            yield Finding(path, _WORDS.get(word, word), _mend(path, stage, word, stored))
+    for stage, facts in status.items():
+        told = [name for name, word in _of(facts, _DEPS).items() if changed.get(name) != word]
+        told += [name for fact in facts if isinstance(fact, dict) for name in fact if "changed" not in name]
+        told += [fact for fact in facts if isinstance(fact, str)]
+        if told:
+            more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+            what = f"is not as it ran last: {', '.join(told[:_SHOWN])}{more}"
+            yield Finding(f"stage {stage}", what, f"{BIN}dvc repro {quote(stage)}")
+
+
+def _of(facts: Sequence[Any], kind: str) -> dict[str, str]:
+    """What changed of one kind, by path; of a file of parameters, by key."""
+    found: dict[str, str] = {}
+    for fact in facts:
+        for path, word in fact.get(kind, {}).items() if isinstance(fact, dict) else ():
+            found |= {path: word} if isinstance(word, str) else {f"{path} {key}": word[key] for key in word}
+    return found
+
+
+def _is_stored(cache: Path, md5: str) -> bool:
+    return bool(md5) and (cache / md5[:2] / md5[2:]).is_file()
+
+
+def _mend(path: str, stage: str, word: str, stored: bool) -> str:
+    if word == "not in cache":
+        return f"{BIN}dvc commit --force {quote(stage)}"
+    return f"{BIN}dvc checkout --force {quote(path)}" if stored else f"{BIN}dvc repro {quote(stage)}"

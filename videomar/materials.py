@@ -1,0 +1,58 @@
+"""The bill of materials: each package of requirements.lock, its version and licence, as CycloneDX 1.6."""
+
+import json
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from videomar.drafts import draft_of
+
+_LONG = 60  # some packages put their licence's whole text where its name belongs
+
+
+def write_bill(lock: Path, out: Path) -> tuple[int, list[str]]:
+    """Write the bill; how many packages it has, and those of which no licence is known.
+
+    Args:
+        lock: requirements.lock; its packages are looked up in this environment, no network is asked.
+        out: The JSON file.
+    """
+    components = [_component(name, version) for name, version in read_pins(lock).items()]
+    bill = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "components": components}
+    with draft_of(out) as draft:
+        draft.write_text(json.dumps(bill, indent=1) + "\n", encoding="utf-8")
+    return len(components), [str(part["name"]) for part in components if "licenses" not in part]
+
+
+def read_pins(lock: Path) -> dict[str, str]:
+    """Version of each package that a requirements.lock names."""
+    lines = [line.strip() for line in lock.read_text(encoding="utf-8").splitlines()]
+    named = [line.partition("==") for line in lines if "==" in line and not line.startswith("#")]
+    return {name: version for name, _, version in named}
+
+
+def _component(name: str, version: str) -> dict[str, Any]:
+    part: dict[str, Any] = {"type": "library", "name": name, "version": version}
+    part["purl"] = f"pkg:pypi/{name.lower().replace('_', '-')}@{version}"
+    names = _licences(name)
+    if names:
+        part["licenses"] = [{"license": {"name": known}} for known in names]
+    return part
+
+
+def _licences(name: str) -> Sequence[str]:
+    """As the package states them: by SPDX expression, by classifiers, or in words; none if it does not."""
+    try:
+        about = metadata.metadata(name).json
+    except metadata.PackageNotFoundError:
+        return []
+    if expression := about.get("license_expression"):
+        return [str(expression)]
+    classified = [
+        text.rpartition(" :: ")[2]
+        for text in about.get("classifier", [])
+        if text.startswith("License :: ") and text != "License :: OSI Approved"
+    ]
+    words = " ".join(str(about.get("license", "")).split())
+    return classified or ([words[:_LONG]] if words and words.upper() != "UNKNOWN" else [])

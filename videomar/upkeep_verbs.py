@@ -1,0 +1,98 @@
+"""Verbs that keep a checkout well: `doctor`, `gc`, `backup`, `restore`, `bom`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+_LOCK = Path("requirements.lock")
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+    """Whether dvc.lock, files, MLflow, the alias and services agree; each mismatch with what mends it."""
+    from videomar.doctor.examination import examine
+    from videomar.trace import Places
+
+    health = examine(Places())
+    if as_json:
+        found = [asdict(finding) for finding in health.findings]
+        typer.echo(json.dumps({"ok": not found, "findings": found, "notes": list(health.notes)}))
+    else:
+        for finding in health.findings:
+            typer.echo(str(finding))
+        for note in health.notes:
+            typer.echo(f"note: {note}")
+        if not health.findings:
+            typer.echo("all is well: dvc.lock, files, MLflow, alias and services agree")
+    if health.findings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, it is only shown.")] = False,
+    days: Annotated[
+        float, typer.Option(min=0, help="What was touched, or deleted in MLflow, since then stays.")
+    ] = 30,
+) -> None:
+    """Show, or remove, what neither an alias, a version, a git branch or tag, nor the working tree needs."""
+    from videomar.garbage import find_files, known_versions, remove_all
+    from videomar.garbage_in_stores import find_objects, find_runs
+
+    versions = known_versions()
+    garbage, notes = [], []
+    for found, told in (
+        find_files(days, versions),
+        find_runs(days, versions),
+        find_objects(versions),
+    ):
+        garbage += found
+        notes += told
+    for item in garbage:
+        typer.echo(f"{item.bytes / 1e6:10.2f} MB  {item.what}  ({item.why})")
+    for note in notes:
+        typer.echo(f"note: {note}")
+    total = sum(item.bytes for item in garbage)
+    if not garbage:
+        typer.echo("nothing to remove")
+    elif yes:
+        typer.echo(f"{remove_all(garbage) / 1e6:.2f} MB removed")
+    else:
+        typer.echo(f"{total / 1e6:.2f} MB could be removed; `videomar gc --yes` does it")
+
+
+@app.command()
+def backup(file: Annotated[Path, typer.Argument(help="The tar file to write.")]) -> None:
+    """Write registry, runs and artifacts to one file; MLflow may be in use meanwhile."""
+    from videomar.backup import back_up
+
+    typer.echo(f"{file}: {back_up(file) / 1e6:.1f} MB")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `videomar backup` wrote.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a registry that is there.")] = False,
+) -> None:
+    """Put registry, runs and artifacts of a backup in place."""
+    from videomar.backup import restore as put_back
+
+    for line in put_back(file, force):
+        typer.echo(line)
+
+
+@app.command()
+def bom(
+    out: Annotated[Path, typer.Option(help="The JSON file to write.")] = Path("docs/BOM.json"),
+) -> None:
+    """Write the bill of materials: every pinned package with its version and licence (CycloneDX)."""
+    from videomar.materials import write_bill
+
+    count, unknown = write_bill(_LOCK, out)
+    typer.echo(f"{out}: {count} packages")
+    if unknown:
+        typer.echo(f"without a stated licence: {', '.join(unknown)}")
