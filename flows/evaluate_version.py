@@ -33,7 +33,7 @@ def sample_and_evaluate(version: str = "champion") -> None:
         found = find_model(version)
         files = download_model(found)
         params, out = files / "params.yaml", _OUT / found.number
-        if load_params(params).ingest != load_params(Path("params.yaml")).ingest:
+        if load_params(params, Path("params.yaml")).ingest != load_params(Path("params.yaml")).ingest:
             rule = "that of params.yaml, which cut the clips here; `videomar trace` names its commit"
             raise VideomarError(f"{found}: got another section ingest, expected {rule}")
         places = {_TOKENIZER: files / "tokenizer", "checkpoints/videomar": files / "checkpoint"}

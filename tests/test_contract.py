@@ -92,3 +92,19 @@ def test_python_names_of_the_contract_exist():
         "sampling",
         "generator",
     ]
+
+
+def test_parameters_of_an_older_model_take_later_keys_from_the_present_ones(tmp_path):
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    del content["ingest"]["aspect_ratios"]
+    content["ingest"]["fps"] = 5.0
+    (tmp_path / "older.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ParamsError, match="ingest.aspect_ratios: missing"):
+        load_params(tmp_path / "older.yaml")
+    completed = load_params(tmp_path / "older.yaml", newer=ROOT / "params.yaml")
+    assert completed.ingest.fps == 5.0
+    assert completed.ingest.aspect_ratios == load_params(ROOT / "params.yaml").ingest.aspect_ratios
+    content["ingest"]["aspect_ratio"] = ["1:1"]
+    (tmp_path / "older.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ParamsError, match="ingest.aspect_ratio: unknown key"):
+        load_params(tmp_path / "older.yaml", newer=ROOT / "params.yaml")

@@ -167,7 +167,7 @@ def _model_files(model: str) -> "ModelFiles":
         return ModelFiles(Path(model), Path("checkpoints/tokenizer"), load_params(PARAMS))
     version = find_model(model)
     files = download_model(version)
-    return ModelFiles(files / "checkpoint", files / "tokenizer", load_params(files / "params.yaml"))
+    return ModelFiles(files / "checkpoint", files / "tokenizer", load_params(files / "params.yaml", PARAMS))
 
 
 if __name__ == "__main__":

@@ -45,25 +45,37 @@ class Params:
         require(served, "train.draw_latents", "true, and encode.moments false", "both true")
 
 
-def load_params(path: Path) -> Params:
+def load_params(path: Path, newer: Path | None = None) -> Params:
     """Read and check params.yaml.
 
+    Args:
+        path: the file.
+        newer: another one, for keys that came after `path` was written, as with a registered model.
+
     Raises:
-        ParamsError: the file is missing, no YAML, or wrong; all problems are named at once.
+        ParamsError: a file is missing, no YAML, or wrong; all problems are named at once.
     """
+    raw = _read(path)
+    if newer is not None and isinstance(raw, dict):
+        later = _read(newer)
+        raw = {name: {**later.get(name, {}), **raw.get(name, {})} for name in {**later, **raw}}
+    params = _checked(raw, str(path))
+    variants_of(params)
+    return params
+
+
+def _read(path: Path) -> Any:
+    """What a YAML file says, unchecked."""
     import yaml  # here, because a bare GPU machine runs the model without yaml and pydantic
 
     try:
-        raw = yaml.load(path.read_text(), _loader())
+        return yaml.load(path.read_text(), _loader())
     except FileNotFoundError:
         raise ParamsError(
             f"{path}: no such file, expected the parameters; run from the repository root"
         ) from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
-    params = _checked(raw, str(path))
-    variants_of(params)
-    return params
 
 
 def _loader() -> type:
