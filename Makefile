@@ -2,7 +2,8 @@
 # make curate CLIPS=DIR  only up to the ledger: what would be kept, and why not
 # make up                MLflow, Prefect and the scheduled flows in the background; prints their addresses
 # make down              ends exactly those
-# make test              the test suite
+# make test              the test suite but for:
+# make faults            what is killed, nodes that die, servers that run; takes longer
 # make lint              ruff, mypy and the architecture
 # make remote [TO=DIR]   a folder as the default DVC remote, for `dvc push` and `dvc pull`
 # make proofs            measured errors of the model tests into docs/PROOFS.md
@@ -15,7 +16,7 @@ TO ?= .local/dvc-remote
 export OMP_NUM_THREADS ?= 1
 export DVC_NO_ANALYTICS := true
 
-.PHONY: setup run curate up down test lint remote lock readme proofs
+.PHONY: setup run curate up down test faults lint remote lock readme proofs
 
 setup: .venv/.ready
 
@@ -44,7 +45,10 @@ down:
 	@$(BIN)/python -m videomar.services down
 
 test: setup
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not quiet"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not quiet"
+
+faults: setup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not quiet"
 	@$(BIN)/python -m pytest -m quiet
 
 lint: setup

@@ -13,37 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.browser import CHROMIUM, Tab, browser
-from tests.conftest import lively
-from videomar import checkpoint
-from videomar.checkpoint import ModelShape
+from tests.tiny_model import write_tiny_model
 from videomar.config import Params
 from videomar.demo import Studio, open_page, page
 from videomar.errors import DataError, VideomarError
-from videomar.runtime import step_generator
 from videomar.sampling.animate import ModelFiles, Wish, animate
-from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
-from videomar.training.state import untrained
 
 WISH = Wish(prompt="it moves", seed=3, motion=5.0)
 
 
 @pytest.fixture(scope="module")
 def files(params: Params, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
-    """An untrained model and tokenizer for clips of 16 pixels and 9 frames, without captions."""
-    folder = tmp_path_factory.mktemp("model")
-    params = dataclasses.replace(
-        params,
-        ingest=dataclasses.replace(params.ingest, size_px=16, num_frames=9),
-        text=dataclasses.replace(params.text, encoder="none"),
-        model=dataclasses.replace(params.model, conditions=("motion",)),
-        sample=dataclasses.replace(params.sample, num_unmask_steps=2, num_diffusion_steps=2),
-    )
-    coder = CausalTokenizer(params.tokenizer).initialise(step_generator(0, 0))
-    save_tokenizer(coder, folder / "tokenizer")
-    shape = ModelShape(params.model, params.tokenizer.channels, 1, params.text.max_tokens)
-    weights = lively(untrained(shape, 0)).state_dict()
-    saved = checkpoint.save(folder, 0, shape, {"model": weights, "ema": weights}, {})
-    return ModelFiles(saved, folder / "tokenizer", params)
+    return write_tiny_model(params, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

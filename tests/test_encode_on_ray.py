@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import pytest
 
 from tests.conftest import small_params
 from tests.data.conftest import run_ffmpeg
+from tests.deadlines import within
 from videomar.data.shapes import ClipShape
 from videomar.encode_on_ray import Encoder, Video, encode_on_ray, split_videos
 from videomar.errors import DataError
@@ -92,15 +92,8 @@ def cluster():
 @pytest.fixture(autouse=True)
 def deadline():
     """A run that hangs is a failure."""
-
-    def fail(*_):
-        raise TimeoutError(f"not done after {DEADLINE_S} s")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(DEADLINE_S)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with within(DEADLINE_S):
+        yield
 
 
 def kill_encoders() -> int:

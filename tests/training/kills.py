@@ -57,7 +57,7 @@ KILLS = [
     Kill("mid-accumulation", "videomar.training.precision:Loss.forward", 14),
     Kill("mid-validation", "videomar.training.validation:clips_on", 9),
     Kill("log written, checkpoint not", f"{LOOP}:write_rows", 2, after=True),
-    Kill("log half-written", "videomar.training.log:fsync", 3),
+    Kill("log half-written", "videomar.drafts:os.fsync", 2),
     Kill("checkpoint: before the weights", f"{CHECKPOINT}:save_file", 4),
     Kill("checkpoint: weights written", f"{CHECKPOINT}:save_file", 4, after=True),
     Kill("checkpoint: average written", f"{CHECKPOINT}:save_file", 5, after=True),

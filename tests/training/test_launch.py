@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import torch.distributed as dist
 
 from tests.caches import write_cache
 from tests.conftest import small_params
+from tests.deadlines import within
 from tests.training.conftest import files_of, spoil, with_train
 from tests.training.two_workers import on_two_workers
 from videomar import checkpoint
@@ -103,15 +103,8 @@ def cluster(folder, expected):
 @pytest.fixture(autouse=True)
 def deadline():
     """A run that hangs is a failure."""
-
-    def fail(*_):
-        raise TimeoutError(f"not done after {DEADLINE_S} s")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(DEADLINE_S)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with within(DEADLINE_S):
+        yield
 
 
 def workers_of_ray() -> list[psutil.Process]:

@@ -33,7 +33,7 @@ from videomar.training.sweep.runs import is_finished, publish
 from videomar.training.worker import Worker
 
 ROOT = Path(__file__).parent.parent.parent
-LONG = 160
+LONG = 480
 DRIVER = """
 import json, sys
 from pathlib import Path
@@ -162,11 +162,11 @@ def test_asha_ends_worse_runs_early(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     # The worse run is also the slower one: who comes second to a decision is judged by who was there.
-    quick, slow = ([{"num_latent_frames": 0, "steps": 64, "batch_size": size}] for size in (2, 16))
+    quick, slow = ([{"num_latent_frames": 0, "steps": 64, "batch_size": size}] for size in (2, 64))
     params = write_params(
         tmp_path / "params.yaml",
         curriculum=quick,
-        validate_every=4,
+        validate_every=16,
         checkpoint_every=40,
         asha=True,
         runs=[{"name": "good"}, {"name": "idle", "train": {"learning_rate": 1e-12, "curriculum": slow}}],

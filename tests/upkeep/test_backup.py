@@ -41,6 +41,7 @@ def test_round_trip_in_another_checkout_keeps_aliases_history_runs_and_artifacts
     other = tmp_path / "other"
     other.mkdir()
     monkeypatch.chdir(other)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow itself sets it for children
     restore(tmp_path / "all.tar", force=False)
     os.rename(root / ".local/mlartifacts", root / ".local/hidden")  # nothing may be read from there
     try:
