@@ -139,14 +139,14 @@ def browser(profile: Path) -> Iterator[Tab]:
     command = [str(CHROMIUM), *_FLAGS.split(), f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        with connect(_address(profile), max_size=None, proxy=None) as socket:
+        with connect(first_tab(profile), max_size=None, proxy=None) as socket:
             yield Tab(socket)
     finally:
         process.terminate()
         process.wait(20)
 
 
-def _address(profile: Path) -> str:
+def first_tab(profile: Path) -> str:
     """Where the first tab listens."""
     direct, told = (
         urllib.request.build_opener(urllib.request.ProxyHandler({})),

@@ -12,6 +12,7 @@ import pytest
 from test_report import opponent, release, sources
 from websockets.sync.client import ClientConnection, connect
 
+from tests.browser import first_tab
 from tests.pipeline_outputs import write_outputs
 from videomar.evaluation.report import write_report
 
@@ -114,7 +115,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        with connect(_address(profile), max_size=None) as socket:
+        with connect(first_tab(profile), max_size=None) as socket:
             yield Tab(socket)
     finally:
         process.terminate()
@@ -128,21 +129,6 @@ def tab(browser: Tab, page: Path) -> Tab:
     browser.complaints.clear()
     browser.open(page)
     return browser
-
-
-def _address(profile: Path) -> str:
-    """Where the first tab listens."""
-    import urllib.request
-
-    for _ in range(200):
-        if (profile / "DevToolsActivePort").is_file():
-            port = (profile / "DevToolsActivePort").read_text().split()[0]
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
-                pages = [page for page in json.load(answer) if page["type"] == "page"]
-            if pages:
-                return pages[0]["webSocketDebuggerUrl"]
-        time.sleep(0.05)
-    raise TimeoutError("the browser did not start")
 
 
 def _frames(tab: Tab) -> list[str]:
