@@ -136,17 +136,24 @@ class Tab:
 @contextmanager
 def browser(profile: Path) -> Iterator[Tab]:
     """Chromium with one tab and a fresh profile; ends with the context."""
-    command = [str(CHROMIUM), *_FLAGS.split(), f"--user-data-dir={profile}", "about:blank"]
+    with chromium(profile) as socket:
+        yield Tab(socket)
+
+
+@contextmanager
+def chromium(profile: Path, *flags: str) -> Iterator[ClientConnection]:
+    """The first tab of a browser that ends with the context, as what one speaks to it through."""
+    command = [str(CHROMIUM), *_FLAGS.split(), *flags, f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        with connect(first_tab(profile), max_size=None, proxy=None) as socket:
-            yield Tab(socket)
+        with connect(_first_tab(profile), max_size=None, proxy=None) as socket:
+            yield socket
     finally:
         process.terminate()
         process.wait(20)
 
 
-def first_tab(profile: Path) -> str:
+def _first_tab(profile: Path) -> str:
     """Where the first tab listens."""
     direct, told = (
         urllib.request.build_opener(urllib.request.ProxyHandler({})),

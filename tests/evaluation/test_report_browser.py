@@ -1,8 +1,6 @@
 """The report in a real browser: films play in step, nothing is loaded, nothing is complained about."""
 
 import json
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,17 +8,12 @@ from typing import Any
 
 import pytest
 from test_report import opponent, release, sources
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
-from tests.browser import first_tab
+from tests.browser import CHROMIUM, chromium
 from tests.pipeline_outputs import write_outputs
 from videomar.evaluation.report import write_report
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --remote-debugging-port=0 --window-size=1200,1600"
-)
 COMPLAINTS = (
     "Log.entryAdded",
     "Runtime.exceptionThrown",
@@ -112,14 +105,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     profile = tmp_path_factory.mktemp("browser")
-    command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={profile}", "about:blank"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        with connect(first_tab(profile), max_size=None) as socket:
-            yield Tab(socket)
-    finally:
-        process.terminate()
-        process.wait(10)
+    with chromium(profile, "--window-size=1200,1600") as socket:
+        yield Tab(socket)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from scipy.stats import bootstrap
 
 from videomar.evaluation.catalogue import Metric
 from videomar.evaluation.films import label_of
+from videomar.evaluation.pairing import SAME_TRUTH_DB
 from videomar.evaluation.score_table import (
     CHIEF,
     Task,
@@ -27,7 +28,6 @@ from videomar.evaluation.score_table import (
 )
 
 _RESAMPLES = 999
-_SAME_TRUTH_DB = 1e-6  # as the gate has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def _difference(metric: Metric, rival: str, left: pd.DataFrame, right: pd.DataFr
 def _same_truth(left: pd.DataFrame, right: pd.DataFrame) -> NDArray[np.bool_]:
     """Which rows of `right` judged a clip of `left` by the same truth: repeat-last tells truths apart."""
     own = left["repeat_psnr_db"].reindex(right.index)
-    return ((own - right["repeat_psnr_db"]).abs() <= _SAME_TRUTH_DB).to_numpy()
+    return ((own - right["repeat_psnr_db"]).abs() <= SAME_TRUTH_DB).to_numpy()
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:

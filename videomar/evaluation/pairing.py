@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from videomar.config import GateParams
 
 _RESAMPLES = 4999
-_SAME_TRUTH_DB = 1e-6
+SAME_TRUTH_DB = 1e-6
 """How far the repeat-last PSNR of a clip may differ between two evaluations of the same truth."""
 LOWER_IS_BETTER = ("feature_distance", "flicker", "exposure_shift")
 NEARER_ONE_IS_BETTER = ("motion_retained", "sharpness_kept")
@@ -95,7 +95,7 @@ def paired(
     if len(repeats) < 2:
         return np.empty((0, 1))
     truths = repeats[0].join(repeats[1], how="inner", lsuffix="l", rsuffix="r")
-    same = truths.index[(truths.iloc[:, 0] - truths.iloc[:, 1]).abs() <= _SAME_TRUTH_DB]
+    same = truths.index[(truths.iloc[:, 0] - truths.iloc[:, 1]).abs() <= SAME_TRUTH_DB]
     own, other = (_goodness(table_of(rows, *where, column), column) for rows in sides)
     seeds = own.columns.intersection(other.columns)
     clips = same.intersection(own.index).intersection(other.index)
