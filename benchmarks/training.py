@@ -7,7 +7,7 @@ and pyarrow.
 Steps: the real parts of the loop on a cache of random latents; operations by formula over the best square
 product of the same run, precision and threads. Learning: seconds of training until the loss on held-out
 clips, with masks and noise that are always the same, is as low as the worse of the two objectives ever came;
-for each the best of the same batches and learning rates. Time for validation does not count.
+for each the best of the same batches and learning rates. Runs take turns; time for validation does not count.
 """
 
 import argparse
@@ -155,10 +155,18 @@ def measure_learning(folder: Path, wish: argparse.Namespace) -> tuple[dict[str, 
     train = write_cache(folder / "train", moving_waves(CLIPS, 0), (2, 8))
     held_out = torch.from_numpy(moving_waves(VAL_CLIPS, 1)).float().to(wish.device)
     grid = list(itertools.product(range(wish.seeds), BATCHES, RATES, (PAPER, OURS)))
-    curves: dict[tuple[str, int, float], list[Curve]] = {}
+    running = {}
     for seed, batch, rate, objective in grid:
         params = dataclasses.replace(train_params(objective, batch, rate, "float32"), seed=seed)
-        curve = learn(train, held_out, params, wish.seconds / len(grid), wish.device)
+        every_s = wish.seconds / len(grid) / POINTS
+        running[objective, batch, rate, seed] = learn(train, held_out, params, every_s, wish.device)
+    # All runs take turns, point by point: a core that somebody else takes costs each of them as much.
+    points: dict[tuple[str, int, float, int], Curve] = {key: [] for key in running}
+    for _ in range(POINTS):
+        for key, run in running.items():
+            points[key].append(next(run))
+    curves: dict[tuple[str, int, float], list[Curve]] = {}
+    for (objective, batch, rate, _), curve in points.items():
         curves.setdefault((objective, batch, rate), []).append(curve)
     lowest = {
         name: min(
@@ -187,23 +195,21 @@ def measure_learning(folder: Path, wish: argparse.Namespace) -> tuple[dict[str, 
 
 
 def learn(
-    train: LatentDataset, held_out: Tensor, params: TrainParams, seconds: float, device: torch.device
-) -> "Curve":
-    """Held-out loss of the moving average after seconds of training, POINTS times."""
+    train: LatentDataset, held_out: Tensor, params: TrainParams, every_s: float, device: torch.device
+) -> Iterator[tuple[float, float]]:
+    """Held-out loss of the moving average after each `every_s` of training, and the seconds until then."""
     state = new_state(ModelShape(PRESETS["small"].model, 16, 8, 2), params, device)
     asked = dataclasses.replace(params, objective=OURS, cond_drop_prob=0.0, condition_drop_prob=0.0)
     text = torch.zeros(len(held_out), 2, 8, device=device)
     clips = Clips(held_out, text, torch.zeros(len(held_out), 2, dtype=torch.bool, device=device))
-    curve, spent = [], 0.0
+    spent, due = 0.0, every_s
     for step in take_steps(state, train, params, device):
         spent += step.seconds
-        if spent >= seconds * (len(curve) + 1) / POINTS:
+        if spent >= due:
             with torch.no_grad():
                 loss = state.ema.loss(clips, asked, step_generator(0, -2, device=device))
-            curve.append((spent, loss.item()))
-        if spent >= seconds:
-            return curve
-    raise AssertionError("steps have no end")
+            yield spent, loss.item()
+            due = max(due + every_s, spent)
 
 
 def time_to(curve: Sequence[tuple[float, float]], target: float) -> float:

@@ -181,6 +181,7 @@ def test_refusal_that_others_do_not_share_is_found_at_the_next_start(tmp_path):
 
     def start(worker: Worker) -> object:
         def act() -> None:
+            dist.barrier()  # both are at work: a late one would find the note of the other at its start
             if worker.rank == 1:
                 raise DataError("clips: got none, expected some; add one")
             dist.barrier()
