@@ -1,11 +1,11 @@
 # make run [CLIPS=DIR]   raw clips to a promoted model and reports/index.html
 # make curate CLIPS=DIR  only up to the ledger: what would be kept, and why not
-# make up                MLflow, Prefect and the scheduled flows in the background; prints their addresses
+# make up [RAY=1]        MLflow, Prefect, the scheduled flows [and a Ray head] in the background; prints addresses
 # make down              ends exactly those
 # make test              the test suite but for:
 # make faults            what is killed, nodes that die, servers that run; takes longer
 # make lint              ruff, mypy and the architecture
-# make remote [TO=DIR]   a folder as the default DVC remote, for `dvc push` and `dvc pull`
+# make remote [TO=DIR]   a folder, or s3://..., as the default DVC remote, for `dvc push` and `dvc pull`
 # make proofs            measured errors of the model tests into docs/PROOFS.md
 # make readme            figures and pictures of the last run into README.md
 # make lock              write requirements.lock from the environment in use
@@ -39,7 +39,7 @@ curate: setup
 	@$(BIN)/videomar ledger show
 
 up: setup
-	@$(BIN)/python -m videomar.services up
+	@$(if $(RAY),VIDEOMAR_RAY=$(RAY)) $(BIN)/python -m videomar.services up
 
 down:
 	@$(BIN)/python -m videomar.services down
@@ -57,9 +57,10 @@ lint: setup
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+remote: WHERE = $(if $(findstring ://,$(TO)),$(TO),$(abspath $(TO)))
 remote: setup
-	@$(BIN)/dvc remote add --force --default folder $(abspath $(TO))
-	@echo "dvc push and dvc pull now use $(abspath $(TO))"
+	@$(BIN)/dvc remote add --force --default store $(WHERE)
+	@echo "dvc push and dvc pull now use $(WHERE)"
 
 lock:
 	@{ echo "# Complete, tested set of versions for Python 3.11; install with --no-deps. Made by: make lock"; \

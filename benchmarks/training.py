@@ -34,9 +34,9 @@ from benchmarks.training_subjects import (
     train_params,
     write_cache,
 )
-from videomar.checkpoint import ModelShape
 from videomar.config import TrainParams
 from videomar.data.dataset import LatentDataset
+from videomar.manifest import ModelShape
 from videomar.model.objective import Clips
 from videomar.runtime import pick_device, step_generator
 from videomar.training.accumulation import backward, parts_of

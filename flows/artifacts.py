@@ -1,6 +1,6 @@
 """What the Prefect pages show of a flow's run beside its state: tables, the gate's decision, links."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -38,19 +38,21 @@ def show_release(number: str, decision: str, champion: str, report: Path) -> Non
     """The gate's decision, the champion, and where to read on."""
     version = version_of(number)
     lines = [f"# {version}", decision, f"**Champion:** {champion}", f"**Report:** `{report.resolve()}`"]
-    lines.append(f"**MLflow:** {mlflow_link(version)}")
+    lines.append(f"**MLflow:** {mlflow_link(version.run_id)}")
     create_markdown_artifact(key="release", markdown="\n\n".join(lines), description=str(version))
 
 
-def show_figures(version: Version, figures: Mapping[str, float], folder: Path) -> None:
-    """A table of a version's figures, and where its clips lie."""
+def show_figures(version: Version, figures: Mapping[str, float], folder: Path, unlike: Sequence[str]) -> None:
+    """A table of a version's figures, where its clips lie, and what forbids a comparison with the present."""
     rows = [{"figure": name, "value": value} for name, value in figures.items()]
-    create_table_artifact(key="evaluation", table=rows, description=f"{version}; files in {folder.resolve()}")
+    kind = f"not comparable with metrics/evaluate.json: {'; '.join(unlike)}" if unlike else "comparable"
+    told = f"{version}; files in {folder.resolve()}; {kind}"
+    create_table_artifact(key="evaluation", table=rows, description=told)
 
 
-def mlflow_link(version: Version) -> str:
-    """Address of the version's run in the pages of `make up`, or the run's number while they are down."""
+def mlflow_link(run_id: str) -> str:
+    """Address of a run in the pages of `make up`, or the run's number while they are down."""
     address = read_services().get("services", {}).get("mlflow", {}).get("address")
     if address is None:
-        return f"run `{version.run_id}` (`make up` starts its pages)"
-    return f"{address}/#/experiments/{experiment_id(open_client())}/runs/{version.run_id}"
+        return f"run `{run_id}` (`make up` starts its pages)"
+    return f"{address}/#/experiments/{experiment_id(open_client())}/runs/{run_id}"

@@ -1,4 +1,4 @@
-"""A look at generated clips as one picture: a data: address, which the pages show with no network."""
+"""Clips and curves as pictures: data: addresses, which the pages show with no network."""
 
 import base64
 import io
@@ -29,11 +29,19 @@ def show_clips(generated: Path) -> None:
         top += row.height
     scale = min(1.0, _MAX_WIDTH_PX / width)
     sheet = sheet.resize((round(width * scale), round(sheet.height * scale)))
+    _show(sheet, "clips", "Held-out clips: the truth, and below it the model's continuation")
+
+
+def show_curves(picture: Path) -> None:
+    """The curves of runs side by side."""
+    _show(Image.open(picture).convert("RGB"), "curves", "The runs' curves")
+
+
+def _show(picture: Image.Image, key: str, told: str) -> None:
     file = io.BytesIO()
-    sheet.save(file, "WEBP", quality=80)
+    picture.save(file, "WEBP", quality=80)
     address = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
-    told = "Held-out clips: the truth, and below it the model's continuation"
-    create_image_artifact(image_url=address, key="clips", description=told)
+    create_image_artifact(image_url=address, key=key, description=told)
 
 
 def _row(frames: np.ndarray) -> Image.Image:

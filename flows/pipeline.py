@@ -3,17 +3,16 @@
 dvc.yaml says what to do and in which order.
 """
 
-import subprocess
 import sys
 import time
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
 from prefect import task
 
+from flows.again import OverTimeError, run_within, unless
 from flows.artifacts import show_stages
-from videomar.errors import VideomarError
-from videomar.process import run_in_group
 
 HOURS = 24.0
 
@@ -23,26 +22,18 @@ def stage_names(pipeline: Path) -> list[str]:
     return list(yaml.safe_load(pipeline.read_text())["stages"])
 
 
-@task(task_run_name="{stage}", retries=1, retry_delay_seconds=10)
+@task(task_run_name="{stage}", retries=1, retry_delay_seconds=10, retry_condition_fn=unless(OverTimeError))
 def run_stage(stage: str, folder: Path, hours: float = HOURS) -> None:
     """Bring one stage up to date; DVC skips it if nothing it depends on has changed."""
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
-    try:
-        code = run_in_group(command, folder, limit_s=hours * 3600)
-    except subprocess.TimeoutExpired:
-        raise VideomarError(
-            f"stage {stage}: took over {hours} h; allow more hours, or make it smaller"
-        ) from None
-    if code != 0:
-        raise VideomarError(f"stage {stage}: ended with code {code}, expected 0; its message stands above")
+    run_within(hours, stage, [sys.executable, "-m", "dvc", "repro", "--single-item", stage], folder)
 
 
-def run_stages(folder: Path, hours: float) -> None:
-    """All stages, one after another; the table of what was done is shown whatever happens."""
+def run_stages(folder: Path, hours: float, until: str | None = None) -> None:
+    """All stages (before `until`), one after another; the table of what was done is shown in any case."""
     seconds: dict[str, float] = {}
     before = _record(folder)
     try:
-        for stage in stage_names(folder / "dvc.yaml"):
+        for stage in takewhile(lambda name: name != until, stage_names(folder / "dvc.yaml")):
             start = time.monotonic()
             seconds[stage] = -1.0
             run_stage(stage, folder, hours)

@@ -4,14 +4,16 @@ import sys
 from pathlib import Path
 
 from prefect import flow
+from pydantic import PositiveFloat
 
 from flows.pipeline import HOURS, run_stages
 from flows.turn import turn
+from videomar.disk import full_disk_told
 from videomar.errors import VideomarError
 
 
 @flow(name="refresh")
-def refresh(hours_per_stage: float = HOURS) -> None:
+def refresh(hours_per_stage: PositiveFloat = HOURS) -> None:
     """Bring every stage of the pipeline up to date; what has not changed is not done again."""
     with turn("refresh"):
         run_stages(Path().resolve(), hours_per_stage)
@@ -19,6 +21,7 @@ def refresh(hours_per_stage: float = HOURS) -> None:
 
 if __name__ == "__main__":
     try:
-        refresh()
+        with full_disk_told():
+            refresh()
     except VideomarError as error:
         sys.exit(str(error))

@@ -1,11 +1,11 @@
 """The steps of videomar/release.py as Prefect tasks, each with its state and another try."""
 
 from pathlib import Path
-from typing import Any
 
-from prefect import State, task
+from prefect import task
 from tqdm import tqdm
 
+from flows.again import unless
 from flows.artifacts import show_release
 from flows.pictures import show_clips
 from videomar import release as steps
@@ -13,10 +13,7 @@ from videomar.errors import VideomarError
 from videomar.promotion import describe_champion
 from videomar.tracking.registry import version_of
 
-
-def _may_retry(_task: object, _run: object, state: State[Any]) -> bool:
-    """Whether another try can help: not where the user has to mend something."""
-    return not isinstance(state.result(raise_on_failure=False), VideomarError)
+_may_retry = unless(VideomarError)  # else the user has to mend something
 
 
 @task(name="register candidate", retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)

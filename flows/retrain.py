@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import State, flow, task
 from prefect.states import Completed
+from pydantic import PositiveFloat
 
 from flows.pipeline import HOURS, run_stages
 from flows.release_steps import release_steps
@@ -34,14 +35,13 @@ def what_changed() -> str | None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise VideomarError(f"dvc status: ended with code {done.returncode}: {done.stderr.strip()[-300:]}")
-    stages: dict[str, Any] = json.loads(done.stdout)
-    if stages:
+    if stages := json.loads(done.stdout):
         return f"changed: {', '.join(stages)}"
     return None if find_released(sha256_of(LOCK)) is not None else "the last results are not released"
 
 
 @flow(name="retrain")
-def retrain(clips: str = "", force: bool = False, hours_per_stage: float = HOURS) -> State[Any]:
+def retrain(clips: str = "", force: bool = False, hours_per_stage: PositiveFloat = HOURS) -> State[Any]:
     """Look whether clips, parameters or code changed; if so, bring the pipeline up to date and release.
 
     Args:

@@ -7,8 +7,7 @@ from typing import Any
 import yaml
 from prefect import task
 
-from videomar.errors import VideomarError
-from videomar.process import run_in_group
+from flows.again import OverTimeError, run_within, unless
 
 
 def command_elsewhere(entry: dict[str, Any], places: dict[str, Path], out: Path) -> list[str]:
@@ -26,12 +25,12 @@ def command_elsewhere(entry: dict[str, Any], places: dict[str, Path], out: Path)
     return [str(places.get(word, word)) for word in shlex.split(entry["cmd"])]
 
 
-@task(task_run_name="{stage}", retries=1, retry_delay_seconds=10)
-def run_elsewhere(stage: str, params: Path, places: dict[str, Path], out: Path) -> dict[str, Path]:
+@task(task_run_name="{stage}", retries=1, retry_delay_seconds=10, retry_condition_fn=unless(OverTimeError))
+def run_elsewhere(
+    stage: str, params: Path, places: dict[str, Path], out: Path, hours: float
+) -> dict[str, Path]:
     """Run a stage with the parameters of another file; gives `places` with its outputs."""
     entry, places = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage], dict(places)
     command = [*command_elsewhere(entry, places, out), "--params", str(params)]
-    code = run_in_group(command, Path().resolve())
-    if code != 0:
-        raise VideomarError(f"{stage}: ended with code {code}, expected 0; its message stands above")
+    run_within(hours, stage, command, Path().resolve())
     return places

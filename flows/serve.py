@@ -5,32 +5,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
-from prefect.schedules import Schedule
 from prefect.states import Cancelled, Scheduled
 
+from flows.deployments import deployments, quiet_times
+from flows.watch import start_after_new_files
 from videomar.errors import VideomarError
 
+_DEPLOYMENTS = Path("prefect.yaml")
 _UNFINISHED = ("RUNNING", "PENDING", "CANCELLING")
-
-
-def deployments(file: Path) -> list[RunnerDeployment]:
-    """The deployments that a prefect.yaml describes, in Prefect's own words."""
-    try:
-        return [_deployment(entry) for entry in yaml.safe_load(file.read_text())["deployments"]]
-    except (ImportError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        line = " ".join(str(error).split())
-        raise VideomarError(f"{file}: got {line}, expected deployments of flows; mend it") from error
-
-
-def _deployment(entry: dict[str, Any]) -> RunnerDeployment:
-    known = {key: entry[key] for key in ("name", "entrypoint", "description", "parameters") if key in entry}
-    schedules = [Schedule(**schedule) for schedule in entry.get("schedules", [])]
-    return RunnerDeployment.from_entrypoint(**known, schedules=schedules)
 
 
 async def take_up_what_was_left() -> None:
@@ -46,11 +31,15 @@ async def take_up_what_was_left() -> None:
 async def serve(ready: Path) -> None:
     """Run what is scheduled or asked for, until the process ends; `ready` says that Prefect knows of us."""
     runner = Runner(name="videomar", limit=3, pause_on_shutdown=False)  # one works, two wait for their turn
-    for deployment in deployments(Path("prefect.yaml")):
+    for deployment in deployments(_DEPLOYMENTS):
         await runner.aadd_deployment(deployment)
     await take_up_what_was_left()
+    watches = quiet_times(_DEPLOYMENTS).items()
+    watching = [asyncio.create_task(start_after_new_files(name, quiet_s)) for name, quiet_s in watches]
     ready.touch()
     await runner.start()
+    for task in watching:
+        task.cancel()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
+from videomar.disk import full_disk_told
+
 _LOCK = Path(".local/flow.lock")
 
 
@@ -24,4 +26,5 @@ def turn(name: str) -> Iterator[None]:
         lock.truncate(0)
         lock.write(name)
         lock.flush()
-        yield
+        with full_disk_told():
+            yield

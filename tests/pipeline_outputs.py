@@ -16,13 +16,13 @@ from PIL import Image
 
 from tests.conftest import small_params
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.data.latents import write_shards
 from videomar.data.ledger import LEDGER_SCHEMA, read_ledger
 from videomar.data.ledger import write_ledger as write_ledger_rows
 from videomar.data.shard import SCHEMA
 from videomar.evaluation.metrics import repeat_last
 from videomar.evaluation.suite import evaluate_clips
+from videomar.manifest import ModelShape
 from videomar.tracking.lineage import sha256_of
 from videomar.training.state import untrained
 

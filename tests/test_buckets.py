@@ -9,7 +9,6 @@ import torch
 
 from tests.data.conftest import run_ffmpeg
 from tests.test_encode import CLIPS, Project, Simulated
-from videomar.checkpoint import ModelShape
 from videomar.config import CurriculumStage
 from videomar.data.dataset import Draw, LatentDataset
 from videomar.data.facts import key_facts
@@ -21,6 +20,7 @@ from videomar.errors import DataError, ParamsError
 from videomar.evaluation.films import ReelPlan, make_reel
 from videomar.evaluation.metrics import is_stretched, read_generated
 from videomar.evaluation.suite import evaluate_clips
+from videomar.manifest import ModelShape
 from videomar.sampling.clips import sample_held_out
 from videomar.training.loop import Splits, train
 from videomar.training.tokenizer import train_from_ledger

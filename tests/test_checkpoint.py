@@ -1,3 +1,4 @@
+import json
 import os
 import resource
 import signal
@@ -6,8 +7,8 @@ import pytest
 import torch
 
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.errors import CheckpointError
+from videomar.manifest import ModelShape
 from videomar.training.state import untrained
 
 
@@ -70,6 +71,46 @@ def test_torn_manifest_is_passed_over(shape, tmp_path, content):
     manifest.unlink() if content is None else manifest.write_bytes(content)
     assert checkpoint.latest(tmp_path).name == "step_00000001"
     assert checkpoint.load(tmp_path).step == 1
+
+
+DAMAGES = {
+    "no files": lambda manifest: manifest.pop("files"),
+    "no shape": lambda manifest: manifest.pop("shape"),
+    "no step": lambda manifest: manifest.pop("step"),
+    "no parameters": lambda manifest: manifest.pop("made_with"),
+    "files as a list": lambda manifest: manifest.update(files=["model.safetensors"]),
+    "file without its size": lambda manifest: manifest["files"]["ema.safetensors"].pop("bytes"),
+    "file without its hash": lambda manifest: manifest["files"]["ema.safetensors"].pop("sha256"),
+    "file without facts": lambda manifest: manifest["files"].update({"ema.safetensors": 7}),
+    "shape without parameters": lambda manifest: manifest["shape"].pop("params"),
+    "shape without a size": lambda manifest: manifest["shape"].pop("text_channels"),
+    "parameters without a key": lambda manifest: manifest["shape"]["params"].pop("head"),
+    "unknown parameter": lambda manifest: manifest["shape"]["params"].update(wings=2),
+    "impossible parameter": lambda manifest: manifest["shape"]["params"].update(num_heads=7),
+    "parameter of another kind": lambda manifest: manifest["shape"]["params"].update(hidden_size="wide"),
+    "shape as a list": lambda manifest: manifest["shape"].update(params=[]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_manifest_that_lacks_something_is_refused_in_one_line(shape, tmp_path, damage):
+    path = write(tmp_path, 1, shape) / "checkpoint.json"
+    manifest = json.loads(path.read_text())
+    damage(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\.json: .*got .*expected .*; it is damaged"
+    ) as error:
+        checkpoint.load(path.parent)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["[]", "7", "null", '"words"'])
+def test_manifest_that_is_no_object_is_refused(shape, tmp_path, content):
+    path = write(tmp_path, 1, shape) / "checkpoint.json"
+    path.write_text(content)
+    with pytest.raises(CheckpointError, match="got no object, expected keys step, shape"):
+        checkpoint.load(path.parent)
 
 
 def test_looking_for_the_newest_reads_no_weights(shape, tmp_path, monkeypatch):

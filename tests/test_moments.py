@@ -12,7 +12,6 @@ from tests.test_encode import Project, Simulated
 from tests.tokenizer.conftest import redraw, write_tokenizer
 from tests.training.conftest import files_of, with_train
 from tests.training.test_loop import Bomb, Interrupted
-from videomar.checkpoint import ModelShape
 from videomar.data.clip_stream import stream_clips
 from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
@@ -20,6 +19,7 @@ from videomar.data.latents import open_latents, read_rows
 from videomar.data.shapes import ClipShape
 from videomar.encode_on_ray import Encoded, Encoder, Video, stored_bytes
 from videomar.errors import DataError, ParamsError
+from videomar.manifest import ModelShape
 from videomar.runtime import step_generator
 from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
 from videomar.tokenizer.interface import to_unit_range

@@ -13,12 +13,12 @@ import torch
 from tests.caches import write_cache
 from tests.conftest import small_params
 from videomar import cli
-from videomar.checkpoint import ModelShape
 from videomar.config import CurriculumStage, Params
 from videomar.data.dataset import LatentDataset
 from videomar.data.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.data.shapes import ClipShape, at_sizes
 from videomar.encode_on_ray import stored_bytes
+from videomar.manifest import ModelShape
 from videomar.plan.clips import Strides, Videos, cached_shapes, find_clips, latent_bytes
 from videomar.plan.probes import Subject, training_probe
 from videomar.plan.training import training_costs

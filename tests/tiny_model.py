@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tests.conftest import lively
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.config import Params
+from videomar.manifest import ModelShape
 from videomar.runtime import step_generator
 from videomar.sampling.animate import ModelFiles
 from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer

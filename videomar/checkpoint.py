@@ -23,26 +23,13 @@ from torch import Tensor
 
 from videomar.config import ModelParams
 from videomar.errors import CheckpointError
+from videomar.manifest import ModelShape, check_manifest, read_shape
 from videomar.model.videomar import VideoMAR
 from videomar.tensor_file import Later, save_file
 
 MANIFEST = "checkpoint.json"
 _STEP_FOLDER = "step_*"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """All that is needed to build the network before its weights are loaded."""
-
-    params: ModelParams
-    latent_channels: int
-    text_channels: int
-    max_text_tokens: int
-
-    def build(self) -> VideoMAR:
-        """A network of this shape whose weights are not drawn yet."""
-        return VideoMAR(self.params, self.latent_channels, self.text_channels, self.max_text_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +104,7 @@ def load(folder: str | Path, device: str = "cpu", weights: str = "ema") -> Loade
     if not (path / MANIFEST).is_file():
         path = newest_intact(path) or path
     manifest = read_manifest(path) if path != Path(folder) else verify(path)
-    shape = _shape(manifest["shape"])
+    shape = read_shape(manifest, path / MANIFEST)
     model = shape.build()
     try:
         model.load_state_dict(load_tensors(path, weights))
@@ -153,6 +140,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{checkpoint}: no {MANIFEST}, expected a checkpoint; run `dvc repro train`"
         ) from None
+    check_manifest(manifest, path)
     for name, facts in manifest["files"].items():
         file = checkpoint / name
         if not file.is_file() or file.stat().st_size != facts["bytes"]:
@@ -233,14 +221,6 @@ def _explained(target: Path) -> Iterator[None]:
             f"{target}: could not be written ({' '.join(str(error).split())}), expected room on the disk; "
             "free some, or lower train.keep_checkpoints, and run again: the checkpoints before it are intact"
         ) from error
-
-
-def _shape(raw: dict[str, Any]) -> ModelShape:
-    # JSON has no tuples.
-    params: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in raw["params"].items()
-    }
-    return ModelShape(**{**raw, "params": ModelParams(**params)})
 
 
 def _sha256(path: Path) -> str:

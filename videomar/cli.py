@@ -77,13 +77,22 @@ def generate(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal clips.")] = 0,
 ) -> None:
     """Animate a picture, or continue a video, as the prompt says."""
+    from tqdm import tqdm
+
     from videomar.data.given import read_given
     from videomar.data.mp4 import write_mp4
     from videomar.sampling.animate import Wish, animate
 
     wish = Wish(prompt=prompt, num_frames=frames, size=_size(size), motion=motion, seed=seed)
     files = _model_files(model)
-    clip = animate(files, read_given(given, files.params.ingest), wish)
+    pictures = read_given(given, files.params.ingest)
+    with tqdm(unit="frame", disable=None, leave=False) as bar:  # on a terminal only
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        clip = animate(files, pictures, wish, show)
     write_mp4(out, clip, files.params.ingest.fps)
     print(out)
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from videomar.environment import apply_settings
+from videomar.environment import RAY_ON_LOOPBACK, RAY_TOKEN, apply_settings, listens, read_services
 from videomar.errors import DataError
 
 # Shared memory for objects in flight between processes; latents of a block of clips are a few megabytes.
@@ -16,9 +16,9 @@ _OBJECT_STORE_BYTES = 256 * 2**20
 
 @contextlib.contextmanager
 def ray_cluster(num_cpus: int) -> Iterator[None]:
-    """Connect to the cluster at RAY_ADDRESS, else start one of `num_cpus` here and stop it at the end.
+    """Connect to the cluster at RAY_ADDRESS or to the head of `make up`, else start one of `num_cpus` here.
 
-    Only what was started here is stopped.
+    Only what was started here is stopped, at the end.
 
     Raises:
         DataError: no cluster answers at RAY_ADDRESS.
@@ -26,9 +26,12 @@ def ray_cluster(num_cpus: int) -> Iterator[None]:
     apply_settings()
     # What goes wrong reaches us as an exception; Ray's native code would warn of things that are right.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    address = os.environ.get("RAY_ADDRESS") or _head_of_services()
+    if not os.environ.get("RAY_ADDRESS") and (address or "127.").startswith("127."):
+        for name, value in RAY_ON_LOOPBACK.items():
+            os.environ.setdefault(name, value)
     import ray  # takes a second, and a bare GPU machine has none
 
-    address = os.environ.get("RAY_ADDRESS")
     where: dict[str, Any] = {"address": address}
     if not address:
         # An explicit `local`: the marker file of a dead cluster would break a plain init.
@@ -37,13 +40,26 @@ def ray_cluster(num_cpus: int) -> Iterator[None]:
     try:
         with _silent_stderr():
             ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError, SystemExit) as error:  # Ray exits when nobody answers for a minute
+    except (ConnectionError, ValueError, ray.exceptions.AuthenticationError, SystemExit) as error:
+        # Ray exits when nobody answers for a minute.
         rule = "the address of a running cluster; start it, or unset RAY_ADDRESS to run on this machine"
+        rule += "; if it asks for a token, set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to that"
         raise DataError(f"RAY_ADDRESS: got {address}, expected {rule}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _head_of_services() -> str | None:
+    """Address of the head that `make up` keeps, while it is up; its token goes into the environment."""
+    address = read_services().get("ray_address")
+    if not address or not listens(address):
+        return None
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if RAY_TOKEN.is_file():
+        os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(RAY_TOKEN.resolve()))
+    return str(address)
 
 
 def compute_device(wanted: str) -> str:
@@ -53,6 +69,22 @@ def compute_device(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
+
+
+def refuse_missing_gpus(wanted: str, num_workers: int) -> None:
+    """Refuse to wait for GPUs that will never come, on a cluster that is only this machine.
+
+    Raises:
+        DataError: a GPU is wanted for each worker, and there are fewer.
+    """
+    import ray
+
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if compute_device(wanted) == "cuda" and there < num_workers and not os.environ.get("RAY_ADDRESS"):
+        raise DataError(
+            f"train.device: got {wanted} and {there} GPUs for {num_workers} worker(s), expected one each; "
+            "set train.device to cpu, lower train.num_workers, or set RAY_ADDRESS to a cluster that has them"
+        )
 
 
 @contextlib.contextmanager

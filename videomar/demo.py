@@ -1,36 +1,23 @@
 """`videomar demo`: a page of this machine where a picture and words become a clip, frame by frame.
 
-Axes: F frames, H W rows and columns in pixels, T latent frames, L tokens per frame, P token channels.
+Axes: F frames, H W rows and columns in pixels.
 """
 
 import html
 import os
-import queue
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from videomar.checkpoint import load
 from videomar.data.mp4 import write_mp4
 from videomar.data.pictures import read_picture
-from videomar.data.shapes import clip_size
 from videomar.errors import DataError, VideomarError
-from videomar.model.patchify import token_grid, unpatchify
-from videomar.runtime import step_generator
-from videomar.sampling.animate import ModelFiles, Wish, cover
-from videomar.text import load_text_encoder, pad_states
-from videomar.tokenizer.interface import to_pictures, to_unit_range
-from videomar.tokenizer.loading import load_tokenizer
+from videomar.sampling.animate import Animator, ModelFiles, Wish
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -41,80 +28,33 @@ _MOST_WAITING = 8
 _MOST_LETTERS = 500
 _LONGEST_S = 600.0
 _KEEP_S = 3600
+# All frames to be seen at any width: gradio's own gallery has a fixed number of columns, and cuts them off.
+_STYLE = """
+.frames .grid-wrap { max-height: 60vh; }
+.frames .grid-container {
+  grid-template: none !important; grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)) !important;
+  grid-auto-rows: auto !important; gap: 6px; padding-top: 1.5rem;
+}
+"""
 
 
-class Studio:
-    """Makes clips from pictures, and shows them as they grow. Remembers the networks."""
+def film(
+    animator: Animator, picture: NDArray[np.uint8], wish: Wish, longest_s: float = _LONGEST_S
+) -> Iterator[NDArray[np.uint8]]:
+    """The clip (F, H, W, 3) at first and after each latent frame; the last one is what `animate` makes.
 
-    def __init__(self, files: ModelFiles, longest_s: float = _LONGEST_S) -> None:
-        self.params, self._longest_s = files.params, longest_s
-        self._loaded, self._coder = load(files.checkpoint), load_tokenizer(files.tokenizer)
-        self._encoder = load_text_encoder(files.params.text)
-        self.knows_motion = "motion" in self._loaded.shape.params.conditions
-
-    def film(self, picture: NDArray[np.uint8], wish: Wish) -> Iterator[NDArray[np.uint8]]:
-        """The clip (F, H, W, 3) after each latent frame; the last one is what `animate` makes of the picture.
-
-        One who stops listening stops the work too, and so does the limit of time.
-
-        Raises:
-            DataError: a wish that this model cannot fulfil, or one that takes too long.
-        """
-        context = self._context(picture)
-        told: queue.SimpleQueue[Tensor | None] = queue.SimpleQueue()
-        left = threading.Event()
-        patch_size = self._loaded.shape.params.patch_size
-        grid, frames = token_grid(context, patch_size), []
-        with ThreadPoolExecutor(1) as worker:
-            work = worker.submit(self._generate, context, wish, told, left)
-            work.add_done_callback(lambda _: told.put(None))
-            try:
-                while (frame := told.get()) is not None:
-                    frames.append(frame)
-                    yield self._decode(unpatchify(torch.stack(frames, 1), patch_size, grid))
-                yield self._decode(work.result())
-            finally:
-                left.set()
-
-    def _generate(
-        self, context: Tensor, wish: Wish, told: "queue.SimpleQueue[Tensor | None]", left: threading.Event
-    ) -> Tensor:
-        """Latents (1, C, T, H, W) of the clip; each finished frame (1, L, P) but the last is told on the way.
-
-        The sampler reads every finished frame once more, to remember it. That pass is known by its tokens:
-        in all others some are hidden, and those are zero where they enter the trunk.
-        """
-        end = time.monotonic() + self._longest_s
-
-        def look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if left.is_set() or time.monotonic() > end:
-                raise DataError(f"clip: got none in {self._longest_s:g} s, expected one; try a smaller model")
-            tokens = inputs[0][:1, 0]
-            if tokens.any(-1).all():
-                told.put(tokens.clone())
-
-        params, trunk = self.params, self._loaded.model.trunk
-        motion = params.sample.motion if wish.motion is None else wish.motion
-        text = pad_states(
-            self._encoder.encode([wish.prompt]), params.text.max_tokens, self._loaded.shape.text_channels
-        )
-        hook = trunk.z_proj.register_forward_pre_hook(look)
-        try:
-            length = self._coder.num_latent_frames(wish.num_frames or params.ingest.num_frames)
-            sampling, noise = replace(params.sample, motion=motion), step_generator(wish.seed, 0)
-            return self._loaded.model.generate(context, length, *text, sampling, noise)
-        finally:
-            hook.remove()
-
-    def _context(self, picture: NDArray[np.uint8]) -> Tensor:
-        size = clip_size(picture.shape[1], picture.shape[0], self.params.ingest)
-        return self._coder.encode(to_unit_range(torch.from_numpy(cover(picture, size))[None, None]))
-
-    def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        return to_pictures(self._coder.decode(latents))[0].numpy()
+    Raises:
+        DataError: a wish that this model cannot fulfil, or one that takes too long.
+    """
+    end = time.monotonic() + longest_s
+    for growth in animator.grow(picture[None], wish):
+        yield animator.pictures(growth)
+        if growth.num_frames < growth.of_frames and time.monotonic() > end:
+            got = f"{growth.num_frames} of {growth.of_frames} frames in {longest_s:g} s"
+            raise DataError(f"clip: got {got}, expected all of them; try a smaller model")
 
 
-def page(studio: Studio, folder: Path) -> "Blocks":
+def page(animator: Animator, folder: Path) -> "Blocks":
     """The page; clips go to the folder, named by us.
 
     Raises:
@@ -129,45 +69,87 @@ def page(studio: Studio, folder: Path) -> "Blocks":
             "gradio: got no such package, expected it for the page; `pip install gradio==6.31.0`"
         ) from None
 
-    def show(path: str | None, prompt: str, seed: float | None, motion: str) -> Iterator[Any]:
-        start = time.monotonic()
+    def show(*wishes: Any) -> Iterator[Any]:
         try:
-            if path is None or len(prompt) > _MOST_LETTERS:
-                got = "no picture" if path is None else f"{len(prompt)} letters"
-                raise DataError(f"page: got {got}, expected a picture and at most {_MOST_LETTERS} letters")
-            asked = _number(motion) if studio.knows_motion else None
-            wish = Wish(prompt=prompt, seed=int(seed or 0), motion=asked)
-            clip: NDArray[np.uint8] = np.empty(0, np.uint8)
-            for clip in studio.film(read_picture(Path(path)), wish):
-                told = f"{len(clip)} of {studio.params.ingest.num_frames} frames"
-                yield list(clip), None, f"{told}, {time.monotonic() - start:.1f} s"
-            out = Path(tempfile.mkdtemp(dir=folder)) / "clip.mp4"
-            write_mp4(out, clip, studio.params.ingest.fps)
-            yield list(clip), str(out), f"done: {told}, {time.monotonic() - start:.1f} s"
+            yield from _answer(animator, folder, *wishes)
         except VideomarError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
     with gr.Blocks(title="videomar", analytics_enabled=False, delete_cache=(_KEEP_S, _KEEP_S)) as made:
-        gr.Markdown("# A picture and words to a clip")
+        gr.Markdown(f"# A picture and words to a clip\n{_about(animator)}")
         with gr.Row():
             with gr.Column():
                 picture: Any = gr.Image(
                     type="filepath", sources=["upload"], label="First picture", height=240
                 )
                 picture.preprocess = _path  # its own decodes the file before anything is known of it
-                prompt = gr.Textbox(label="What shall happen", max_length=_MOST_LETTERS)
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31)
-                usual = "" if studio.params.sample.motion is None else str(studio.params.sample.motion)
-                label = "Motion score (empty: any)"  # as text, because a field for numbers is never empty
-                motion = gr.Textbox(usual, label=label, max_length=9, visible=studio.knows_motion)
+                prompt = gr.Textbox(
+                    label="What shall happen",
+                    placeholder="in the words of the captions it was trained on; Enter begins",
+                    max_length=_MOST_LETTERS,
+                )
+                with gr.Row():
+                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31)
+                    motion = gr.Textbox(  # text, because a field for numbers is never empty
+                        _usual(animator),
+                        label="Motion (1 little, 10 much)",
+                        placeholder="any",
+                        max_length=9,
+                        visible=_knows_motion(animator),
+                    )
                 button = gr.Button("Generate", variant="primary")
+                told = gr.Markdown("The frames come one after another, then the clip.")
             with gr.Column():
                 video = gr.Video(label="Clip", autoplay=True, loop=True, height=320, buttons=["download"])
-                told = gr.Textbox(label="Progress", interactive=False)
-                frames = gr.Gallery(label="Frames", columns=5, height=240, format="png", buttons=[])
-        wishes = [picture, prompt, seed, motion]
-        button.click(show, wishes, [frames, video, told], api_visibility="private", concurrency_limit=1)
+                frames = gr.Gallery(label="Frames", format="png", buttons=[], elem_classes="frames")
+        gr.on(
+            [button.click, prompt.submit],
+            show,
+            [picture, prompt, seed, motion],
+            [frames, video, told],
+            show_progress="hidden",  # the line below the button says more
+            api_visibility="private",
+            concurrency_limit=1,
+        )
     return made.queue(max_size=_MOST_WAITING, default_concurrency_limit=1, api_open=False)
+
+
+def _answer(
+    animator: Animator, folder: Path, path: str | None, prompt: str, seed: float | None, motion: str
+) -> Iterator[tuple[list[NDArray[np.uint8]] | None, str | None, str]]:
+    """What the page shows one after another: frames, the clip's file once there is one, and progress."""
+    start, ingest = time.monotonic(), animator.params.ingest
+    yield None, None, ""
+    if path is None or len(prompt) > _MOST_LETTERS:
+        got = "no picture" if path is None else f"{len(prompt)} letters"
+        raise DataError(f"page: got {got}, expected a picture and at most {_MOST_LETTERS} letters")
+    asked = _number(motion) if _knows_motion(animator) else None
+    wish = Wish(prompt=prompt, seed=int(seed or 0), motion=asked)
+    clip: NDArray[np.uint8] = np.empty(0, np.uint8)
+    for clip in film(animator, read_picture(Path(path)), wish):
+        told = f"{len(clip)} of {ingest.num_frames} frames"
+        yield list(clip), None, f"{told}, {time.monotonic() - start:.1f} s"
+    out = Path(tempfile.mkdtemp(dir=folder)) / "clip.mp4"
+    write_mp4(out, clip, ingest.fps)
+    yield list(clip), str(out), f"done: {told}, {time.monotonic() - start:.1f} s"
+
+
+def _usual(animator: Animator) -> str:
+    """The motion score that section `sample` asks for."""
+    motion = animator.params.sample.motion
+    return "" if motion is None else str(motion)
+
+
+def _knows_motion(animator: Animator) -> bool:
+    return "motion" in animator.loaded.params.conditions
+
+
+def _about(animator: Animator) -> str:
+    """The model in one line."""
+    ingest = animator.params.ingest
+    shape = f"{ingest.size_px}x{ingest.size_px} pixels, {ingest.num_frames} frames"
+    made = f"trained for {animator.loaded.step} steps on clips of about {shape}"
+    return f"The model was {made}. It works on this machine; nothing is sent elsewhere."
 
 
 def _path(uploaded: Any) -> str | None:
@@ -189,7 +171,7 @@ def open_page(files: ModelFiles, port: int, folder: Path) -> "Blocks":
     Raises:
         VideomarError: the port is taken, or gradio is not installed.
     """
-    made = page(Studio(files), folder)
+    made = page(Animator(files), folder)
     import gradio as gr
 
     try:
@@ -201,6 +183,7 @@ def open_page(files: ModelFiles, port: int, folder: Path) -> "Blocks":
             quiet=True,
             max_file_size=_MOST_BYTES,
             allowed_paths=[str(folder)],
+            css=_STYLE,
             theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             footer_links=[],
             ssr_mode=False,

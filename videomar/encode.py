@@ -54,7 +54,8 @@ def encode_clips(
     Raises:
         DataError: a video or the tokenizer cannot be read, or has no moments where they are wanted.
     """
-    clips = _at_all_sizes(kept_clips(read_ledger(ledger)).sort_values(["video", "start_s"]), params)
+    kept = kept_clips(read_ledger(ledger, thumbnails=False))
+    clips = _at_all_sizes(kept.sort_values(["video", "start_s"]), params)
     torch.set_num_threads(1)
     loaded, text = load_tokenizer(tokenizer), load_text_encoder(params.text)
     dtype, moments, content_hash = params.encode.dtype, params.encode.moments, loaded.content_hash()

@@ -6,6 +6,7 @@ One place for them all, so that `make`, `dvc repro` and a flow behave alike. Wha
 import contextlib
 import json
 import os
+import socket
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ SETTINGS = {
 }
 SERVICES = Path(".local/services.json")
 """What `make up` started in this checkout; there is no such file while nothing is up."""
+RAY_TOKEN = Path(".local/ray.token")
+"""Whoever reads it may use the Ray head of `make up`."""
+RAY_ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray listens on all interfaces, even where it is told 127.0.0.1; with this switch it keeps to that one."""
 _PREFECT_HOME = Path(".local/prefect")
 _PATIENCE_S = 3.0
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of our ports
@@ -41,9 +46,13 @@ def apply_settings() -> None:
     """Put SETTINGS into this process's environment; to be called before those programs are imported."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    tracking = read_services().get("tracking_uri")
+    tracking = read_services(checkout()).get("tracking_uri")
     if tracking:
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking)
+        password = os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD")
+        if password and os.environ["MLFLOW_TRACKING_URI"] == tracking:  # it is for our own server only
+            os.environ.setdefault("MLFLOW_TRACKING_USERNAME", "admin")
+            os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", password)
 
 
 def prepare_prefect() -> None:
@@ -65,10 +74,17 @@ def prefect_home() -> Path:
     return home
 
 
-def read_services() -> dict[str, Any]:
-    """What `make up` has noted down; empty where it did not."""
+def checkout() -> Path:
+    """The working folder; where DVC runs an experiment in a copy that it removes, the checkout it is of."""
+    here = Path.cwd()
+    copies = [folder for folder in here.parents if folder.parts[-3:] == (".dvc", "tmp", "exps")]
+    return copies[0].parents[2] if copies else here
+
+
+def read_services(folder: Path = Path()) -> dict[str, Any]:
+    """What `make up` has noted down in a checkout; empty where it did not."""
     try:
-        found = json.loads(SERVICES.read_text(encoding="utf-8"))
+        found = json.loads((folder / SERVICES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -78,4 +94,12 @@ def answers(url: str) -> bool:
     """Whether a server says at this address that all is well."""
     with contextlib.suppress(OSError, ValueError), _DIRECTLY.open(url, timeout=_PATIENCE_S) as reply:
         return bool(reply.status == 200)
+    return False
+
+
+def listens(address: str) -> bool:
+    """Whether a program takes connections at `host:port`."""
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=_PATIENCE_S):
+        return True
     return False

@@ -71,7 +71,8 @@ def diff(
     from videomar.data.ledger import read_ledger
     from videomar.data.policies import compare_ledgers, read_policy
 
-    changes = compare_ledgers(read_ledger(ledger), read_policy(other, candidates, takedowns))
+    before = read_ledger(ledger, thumbnails=False)
+    changes = compare_ledgers(before, read_policy(other, candidates, takedowns))
     if as_json:
         typer.echo(json.dumps(asdict(changes)))
     else:

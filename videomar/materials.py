@@ -9,6 +9,7 @@ from typing import Any
 from videomar.drafts import draft_of
 
 _LONG = 60  # some packages put their licence's whole text where its name belongs
+_MIT = "Permission is hereby granted, free of charge"
 
 
 def write_bill(lock: Path, out: Path) -> tuple[int, list[str]]:
@@ -42,7 +43,7 @@ def _component(name: str, version: str) -> dict[str, Any]:
 
 
 def _licences(name: str) -> Sequence[str]:
-    """As the package states them: by SPDX expression, by classifiers, or in words; none if it does not."""
+    """As the package states them: by SPDX expression, by classifiers, in words or a file; else none."""
     try:
         about = metadata.metadata(name).json
     except metadata.PackageNotFoundError:
@@ -55,4 +56,18 @@ def _licences(name: str) -> Sequence[str]:
         if text.startswith("License :: ") and text != "License :: OSI Approved"
     ]
     words = " ".join(str(about.get("license", "")).split())
-    return classified or ([words[:_LONG]] if words and words.upper() != "UNKNOWN" else [])
+    stated = classified or ([words[:_LONG]] if words and words.upper() != "UNKNOWN" else [])
+    return stated or _licence_in_file(name)
+
+
+def _licence_in_file(name: str) -> list[str]:
+    """By the file that the package brings: its title, or the words that only one licence begins with."""
+    for file in metadata.files(name) or []:
+        if file.stem.upper() == "LICENSE" and ".dist-info" in str(file):
+            text = file.read_text(encoding="utf-8")
+            title = text.strip().partition("\n")[0].strip()
+            if "licen" in title.lower():
+                return [title[:_LONG]]
+            if _MIT in text:
+                return ["MIT License"]
+    return []

@@ -5,6 +5,7 @@ leads the group; it holds the reading end of a pipe whose writing end is ours, a
 by SIGKILL.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -34,7 +35,9 @@ def run_in_group(command: Sequence[str], folder: Path, limit_s: float | None = N
     finally:
         assert watcher.stdin is not None
         watcher.stdin.close()
-        watcher.wait()
+        if watcher.wait() == -signal.SIGKILL:  # with nobody left to end its group: the next try would meet it
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(watcher.pid, signal.SIGKILL)
 
 
 def main() -> None:

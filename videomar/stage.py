@@ -13,8 +13,9 @@ from types import TracebackType
 import psutil
 
 from videomar.config import Params, load_params
+from videomar.disk import about_full_disk
 from videomar.drafts import draft_of
-from videomar.errors import VideomarError
+from videomar.errors import DataError, VideomarError
 
 # A look at the memory of all processes takes tens of milliseconds.
 _WATCH_S = 5.0
@@ -52,8 +53,11 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        if isinstance(error, VideomarError | OSError):
-            print(f"{self.name}: {_one_line(error)}", file=sys.stderr)
+        told = error
+        if isinstance(error, Exception) and not isinstance(error, VideomarError):
+            told = DataError(line) if (line := about_full_disk(error)) else error
+        if isinstance(told, VideomarError | OSError):
+            print(f"{self.name}: {_one_line(told)}", file=sys.stderr)
             raise SystemExit(1) from (None if isinstance(error, VideomarError) else error)
         if error is None:
             self._peak_gb = max(self._peak_gb, _memory_gb())

@@ -174,7 +174,7 @@ def digest_of(video: str, places: Places) -> str:
         if path.is_file():
             return sha256_of(path)
     if places.ledger.is_file():
-        ledger = read_ledger(places.ledger)
+        ledger = read_ledger(places.ledger, thumbnails=False)
         known = ledger.loc[ledger["video"] == video, "video_sha256"].dropna()
         if len(known):
             return str(known.iloc[0])

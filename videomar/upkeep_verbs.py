@@ -88,11 +88,24 @@ def restore(
 @app.command()
 def bom(
     out: Annotated[Path, typer.Option(help="The JSON file to write.")] = Path("docs/BOM.json"),
+    advisories: Annotated[
+        Path | None, typer.Option("--audit", help="Folder of OSV records to look the pins up in.")
+    ] = None,
 ) -> None:
     """Write the bill of materials: every pinned package with its version and licence (CycloneDX)."""
-    from videomar.materials import write_bill
+    from videomar.advisories import audit
+    from videomar.materials import read_pins, write_bill
 
     count, unknown = write_bill(_LOCK, out)
     typer.echo(f"{out}: {count} packages")
     if unknown:
         typer.echo(f"without a stated licence: {', '.join(unknown)}")
+    if advisories is not None:
+        count, found = audit(advisories, read_pins(_LOCK))
+        for name, version, advisory, mended_in in found:
+            typer.echo(
+                f"{name} {version}: {advisory}, mended in {' or '.join(mended_in) or 'no version yet'}"
+            )
+        if found:
+            raise typer.Exit(1)
+        typer.echo(f"{count} advisories read, none is about a pinned version")

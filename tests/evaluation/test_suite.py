@@ -116,7 +116,8 @@ def test_metrics_whose_weights_are_missing_are_named_and_lower_nothing(
 
 def test_shares_of_time_need_the_stage_before(tmp_path: Path) -> None:
     seconds = {"metrics": 2.0, "io": 1.0}
+    sampled = {"sampling_seconds": 15.0, "metrics_seconds": 1.0, "io_seconds": 1.0}
     assert time_shares(seconds, tmp_path / "none.json") == {"seconds": seconds, "shares": {}}
-    (tmp_path / "sample.json").write_text(json.dumps({"sampling_seconds": 16.0, "io_seconds": 1.0}))
+    (tmp_path / "sample.json").write_text(json.dumps(sampled))
     shares = time_shares(seconds, tmp_path / "sample.json")["shares"]
-    assert shares == pytest.approx({"sampling": 0.8, "metrics": 0.1, "io": 0.1})
+    assert shares == pytest.approx({"sampling": 0.75, "metrics": 0.15, "io": 0.1})

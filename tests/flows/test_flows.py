@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prefect.states import Failed
 
+from flows.again import OverTimeError
+from flows.deployments import deployments
 from flows.pipeline import run_stage, stage_names
-from flows.scripts import command_elsewhere
-from flows.serve import deployments
+from flows.scripts import command_elsewhere, run_elsewhere
 from tests.pipeline_outputs import REPOSITORY, write_outputs
 from videomar.errors import VideomarError
 from videomar.process import run_in_group
@@ -56,6 +58,20 @@ def test_stage_over_its_time_is_named(tmp_path: Path) -> None:
         run_stage.fn("nothing", tmp_path, hours=0)
 
 
+def test_stage_elsewhere_over_its_time_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {slow: {cmd: sleep 60}}")
+    with pytest.raises(OverTimeError, match="stage slow: took over 0 h"):
+        run_elsewhere.fn("slow", tmp_path, {}, tmp_path, 0)
+
+
+def test_stage_is_tried_again_unless_it_took_too_long() -> None:
+    may_retry = run_stage.retry_condition_fn
+    assert may_retry is not None
+    assert may_retry(run_stage, None, Failed(data=VideomarError("code 1")))
+    assert not may_retry(run_stage, None, Failed(data=OverTimeError("24 h")))
+
+
 def test_group_over_its_time_is_ended(tmp_path: Path) -> None:
     command = ["sh", "-c", "sleep 60 & echo $! > child; wait"]
     with pytest.raises(subprocess.TimeoutExpired):
@@ -65,7 +81,7 @@ def test_group_over_its_time_is_ended(tmp_path: Path) -> None:
 
 def test_deployments_are_those_of_prefect_yaml() -> None:
     made = {(entry.flow_name, entry.name): entry for entry in deployments(REPOSITORY / "prefect.yaml")}
-    assert {flow for flow, _ in made} == {"refresh", "release", "retrain", "sample_and_evaluate"}
+    assert {flow for flow, _ in made} == {"refresh", "release", "retrain", "sample_and_evaluate", "sweep"}
     (schedule,) = made["retrain", "nightly"].schedules
     assert (schedule.schedule.cron, schedule.schedule.timezone, schedule.active) == (
         "17 3 * * *",

@@ -5,6 +5,7 @@ import torch
 
 from tests.conftest import lively_model
 from videomar.errors import DataError
+from videomar.model.generation import generate_frames
 from videomar.model.rows import RowNoise, rows_needed
 from videomar.runtime import step_generator
 
@@ -33,6 +34,20 @@ def test_generate_continues_the_context_unchanged(model, captions, sampling):
     assert clip.shape == (3, 4, 4, 2, 3)
     assert torch.equal(clip[:, :, :2], given)
     assert torch.isfinite(clip).all()
+
+
+@pytest.mark.parametrize("cfg_scale", [1.0, 3.0])
+def test_frames_one_by_one_are_those_of_the_clip_and_cost_what_was_asked_for(
+    model, captions, sampling, cfg_scale
+):
+    asked = dataclasses.replace(sampling, cfg_scale=cfg_scale)
+    clip = model.generate(context(2), 5, *captions, asked, step_generator(0, 0))
+    passes = trunk_passes(model)
+    frames = generate_frames(model, context(2), 5, captions, asked, step_generator(0, 0))
+    assert torch.equal(next(frames), clip[:, :, 2:3])
+    one = len(passes)
+    assert torch.equal(torch.cat(list(frames), 2), clip[:, :, 3:])
+    assert one == 2 + asked.num_unmask_steps < len(passes)
 
 
 def test_generate_is_a_function_of_the_generator(model, captions, sampling):

@@ -42,6 +42,12 @@ def test_clip_has_the_trained_aspect_ratio_nearest_to_the_picture(files):
     assert animate(files, pictures(1, 30, 30), Wish()).shape == (9, 16, 16, 3)
 
 
+def test_progress_is_told_in_frames_of_the_whole_clip(files):
+    told = []
+    animate(files, pictures(13), Wish(num_frames=13), lambda done, total: told.append((done, total)))
+    assert told == [(1, 13), (5, 13), (9, 13), (13, 13)]
+
+
 def test_seed_decides_the_clip(files):
     first, again, other = (animate(files, pictures(1), Wish(seed=seed)) for seed in (0, 0, 1))
     assert np.array_equal(first, again)

@@ -19,12 +19,12 @@ from tests.data.conftest import run_ffmpeg
 from tests.test_buckets import encode_here, with_ingest
 from tests.test_encode import Project
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.data.dataset import LatentDataset
 from videomar.data.ingest import ingest_videos
 from videomar.data.ledger import read_candidates
 from videomar.evaluation.metrics import read_facts, read_generated, repeat_last
 from videomar.evaluation.suite import evaluate_clips
+from videomar.manifest import ModelShape
 from videomar.sampling.clips import sample_held_out
 from videomar.sampling.parts import Parts
 from videomar.sampling.soundness import cache_difference, causality_leak
@@ -145,6 +145,7 @@ def test_suite_judges_clips_without_captions_and_says_what_is_missing(project, s
     assert figures["metrics_skipped"] == len(details["skipped"])
     assert details["fingerprint"]["seeds"] == [0, 1]
     assert sum(details["shares"].values()) == pytest.approx(1)
+    assert details["seconds"]["metrics"] > figures["metrics_seconds"]  # those of the laws are metrics, too
     assert np.isfinite(list(figures.values())).all()
 
 

@@ -60,19 +60,23 @@ class Checkout:
 
     def run(self, module: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a module with the repository's code in the folder."""
+        command = [sys.executable, "-m", module, *arguments]
+        environment = self.environment(**more)
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """That of the programs of the folder."""
         cleared = ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI", "PREFECT_HOME", "VIDEOMAR_HOST")
-        environment = {name: value for name, value in os.environ.items() if name not in cleared}
-        environment |= {
+        kept = {name: value for name, value in os.environ.items() if name not in cleared}
+        return kept | {
             "PYTHONPATH": str(REPOSITORY),
             "VIDEOMAR_MLFLOW_PORT": str(self.ports[0]),
             "VIDEOMAR_PREFECT_PORT": str(self.ports[1]),
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",
             **more,
         }
-        command = [sys.executable, "-m", module, *arguments]
-        return subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
-        )
 
     def noted(self) -> dict[str, Any]:
         """What the supervisor has written down."""

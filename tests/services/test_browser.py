@@ -32,17 +32,6 @@ CURVES = (
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    made = Checkout(tmp_path_factory.mktemp("checkout"))
-    try:
-        started = made.services("up")
-        assert started.returncode == 0, started.stderr
-        yield made
-    finally:
-        made.services("down")
-
-
-@pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     with browser(tmp_path_factory.mktemp("profile")) as made:
         yield made
@@ -55,9 +44,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_deployment_is_listed(checkout: Checkout, tab: Tab, pictures: Path) -> None:
     tab.open(f"http://127.0.0.1:{checkout.ports[1]}/deployments")
-    for flow in ("retrain", "refresh", "release", "sample_and_evaluate"):
+    for flow in ("retrain", "refresh", "release", "sample_and_evaluate", "sweep"):
         tab.wait_for_text(flow)
-    assert "4 Deployments" in tab.value("document.body.innerText")
+    assert "5 Deployments" in tab.value("document.body.innerText")
     tab.screenshot(pictures / "deployments.png")
 
 

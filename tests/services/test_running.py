@@ -3,28 +3,17 @@
 import os
 import signal
 import socket
+import time
 import urllib.error
-from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from flows.retrain import what_changed
 from tests.services.checkout import Checkout, wait_for
+from tests.services.conftest import QUIET_S
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    made = Checkout(tmp_path_factory.mktemp("checkout"))
-    try:
-        started = made.services("up")
-        assert started.returncode == 0, started.stderr
-        assert f"prefect: http://127.0.0.1:{made.ports[1]}" in started.stdout
-        yield made
-    finally:
-        made.services("down")
 
 
 def test_second_up_starts_nothing(checkout: Checkout) -> None:
@@ -111,6 +100,56 @@ def test_second_run_waits_and_cancelling_the_first_ends_its_children(checkout: C
     wait_for(lambda: not psutil.pid_exists(child), "end of the stage")
     checkout.go_on()
     assert checkout.end_state(second)["type"] == "COMPLETED"
+
+
+def test_new_files_start_one_run_at_a_time_also_when_the_service_dies(checkout: Checkout) -> None:
+    deployment = checkout.prefect("/deployments/name/retrain/nightly")["id"]
+    tagged = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"tags": {"all_": ["new files"]}}}
+
+    def runs() -> list[str]:
+        return [run["id"] for run in checkout.prefect("/flow_runs/filter", tagged)]
+
+    assert runs() == []
+    checkout.pause()
+    other = checkout.start("refresh/by-hand")
+    checkout.pausing_child()
+    (checkout.folder / "clips/a.mp4").touch()
+    (first,) = wait_for(runs, "a run for the new file")
+    wait_for(lambda: checkout.log("flows").count("retrain waits for its turn"), "the wait")
+    (checkout.folder / "clips/b.mp4").touch()
+    os.kill(checkout.pid_of("flows"), signal.SIGKILL)
+    wait_for(lambda: checkout.prefect(f"/flow_runs/{first}")["run_count"] == 2, "the same run again")
+    time.sleep(5 * QUIET_S)
+    assert runs() == [first]
+    checkout.go_on()
+    checkout.end_state(other)
+    checkout.end_state(first)
+    (second,) = wait_for(lambda: set(runs()) - {first}, "a run for the second file")
+    checkout.end_state(second)
+    time.sleep(5 * QUIET_S)
+    assert len(runs()) == 2
+
+
+@pytest.mark.parametrize(
+    ("deployment", "parameters", "word"),
+    [
+        ("sweep/by-hand", {"num_samples": 0}, "num_samples"),
+        ("sweep/by-hand", {"runs": "fast"}, "runs"),
+        ("retrain/nightly", {"hours_per_stage": -1}, "hours_per_stage"),
+    ],
+)
+def test_wrong_parameter_is_refused_by_the_pages_with_its_name(
+    checkout: Checkout, deployment: str, parameters: dict[str, object], word: str
+) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="4\\d\\d") as refused:
+        checkout.start(deployment, **parameters)
+    assert word in refused.value.read().decode()
+
+
+def test_sweep_of_nothing_says_what_is_missing(checkout: Checkout) -> None:
+    ended = checkout.end_state(checkout.start("sweep/by-hand"))
+    assert ended["type"] == "FAILED"
+    assert "got neither runs nor search" in ended["message"]
 
 
 def test_run_that_died_with_its_service_is_taken_up_again(checkout: Checkout) -> None:

@@ -9,7 +9,7 @@ from videomar.services.settings import read_settings, require_free_ports
 
 SECRETS = {
     "PREFECT_SERVER_API_AUTH_STRING": "user:word",
-    "MLFLOW_AUTH_ADMIN_PASSWORD": "word",
+    "MLFLOW_AUTH_ADMIN_PASSWORD": "a long password",
     "MLFLOW_FLASK_SERVER_SECRET_KEY": "key",
 }
 
@@ -26,6 +26,47 @@ def test_hosts_that_others_reach_are_refused_without_every_password(host: str, l
     known = {name: value for name, value in SECRETS.items() if name != left_out}
     with pytest.raises(VideomarError, match=f"VIDEOMAR_HOST: got {host}.*set {left_out} too"):
         read_settings({"VIDEOMAR_HOST": host, **known})
+
+
+def test_ray_elsewhere_needs_a_token_too() -> None:
+    wish = {"VIDEOMAR_HOST": "0.0.0.0", "VIDEOMAR_RAY": "1", **SECRETS}
+    with pytest.raises(VideomarError, match="set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH too"):
+        read_settings(wish)
+    assert not read_settings({**wish, "RAY_AUTH_TOKEN": "word"}).own_token
+    assert read_settings({**wish, "VIDEOMAR_RAY": "0"}).ray_port is None
+
+
+def test_everything_that_is_missing_is_named_at_once() -> None:
+    with pytest.raises(VideomarError) as error:
+        read_settings({"VIDEOMAR_HOST": "0.0.0.0", "VIDEOMAR_RAY": "1"})
+    assert all(name in str(error.value) for name in (*SECRETS, "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"))
+    assert "\n" not in str(error.value)
+
+
+def test_short_password_is_refused_before_anything_starts_and_not_repeated() -> None:
+    with pytest.raises(VideomarError) as error:
+        read_settings({**SECRETS, "MLFLOW_AUTH_ADMIN_PASSWORD": "sesame"})
+    assert str(error.value) == "MLFLOW_AUTH_ADMIN_PASSWORD: got 6 characters, expected at least 12"
+
+
+def test_ray_is_started_only_if_asked_for_and_anything_else_is_refused() -> None:
+    assert [service.name for service in services(read_settings({}))] == ["mlflow", "prefect", "flows"]
+    asked = read_settings({"VIDEOMAR_RAY": "1"})
+    assert (asked.ray_host, asked.ray_port, asked.own_token) == ("127.0.0.1", 6379, True)
+    assert [service.name for service in services(asked)][-1] == "ray"
+    with pytest.raises(VideomarError, match="VIDEOMAR_RAY: got yes, expected 1 for a Ray head, or 0"):
+        read_settings({"VIDEOMAR_RAY": "yes"})
+
+
+def test_names_of_the_machine_are_known_to_mlflow_where_others_reach_it_and_the_users_word_counts() -> None:
+    wish = {"VIDEOMAR_HOST": "0.0.0.0", **SECRETS}
+    (mlflow, prefect, _) = services(read_settings(wish))
+    assert f"{socket.gethostname()}:5000" in mlflow.environment["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    assert prefect.environment["PREFECT_SERVER_UI_API_URL"] == "/api"
+    (mlflow, *_) = services(read_settings({**wish, "MLFLOW_SERVER_ALLOWED_HOSTS": "mine:80"}))
+    assert "MLFLOW_SERVER_ALLOWED_HOSTS" not in mlflow.environment
+    (mlflow, *_) = services(read_settings({}))
+    assert "MLFLOW_SERVER_ALLOWED_HOSTS" not in mlflow.environment
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])

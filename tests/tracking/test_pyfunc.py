@@ -22,8 +22,8 @@ import yaml
 
 from tests.pipeline_outputs import write_outputs
 from videomar import checkpoint, release
-from videomar.checkpoint import ModelShape
 from videomar.config import load_params
+from videomar.manifest import ModelShape
 from videomar.runtime import step_generator
 from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
 from videomar.tracking.alias import carry_out

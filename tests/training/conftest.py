@@ -8,10 +8,10 @@ import pytest
 
 from tests.caches import write_cache
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.config import Params
 from videomar.data.dataset import LatentDataset
 from videomar.data.latents import read_rows, write_shards
+from videomar.manifest import ModelShape
 from videomar.training.loop import Splits
 
 

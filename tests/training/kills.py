@@ -31,9 +31,9 @@ from tests.caches import write_cache
 from tests.conftest import small_params
 from tests.training.conftest import files_of, spoil
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.config import CurriculumStage, TrainParams
 from videomar.data.dataset import LatentDataset
+from videomar.manifest import ModelShape
 from videomar.training.loop import Splits, train
 from videomar.training.worker import Worker
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.training.conftest import with_train
 from videomar import checkpoint
@@ -136,24 +137,87 @@ def test_target_without_held_out_clips_is_refused(dataset, shape, params, tmp_pa
         train(shape, Splits(dataset), settings, tmp_path / "run", Worker(), None)
 
 
+def read_with(path, **changes):
+    """What the shipped file says with other values in its section `train`."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["train"] |= changes
+    path.write_text(yaml.safe_dump(raw))
+    return load_params(path)
+
+
 @pytest.mark.parametrize(
-    ("entry", "message"),
+    ("change", "message"),
     [
-        ("{num_latent_frames: 0, steps: 5, batch_size: many}", "expected a number or `auto`"),
-        ("{num_latent_frames: 0, steps: 0, batch_size: 4}", "train.curriculum.steps: got 0"),
-        ("{num_latent_frames: 0, steps: 5, batch_size: 4, ema: drop}", "train.curriculum.ema: got drop"),
-        ("{num_latent_frames: 0, steps: 5, batch_size: 4, rate: 1.0}", "unknown key"),
-        ("{num_latent_frames: 2, steps: 5, batch_size: 4}", "expected the full length"),
-        ("{num_latent_frames: 0, size_px: 16, steps: 5, batch_size: 4}", "expected the full size"),
+        ({"batch_size": "many"}, "train.curriculum.1.batch_size: got many, expected a number or `auto`"),
+        ({"batch_size": 0}, "train.curriculum.1.batch_size: got 0, expected at least 1"),
+        ({"batch_size": 2.5}, "train.curriculum.1.batch_size.int: got 2.5"),
+        ({"batch_size": None}, "train.curriculum.1.batch_size.int: got None"),
+        ({"steps": 0}, "train.curriculum.1.steps: got 0, expected at least 1"),
+        ({"steps": "1e3"}, "train.curriculum.1.steps: got '1e3', expected"),
+        ({"num_latent_frames": -1}, "train.curriculum.1.num_latent_frames: got -1, expected 0 or more"),
+        ({"size_px": -8}, "train.curriculum.1.size_px: got -8, expected 0 or more"),
+        ({"learning_rate": 0.0}, "train.curriculum.1.learning_rate: got 0.0, expected above 0, or null"),
+        ({"learning_rate": "1e-4"}, "YAML wants 1.0e-4, not 1e-4"),
+        (
+            {"objective": "some"},
+            "train.curriculum.1.objective: got some, expected single_frame or all_frames",
+        ),
+        ({"optimizer": "drop"}, "train.curriculum.1.optimizer: got drop, expected keep or reset"),
+        ({"ema": "drop"}, "train.curriculum.1.ema: got drop, expected keep or reset"),
+        ({"rate": 1.0}, "train.curriculum.1.rate: unknown key"),
+        ({"num_latent_frames": 2}, "got a last stage of 2 latent frames, expected the full length (0)"),
+        ({"size_px": 16}, "got a last stage of 16 pixels, expected the full size (0)"),
     ],
 )
-def test_wrong_stage_is_refused(tmp_path, entry, message):
-    lines = (ROOT / "params.yaml").read_text().splitlines()
-    stage = max(number for number, line in enumerate(lines) if line.startswith("    - {num_latent_frames"))
-    lines[stage] = f"    - {entry}"
-    (tmp_path / "params.yaml").write_text("\n".join(lines))
-    with pytest.raises(ParamsError, match=message):
-        load_params(tmp_path / "params.yaml")
+def test_wrong_stage_is_refused_by_its_number_and_key(tmp_path, change, message):
+    stage = {"num_latent_frames": 0, "steps": 5, "batch_size": 4}
+    with pytest.raises(ParamsError) as refused:
+        read_with(tmp_path / "params.yaml", curriculum=[stage, {**stage, **change}])
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["num_latent_frames", "steps", "batch_size"])
+def test_stage_without_one_of_its_three_keys_is_refused(tmp_path, key):
+    stage = {"num_latent_frames": 0, "steps": 5, "batch_size": 4}
+    del stage[key]
+    with pytest.raises(ParamsError, match=rf"train\.curriculum\.0\.{key}: missing"):
+        read_with(tmp_path / "params.yaml", curriculum=[stage])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"curriculum": []}, "train.curriculum: got no stage, expected at least one stage"),
+        ({"curriculum": None}, "train.curriculum: got None"),
+        ({"accumulation": 3}, "train.curriculum.0.batch_size: got 16, expected a multiple of num_workers x"),
+        ({"num_workers": 0}, "train.num_workers: got 0, expected at least 1"),
+        ({"learning_rate": 0.0}, "train.learning_rate: got 0.0, expected above 0"),
+        ({"learning_rate": float("nan")}, "train.learning_rate"),
+        ({"warmup_steps": -1}, "train.warmup_steps: got -1, expected 0 or more"),
+        ({"mask_ratio_min": 1.5}, "train.mask_ratio_min: got 1.5, expected 0 to 1"),
+        ({"ema_decay": 1.0}, "train.ema_decay: got 1.0, expected 0 to below 1"),
+        ({"betas": [0.9, 1.5]}, "train.betas: got [0.9, 1.5], expected two numbers from 0 to below 1"),
+    ],
+)
+def test_wrong_number_of_the_section_is_refused(tmp_path, changes, message):
+    with pytest.raises(ParamsError) as refused:
+        read_with(tmp_path / "params.yaml", **changes)
+    assert message in str(refused.value)
+
+
+def test_target_without_validation_is_refused(tmp_path):
+    stage = {"num_latent_frames": 0, "steps": 5, "batch_size": 4, "target_loss": 0.5}
+    with pytest.raises(ParamsError, match=r"train\.validate_every: got 0, expected above 0, as a stage has"):
+        read_with(tmp_path / "params.yaml", curriculum=[stage], validate_every=0)
+
+
+def test_automatic_batch_of_a_sharded_run_is_refused(tmp_path):
+    stage = {"num_latent_frames": 0, "steps": 5, "batch_size": "auto"}
+    with pytest.raises(
+        ParamsError, match=r"train\.curriculum\.0\.batch_size: got auto, expected a number with"
+    ):
+        read_with(tmp_path / "params.yaml", curriculum=[stage], sharding="fsdp", num_workers=2)
 
 
 def test_batch_that_cannot_be_dealt_out_is_refused(params):

@@ -12,10 +12,10 @@ import torch
 
 from tests.caches import write_cache
 from tests.conftest import small_params
-from videomar.checkpoint import ModelShape
 from videomar.config.network import HEADS
 from videomar.config.training import OBJECTIVES
 from videomar.data.dataset import LatentDataset
+from videomar.manifest import ModelShape
 from videomar.runtime import step_generator
 from videomar.training.accumulation import clips_on
 from videomar.training.optim import make_optimizer

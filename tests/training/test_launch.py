@@ -18,12 +18,12 @@ from tests.deadlines import within
 from tests.training.conftest import files_of, spoil, with_train
 from tests.training.two_workers import on_two_workers
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.config import CurriculumStage, Params
 from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
 from videomar.data.latents import read_rows, write_shards
 from videomar.errors import CheckpointError, DataError
+from videomar.manifest import ModelShape
 from videomar.training.launch import train_on_ray
 from videomar.training.loop import Splits, train
 from videomar.training.refusal import refusal_of

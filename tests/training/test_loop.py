@@ -6,8 +6,8 @@ import torch
 from tests.caches import write_cache
 from tests.training.conftest import files_of, with_train
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.data.dataset import LatentDataset
+from videomar.manifest import ModelShape
 from videomar.model.masking import draw_target_frames
 from videomar.model.objective import Clips
 from videomar.runtime import step_generator

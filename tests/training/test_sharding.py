@@ -14,10 +14,10 @@ from tests.conftest import small_params
 from tests.training.conftest import files_of, with_train
 from tests.training.two_workers import on_two_workers
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.config import TrainParams
 from videomar.data.dataset import LatentDataset
 from videomar.errors import CheckpointError, DataError, ParamsError
+from videomar.manifest import ModelShape
 from videomar.training.loop import Splits, train
 from videomar.training.sharding import mesh_of
 from videomar.training.state import new_state

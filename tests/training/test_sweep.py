@@ -18,18 +18,19 @@ from tests.caches import write_cache
 from tests.conftest import small_params
 from tests.training.conftest import files_of
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.config import Params
 from videomar.config.params import load_params, variants_of
 from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
 from videomar.data.latents import read_rows, write_shards
 from videomar.errors import CheckpointError, DataError, ParamsError
+from videomar.manifest import ModelShape
 from videomar.tracking.store import experiment_id, open_client
+from videomar.training.identity import aside, claim
 from videomar.training.loop import Splits, train
 from videomar.training.sweep.comparison import Outcome
 from videomar.training.sweep.driver import _best, _runs, train_runs
-from videomar.training.sweep.runs import is_finished, publish
+from videomar.training.sweep.runs import is_finished, publish, set_others_aside
 from videomar.training.worker import Worker
 
 ROOT = Path(__file__).parent.parent.parent
@@ -150,6 +151,7 @@ def _check_tracking(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(above), len(below)) == (1, 3)
     assert {run.data.tags["mlflow.parentRunId"] for run in below} == {above[0].info.run_id}
     assert above[0].info.status == "FINISHED"
+    assert {run.info.run_name for run in below} == {"short", "wild", "long"}
     assert sorted(run.info.status for run in below) == ["FAILED", "FINISHED", "FINISHED"]
     for run in below:
         steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "val_loss")]
@@ -276,6 +278,23 @@ def test_published_run_takes_the_place_of_another_which_is_set_aside(tmp_path: P
     assert len(list((tmp_path / "out.aside").iterdir())) == 1
     (runs[1].out / "step_00000012/ema.safetensors").write_bytes(b"")
     assert not is_finished(runs[1])
+
+
+def test_run_that_is_not_asked_for_any_more_is_set_aside_and_taken_up_again(tmp_path: Path) -> None:
+    """Else it would lie there for ever: what is set aside, `videomar gc` knows."""
+    params = write_params(tmp_path / "params.yaml", runs=[{"name": "a"}, {"name": "b", "train": {"seed": 5}}])
+    runs = _runs(write_latents(tmp_path / "latents", params), tmp_path / "out.runs", params)
+    for run in runs:
+        claim(run.out, run.made_with)
+        (run.out / "mark").touch()
+    for _ in range(2):
+        set_others_aside(tmp_path / "out.runs", ["a"])
+        assert (runs[0].out / "mark").exists()
+        assert not runs[1].out.exists()
+        assert aside(runs[1].out, runs[1].made_with).is_dir()
+    claim(runs[1].out, runs[1].made_with)
+    assert (runs[1].out / "mark").exists()
+    set_others_aside(tmp_path / "nowhere", [])
 
 
 def test_parameters_that_dvc_has_rewritten_read_the_same(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from tests.pipeline_outputs import REPOSITORY
 from videomar import cli
-from videomar.materials import write_bill
+from videomar.materials import read_pins, write_bill
 
 
 def test_bill_names_each_pinned_package_and_no_unknown_licence_is_unmentioned(tmp_path: Path) -> None:
@@ -20,6 +20,23 @@ def test_bill_names_each_pinned_package_and_no_unknown_licence_is_unmentioned(tm
     assert sorted(unknown) == sorted(part["name"] for part in parts.values() if "licenses" not in part)
     numpy = parts[f"numpy=={metadata.version('numpy')}"]
     assert "BSD" in numpy["licenses"][0]["license"]["name"]
+
+
+def test_bill_in_the_documentation_is_that_of_the_lock() -> None:
+    """`videomar bom` writes it anew."""
+    bill = json.loads((REPOSITORY / "docs/BOM.json").read_text())
+    pins = read_pins(REPOSITORY / "requirements.lock")
+    assert {part["name"]: part["version"] for part in bill["components"]} == pins
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    assert [part["name"] for part in bill["components"] if "licenses" not in part] == []
+
+
+def test_licence_that_stands_only_in_a_file_is_read_there(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(f"huey=={metadata.version('huey')}\n")  # its file has no title
+    assert write_bill(lock, tmp_path / "bom.json") == (1, [])
+    (part,) = json.loads((tmp_path / "bom.json").read_text())["components"]
+    assert part["licenses"] == [{"license": {"name": "MIT License"}}]
 
 
 def test_package_without_a_licence_is_named(tmp_path: Path) -> None:

@@ -143,7 +143,9 @@ def _problem(item: "ErrorDetails") -> str:
         case "unexpected_keyword_argument":
             return f"{where}: unknown key; check its spelling against videomar/config"
         case "value_error":
-            return str(item["ctx"]["error"])
+            # The rule names a list; what is read here knows which of its entries.
+            said, key = str(item["ctx"]["error"]), ".".join(x for x in item["loc"] if isinstance(x, str))
+            return where + said.removeprefix(key) if said.startswith(f"{key}.") else said
         case "float_type" if isinstance(item["input"], str):
             return f"{where}: got the text {item['input']!r}, expected a number; YAML wants 1.0e-4, not 1e-4"
         case _:

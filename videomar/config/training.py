@@ -44,9 +44,10 @@ class CurriculumStage:
         else:
             require(self.batch_size >= 1, f"{where}.batch_size", self.batch_size, "at least 1")
         require(self.steps >= 1, f"{where}.steps", self.steps, "at least 1")
-        require(
-            self.num_latent_frames >= 0, f"{where}.num_latent_frames", self.num_latent_frames, "0 or more"
-        )
+        for name in ("num_latent_frames", "size_px"):
+            require(getattr(self, name) >= 0, f"{where}.{name}", getattr(self, name), "0 or more")
+        rate = self.learning_rate
+        require(rate is None or rate > 0, f"{where}.learning_rate", rate, "above 0, or null")
         if self.objective is not None:
             require_one_of(self.objective, f"{where}.objective", OBJECTIVES)
         for name in ("optimizer", "ema"):
@@ -158,14 +159,11 @@ class TrainParams:
         require(not both, "train.compile", True, "false with train.sharding: fsdp: together they are untried")
         require_one_of(self.device, "train.device", ("auto", "cpu", "cuda"))
         require_one_of(self.on_bad_step, "train.on_bad_step", ("stop", "skip"))
-        require(0 <= self.history_noise < 1, "train.history_noise", self.history_noise, "0 to below 1")
+        self._check_numbers()
         rule = "0 (no check) or above 1"
         require(
             self.spike_factor == 0 or self.spike_factor > 1, "train.spike_factor", self.spike_factor, rule
         )
-        counts = ("accumulation", "validation_clips", "log_every", "checkpoint_every", "keep_checkpoints")
-        for name in (*counts, "num_samples"):
-            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         rule = "false where runs have several workers"
         require(not self.asha or self.num_workers == 1, "train.asha", "true", rule)
         require(len(self.curriculum) > 0, "train.curriculum", "no stage", "at least one stage")
@@ -174,11 +172,30 @@ class TrainParams:
         size_px = self.curriculum[-1].size_px
         require(size_px == 0, "train.curriculum", f"a last stage of {size_px} pixels", "the full size (0)")
         rule = f"a multiple of num_workers x accumulation = {self.parts}"
-        for stage in self.curriculum:
+        for number, stage in enumerate(self.curriculum):
+            where = f"train.curriculum.{number}.batch_size"
             fits = isinstance(stage.batch_size, str) or stage.batch_size % self.parts == 0
-            require(fits, "train.curriculum.batch_size", stage.batch_size, rule)
+            require(fits, where, stage.batch_size, rule)
             alone = stage.batch_size != AUTO or self.sharding == "ddp"
-            rule = "a number with train.sharding: fsdp, as one process alone measures what fits"
-            require(alone, "train.curriculum.batch_size", stage.batch_size, rule)
+            fsdp = "a number with train.sharding: fsdp, as one process alone measures what fits"
+            require(alone, where, stage.batch_size, fsdp)
             aims = stage.target_loss is not None and not self.validate_every
             require(not aims, "train.validate_every", 0, "above 0, as a stage has a target_loss")
+
+    def _check_numbers(self) -> None:
+        """Each number by itself."""
+        counts = ("accumulation", "validation_clips", "log_every", "checkpoint_every", "keep_checkpoints")
+        for name in (*counts, "num_samples", "batch_multiplier", "num_workers", "threads_per_worker"):
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        for name in ("learning_rate", "max_grad_norm", "memory_gb"):
+            require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "above 0")
+        numbers = ("weight_decay", "mask_ratio_std", "warmup_steps", "validate_every", "preview_every")
+        for name in (*numbers, "max_skipped_steps"):
+            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+        shares = ("final_learning_rate_share", "mask_ratio_min", "simulated_share")
+        for name in (*shares, "cond_drop_prob", "condition_drop_prob"):
+            require(0 <= getattr(self, name) <= 1, f"train.{name}", getattr(self, name), "0 to 1")
+        for name in ("history_noise", "ema_decay"):
+            require(0 <= getattr(self, name) < 1, f"train.{name}", getattr(self, name), "0 to below 1")
+        fits = all(0 <= beta < 1 for beta in self.betas)
+        require(fits, "train.betas", list(self.betas), "two numbers from 0 to below 1")

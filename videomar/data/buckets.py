@@ -113,6 +113,10 @@ def _order(repeats: tuple[int, ...], seed: int, cycle: int) -> tuple[Index, Inde
 def _walk(size: int, start: int, count: int, seed: int) -> Index:
     """Places `start` to `start + count` of an endless walk that takes each of `size` items once an epoch."""
     places = np.arange(start, start + count)
-    epochs = np.unique(places // size).tolist()
-    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(size) for epoch in epochs}
-    return np.array([orders[place // size][place % size] for place in places], dtype=np.int64)
+    return np.array([_epoch(seed, place // size, size)[place % size] for place in places.tolist()], np.int64)
+
+
+@lru_cache(maxsize=8)  # both kinds, on both sides of an epoch's end, in two buckets; a million clips: 64 MB
+def _epoch(seed: int, epoch: int, size: int) -> Index:
+    """The order of an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(size)

@@ -103,13 +103,20 @@ def write_ledger(path: Path, ledger: pandas.DataFrame) -> None:
     _write(path, pa.Table.from_pandas(ledger, schema=schema, preserve_index=False))
 
 
-def read_ledger(path: Path) -> pandas.DataFrame:
+def read_ledger(path: Path, thumbnails: bool = True) -> pandas.DataFrame:
     """Rows that curate wrote.
+
+    Args:
+        path: The ledger.
+        thumbnails: Whether to read that column, too: it is nine tenths of the file, and of the memory.
 
     Raises:
         DataError: no such file, or not one of ours.
     """
-    return _read(path, LEDGER_SCHEMA, "curate")
+    schema = LEDGER_SCHEMA
+    if not thumbnails:
+        schema = schema.remove(schema.get_field_index("thumbnail"))
+    return _read(path, schema, "curate")
 
 
 def kept_clips(

@@ -58,7 +58,7 @@ def read_policy(other: Path, candidates: Path, takedowns: Path) -> pandas.DataFr
         ParamsError: the parameters are missing or wrong.
     """
     if other.suffix.lower() not in (".yaml", ".yml"):
-        return read_ledger(other)
+        return read_ledger(other, thumbnails=False)
     params = load_params(other).curate
     return judge_all(read_candidates(candidates), params, read_takedowns(takedowns))
 

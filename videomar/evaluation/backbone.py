@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from videomar.errors import DataError
 
@@ -65,12 +66,12 @@ class Backbone:
     @torch.no_grad()
     def _look(self, frames: NDArray[np.uint8]) -> Looks:
         net, maps = self._net, []
-        hidden = net._swish(net._bn0(net._conv_stem(prepare(frames).to(self.device))))
+        hidden = net._swish(net._conv_stem(prepare(frames).to(self.device)))
         for index, block in enumerate(net._blocks):
             hidden = block(hidden)
             if index in _TAPS:
                 maps.append(hidden.cpu())
-        pooled = net._swish(net._bn1(net._conv_head(hidden))).mean(dim=(2, 3))
+        pooled = net._swish(net._conv_head(hidden)).mean(dim=(2, 3))
         return Looks(tuple(maps), pooled.cpu())
 
 
@@ -106,8 +107,25 @@ def prepare(frames: NDArray[np.uint8]) -> Tensor:
 
 
 def _load(path: Path) -> Any:
+    """The network for looking only: each batch norm is folded into the convolution before it."""
     from efficientnet_lite_pytorch import EfficientNet
 
-    net = EfficientNet.from_name("efficientnet-lite0")
-    net.load_state_dict(torch.load(path, weights_only=True))
-    return net.eval().requires_grad_(False)
+    with torch.device("meta"):  # no weights are drawn, only to be replaced
+        net = EfficientNet.from_name("efficientnet-lite0")
+    net.load_state_dict(torch.load(path, weights_only=True), assign=True)
+    net.eval().requires_grad_(False)
+    _fold(net, "_conv_stem", "_bn0")
+    _fold(net, "_conv_head", "_bn1")
+    for block in net._blocks:
+        if hasattr(block, "_expand_conv"):
+            _fold(block, "_expand_conv", "_bn0")
+        _fold(block, "_depthwise_conv", "_bn1")
+        _fold(block, "_project_conv", "_bn2")
+        block._swish.inplace = True
+    net._swish.inplace = True
+    return net
+
+
+def _fold(block: Any, convolution: str, norm: str) -> None:
+    setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
+    setattr(block, norm, nn.Identity())

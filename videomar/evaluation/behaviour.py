@@ -1,17 +1,17 @@
 """What is asked of an autoregressive model beyond likeness: does it move, does it vary, does it listen?
 
-Pure functions of clips. Axes: F frames, H W rows and columns in pixels.
+Pure functions of clips. Axes: N clips, F frames, H W rows and columns in pixels.
 """
 
 from collections.abc import Sequence
-from itertools import combinations, product
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from videomar.errors import DataError
 from videomar.evaluation.backbone import Backbone
-from videomar.evaluation.fidelity import check_alike, feature_distance_by_frame
+from videomar.evaluation.fidelity import check_alike, unit_features
 from videomar.evaluation.imaging import exposure_shift_by_frame, sharpness_kept_by_frame
 from videomar.evaluation.motion import motion_by_frame
 
@@ -51,8 +51,7 @@ def diversity(clips_of_seeds: Sequence[NDArray[np.uint8]], backbone: Backbone, f
     """
     if len(clips_of_seeds) < 2:
         raise DataError(f"diversity: got {len(clips_of_seeds)} clips, expected two seeds or more")
-    pairs = combinations(clips_of_seeds, 2)
-    return float(np.mean([_distance(left, right, backbone, first_frame) for left, right in pairs]))
+    return _mean_of_pairs(_distances(clips_of_seeds, backbone, first_frame))
 
 
 def text_effect(
@@ -77,19 +76,28 @@ def text_effect(
             f"text effect: got {len(of_prompt)} and {len(of_other_prompt)} clips, "
             "expected the same two seeds or more of both prompts"
         )
-    seeds = range(len(of_prompt))
-    across = [
-        _distance(of_prompt[i], of_other_prompt[j], backbone, first_frame)
-        for i, j in product(seeds, seeds)
-        if i != j
-    ]
-    within = [diversity(clips, backbone, first_frame) for clips in (of_prompt, of_other_prompt)]
-    return float(np.mean(across) - np.mean(within))
+    seeds = len(of_prompt)
+    distances = _distances([*of_prompt, *of_other_prompt], backbone, first_frame)
+    across = distances[:seeds, seeds:][~np.eye(seeds, dtype=np.bool_)].mean()
+    within = [_mean_of_pairs(own) for own in (distances[:seeds, :seeds], distances[seeds:, seeds:])]
+    return float(across - np.mean(within))
 
 
-def _distance(
-    left: NDArray[np.uint8], right: NDArray[np.uint8], backbone: Backbone, first_frame: int
-) -> float:
-    if not 0 <= first_frame < len(left):
-        raise DataError(f"clips: got first frame {first_frame} of {len(left)}, expected a generated frame")
-    return float(feature_distance_by_frame(left, right, backbone)[first_frame:].mean())
+def _distances(
+    clips: Sequence[NDArray[np.uint8]], backbone: Backbone, first_frame: int
+) -> NDArray[np.float64]:
+    """Feature distances of all clips to each other, mean over the generated frames: (N, N)."""
+    for clip in clips:
+        check_alike("clips", clip, clips[0])
+    if not 0 <= first_frame < len(clips[0]):
+        raise DataError(
+            f"clips: got first frame {first_frame} of {len(clips[0])}, expected a generated frame"
+        )
+    features = torch.stack([unit_features(clip, backbone)[first_frame:] for clip in clips], dim=1)
+    # Through products: thirty times as fast as by differences, and off by rounding of the features' length.
+    distances = torch.cdist(features, features, compute_mode="use_mm_for_euclid_dist")
+    return distances.double().square().mean(0).numpy()
+
+
+def _mean_of_pairs(distances: NDArray[np.float64]) -> float:
+    return float(distances[np.triu_indices(len(distances), 1)].mean())

@@ -9,7 +9,7 @@ Axes: N clips, F frames, H W rows and columns in pixels, D features.
 import hashlib
 import json
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ _LEVEL = 3
 """The map of stride 16, 112 channels: as fine as few clips can bear, twice for what is and what changes."""
 _RANDOM_CHANNELS = (3, 16, 32, 64)
 _RANDOM_SIDE_PX = 32
+_RANDOM_BATCH = 4
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _I3D_SIDE_PX, _I3D_LEAST_FRAMES = 224, 10
 
@@ -81,12 +82,13 @@ class RandomClips:
     def features(self, clips: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
         """(N, 64): mean activation of the last layer over places and time."""
         rows = []
-        for clip in clips:
-            hidden = (_pixels(clip, _RANDOM_SIDE_PX) * 2 - 1).permute(1, 0, 2, 3)[None]
-            for weight in self._weights:
-                hidden = functional.conv3d(hidden, weight, stride=(1, 2, 2), padding=1).relu()
-            rows.append(hidden.double().mean(dim=(0, 2, 3, 4)))
-        return torch.stack(rows).numpy()
+        for _, alike in groupby(clips, key=np.shape):
+            for batch in torch.stack([_pixels(clip, _RANDOM_SIDE_PX) for clip in alike]).split(_RANDOM_BATCH):
+                hidden = (batch * 2 - 1).transpose(1, 2)
+                for weight in self._weights:
+                    hidden = functional.conv3d(hidden, weight, stride=(1, 2, 2), padding=1).relu_()
+                rows.append(hidden.double().mean(dim=(2, 3, 4)))
+        return torch.cat(rows).numpy()
 
 
 class VideoMaeClips:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from videomar.errors import DataError
@@ -47,12 +48,16 @@ def feature_distance_by_frame(
     mean, and nothing is fitted to human judgements, so it is no LPIPS.
     """
     check_alike("feature distance", clip, truth)
-    left, right = backbone.look(clip).maps, backbone.look(truth).maps
-    levels = [
-        (functional.normalize(a, dim=1) - functional.normalize(b, dim=1)).square().sum(1).mean((1, 2))
-        for a, b in zip(left, right, strict=True)
-    ]
-    return torch.stack(levels).double().mean(0).numpy()
+    left, right = (unit_features(frames, backbone) for frames in (clip, truth))
+    return (left - right).square().sum(1).double().numpy()
+
+
+def unit_features(clip: NDArray[np.uint8], backbone: Backbone) -> Tensor:
+    """Features of each frame, (F, D), between which the squared distance is the feature distance."""
+    maps = backbone.look(clip).maps
+    scales = [(len(maps) * level[0, 0].numel()) ** -0.5 for level in maps]
+    units = [functional.normalize(level, dim=1) * scale for level, scale in zip(maps, scales, strict=True)]
+    return torch.cat([level.flatten(1) for level in units], dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,8 @@ def drift_curve(
     table = np.stack(scores)[:, first_frame:].astype(np.float64)
     draws = np.random.default_rng(seed).integers(0, len(table), (_RESAMPLES, len(table)))
     # How often each clip was drawn, as weights: means of all resamples in one product.
-    weights = np.stack([np.bincount(draw, minlength=len(table)) for draw in draws]) / len(table)
+    cells = (draws + len(table) * np.arange(_RESAMPLES)[:, None]).ravel()
+    weights = np.bincount(cells, minlength=draws.size).reshape(draws.shape) / len(table)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     low, high = np.quantile(weights @ table, tails, axis=0)
     if len(table) == 1:

@@ -66,13 +66,11 @@ def frame_table(clips: Sequence[ClipKinds], seed: int) -> pd.DataFrame:
 
     Where clips are of several lengths, a mean is over those that have the frame.
     """
-    names = sorted({(kinds["truth"].group, kind) for kinds in clips for kind in with_repeat(kinds)})
+    curves = [(kinds["truth"].group, _curves(with_repeat(kinds))) for kinds in clips]
     rows: list[list[object]] = []
-    for group, kind in names:
-        if kind == "truth" or is_stretched(kind) or _SEEDED.search(kind):
-            continue
-        of_kind = [with_repeat(kinds) for kinds in clips if kinds["truth"].group == group]
-        rows += _rows_of_kind(group, kind, [kinds for kinds in of_kind if kind in kinds], seed)
+    for group, kind in sorted({(group, kind) for group, by_kind in curves for kind in by_kind}):
+        there = [by_kind[kind] for of_group, by_kind in curves if of_group == group and kind in by_kind]
+        rows += _rows_of_kind(group, kind, there, seed)
     return pd.DataFrame(rows, columns=list(FRAME_COLUMNS)).round(4)
 
 
@@ -97,14 +95,20 @@ class _Curves(NamedTuple):
     tokenizer: NDArray[np.float64]
 
 
-def _curves(kinds: ClipKinds, kind: str) -> _Curves:
-    start, truth = start_of(kinds, kinds[kind]), kinds["truth"].frames
-    repeat = psnr_by_frame(repeat_last(truth, start), truth)
-    return _Curves(start, frames_psnr(kinds, kind), repeat, frames_psnr(kinds, "tokenizer"))
+def _curves(kinds: ClipKinds) -> dict[str, _Curves]:
+    """Curves of a clip by kind; first seed only."""
+    truth, tokenizer = kinds["truth"].frames, frames_psnr(kinds, "tokenizer")
+    curves = {}
+    for kind, clip in kinds.items():
+        if kind == "truth" or is_stretched(kind) or _SEEDED.search(kind):
+            continue
+        start = start_of(kinds, clip)
+        repeat = psnr_by_frame(repeat_last(truth, start), truth)
+        curves[kind] = _Curves(start, frames_psnr(kinds, kind), repeat, tokenizer)
+    return curves
 
 
-def _rows_of_kind(group: str, kind: str, clips: list[ClipKinds], seed: int) -> list[list[object]]:
-    curves = [_curves(kinds, kind) for kinds in clips]
+def _rows_of_kind(group: str, kind: str, curves: list[_Curves], seed: int) -> list[list[object]]:
     ends = sorted({curve.start for curve in curves} | {len(curve.model) for curve in curves})
     rows: list[list[object]] = []
     for low, high in pairwise(ends):

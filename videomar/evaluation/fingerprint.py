@@ -40,6 +40,10 @@ _NOT_SCORING = (
     "sheet",
     "shown",
     "tables",
+    "vbench_child",
+    "vbench_environment",
+    "vbench_inputs",
+    "vbench_package",
 )
 INFORMATIVE = ("processor", "threads")
 """Keys that may differ: they move a score by rounding at most, as two runs on one machine do."""

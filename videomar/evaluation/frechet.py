@@ -63,15 +63,13 @@ def frechet_distance(real: NDArray[np.float64], generated: NDArray[np.float64]) 
     sides = []
     for features in (real, generated):
         values = np.asarray(features, np.float64)
-        centred = (values - values.mean(axis=0)) / np.sqrt(len(values) - 1)
-        # R^T R = X^T X, and the singular values of R R'^T are those of X X'^T.
-        sides.append(
-            (
-                values.mean(axis=0),
-                np.asarray(np.linalg.qr(centred, mode="r")),
-                float(np.square(centred).sum()),
-            )
-        )
+        mean = values.mean(axis=0)
+        root = (values - mean) / np.sqrt(len(values) - 1)
+        trace = float(np.square(root).sum())
+        if len(root) > root.shape[1]:
+            # R^T R = X^T X, and the singular values of R R'^T are those of X X'^T.
+            root = np.asarray(np.linalg.qr(root, mode="r"))
+        sides.append((mean, root, trace))
     (mean, root, trace), (other_mean, other_root, other_trace) = sides
     shared = float(np.linalg.svd(root @ other_root.T, compute_uv=False).sum())
     distance = float(np.square(mean - other_mean).sum()) + trace + other_trace - 2 * shared

@@ -44,14 +44,17 @@ ClipKinds = dict[str, Clip]
 
 def psnr_db(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     """Peak signal-to-noise ratio of two uint8 arrays of one shape, decibels, at most PSNR_CAP_DB."""
-    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
-    floor = 255.0**2 / 10 ** (PSNR_CAP_DB / 10)
-    return float(10 * np.log10(255.0**2 / max(error, floor)))
+    return float(psnr_by_frame(a[None], b[None])[0])
 
 
 def psnr_by_frame(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
     """PSNR of each frame by itself: (F, H, W, 3) and (F, H, W, 3) -> (F,) decibels."""
-    return np.array([psnr_db(left, right) for left, right in zip(a, b, strict=True)])
+    if a.shape != b.shape:
+        raise ValueError(f"PSNR: got shapes {a.shape} and {b.shape}, expected the same of both")
+    # In whole numbers: exact, and a quarter of the memory traffic of float64.
+    squares = np.square(np.subtract(a, b, dtype=np.int32))
+    floor = 255.0**2 / 10 ** (PSNR_CAP_DB / 10)
+    return 10 * np.log10(255.0**2 / np.maximum(squares.reshape(len(a), -1).mean(axis=1), floor))
 
 
 def repeat_last(truth: NDArray[np.uint8], context_frames: int) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from videomar.errors import DataError
 from videomar.evaluation.backbone import NAME, Backbone
@@ -43,6 +44,7 @@ def frechet_results(
 ) -> dict[str, FrechetScore]:
     """Fréchet distances by figure: `sim_frechet` of continuations, `sim_i2v_frechet` from one picture."""
     results = {}
+    remembered = _OnceEach(extractor)
     for group, prefix in GROUPS.items():
         for name, kind in _KINDS.items():
             chosen = [kinds for kinds in clips if kinds["truth"].group == group and kind in kinds]
@@ -50,10 +52,25 @@ def frechet_results(
             if not chosen:
                 continue
             try:
-                results[f"{prefix}_{name}frechet"] = frechet_of_clips(made, true, extractor, seed)
+                results[f"{prefix}_{name}frechet"] = frechet_of_clips(made, true, remembered, seed)
             except DataError as error:
                 skipped["frechet"] = str(error)
     return results
+
+
+class _OnceEach:
+    """An extractor that looks at the same list of clips once: the truths of one group, for every kind."""
+
+    def __init__(self, extractor: Extractor) -> None:
+        self._extractor, self.name, self.weights_sha256 = extractor, extractor.name, extractor.weights_sha256
+        self._seen: dict[tuple[int, ...], NDArray[np.float64]] = {}
+
+    def features(self, clips: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        """(N, D), from memory if these very arrays have been seen."""
+        key = tuple(map(id, clips))
+        if key not in self._seen:
+            self._seen[key] = self._extractor.features(clips)
+        return self._seen[key]
 
 
 def seed_figures(

@@ -7,7 +7,7 @@ Axes: B batch, C channels, T latent frames, H W latent rows and columns, L token
 r tokens revealed in a pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,8 +15,10 @@ from einops import rearrange
 from torch import Tensor
 
 from videomar.config import SampleParams
+from videomar.config.network import CONDITIONS
 from videomar.errors import DataError
 from videomar.model.cache import KVCache
+from videomar.model.conditions import HISTORY_NOISE
 from videomar.model.frames import Frames
 from videomar.model.head import Condition
 from videomar.model.masking import hidden_after
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from videomar.model.videomar import VideoMAR
 
 
-@torch.no_grad()
 def generate(
     model: "VideoMAR",
     context: Tensor,
@@ -38,6 +39,23 @@ def generate(
     generator: torch.Generator | Sequence[torch.Generator],
 ) -> Tensor:
     """Continue clips; see `VideoMAR.generate`. `captions` holds states (B, M, E) and mask (B, M)."""
+    patch_size = model.params.patch_size
+    made = generate_frames(model, context, num_frames, captions, sampling, generator)
+    # Joined as tokens: a decoder's last bits depend on how the latents lie in memory.
+    frames = [patchify(frame, patch_size) for frame in (context, *made)]
+    return unpatchify(torch.cat(frames, 1), patch_size, token_grid(context, patch_size))
+
+
+@torch.no_grad()
+def generate_frames(
+    model: "VideoMAR",
+    context: Tensor,
+    num_frames: int,
+    captions: tuple[Tensor, Tensor],
+    sampling: SampleParams,
+    generator: torch.Generator | Sequence[torch.Generator],
+) -> Iterator[Tensor]:
+    """The new latent frames (B, C, 1, H, W), each as soon as it is done; who stops asking stops the work."""
     _check_context(context, num_frames)
     _check_told(model.params.conditions, sampling)
     batch_size, given = len(context), context.shape[2]
@@ -46,7 +64,6 @@ def generate(
     count = max(batch_size, rows_needed(min(num_tokens, captions[0].shape[1]), context.device))
     noise = RowNoise(generator, batch_size).padded(count)
     text, text_mask = (pad_rows(part, count) for part in captions)
-    frames = list(patchify(pad_rows(context, count), model.params.patch_size).unbind(1))
     guided = sampling.cfg_scale != 1
     session = _Session(
         model.trunk,
@@ -55,18 +72,17 @@ def generate(
         KVCache(min(num_frames, sampling.window_frames or num_frames) * num_tokens),
         2 if guided else 1,
     )
-    for frame in frames:
+    for frame in patchify(pad_rows(context, count), model.params.patch_size).unbind(1):
         session.remember(frame, 0.0)
     for index in range(given, num_frames):
         frame = _unmask(model, session, noise, sampling, _temperature(sampling, index, given, num_frames))
         if index > given:
             frame = frame.clamp(-sampling.clamp, sampling.clamp)
+        yield unpatchify(frame[:batch_size, None], model.params.patch_size, grid)
         if index < num_frames - 1:
             level = sampling.history_noise
             mixed = torch.lerp(frame, noise.normal(*frame.shape[1:]), level) if level else frame
             session.remember(mixed, level)
-        frames.append(frame)
-    return unpatchify(torch.stack(frames, 1)[:batch_size], model.params.patch_size, grid)
 
 
 class _Session:
@@ -143,7 +159,7 @@ def _read_captions(
     trunk: Trunk, text: Tensor, text_mask: Tensor, sampling: SampleParams, guided: bool
 ) -> Memory:
     """Captions and conditions of all rows; with guidance the same rows follow once more without both."""
-    told = {"fps": sampling.fps, "motion": sampling.motion}
+    told = {name: getattr(sampling, name) for name in CONDITIONS if name != HISTORY_NOISE}
     conditions = {
         name: torch.tensor([value], device=text.device) for name, value in told.items() if value is not None
     }
@@ -172,9 +188,9 @@ def _temperature(sampling: SampleParams, index: int, given: int, num_frames: int
 
 
 def _check_told(known: Sequence[str], sampling: SampleParams) -> None:
-    for name in ("fps", "motion", "history_noise"):
+    for name in CONDITIONS:
         value = getattr(sampling, name)
-        if value and name not in known:
+        if value not in (None, 0.0 if name == HISTORY_NOISE else None) and name not in known:
             raise DataError(
                 f"sample.{name}: got {value}, expected none: this model was not trained to be told; "
                 f"add {name} to model.conditions and train"

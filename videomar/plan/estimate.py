@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from videomar.checkpoint import ModelShape
 from videomar.config import Params
 from videomar.config.params import variants_of
 from videomar.errors import DataError, VideomarError
+from videomar.manifest import ModelShape
 from videomar.plan.clips import (
     Clips,
     LatentShape,

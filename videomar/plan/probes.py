@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from videomar.checkpoint import ModelShape
 from videomar.config import Params, TrainParams
 from videomar.data.dataset import LatentDataset
 from videomar.data.decode import cover_height, stream_video
@@ -23,6 +22,7 @@ from videomar.data.latents import write_shards
 from videomar.data.probe import VideoInfo
 from videomar.data.shapes import ClipShape, clip_size
 from videomar.errors import VideomarError
+from videomar.manifest import ModelShape
 from videomar.model.videomar import VideoMAR
 from videomar.plan.clips import LatentShape
 from videomar.runtime import step_generator

@@ -24,9 +24,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.config import ModelParams
 from videomar.errors import CheckpointError
+from videomar.manifest import ModelShape
 from videomar.released.layout import TABLE, Weights, measure, refuse_problems
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")

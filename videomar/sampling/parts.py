@@ -27,7 +27,9 @@ class Parts:
     def __init__(self, folder: Path, basis: str) -> None:
         self._folder, self._basis = folder, basis
         self.seconds = 0.0
-        """Seconds that all parts took, those of an earlier process included."""
+        """Seconds that making clips took, those of an earlier process included."""
+        self.seconds_now = 0.0
+        """Those of this process."""
 
     def part(self, name: str, inputs: Sequence[Tensor], make: Callable[[], Tensor]) -> Tensor:
         """The clips (B, F, H, W, 3) that `make` gives, from the folder if they are there.
@@ -43,10 +45,17 @@ class Parts:
             start = time.monotonic()
             clips = make()
             stored = clips, time.monotonic() - start
+            self.spend(stored[1])
             with draft_of(path) as draft, draft.open("wb") as file:
                 np.savez(file, clips=clips.numpy(), seconds=stored[1])
-        self.seconds += stored[1]
+        else:
+            self.seconds += stored[1]
         return stored[0]
+
+    def spend(self, seconds: float) -> None:
+        """Count seconds that this process made clips, or prepared to."""
+        self.seconds += seconds
+        self.seconds_now += seconds
 
     def remove(self) -> None:
         """Forget all parts: what they were for is written."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from videomar.environment import SERVICES, read_services
 from videomar.errors import VideomarError
+from videomar.services.catalogue import services
+from videomar.services.preparation import clear
 from videomar.services.processes import Identity, end_all
 from videomar.services.settings import read_settings, require_free_ports
 from videomar.services.supervisor import LOGS, supervise
@@ -25,7 +27,7 @@ def up() -> None:
         _end_leftovers()
         require_free_ports(settings)
         LOGS.mkdir(parents=True, exist_ok=True)
-        print(f"starting MLflow, Prefect and the flows; logs in {LOGS}")
+        print(f"starting {', '.join(service.name for service in services(settings))}; logs in {LOGS}")
         with (LOGS / "supervisor.log").open("ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "videomar.services", "supervise"],
@@ -36,6 +38,8 @@ def up() -> None:
             )
         is_alive = lambda: child.poll() is None  # noqa: E731
     else:
+        if settings.ray_port is not None and "ray" not in _services():
+            raise VideomarError("VIDEOMAR_RAY: got 1, expected that nothing is up yet; `make down` first")
         print("the services are up already")
         is_alive = lambda: supervisor.process() is not None  # noqa: E731
     end = time.monotonic() + _START_S
@@ -81,6 +85,7 @@ def _end_leftovers() -> None:
     for service in noted.get("services", {}).values():
         left += [Identity(*process) for process in service["processes"]]
     end_all(left)
+    clear()
     SERVICES.unlink(missing_ok=True)
 
 

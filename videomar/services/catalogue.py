@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from videomar.environment import answers, prefect_home
+from videomar.environment import RAY_ON_LOOPBACK, RAY_TOKEN, answers, listens, prefect_home
+from videomar.services.preparation import SIGN_IN, ray_folder
 from videomar.services.settings import Settings
 
 FLOWS_READY = Path(".local/flows.ready")
 """Written by the flows' service once Prefect knows its deployments."""
 _STORE = Path(".local/mlflow.db")
 _ARTIFACTS = Path(".local/mlartifacts")
+# Shared memory for objects in flight between processes; by itself Ray takes 30 % of the machine's.
+_OBJECT_STORE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,9 +25,10 @@ class Service:
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     address: str | None = None
-    """Of its pages."""
+    """Of its pages, or where its clients connect."""
     health: str | None = None
-    """Answers while all is well; without one the file `ready` says when it is up."""
+    """Answers while all is well: a page, or `host:port` of a server that has none; without it the file
+    `ready` says when it is up."""
     ready: Path | None = None
     after: str | None = None
     """The service that must be ready before this one starts."""
@@ -32,7 +36,7 @@ class Service:
     def is_ready(self) -> bool:
         """Whether it does its work by now."""
         if self.health is not None:
-            return answers(self.health)
+            return answers(self.health) if "://" in self.health else listens(self.health)
         return self.ready is None or self.ready.is_file()
 
 
@@ -48,7 +52,13 @@ def tracking_uri(settings: Settings) -> str | None:
 
 def services(settings: Settings) -> list[Service]:
     """All of them, in the order of their start."""
-    return [_mlflow(settings), _prefect(settings), _flows(settings)]
+    ray = [_ray(settings)] if settings.ray_port is not None else []
+    return [_mlflow(settings), _prefect(settings), _flows(settings), *ray]
+
+
+def ray_address(settings: Settings) -> str | None:
+    """Where the Ray head takes its clients; None if none is asked for."""
+    return None if settings.ray_port is None else f"{settings.ray_host}:{settings.ray_port}"
 
 
 def _mlflow(settings: Settings) -> Service:
@@ -62,6 +72,12 @@ def _mlflow(settings: Settings) -> Service:
         "MLFLOW_BACKEND_STORE_URI": settings.store or f"sqlite:///{_STORE.resolve()}",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # half the memory and half the time to start
     }
+    if settings.authenticated:
+        environment["MLFLOW_AUTH_CONFIG_PATH"] = str(SIGN_IN.resolve())
+    if settings.names:  # else its pages answer to names of this machine and of private networks only
+        named = [_at(name, settings.mlflow_port) for name in settings.names]
+        environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join(named)
+        environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(f"http://{name}" for name in named)
     return Service(
         name="mlflow", command=tuple(command), environment=environment, address=url, health=f"{url}/health"
     )
@@ -72,7 +88,8 @@ def _prefect(settings: Settings) -> Service:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", settings.host]
     environment = {
         "PREFECT_HOME": str(prefect_home()),
-        "PREFECT_SERVER_UI_API_URL": prefect_api(settings),  # --port does not move it
+        # --port does not move it; a browser elsewhere must find it under the name that it knows.
+        "PREFECT_SERVER_UI_API_URL": "/api" if settings.everywhere else prefect_api(settings),
         "PREFECT_API_URL": prefect_api(settings),
         # Pages of other sites in the user's browser may not start runs here.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url,
@@ -102,6 +119,28 @@ def _flows(settings: Settings) -> Service:
     )
 
 
+def _ray(settings: Settings) -> Service:
+    address = ray_address(settings)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += ["--node-ip-address", settings.ray_host, "--port", str(settings.ray_port)]
+    command += ["--temp-dir", str(ray_folder()), "--object-store-memory", str(_OBJECT_STORE_BYTES)]
+    # Its monitor is for machines that are hired and given back, and shows its figures to everybody.
+    command += ["--include-dashboard", "false", "--include-log-monitor", "false", "--no-monitor"]
+    # Whoever may use Ray may run programs as its user, so it asks for a token on loopback too.
+    environment = {"RAY_AUTH_MODE": "token"}
+    if settings.own_token:
+        environment["RAY_AUTH_TOKEN_PATH"] = str(RAY_TOKEN.resolve())
+    if settings.ray_host.startswith("127."):
+        environment |= RAY_ON_LOOPBACK
+    return Service(
+        name="ray", command=tuple(command), environment=environment, address=address, health=address
+    )
+
+
 def _url(settings: Settings, port: int) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
-    return f"http://[{host}]:{port}" if host.count(":") > 1 and "[" not in host else f"http://{host}:{port}"
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    return f"http://{_at(here.get(settings.host, settings.host), port)}"
+
+
+def _at(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

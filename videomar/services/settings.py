@@ -6,15 +6,18 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import psutil
+
 from videomar.errors import VideomarError
 
 _HOST, _MLFLOW_PORT, _PREFECT_PORT = "VIDEOMAR_HOST", "VIDEOMAR_MLFLOW_PORT", "VIDEOMAR_PREFECT_PORT"
-_SECRETS = (
-    "PREFECT_SERVER_API_AUTH_STRING",
-    "MLFLOW_AUTH_ADMIN_PASSWORD",
-    "MLFLOW_FLASK_SERVER_SECRET_KEY",
-)
+_RAY, _RAY_PORT = "VIDEOMAR_RAY", "VIDEOMAR_RAY_PORT"
+_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
+_PASSWORD_LENGTH = 12  # MLflow takes no shorter one
+_SECRETS = ("PREFECT_SERVER_API_AUTH_STRING", _PASSWORD, "MLFLOW_FLASK_SERVER_SECRET_KEY")
 """What asks everybody for a password; on loopback only users of this machine come in, without any."""
+_RAY_SECRETS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_EVERYWHERE = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,32 +27,45 @@ class Settings:
     host: str
     mlflow_port: int
     prefect_port: int
+    ray_port: int | None
+    """Of Ray's head; None if none is asked for."""
+    ray_host: str
+    """Ray's nodes know each other by address, so this one is never that of all interfaces."""
+    own_token: bool
+    """Whether Ray's token is ours to make, because the user gave none."""
     authenticated: bool
     """Whether MLflow and Prefect ask for a password."""
+    names: tuple[str, ...]
+    """By which other machines may call this one; none on loopback, or where MLflow's own variable says it."""
     store: str | None
     """MLflow's database if it is not our SQLite file. May hold a password: it is never written anywhere."""
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether they listen on all interfaces."""
+        return self.host in _EVERYWHERE
+
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Settings of the environment's variables, or their defaults: loopback, ports 5000 and 4200.
+    """Settings of the environment's variables, or their defaults: loopback, ports 5000 and 4200, no Ray.
 
     Raises:
         VideomarError: a port is none, or the host can be reached from other machines without a password.
     """
     host = environment.get(_HOST) or "127.0.0.1"
-    secrets = [name for name in _SECRETS if environment.get(name)]
-    authenticated = len(secrets) == len(_SECRETS)
-    if not _is_loopback(host) and not authenticated:
-        missing = ", ".join(name for name in _SECRETS if name not in secrets)
-        raise VideomarError(
-            f"{_HOST}: got {host}, which other machines reach, expected 127.0.0.1 while nobody is asked for "
-            f"a password; set {missing} too, or forward the ports by ssh"
-        )
-    if authenticated and importlib.util.find_spec("flask_wtf") is None:
-        raise VideomarError(
-            "MLFLOW_AUTH_ADMIN_PASSWORD: got one, expected the packages of MLflow's sign-in too; "
-            "`.venv/bin/pip install 'mlflow[auth]'`"
-        )
+    ray = _ray_wanted(environment)
+    authenticated = all(environment.get(name) for name in _SECRETS)
+    own_token = not any(environment.get(name) for name in _RAY_SECRETS)
+    if not _is_loopback(host):
+        missing = [name for name in _SECRETS if not environment.get(name)]
+        missing += [" or ".join(_RAY_SECRETS)] if ray and own_token else []
+        if missing:
+            raise VideomarError(
+                f"{_HOST}: got {host}, which other machines reach, expected 127.0.0.1 while nobody is asked "
+                f"for a password; set {', '.join(missing)} too, or forward the ports by ssh"
+            )
+    if authenticated:
+        _check_sign_in(environment[_PASSWORD])
     store = environment.get("MLFLOW_BACKEND_STORE_URI") or None
     if store and store.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
         raise VideomarError(
@@ -60,7 +76,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         host=host,
         mlflow_port=_port(environment, _MLFLOW_PORT, 5000),
         prefect_port=_port(environment, _PREFECT_PORT, 4200),
+        ray_port=_port(environment, _RAY_PORT, 6379) if ray else None,
+        ray_host="127.0.0.1" if _is_loopback(host) or not ray else _own_address(host),
+        own_token=own_token,
         authenticated=authenticated,
+        names=() if _is_loopback(host) or environment.get("MLFLOW_SERVER_ALLOWED_HOSTS") else _names(host),
         store=store,
     )
 
@@ -71,7 +91,10 @@ def require_free_ports(settings: Settings) -> None:
     Raises:
         VideomarError: a port is taken; the message names it and the variable that chooses another.
     """
-    for name, port in ((_MLFLOW_PORT, settings.mlflow_port), (_PREFECT_PORT, settings.prefect_port)):
+    ports = {_MLFLOW_PORT: settings.mlflow_port, _PREFECT_PORT: settings.prefect_port}
+    if settings.ray_port is not None:
+        ports[_RAY_PORT] = settings.ray_port
+    for name, port in ports.items():
         with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -81,6 +104,53 @@ def require_free_ports(settings: Settings) -> None:
                     f"port {port} of {settings.host}: got {error.strerror}, expected a free one; "
                     f"choose another, like `{name}={port + 1000} make up`"
                 ) from None
+
+
+def _check_sign_in(password: str) -> None:
+    if importlib.util.find_spec("flask_wtf") is None:
+        raise VideomarError(
+            f"{_PASSWORD}: got one, expected the packages of MLflow's sign-in too; "
+            "`.venv/bin/pip install 'mlflow[auth]'`"
+        )
+    if len(password) < _PASSWORD_LENGTH:
+        raise VideomarError(
+            f"{_PASSWORD}: got {len(password)} characters, expected at least {_PASSWORD_LENGTH}"
+        )
+
+
+def _ray_wanted(environment: Mapping[str, str]) -> bool:
+    text = environment.get(_RAY) or "0"
+    if text not in ("0", "1"):
+        raise VideomarError(f"{_RAY}: got {text}, expected 1 for a Ray head, or 0")
+    return text == "1"
+
+
+def _names(host: str) -> tuple[str, ...]:
+    """What stands in a browser's address line; on all interfaces the machine's name and its addresses."""
+    if host not in _EVERYWHERE:
+        return (host,)
+    found = [
+        address.address.partition("%")[0]
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family in (socket.AF_INET, socket.AF_INET6)
+    ]
+    return ("localhost", socket.gethostname(), *found)
+
+
+def _own_address(host: str) -> str:
+    """By which other nodes reach this one; nothing is sent for it."""
+    try:
+        if host not in _EVERYWHERE:
+            return socket.gethostbyname(host)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1", 9))  # an address that stands for the world outside (RFC 5737)
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise VideomarError(
+            f"{_HOST}: got {host} ({error.strerror}), expected one by which other machines reach Ray; "
+            f"give the address of an interface, or leave {_RAY} out"
+        ) from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,8 +13,9 @@ from typing import Any
 
 from videomar.drafts import draft_of
 from videomar.environment import SERVICES
-from videomar.services.catalogue import prefect_api, services, tracking_uri
+from videomar.services.catalogue import prefect_api, ray_address, services, tracking_uri
 from videomar.services.keeper import Keeper
+from videomar.services.preparation import clear, prepare
 from videomar.services.processes import tree_of
 from videomar.services.settings import Settings
 
@@ -35,6 +36,7 @@ def supervise(settings: Settings) -> None:
         told_to_end = threading.Event()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signal_number, lambda *_: told_to_end.set())
+        prepare(settings)
         keepers = {service.name: Keeper(service, LOGS) for service in services(settings)}
         noted: dict[str, Any] = {}
         try:
@@ -50,6 +52,7 @@ def supervise(settings: Settings) -> None:
         finally:
             for keeper in reversed(keepers.values()):
                 keeper.end()
+            clear()
             SERVICES.unlink(missing_ok=True)
 
 
@@ -58,6 +61,7 @@ def _state(settings: Settings, keepers: Sequence[Keeper]) -> dict[str, Any]:
         "supervisor": list(tree_of(os.getpid())[0]),
         "prefect_api": prefect_api(settings),
         "tracking_uri": tracking_uri(settings),
+        "ray_address": ray_address(settings),
         "services": {
             keeper.service.name: {
                 "address": keeper.service.address,

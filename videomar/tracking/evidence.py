@@ -42,7 +42,7 @@ def write_lineage(path: Path, ledger: Path, latents: Path) -> None:
     Raises:
         DataError: a kept clip has no latent: the ledger is newer than the cache.
     """
-    clips = kept_clips(read_ledger(ledger))[list(CLIP_COLUMNS)]
+    clips = kept_clips(read_ledger(ledger, thumbnails=False))[list(CLIP_COLUMNS)]
     keys = {row["clip_id"]: row["key"] for shard in open_latents(latents) for row in shard.rows}
     clips["key"] = clips["clip_id"].map(keys)
     missing = clips.loc[clips["key"].isna(), "clip_id"]
@@ -54,7 +54,8 @@ def write_lineage(path: Path, ledger: Path, latents: Path) -> None:
 
 def write_file_sums(path: Path, folders: dict[str, Path], ledger: Path) -> None:
     """Write the sum of every file of the folders, by kind; videos have theirs in the ledger already."""
-    rows = read_ledger(ledger)[["video", "video_sha256"]].dropna().drop_duplicates("video")
+    rows = read_ledger(ledger, thumbnails=False)[["video", "video_sha256"]]
+    rows = rows.dropna().drop_duplicates("video")
     known = {("raw", video): sha256 for video, sha256 in rows.itertuples(index=False)}
     sums = [
         FileSum(kind, name, known.get((kind, name)) or sha256_of(file), file.stat().st_size)

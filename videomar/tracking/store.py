@@ -1,11 +1,13 @@
 """MLflow's store of runs: where it is, a client of it, and the experiment that all runs are in."""
 
+import fcntl
 import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videomar.environment import apply_settings
+from videomar.drafts import draft_of
+from videomar.environment import apply_settings, checkout
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -17,22 +19,39 @@ _LOCAL = Path(".local")
 
 
 def tracking_uri() -> str:
-    """Address of the MLflow store: MLFLOW_TRACKING_URI, else a SQLite file below the working folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(_LOCAL / 'mlflow.db').resolve()}"
+    """Address of the MLflow store: MLFLOW_TRACKING_URI, else a SQLite file below the checkout."""
+    file = (checkout() / _LOCAL / "mlflow.db").resolve()
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{file}"
 
 
 def open_client() -> "MlflowClient":
     """Client of the store, which is made at first use (seconds); MLflow's other calls then use it too."""
     import mlflow
 
-    for talker in ("alembic", "mlflow.store.db.utils"):  # else each table they make is a line on the terminal
-        logging.getLogger(talker).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(
+        logging.WARNING
+    )  # else each table it makes is a line on the terminal
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # what goes wrong is an exception, too
     uri = tracking_uri()
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if uri.startswith("sqlite:///") and not (database := Path(uri.removeprefix("sqlite:///"))).is_file():
+        _make_database(database)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     return mlflow.MlflowClient()
+
+
+def _make_database(path: Path) -> None:
+    """MLflow's tables, all or none: it never mends those of a process that ended while it made them."""
+    import mlflow
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.is_file():
+            with draft_of(path) as draft:
+                mlflow.MlflowClient(f"sqlite:///{draft}")
 
 
 def experiment_id(client: "MlflowClient") -> str:

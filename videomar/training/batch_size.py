@@ -16,12 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from videomar.checkpoint import ModelShape
 from videomar.config import TrainParams
 from videomar.config.training import AUTO
 from videomar.data.dataset import LatentDataset
 from videomar.drafts import write_json
 from videomar.errors import ParamsError
+from videomar.manifest import ModelShape
 from videomar.model.objective import Clips
 from videomar.runtime import step_generator
 from videomar.training.accumulation import clips_on

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.config import TrainParams
 from videomar.data.dataset import LatentDataset
 from videomar.drafts import write_json
+from videomar.manifest import ModelShape
 
 IDENTITY_FILE = "made_with.json"
 # Parameters of `train` that say where and how safely a run goes, not what it learns.
@@ -62,11 +62,16 @@ def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[s
 
 def claim(out: Path, made_with: Mapping[str, Any]) -> None:
     """Make `out` the folder of this run: set another run aside, and take this one up if it lies there."""
-    theirs = _owner(out)
+    theirs = owner(out)
     if theirs is not None and (different := differing_keys(made_with, theirs)):
-        place = aside(out, theirs)
-        _log.warning("%s holds another run (%s); it is set aside in %s", out, "; ".join(different[:5]), place)
-        _move(out, place)
+        place = set_aside(out, theirs)
+        _log.warning(
+            "%s holds another run (%s); it is set aside in %s, and taken up when its parameters come back; "
+            "`videomar gc` removes it once it is old",
+            out,
+            "; ".join(different[:5]),
+            place,
+        )
         theirs = None
     ours = aside(out, made_with)
     if theirs is None and ours.is_dir():
@@ -81,7 +86,14 @@ def aside(out: Path, made_with: Mapping[str, Any]) -> Path:
     return out.with_name(f"{out.name}.aside") / hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _owner(out: Path) -> Mapping[str, Any] | None:
+def set_aside(out: Path, made_with: Mapping[str, Any]) -> Path:
+    """Move a run's folder to where it is kept while it is not the present one; returns that."""
+    place = aside(out, made_with)
+    _move(out, place)
+    return place
+
+
+def owner(out: Path) -> Mapping[str, Any] | None:
     """What the run in `out` was made with: as it said at its start, or as its newest checkpoint says."""
     try:
         return json.loads((out / IDENTITY_FILE).read_text())

@@ -12,18 +12,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from videomar.checkpoint import ModelShape
-from videomar.cluster import compute_device, ray_cluster
+from videomar.cluster import compute_device, ray_cluster, refuse_missing_gpus
 from videomar.config import Params
 from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
 from videomar.data.latents import open_latents
 from videomar.data.place import Where, absolute
 from videomar.errors import CheckpointError, VideomarError
+from videomar.manifest import ModelShape
 from videomar.model.videomar import VideoMAR
 from videomar.tracking.runs import RUN_FILE, TrackedRun, open_run
 from videomar.tracking.store import tracking_uri
 from videomar.training.display import Display
+from videomar.training.messages import Retelling, messages_of, noted_in
 from videomar.training.state import run_summary
 
 if TYPE_CHECKING:
@@ -93,8 +94,9 @@ def train_on_ray(
     Raises:
         VideomarError: what the workers refused; or a worker failed more often than Ray may restart it.
     """
-    train = params.train
-    with ray_cluster(max(2, train.num_workers)), Display(out, train):
+    train, told = params.train, Retelling({messages_of(out): ""})
+    with ray_cluster(max(2, train.num_workers)), told, Display(out, train):
+        refuse_missing_gpus(train.device, train.num_workers)
         fit(run_config(latents, out, params, tags, sampler))
     return run_summary(out)
 
@@ -106,6 +108,7 @@ def run_config(
     return {
         "latents": absolute(latents),
         "out": str(out.resolve()),
+        "messages": messages_of(out),
         "params": params,
         "tags": tags,
         "sampler": sampler,
@@ -188,25 +191,26 @@ def work(config: dict[str, Any], worker: "Worker", report: Report | None = None)
         val = val_split(params, latents, facts) if params.train.validate_every else None
         return Splits(LatentDataset(latents, "train", max_tokens, facts), val)
 
-    data = worker.together(read)
-    shape = ModelShape(params.model, data.train.latent_channels, data.train.text_channels, max_tokens)
+    with noted_in(config["messages"], worker.rank):
+        data = worker.together(read)
+        shape = ModelShape(params.model, data.train.latent_channels, data.train.text_channels, max_tokens)
 
-    def begin() -> TrackedRun | None:
-        if worker.rank:
-            return None
-        claim(out, describe_run(shape, data.train, params.train))
-        return _open_run(config, data.train)
+        def begin() -> TrackedRun | None:
+            if worker.rank:
+                return None
+            claim(out, describe_run(shape, data.train, params.train))
+            return _open_run(config, data.train)
 
-    run = worker.together(begin)
-    recorder = Recorder(run, config["sampler"], report) if run else None
-    try:
-        train(shape, data, params.train, out, worker, recorder)
-    except BaseException:
+        run = worker.together(begin)
+        recorder = Recorder(run, config["sampler"], report) if run else None
+        try:
+            train(shape, data, params.train, out, worker, recorder)
+        except BaseException:
+            if run:
+                run.finish("FAILED")
+            raise
         if run:
-            run.finish("FAILED")
-        raise
-    if run:
-        run.finish()
+            run.finish()
 
 
 def _open_run(config: dict[str, Any], dataset: LatentDataset) -> TrackedRun:

@@ -13,10 +13,10 @@ from typing import NamedTuple, Protocol
 from torch import nn
 
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.config import TrainParams
 from videomar.data.dataset import LatentDataset
 from videomar.errors import CheckpointError, DataError
+from videomar.manifest import ModelShape
 from videomar.model.videomar import VideoMAR
 from videomar.training.accumulation import Part, backward, parts_of
 from videomar.training.batch_size import with_batch_sizes

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
-from videomar.checkpoint import ModelShape
 from videomar.config import TrainParams
+from videomar.manifest import ModelShape
 from videomar.model.head import DiffusionHead
 from videomar.model.transformer import Trunk
 from videomar.model.videomar import VideoMAR

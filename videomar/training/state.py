@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.config import TrainParams
 from videomar.errors import CheckpointError
+from videomar.manifest import ModelShape
 from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
 from videomar.tensor_file import each_tensor

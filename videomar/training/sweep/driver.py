@@ -12,13 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from videomar import checkpoint
-from videomar.checkpoint import ModelShape
 from videomar.config import Params, TrainParams
 from videomar.config.params import variants_of
 from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
 from videomar.data.place import Where
 from videomar.errors import CheckpointError, DataError
+from videomar.manifest import ModelShape
 from videomar.tracking.outbox import Outbox, read_json
 from videomar.tracking.runs import OUTBOX, RUN_FILE, TrackedRun, open_run, upload_pending
 from videomar.tracking.sending import PARENT_TAG
@@ -26,7 +26,15 @@ from videomar.training.identity import FREE, describe_run
 from videomar.training.launch import Sampler, run_config, train_on_ray, val_split
 from videomar.training.state import run_summary
 from videomar.training.sweep.comparison import FAILED, FINISHED, STOPPED, Outcome, show, write_comparison
-from videomar.training.sweep.runs import Run, is_finished, note_stopped, outcome_of, publish, was_stopped
+from videomar.training.sweep.runs import (
+    Run,
+    is_finished,
+    note_stopped,
+    outcome_of,
+    publish,
+    set_others_aside,
+    was_stopped,
+)
 from videomar.training.sweep.trial import train_side_by_side
 
 ONLY = "train"
@@ -74,6 +82,7 @@ def train_runs(
         CheckpointError: no run came to its end.
     """
     figure, folder = params.train.select_by, runs_folder(out)
+    set_others_aside(folder, variants_of(params))
     if not variants_of(params):
         figures = train_on_ray(latents, out, params, tags, sampler)
         write_comparison(folder, [Outcome(ONLY, FINISHED, out, {}, figures)], figure, 0)

@@ -1,21 +1,23 @@
 """One of several runs: a folder with checkpoints and identity of its own, which say how far it is."""
 
 import json
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from videomar import checkpoint
 from videomar.config import Params
 from videomar.drafts import write_json
-from videomar.training.identity import claim, differing_keys
+from videomar.training.identity import IDENTITY_FILE, claim, differing_keys, owner, set_aside
 from videomar.training.log import read_log
 from videomar.training.state import run_summary
 from videomar.training.sweep.comparison import FAILED, FINISHED, STOPPED, Outcome
 
 STOPPED_FILE = "stopped.json"
+_log = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
@@ -55,6 +57,15 @@ def was_stopped(run: Run) -> bool:
         return not differing_keys(run.made_with, json.loads((run.out / STOPPED_FILE).read_text()))
     except (FileNotFoundError, ValueError):
         return False
+
+
+def set_others_aside(folder: Path, names: Collection[str]) -> None:
+    """Set aside the runs in `folder` that are not asked for any more; one that is again is taken up there."""
+    for file in sorted(folder.glob(f"*/{IDENTITY_FILE}")):
+        theirs = owner(file.parent)
+        if file.parent.name not in names and theirs is not None:
+            place = set_aside(file.parent, theirs)
+            _log.warning("run %s is not asked for any more; it is set aside in %s", file.parent.name, place)
 
 
 def outcome_of(run: Run, error: str = "") -> Outcome:

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from videomar.cluster import compute_device, ray_cluster
+from videomar.cluster import compute_device, ray_cluster, refuse_missing_gpus
 from videomar.config import TrainParams
 from videomar.errors import VideomarError
 from videomar.training.display import is_due, line
 from videomar.training.launch import MAX_FAILURES, fit, work
 from videomar.training.log import read_log
+from videomar.training.messages import Retelling, messages_of
 from videomar.training.sweep.runs import Run
 from videomar.training.worker import Worker
 
@@ -28,6 +29,7 @@ _STORAGE = Path(".local/ray/runs")
 _STEP = "step_of_last_stage"
 _HALF = 2
 _POLL_S = 5.0
+_OWN_BYTES = 2.0**20
 _log = logging.getLogger(__name__)
 
 
@@ -43,11 +45,14 @@ def train_side_by_side(runs: Sequence[Run], params: TrainParams, config: Mapping
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     shutil.rmtree(_STORAGE, ignore_errors=True)  # nothing there is ever read again
     most, select_by = max(run.cpus for run in runs), params.select_by if params.asha else None
-    configs = {run.name: {**config, "out": str(run.out.resolve()), "params": run.params} for run in runs}
+    told = Retelling({messages_of(run.out): f"run {run.name}: " for run in runs})
+    configs = {run.name: {**config, **_own(run, config["tags"])} for run in runs}
     with ray_cluster(max(2, os.cpu_count() or 1, most)):
         import ray
         from ray import tune
 
+        for run in runs:
+            refuse_missing_gpus(run.params.train.device, run.params.train.num_workers)
         at_once = max(1, int(ray.cluster_resources()["CPU"]) // most)
         trial = tune.with_resources(
             tune.with_parameters(_trial, configs=configs, select_by=select_by),
@@ -65,15 +70,22 @@ def train_side_by_side(runs: Sequence[Run], params: TrainParams, config: Mapping
                 verbose=0,
             ),
         )
-        with _Progress(runs), contextlib.redirect_stdout(io.StringIO()):  # Tune prints tables of its own
+        silent = contextlib.redirect_stdout(io.StringIO())  # Tune prints tables of its own
+        with told, _Progress(runs), silent:
             results = tuner.fit()
         return {_name(results[n]): _error(results[n]) for n in range(len(results))}
+
+
+def _own(run: Run, tags: Mapping[str, str]) -> dict[str, Any]:
+    """What a run's processes are told otherwise than those of the others."""
+    place = {"out": str(run.out.resolve()), "messages": messages_of(run.out)}
+    return {**place, "params": run.params, "tags": {**tags, "mlflow.runName": run.name}}
 
 
 def _resources(runs: Sequence[Run], cpus: int) -> dict[str, float]:
     """What the process of each run needs; the workers of a run of several ask for it themselves."""
     if any(run.params.train.num_workers > 1 for run in runs):
-        return {"CPU": 0}
+        return {"CPU": 0.0, "memory": _OWN_BYTES}  # Tune does not take nothing at all
     on_gpu = any(compute_device(run.params.train.device) == "cuda" for run in runs)
     return {"CPU": float(cpus), "GPU": float(on_gpu)}
 

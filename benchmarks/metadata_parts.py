@@ -1,0 +1,236 @@
+"""The parts of the benchmark `metadata`: each prepares in a folder, for so many clips, what is then measured.
+
+Clips are those of `metadata_rows`, with latents of 80 bytes; nothing is decoded.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmarks.metadata_rows import CLIPS_PER_VIDEO, simulated_candidates
+from benchmarks.record import ROOT
+from videomar.config import Params, load_params
+from videomar.data.books import count_candidates
+from videomar.data.curate import curate_clips
+from videomar.data.dataset import Draw, LatentDataset
+from videomar.data.duplicates import find_clusters
+from videomar.data.ledger import read_ledger, write_candidates, write_ledger
+from videomar.data.policies import compare_ledgers, read_policy
+from videomar.data.splits import assign_split
+from videomar.encode import encode_clips
+from videomar.encode_on_ray import Encoded, Video
+
+SHAPE = [2, 5, 2, 2]
+DRAW = Draw(batch_size=16, simulated_share=0.5, seed=0)
+BATCHES = 20
+
+Part = Callable[[Path, int], Callable[[], object]]
+
+
+def write_settings(folder: Path) -> None:
+    """Parameters, other thresholds, no takedowns, a tokenizer."""
+    from videomar.runtime import step_generator
+    from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
+
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["text"]["encoder"] = "none"
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    values["curate"] |= {"min_motion": 1.0, "min_sharpness": 200.0}
+    (folder / "other.yaml").write_text(yaml.safe_dump(values))
+    (folder / "takedowns.csv").write_text("video_sha256,video,reason,removed_at\n")
+    small = dataclasses.replace(_params(folder).tokenizer, hidden_size=8, depth=1)
+    save_tokenizer(CausalTokenizer(small).initialise(step_generator(0, 0)), folder / "tokenizer")
+
+
+def candidates(folder: Path, clips: int) -> Callable[[], object]:
+    """Ingest's end: its books, and its rows into a file."""
+    rows = simulated_candidates(clips)
+    names = sorted({row.video for row in rows})
+    path = folder / "candidates.parquet"
+    return lambda: (count_candidates(names, rows), write_candidates(path, rows))
+
+
+def curate(folder: Path, _: int) -> Callable[[], object]:
+    """The whole stage: read, judge, find near-duplicates, split, write."""
+    paths = [folder / name for name in ("candidates.parquet", "takedowns.csv", "ledger.parquet")]
+    return lambda: curate_clips(*paths, _params(folder).curate)
+
+
+def duplicates(folder: Path, _: int) -> Callable[[], object]:
+    """Near-duplicates alone."""
+    ledger = read_ledger(folder / "ledger.parquet")
+    return lambda: find_clusters(ledger, _params(folder).curate)
+
+
+def splits(folder: Path, _: int) -> Callable[[], object]:
+    """Splits alone."""
+    ledger = read_ledger(folder / "ledger.parquet")
+    return lambda: assign_split(ledger, _params(folder).curate)
+
+
+def ledger_diff(folder: Path, _: int) -> Callable[[], object]:
+    """`videomar ledger diff other.yaml`: judged again with other thresholds, and compared."""
+
+    def compare() -> None:
+        other = read_policy(folder / "other.yaml", folder / "candidates.parquet", folder / "takedowns.csv")
+        ledger = read_ledger(folder / "ledger.parquet", thumbnails=False)
+        assert compare_ledgers(ledger, other).newly_rejected
+
+    return compare
+
+
+def ledger_show(folder: Path, _: int) -> Callable[[], object]:
+    """`videomar ledger show`."""
+    from videomar.evaluation.contents import read_contents
+
+    return lambda: read_contents(folder / "ledger.parquet")
+
+
+def encode(folder: Path, clips: int) -> Callable[[], object]:
+    """All latents: keys, journal, shards; the encoder takes no time."""
+    return lambda: _encode(folder, at_least=clips // 2)
+
+
+def encode_again(folder: Path, _: int) -> Callable[[], object]:
+    """Nothing changed."""
+    return lambda: _encode(folder, at_most=0)
+
+
+def encode_changed(folder: Path, _: int) -> Callable[[], object]:
+    """One clip changed."""
+    ledger = read_ledger(folder / "ledger.parquet")
+    ledger.loc[ledger.index[ledger["kept"]][0], "start_s"] += 0.5
+    write_ledger(folder / "ledger.parquet", ledger)
+    return lambda: _encode(folder, at_least=1, at_most=1)
+
+
+def open_dataset(folder: Path, _: int) -> Callable[[], object]:
+    """What every worker of a training run does first, and holds."""
+    return lambda: _dataset(folder)
+
+
+def first_batch(folder: Path, _: int) -> Callable[[], object]:
+    """Buckets, their order, and a batch with the sums of the row groups it touches."""
+    dataset = _dataset(folder)
+    return lambda: dataset.batch_at(0, DRAW)
+
+
+def batches(folder: Path, _: int) -> Callable[[], object]:
+    """BATCHES batches of steps after that: only which clips are theirs."""
+    dataset = _dataset(folder)
+    dataset.index_at(0, DRAW.batch_size, DRAW.simulated_share, DRAW.seed)
+    return lambda: [
+        dataset.index_at(step, DRAW.batch_size, DRAW.simulated_share, DRAW.seed)
+        for step in range(1, BATCHES + 1)
+    ]
+
+
+def manifest(folder: Path, _: int) -> Callable[[], object]:
+    """What a registered version keeps of its clips."""
+    from videomar.tracking.evidence import write_lineage
+
+    paths = (folder / name for name in ("lineage.parquet", "ledger.parquet", "latents"))
+    return lambda: write_lineage(*paths)
+
+
+def trace_forward(folder: Path, _: int) -> Callable[[], object]:
+    """`videomar trace VERSION --json`: down to every clip and raw file."""
+    from videomar.trace import Places, trace
+    from videomar.tracking.registry import MODEL, version_of
+    from videomar.tracking.store import experiment_id, open_client
+
+    client = open_client()
+    run = client.create_run(experiment_id(client))
+    client.log_artifact(run.info.run_id, str(folder / "lineage.parquet"), "evidence")
+    client.create_registered_model(MODEL)
+    client.create_model_version(MODEL, run.info.artifact_uri, run.info.run_id)
+    return lambda: json.dumps(trace(version_of("1"), Places()).to_dict())
+
+
+def trace_back(folder: Path, _: int) -> Callable[[], object]:
+    """`videomar trace VIDEO`, with one registered version; its store is there already."""
+    from videomar.trace import Places, find_sightings
+    from videomar.tracking.store import open_client
+
+    open_client()
+    digest = hashlib.sha256(b"0").hexdigest()
+
+    def find() -> None:
+        assert find_sightings(digest, Places())[0].clips
+
+    return find
+
+
+def gc_objects(folder: Path, clips: int) -> Callable[[], object]:
+    """`videomar gc` on DVC's cache of the videos: the tree names half of them, nothing the others."""
+    from dvc.repo import Repo
+
+    from videomar.garbage_in_stores import find_objects
+
+    Repo.init(no_scm=True).close()
+    cache = folder / ".dvc/cache/files/md5"
+    digests = [hashlib.md5(b"%d" % n).hexdigest() for n in range(clips // CLIPS_PER_VIDEO)]
+    listing = [{"md5": md5, "relpath": f"{n}.mp4"} for n, md5 in enumerate(digests[::2])]
+    contents = json.dumps(listing).encode()
+    md5 = hashlib.md5(contents).hexdigest()
+    for name, data in itertools.chain([(f"{md5}.dir", contents)], ((digest, b"") for digest in digests)):
+        (cache / name[:2]).mkdir(parents=True, exist_ok=True)
+        (cache / name[:2] / name[2:]).write_bytes(data)
+    out = {"md5": f"{md5}.dir", "path": "raw", "hash": "md5", "size": 0, "nfiles": len(listing)}
+    (folder / "raw.dvc").write_text(yaml.safe_dump({"outs": [out]}))
+
+    def find() -> None:
+        [garbage], notes = find_objects([])
+        assert f" {len(digests) // 2} objects" in garbage.what, (garbage, notes)
+
+    return find
+
+
+PARTS: dict[str, Part] = {
+    part.__name__: part
+    for part in (
+        candidates,
+        curate,
+        duplicates,
+        splits,
+        ledger_diff,
+        ledger_show,
+        encode,
+        encode_again,
+        encode_changed,
+        open_dataset,
+        first_batch,
+        batches,
+        manifest,
+        trace_forward,
+        trace_back,
+        gc_objects,
+    )
+}
+
+
+def _params(folder: Path) -> Params:
+    return load_params(folder / "params.yaml")
+
+
+def _dataset(folder: Path) -> LatentDataset:
+    return LatentDataset(folder / "latents", "train", _params(folder).text.max_tokens)
+
+
+def _encode(folder: Path, at_least: int = 0, at_most: float = math.inf) -> None:
+    data = np.arange(math.prod(SHAPE)).astype(np.float16).tobytes()
+
+    def instantly(videos: Sequence[Video], _: Path, __: Params) -> Iterator[list[Encoded]]:
+        return ([Encoded(key, SHAPE, data) for key in video.keys] for video in videos)
+
+    paths = [folder / name for name in ("raw", "ledger.parquet", "tokenizer", "latents")]
+    done: dict[str, Any] = encode_clips(*paths, _params(folder), instantly)
+    assert at_least <= done["encoded"] <= at_most, done

@@ -1,0 +1,84 @@
+"""Flows on the whole pipeline of `tests/test_pipeline.py`: models that are really trained."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+
+from tests.test_pipeline import checkout, run, set_params
+from videomar.evaluation.facts import read_facts, unlike
+
+pytestmark = pytest.mark.slow
+__all__ = ["checkout"]
+SWEEP = """
+import json, sys
+from flows.sweep import sweep
+state = sweep(**json.loads(sys.argv[1]), return_state=True)
+print(state.name, state.message)
+"""
+
+
+def bytes_of(*places: Path) -> dict[str, str]:
+    files = [path for place in places for path in (place, *place.rglob("*")) if path.is_file()]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def figures(path: Path) -> dict[str, float]:
+    costs = ("seconds", "time_share", "peak_memory_gb")
+    return {key: value for key, value in json.loads(path.read_text()).items() if not key.endswith(costs)}
+
+
+def test_version_of_another_tokenizer_is_judged_on_latents_of_its_own(checkout: Path) -> None:
+    """The figures of its release come out again, though the checkout has gone on to another tokenizer."""
+    released = run(checkout, sys.executable, "-m", "flows.release")
+    assert released.returncode == 0, released.stdout + released.stderr
+    first, facts = figures(checkout / "metrics/evaluate.json"), read_facts(checkout / "data/evaluation.json")
+    tokenizer = checkout / "checkpoints/tokenizer/tokenizer.safetensors"
+    before = bytes_of(tokenizer)
+    set_params(checkout, {"tokenizer": {"seed": 1}, "suite": {"simulated_clips": 2}})
+    again = run(checkout, sys.executable, "-m", "dvc", "repro", "--single-item", "train_tokenizer")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert bytes_of(tokenizer) != before
+    kept = [checkout / name for name in ("data", "checkpoints", "metrics", "plots", "dvc.lock")]
+    before = bytes_of(*kept)
+
+    done = run(checkout, sys.executable, "-m", "flows.evaluate_version", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = checkout / ".local/evaluations/1"
+    assert figures(out / "metrics/evaluate.json") == pytest.approx(first, abs=1e-6)
+    assert unlike(read_facts(out / "data/evaluation.json"), facts) == []
+    assert list((out / "data/latents").glob("*.parquet")), "encoded by its own tokenizer"
+    assert bytes_of(*kept) == before
+
+
+def test_sweep_is_an_experiment_of_the_best_run_under_one_mlflow_run(checkout: Path) -> None:
+    run(checkout, "git", "add", ".")
+    assert run(checkout, "git", "commit", "-qm", "first").returncode == 0
+    params = (checkout / "params.yaml").read_bytes()
+    model = bytes_of(checkout / "checkpoints/videomar")
+    runs = [{"name": "base"}, {"name": "wild", "train": {"learning_rate": 1000.0}}]
+    wish = {"runs": runs, "search": {}, "num_samples": 1, "select_by": "loss", "hours_per_stage": 1}
+    done = run(checkout, sys.executable, "-c", SWEEP, json.dumps(wish))
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = done.stdout.splitlines()[-1]
+    assert told.startswith("Completed best of 2 runs: base with loss"), done.stdout + done.stderr
+    (name,) = run(checkout, sys.executable, "-m", "dvc", "exp", "list", "--name-only").stdout.split()
+    assert f"dvc exp apply {name}" in told
+    assert (checkout / "params.yaml").read_bytes() == params
+    assert bytes_of(checkout / "checkpoints/videomar") == model
+    client = mlflow.MlflowClient(f"sqlite:///{checkout / '.local/mlflow.db'}")
+    experiment = client.get_experiment_by_name("videomar").experiment_id
+    (parent,) = client.search_runs([experiment], "tags.best_run = 'base'")
+    assert len(client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")) == 2
+
+    second = run(checkout, sys.executable, "-c", SWEEP, json.dumps(wish)).stdout.splitlines()[-1]
+    assert second == f"Skipped experiment {name} has these very runs"
+    applied = run(checkout, sys.executable, "-m", "dvc", "exp", "apply", name)
+    assert applied.returncode == 0, applied.stderr
+    assert yaml.safe_load((checkout / "params.yaml").read_text())["train"]["runs"] == runs
+    status = json.loads(run(checkout, sys.executable, "-m", "dvc", "status", "--json", "train").stdout)
+    assert "train" not in status

@@ -1,0 +1,123 @@
+"""The Ray head that `make up RAY=1` keeps: on loopback, for who may read its token, ended with the rest."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.services.checkout import REPOSITORY, free_port
+from videomar.environment import RAY_TOKEN, SERVICES
+from videomar.errors import VideomarError
+from videomar.services.catalogue import ray_address, services
+from videomar.services.keeper import Keeper
+from videomar.services.preparation import clear, prepare, ray_folder
+from videomar.services.processes import tree_of
+from videomar.services.settings import Settings, read_settings
+
+JOB = """
+from videomar.cluster import ray_cluster
+from videomar.errors import VideomarError
+try:
+    with ray_cluster(1):
+        import os, psutil, ray
+        print(ray.get(ray.remote(lambda: 6 * 7).remote()), ray.get_runtime_context().gcs_address)
+        family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        open_ports = [place for one in family for place in one.net_connections() if place.status == "LISTEN"]
+        print(*sorted({place.laddr.ip.removeprefix("::ffff:") for place in open_ports}))
+except VideomarError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    monkeypatch.chdir(tmp_path)
+    yield read_settings({"VIDEOMAR_RAY": "1", "VIDEOMAR_RAY_PORT": str(free_port())})
+    clear()
+
+
+def job(folder: Path, **more: str) -> list[str]:
+    """What a stage on Ray prints, in a checkout whose services are up."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", JOB],
+        cwd=folder,
+        env=kept | {"PYTHONPATH": str(REPOSITORY), **more},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_token_is_for_its_owner_only_and_new_with_each_start(settings: Settings) -> None:
+    prepare(settings)
+    first = RAY_TOKEN.read_text()
+    assert RAY_TOKEN.stat().st_mode & 0o777 == 0o600
+    assert ray_folder().stat().st_mode & 0o777 == 0o700
+    prepare(settings)
+    assert RAY_TOKEN.read_text() != first
+    assert len(first) == 64
+    assert first not in str(services(settings))
+    clear()
+    assert not RAY_TOKEN.exists()
+    assert not ray_folder().exists()
+
+
+def test_folder_that_others_may_enter_is_refused(settings: Settings) -> None:
+    ray_folder().mkdir(mode=0o755)
+    with pytest.raises(VideomarError, match="got somebody else's, expected a folder for us only; remove it"):
+        prepare(settings)
+
+
+def test_token_of_the_user_is_not_written_anywhere(settings: Settings) -> None:
+    given = read_settings({"VIDEOMAR_RAY": "1", "RAY_AUTH_TOKEN": "0" * 32})
+    prepare(given)
+    assert not RAY_TOKEN.exists()
+    (ray,) = [service for service in services(given) if service.name == "ray"]
+    assert ray.environment["RAY_AUTH_MODE"] == "token"
+    assert "RAY_AUTH_TOKEN_PATH" not in ray.environment
+
+
+@pytest.mark.slow
+def test_head_on_loopback_does_the_work_of_stages_and_ends_with_all_below_it(
+    settings: Settings, tmp_path: Path
+) -> None:
+    prepare(settings)
+    (ray,) = [service for service in services(settings) if service.name == "ray"]
+    keeper = Keeper(ray, tmp_path)
+    end = time.monotonic() + 120
+    while not keeper.ready:
+        assert time.monotonic() < end
+        keeper.tend()
+        time.sleep(0.1)
+    SERVICES.write_text(f'{{"ray_address": "{ray_address(settings)}"}}')
+    try:
+        assert job(tmp_path)[0] == f"42 {ray_address(settings)}"
+        listening = {
+            place.laddr.ip.removeprefix("::ffff:")
+            for identity in tree_of(keeper.processes[0].pid)
+            for place in psutil.Process(identity.pid).net_connections()
+            if place.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}
+        assert job(tmp_path, RAY_AUTH_TOKEN="0" * 32)[0].startswith(
+            f"RAY_ADDRESS: got {ray_address(settings)}"
+        )
+    finally:
+        kept = keeper.processes
+        keeper.end()
+    assert [identity for identity in kept if identity.process() is not None] == []
+    assert RAY_TOKEN.read_text() not in (tmp_path / "ray.log").read_text()
+
+
+@pytest.mark.slow
+def test_cluster_that_a_stage_starts_for_itself_is_on_loopback(tmp_path: Path) -> None:
+    place, listening = job(tmp_path)
+    assert place.startswith("42 127.0.0.1:")
+    assert listening == "127.0.0.1"

@@ -1,0 +1,51 @@
+"""What workers warn of reaches the terminal of whoever started the run."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.deadlines import within
+from tests.training.test_sweep import write_latents, write_params
+from videomar.training.identity import claim
+from videomar.training.messages import Retelling, noted_in
+from videomar.training.sweep.driver import train_runs
+
+
+def test_warnings_of_the_first_worker_are_retold_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "place/said.txt"
+    path.parent.mkdir()
+    path.write_text("of another command\n")
+    logger = logging.getLogger("videomar.training.any")
+    with Retelling({path: "run a: "}):
+        for rank in (0, 1):
+            with noted_in(path, rank):
+                logger.warning("stage %d ended", rank)
+                logger.info("nothing to be told")
+        logger.warning("outside")
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run a: ")]
+    assert said == ["run a: stage 0 ended"]
+    assert not path.exists()
+
+
+@pytest.mark.slow
+def test_user_is_told_of_stages_batch_size_and_a_run_that_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On Ray, where all of it happens in other processes."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    stage = {"num_latent_frames": 0, "steps": 4, "batch_size": "auto"}
+    params = write_params(tmp_path / "params.yaml", curriculum=[stage])
+    latents = write_latents(tmp_path / "latents", params)
+    claim(tmp_path / "out", {"train": {"seed": 1}})
+    with within(480):
+        train_runs(latents, tmp_path / "out", params, {})
+    said = capsys.readouterr().err
+    assert "out holds another run (" in said
+    assert "`videomar gc` removes it once it is old" in said
+    assert "stage 0: batch size 8 (by clips at once: 1: " in said
+    assert "stage 0 ended after step 4: steps" in said

@@ -1,0 +1,68 @@
+"""What `checkpoint.json` says: its keys, and the shape of the network that the weights fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from videomar.config import ModelParams
+from videomar.errors import CheckpointError
+from videomar.model.videomar import VideoMAR
+
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "step": int, "shape": dict, "files": dict, "made_with": object, "progress": object,
+}  # fmt: skip
+_FACTS: Mapping[str, type] = {"bytes": int, "sha256": str}
+_ADVICE = "it is damaged or of another version; use another, or run `dvc repro train`"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """All that is needed to build the network before its weights are loaded."""
+
+    params: ModelParams
+    latent_channels: int
+    text_channels: int
+    max_text_tokens: int
+
+    def build(self) -> VideoMAR:
+        """A network of this shape whose weights are not drawn yet."""
+        return VideoMAR(self.params, self.latent_channels, self.text_channels, self.max_text_tokens)
+
+
+def check_manifest(manifest: object, path: Path) -> None:
+    """Refuse what no `save` has written, before any of it is used.
+
+    Raises:
+        CheckpointError: a key is missing, or its value is of another kind.
+    """
+    _check_keys(manifest, _KINDS, str(path))
+    for name, facts in manifest["files"].items():  # type: ignore[index]
+        _check_keys(facts, _FACTS, f"{path}: files: {name}")
+
+
+def read_shape(manifest: Mapping[str, Any], path: Path) -> ModelShape:
+    """The shape that a checked manifest tells.
+
+    Raises:
+        CheckpointError: it lacks a key, has one that this version does not know, or an impossible value.
+    """
+    raw = manifest["shape"]
+    try:
+        # JSON has no tuples.
+        values: dict[str, Any] = {
+            k: tuple(value) if isinstance(value, list) else value for k, value in raw["params"].items()
+        }
+        return ModelShape(**{**raw, "params": ModelParams(**values)})
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{path}: shape: got {error}, expected a network's shape; {_ADVICE}") from None
+
+
+def _check_keys(found: object, kinds: Mapping[str, type | tuple[type, ...]], where: str) -> None:
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{where}: got no object, expected keys {', '.join(kinds)}; {_ADVICE}")
+    wrong = [key for key, kind in kinds.items() if key not in found or not isinstance(found[key], kind)]
+    if wrong:
+        raise CheckpointError(
+            f"{where}: got no proper {', '.join(wrong)}, expected {', '.join(kinds)}; {_ADVICE}"
+        )
