@@ -57,7 +57,7 @@ from videomar.training.worker import Worker
 
 CLIPS, VAL_CLIPS = 512, 64
 POINTS = 40  # validations of a learning run
-BATCHES, RATES = (4, 16, 64), (1e-3, 4e-3)
+BATCHES, RATES = (1, 2, 4, 16), (1e-3, 4e-3)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
