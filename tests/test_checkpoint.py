@@ -105,6 +105,14 @@ def test_manifest_that_lacks_something_is_refused_in_one_line(shape, tmp_path, d
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_model_of_before_progress_was_kept_still_loads(shape, tmp_path):
+    path = write(tmp_path, 1, shape) / "checkpoint.json"
+    manifest = json.loads(path.read_text())
+    del manifest["progress"]
+    path.write_text(json.dumps(manifest))
+    assert checkpoint.load(path.parent).step == 1
+
+
 @pytest.mark.parametrize("content", ["[]", "7", "null", '"words"'])
 def test_manifest_that_is_no_object_is_refused(shape, tmp_path, content):
     path = write(tmp_path, 1, shape) / "checkpoint.json"

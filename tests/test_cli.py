@@ -102,6 +102,8 @@ def test_use_preset_sets_its_values_and_small_brings_the_shipped_file_back(
         (["fly"], 2, "No such command"),
         (["use-preset", "huge"], 1, "preset: got huge, expected medium or paper or small"),
         ([*GENERATE, "--size", "big"], 2, "got big, expected WIDTHx"),
+        ([*GENERATE, "--frames", "0"], 2, "greater than or equal to 2"),
+        ([*GENERATE, "--motion", "-3"], 2, "greater than or equal to 0"),
         ([*GENERATE, "--model", "nowhere"], 1, "a.png: no such file"),
     ],
 )

@@ -69,10 +69,13 @@ def generate(
     model: Annotated[
         str, typer.Option(help="`champion`, `challenger`, a version's number, or a folder of checkpoints.")
     ] = "champion",
-    frames: Annotated[int | None, typer.Option(help="Frames of the result; as trained if left out.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=2, help="Frames of the result; as trained if left out.")
+    ] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; as trained if left out.")] = None,
     motion: Annotated[
-        float | None, typer.Option(help="Motion score to ask for, if the model was trained to be told.")
+        float | None,
+        typer.Option(min=0.0, help="Motion score to ask for, if the model was trained to be told."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal clips.")] = 0,
 ) -> None:

@@ -30,7 +30,10 @@ def read_given(path: Path, params: IngestParams) -> NDArray[np.uint8]:
     try:
         frames, times = _read_end(path, params.num_frames / params.fps)
     except UnreadableError as error:
-        raise DataError(f"{path}: got {error}, expected a picture or a video") from None
+        raise DataError(
+            f"{path}: got a file that is no readable video ({error.reason}), expected a picture or a video; "
+            "check that it opens in a player"
+        ) from None
     count = min(params.num_frames, 1 + int((times[-1] - times[0]) * params.fps))
     start_s = float(times[-1]) - (count - 1) / params.fps
     return frames[clip_frames(times, start_s, replace(params, num_frames=count))]
