@@ -135,6 +135,15 @@ def test_gate_figures_of_two_units_have_two_scales() -> None:
     assert (decibels.unit, plain.unit) == ("dB", "")
 
 
+def test_gate_figures_against_the_champion_have_a_scale_of_their_own_and_show_their_margin() -> None:
+    figure = {"name": "over the model untrained", "value": 14.0, "low": 13.0, "high": 15.0, "n": 9}
+    close = {"name": "real over the champion", "value": 0.1, "low": -0.1, "high": 0.3, "n": 9, "limit": -0.5}
+    far, near = gate_intervals({"figures": [figure, close]})
+    assert near.width > far.width
+    assert near.limit < near.left < near.zero < near.dot
+    assert far.limit == far.zero
+
+
 def test_headlines_are_of_simulated_clips_with_the_real_ones_beside() -> None:
     figures = {"sim_clips": 4, "real_clips": 3, "sim_psnr_gain_db": 7.656, "real_psnr_gain_db": -3.694}
     (tile,) = headline_rows(figures)

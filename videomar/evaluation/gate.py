@@ -6,7 +6,7 @@ seed, which removes the spread between easy and hard clips from the comparison; 
 of one seed is not better in the draws that miss it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -136,9 +136,7 @@ def _check_champion(
     for metric, margin in params.margins.items():
         values = paired(candidate, champion, (group, "continuation"), metric)
         name = f"{group} {metric} over the champion"
-        check = _check_not_worse(name, values, margin, params, unit="")
-        # The report draws figures on one scale, decibels.
-        checks.append(_Check(check.holds, check.sentence))
+        checks.append(_check_not_worse(name, values, margin, params, unit=""))
     return checks
 
 
@@ -165,16 +163,16 @@ def _check_above(name: str, values: NDArray[np.float64], params: GateParams) -> 
 
 
 def _check_not_worse(
-    name: str, values: NDArray[np.float64], margin: float, params: GateParams, unit: str = " dB"
+    name: str, values: NDArray[np.float64], margin: float, params: GateParams, unit: str = "dB"
 ) -> _Check:
     """Non-inferiority on a secondary figure; where too few clips are common it has no say."""
-    figure = interval(name, values, params)
+    figure = replace(interval(name, values, params), unit=unit, limit=-margin)
     if figure.n < params.min_clips:
         return _Check(True, f"Not compared: {name} ({figure.n} common clips).")
-    told = figure.told(unit) + _seeds(values)
-    if figure.low > -margin:
-        return _Check(True, f"Not worse: {told}; margin {margin:.2f}{unit}.", figure)
-    return _Check(False, f"May be worse: {told}; the lower end must be above {-margin:.2f}{unit}.", figure)
+    told, limit = f"{figure}{_seeds(values)}", f"{margin:.2f} {unit}".strip()
+    if figure.low > figure.limit:
+        return _Check(True, f"Not worse: {told}; margin {limit}.", figure)
+    return _Check(False, f"May be worse: {told}; the lower end must be above -{limit}.", figure)
 
 
 def _seeds(values: NDArray[np.float64]) -> str:

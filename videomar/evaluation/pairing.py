@@ -22,7 +22,7 @@ NEARER_ONE_IS_BETTER = ("motion_retained", "sharpness_kept")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A mean over clips with its bootstrap interval, decibels."""
+    """A mean over clips with its bootstrap interval."""
 
     name: str
     value: float
@@ -30,13 +30,15 @@ class Figure:
     high: float
     n: int
     """Clips in the mean."""
+    unit: str = "dB"
+    """Empty for metrics without one."""
+    limit: float = 0.0
+    """What the interval's lower end must be above."""
 
     def __str__(self) -> str:
-        return self.told(" dB")
-
-    def told(self, unit: str) -> str:
         """The figure in words; of metrics without a unit with a digit more."""
-        value, low, high = (f"{x:+.{2 if unit else 3}f}" for x in (self.value, self.low, self.high))
+        value, low, high = (f"{x:+.{2 if self.unit else 3}f}" for x in (self.value, self.low, self.high))
+        unit = f" {self.unit}" if self.unit else ""
         return f"{self.name} {value}{unit} (interval {low} to {high}, {self.n} clips)"
 
 

@@ -44,7 +44,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """One of the gate's figures, with its places on the common scale in percent from the left."""
+    """One of the gate's figures, with its places on its scale in percent from the left."""
 
     name: str
     text: str
@@ -57,6 +57,8 @@ class Interval:
     width: float
     dot: float
     zero: float
+    limit: float
+    """What the interval must lie right of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +109,22 @@ def headline_rows(figures: Mapping[str, float]) -> list[Tile]:
 
 
 def gate_intervals(decision: Mapping[str, Any] | None) -> list[Interval]:
-    """The gate's figures; those of one unit on one common scale that holds zero."""
-    figures = [{"unit": "dB", **figure} for figure in (decision or {}).get("figures", ())]
-    ends: dict[str, list[float]] = {figure["unit"]: [0.0] for figure in figures}
-    for figure in figures:
-        ends[figure["unit"]] += [figure["low"], figure["high"]]
+    """The gate's figures.
 
-    def place(value: float, unit: str) -> float:
-        low, high = min(ends[unit]), max(ends[unit])
+    Decibels over baselines are on one scale that holds zero, those over the champion, which are much smaller,
+    on another; metrics without a unit have nothing in common, and a scale each.
+    """
+    figures = [{"unit": "dB", "limit": 0.0, **figure} for figure in (decision or {}).get("figures", ())]
+    scales = [
+        (figure["unit"], figure["name"].endswith("the champion")) if figure["unit"] else figure["name"]
+        for figure in figures
+    ]
+    ends: dict[Any, list[float]] = {scale: [0.0] for scale in scales}
+    for scale, figure in zip(scales, figures, strict=True):
+        ends[scale] += [figure["low"], figure["high"], figure["limit"]]
+
+    def place(value: float, scale: Any) -> float:
+        low, high = min(ends[scale]), max(ends[scale])
         return 3 + 94 * (value - low) / ((high - low) or 1.0)
 
     return [
@@ -123,12 +133,13 @@ def gate_intervals(decision: Mapping[str, Any] | None) -> list[Interval]:
             *_value_and_range(figure, signed=True),
             figure["n"],
             figure["unit"],
-            left=place(figure["low"], figure["unit"]),
-            width=place(figure["high"], figure["unit"]) - place(figure["low"], figure["unit"]),
-            dot=place(figure["value"], figure["unit"]),
-            zero=place(0.0, figure["unit"]),
+            left=place(figure["low"], scale),
+            width=place(figure["high"], scale) - place(figure["low"], scale),
+            dot=place(figure["value"], scale),
+            zero=place(0.0, scale),
+            limit=place(figure["limit"], scale),
         )
-        for figure in figures
+        for figure, scale in zip(figures, scales, strict=True)
     ]
 
 
