@@ -23,7 +23,7 @@ def test_card_states_every_fact() -> None:
         "| simulated | train | 20 |",
         "- Film A: CC BY 3.0\n- Film B: CC0",
         "| seconds | 657 |",
-        "| gain \\| over repeat | +7.66 | +7.10 to +8.20 | 64 |",
+        "| gain \\| over repeat | +7.66 dB | +7.10 to +8.20 | 64 |",
         "Gate: Better: by far.",
         "| sim_psnr_db | 26.3834 |",
         "## Limits",

@@ -66,12 +66,12 @@ def _data(facts: CardFacts) -> list[str]:
 
 
 def _metrics(facts: CardFacts) -> list[str]:
-    rows = [
-        f"| {_cell(figure['name'])} | {figure['value']:+.2f} | {figure['low']:+.2f} to {figure['high']:+.2f} "
-        f"| {figure['n']} |"
-        for figure in facts.figures
-    ]
-    head = ["| comparison, dB | mean | interval | clips |", "|---|---:|---|---:|"]
+    rows = []
+    for figure in facts.figures:
+        unit = figure.get("unit", "dB")
+        value, low, high = (f"{figure[key]:+.{2 if unit else 3}f}" for key in ("value", "low", "high"))
+        rows.append(f"| {_cell(figure['name'])} | {value} {unit} | {low} to {high} | {figure['n']} |")
+    head = ["| comparison | mean | interval | clips |", "|---|---:|---|---:|"]
     judged = ["\n".join([*head, *rows])] if rows else ["No comparison with an interval yet."]
     words = ["Gate: " + " ".join(facts.reasons)] if facts.reasons else []
     plain = {name: f"{value:g}" for name, value in facts.metrics.items()}
