@@ -8,11 +8,12 @@ from typing import Any
 
 from videomar.environment import SERVICES, read_services
 from videomar.errors import VideomarError
-from videomar.services.catalogue import services
+from videomar.services.catalogue import STORE, services
 from videomar.services.preparation import clear
 from videomar.services.processes import Identity, end_all
 from videomar.services.settings import read_settings, require_free_ports
 from videomar.services.supervisor import LOGS, supervise
+from videomar.tracking.store import make_database
 
 _START_S = 300.0
 _END_S = 90.0
@@ -27,6 +28,8 @@ def up() -> None:
         _end_leftovers()
         require_free_ports(settings)
         LOGS.mkdir(parents=True, exist_ok=True)
+        if settings.store is None:
+            make_database(STORE)  # a server that is killed while it makes the tables would leave them broken
         print(f"starting {', '.join(service.name for service in services(settings))}; logs in {LOGS}")
         with (LOGS / "supervisor.log").open("ab") as log:
             child = subprocess.Popen(

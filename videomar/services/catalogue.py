@@ -11,10 +11,10 @@ from videomar.services.settings import Settings
 
 FLOWS_READY = Path(".local/flows.ready")
 """Written by the flows' service once Prefect knows its deployments."""
-_STORE = Path(".local/mlflow.db")
+STORE = Path(".local/mlflow.db")
 _ARTIFACTS = Path(".local/mlartifacts")
 # Shared memory for objects in flight between processes; by itself Ray takes 30 % of the machine's.
-_OBJECT_STORE_BYTES = 512 * 2**20
+_OBJECTSTORE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +69,7 @@ def _mlflow(settings: Settings) -> Service:
         command += ["--app-name", "basic-auth"]
     environment = {
         # By the environment: a command line, with a database's password in it, is for all to read.
-        "MLFLOW_BACKEND_STORE_URI": settings.store or f"sqlite:///{_STORE.resolve()}",
+        "MLFLOW_BACKEND_STORE_URI": settings.store or f"sqlite:///{STORE.resolve()}",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # half the memory and half the time to start
     }
     if settings.authenticated:
@@ -123,7 +123,7 @@ def _ray(settings: Settings) -> Service:
     address = ray_address(settings)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += ["--node-ip-address", settings.ray_host, "--port", str(settings.ray_port)]
-    command += ["--temp-dir", str(ray_folder()), "--object-store-memory", str(_OBJECT_STORE_BYTES)]
+    command += ["--temp-dir", str(ray_folder()), "--object-store-memory", str(_OBJECTSTORE_BYTES)]
     # Its monitor is for machines that are hired and given back, and shows its figures to everybody.
     command += ["--include-dashboard", "false", "--include-log-monitor", "false", "--no-monitor"]
     # Whoever may use Ray may run programs as its user, so it asks for a token on loopback too.

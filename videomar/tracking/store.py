@@ -28,22 +28,21 @@ def open_client() -> "MlflowClient":
     """Client of the store, which is made at first use (seconds); MLflow's other calls then use it too."""
     import mlflow
 
-    logging.getLogger("alembic").setLevel(
-        logging.WARNING
-    )  # else each table it makes is a line on the terminal
-    logging.getLogger("mlflow.store.db.utils").setLevel(
-        logging.CRITICAL
-    )  # what goes wrong is an exception, too
+    # Else each table that it makes is a line on the terminal; what goes wrong is an exception, too.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     uri = tracking_uri()
-    if uri.startswith("sqlite:///") and not (database := Path(uri.removeprefix("sqlite:///"))).is_file():
-        _make_database(database)
+    if uri.startswith("sqlite:///"):
+        make_database(Path(uri.removeprefix("sqlite:///")))
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     return mlflow.MlflowClient()
 
 
-def _make_database(path: Path) -> None:
-    """MLflow's tables, all or none: it never mends those of a process that ended while it made them."""
+def make_database(path: Path) -> None:
+    """MLflow's tables where there are none yet, all or none; it never mends half-made ones."""
+    if path.is_file():
+        return
     import mlflow
 
     path.parent.mkdir(parents=True, exist_ok=True)
