@@ -14,7 +14,7 @@ FLOWS_READY = Path(".local/flows.ready")
 STORE = Path(".local/mlflow.db")
 _ARTIFACTS = Path(".local/mlartifacts")
 # Shared memory for objects in flight between processes; by itself Ray takes 30 % of the machine's.
-_OBJECTSTORE_BYTES = 512 * 2**20
+_OBJECT_STORE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +123,7 @@ def _ray(settings: Settings) -> Service:
     address = ray_address(settings)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += ["--node-ip-address", settings.ray_host, "--port", str(settings.ray_port)]
-    command += ["--temp-dir", str(ray_folder()), "--object-store-memory", str(_OBJECTSTORE_BYTES)]
+    command += ["--temp-dir", str(ray_folder()), "--object-store-memory", str(_OBJECT_STORE_BYTES)]
     # Its monitor is for machines that are hired and given back, and shows its figures to everybody.
     command += ["--include-dashboard", "false", "--include-log-monitor", "false", "--no-monitor"]
     # Whoever may use Ray may run programs as its user, so it asks for a token on loopback too.
