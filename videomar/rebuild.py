@@ -32,7 +32,8 @@ _METRICS = Path("metrics")
 _KINDS = ("latents", "tokenizer", "checkpoint")
 # What a run cost, and what it found done already: these may differ between equal results.
 _COSTS = re.compile(
-    r"seconds$|_s$|_gb$|per_second$|\.(encoded|reused|captions_encoded|shards_written|shards_damaged)$"
+    r"seconds$|_s$|time_share$|_gb$|per_second$"
+    r"|\.(encoded|reused|captions_encoded|shards_written|shards_damaged)$"
 )
 
 
