@@ -37,8 +37,10 @@ _PLACES = (
 )
 
 
-def back_up(file: Path) -> int:
-    """Write the registry and all runs to a tar file, which appears whole or not at all; its size in bytes.
+def back_up(file: Path) -> list[str]:
+    """Write the registry and all runs to a tar file, whole or not at all; lines that tell of it.
+
+    Artifacts in a bucket stay there, and a line says so.
 
     Raises:
         VideomarError: there is nothing to back up, or the store is elsewhere.
@@ -54,6 +56,7 @@ def back_up(file: Path) -> int:
         copy = Path(folder) / STORE
         with closing(sqlite3.connect(store)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
+            places = [place for (place,) in target.execute("SELECT DISTINCT artifact_uri FROM runs")]
         _add(tar, copy, STORE, sums)
         for path in sorted(artifacts.rglob("*")):
             if path.is_file():
@@ -63,7 +66,13 @@ def back_up(file: Path) -> int:
         member = tarfile.TarInfo(SUMS)
         member.size = len(listing)
         tar.addfile(member, io.BytesIO(listing))
-    return file.stat().st_size
+    lines = [f"{file}: {file.stat().st_size / 1e6:.1f} MB"]
+    if elsewhere := sorted(place for place in places if not place.startswith(artifacts.as_uri())):
+        lines.append(
+            f"note: not in it: artifacts of {len(elsewhere)} runs that lie elsewhere, as {elsewhere[0]}; "
+            "back up that place by its own means"
+        )
+    return lines
 
 
 def restore(file: Path, force: bool) -> list[str]:

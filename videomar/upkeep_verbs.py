@@ -70,7 +70,8 @@ def backup(file: Annotated[Path, typer.Argument(help="The tar file to write.")])
     """Write registry, runs and artifacts to one file; MLflow may be in use meanwhile."""
     from videomar.backup import back_up
 
-    typer.echo(f"{file}: {back_up(file) / 1e6:.1f} MB")
+    for line in back_up(file):
+        typer.echo(line)
 
 
 @app.command()

@@ -55,6 +55,17 @@ def test_round_trip_in_another_checkout_keeps_aliases_history_runs_and_artifacts
         os.rename(root / ".local/hidden", root / ".local/mlartifacts")
 
 
+def test_backup_says_that_artifacts_in_a_bucket_are_not_in_it(root: Path, tmp_path: Path) -> None:
+    assert len(back_up(tmp_path / "all.tar")) == 1
+    client = open_client()
+    experiment = client.create_experiment("elsewhere", artifact_location="s3://bucket/mlflow")
+    run_id = client.create_run(experiment).info.run_id
+    (_, note) = back_up(tmp_path / "again.tar")
+    assert note.startswith(
+        f"note: not in it: artifacts of 1 runs that lie elsewhere, as s3://bucket/mlflow/{run_id}"
+    )
+
+
 def test_registry_that_is_there_is_replaced_only_by_force_and_kept(root: Path, tmp_path: Path) -> None:
     back_up(tmp_path / "all.tar")
     before = sha256_of(root / ".local/mlflow.db")
