@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tests.services.checkout import REPOSITORY, Checkout
+from tests.services.checkout import REPOSITORY, Checkout, wait_for
 from videomar.data.mp4 import write_mp4
 
 STAGES = ("train", "sample", "evaluate")
@@ -132,7 +132,11 @@ class Retraining(Checkout):
     def stages(self) -> dict[str, Any]:
         """Entries of dvc.lock."""
         lock = self.folder / "dvc.lock"
-        return yaml.safe_load(lock.read_text())["stages"] if lock.is_file() else {}
+        if not lock.is_file():
+            return {}
+        # DVC empties the file before it writes it anew.
+        written = wait_for(lambda: yaml.safe_load(lock.read_text()), "dvc.lock as a whole")
+        return dict(written["stages"])
 
     def patiently(self, question: Callable[[], Any]) -> Any:
         """The answer of a server that may have been killed and come back."""
