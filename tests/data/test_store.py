@@ -13,10 +13,10 @@ import boto3
 import numpy as np
 import pytest
 import requests
-from moto.server import ThreadedMotoServer
 
 from tests.caches import write_cache
 from tests.conftest import small_params
+from tests.object_store import object_store, use_store
 from tests.test_encode import Project
 from videomar import cli
 from videomar.config import load_params
@@ -38,24 +38,15 @@ _buckets = itertools.count()
 
 @pytest.fixture(scope="module")
 def server():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with object_store() as address:
+        yield address
 
 
 @pytest.fixture
 def here(monkeypatch, tmp_path, server):
     """A working folder, and the server as the machine's object store."""
     monkeypatch.chdir(tmp_path)
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    use_store(monkeypatch, server)
     return tmp_path
 
 

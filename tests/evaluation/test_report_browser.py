@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from test_report import opponent, release, sources
-from websockets.sync.client import ClientConnection
 
+from tests import browser as browser_tab
 from tests.browser import CHROMIUM, chromium
 from tests.pipeline_outputs import write_outputs
 from videomar.evaluation.report import write_report
@@ -39,27 +39,8 @@ CONTRASTS = r"""(() => {
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
 
 
-class Tab:
-    """One page under the browser's debugging protocol; remembers requests and complaints."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self._socket = socket
-        self._number = 0
-        self.requests: list[str] = []
-        self.complaints: list[Any] = []
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **params: Any) -> Any:
-        """Send a command and take in events until its answer comes."""
-        self._number += 1
-        self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
-        while (message := json.loads(self._socket.recv(timeout=20))).get("id") != self._number:
-            self._take(message)
-        return message["result"]
-
-    def value(self, code: str) -> Any:
-        return self.call("Runtime.evaluate", expression=code, returnByValue=True)["result"].get("value")
+class Tab(browser_tab.Tab):
+    """The report's page; stricter in what counts as a complaint: any word, any dialogue."""
 
     def press(self, key: str) -> None:
         """A key as the keyboard sends it, to whatever has the focus."""
@@ -69,7 +50,7 @@ class Tab:
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **event)
         self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
-    def open(self, page: Path, width: int = 1200, *, touch: bool = False, **media: str) -> None:
+    def load(self, page: Path, width: int = 1200, *, touch: bool = False, **media: str) -> None:
         """Load a page at a width, in a medium such as `prefers_color_scheme="dark"`."""
         features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
         self.call("Emulation.setEmulatedMedia", features=features)
@@ -86,12 +67,12 @@ class Tab:
                 break
             time.sleep(0.05)
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _note(self, message: dict[str, Any]) -> None:
         params = message.get("params", {})
         if message["method"] == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         if message["method"] in COMPLAINTS:
-            self.complaints.append(params)
+            self.complaints.append(json.dumps(params))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +95,7 @@ def tab(browser: Tab, page: Path) -> Tab:
     """The page, freshly loaded; nothing was asked of a network and nobody complained before."""
     browser.requests.clear()
     browser.complaints.clear()
-    browser.open(page)
+    browser.load(page)
     return browser
 
 
@@ -224,7 +205,7 @@ def test_page_asks_for_nothing_and_complains_of_nothing(tab: Tab) -> None:
 
 @pytest.mark.parametrize("width", [360, 768, 1200])
 def test_page_never_scrolls_sideways(browser: Tab, page: Path, width: int) -> None:
-    browser.open(page, width, touch=width < 500)
+    browser.load(page, width, touch=width < 500)
     browser.value("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     for choice in range(4):
         browser.value(f"document.querySelectorAll('.tabs input[value=\"{choice}\"]').forEach(i => i.click())")
@@ -235,7 +216,7 @@ def test_page_reads_well_in_light_and_dark(browser: Tab, page: Path) -> None:
     """Contrast of each kind of text with what is behind it, by WCAG 2: 4.5 or more."""
     grounds = []
     for scheme in ("light", "dark"):
-        browser.open(page, prefers_color_scheme=scheme)
+        browser.load(page, prefers_color_scheme=scheme)
         grounds.append(browser.value("getComputedStyle(document.body).backgroundColor"))
         contrasts = browser.value(CONTRASTS)
         assert len(contrasts) > 50
@@ -244,7 +225,7 @@ def test_page_reads_well_in_light_and_dark(browser: Tab, page: Path) -> None:
 
 
 def test_page_stands_still_for_those_who_ask_for_less_motion(browser: Tab, page: Path) -> None:
-    browser.open(page, prefers_reduced_motion="reduce")
+    browser.load(page, prefers_reduced_motion="reduce")
     browser.value("document.querySelector('.reel').scrollIntoView()")
     assert _still(browser)
     browser.value("document.querySelector('.reel .play').click()")
@@ -254,7 +235,7 @@ def test_page_stands_still_for_those_who_ask_for_less_motion(browser: Tab, page:
 def test_page_without_its_script_hides_nothing(browser: Tab, page: Path) -> None:
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
-        browser.open(page)
+        browser.load(page)
         shown = "[...document.querySelectorAll('.pane')].every(pane => pane.offsetParent !== null)"
         assert browser.value(shown)
     finally:

@@ -28,7 +28,7 @@ stages:
     deps: [first.txt]
     outs: [second.txt]
 """
-_LIMIT_S = 300.0
+_LIMIT_S = 120.0
 _TRIES = 10
 _BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
+from tests.object_store import object_store, use_store
 from tests.pipeline_outputs import write_outputs
 from videomar import checkpoint, cli, release
 from videomar.garbage import known_versions
@@ -24,20 +24,11 @@ from videomar.tracking.store import EXPERIMENT, experiment_id, open_client
 @pytest.fixture
 def client(monkeypatch):
     """Client of the machine's object store, which holds the bucket `project`."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
-    client.create_bucket(Bucket="project")
-    yield client
-    server.stop()
+    with object_store() as address:
+        use_store(monkeypatch, address, "MLFLOW_S3_ENDPOINT_URL")
+        client = boto3.client("s3", endpoint_url=address)
+        client.create_bucket(Bucket="project")
+        yield client
 
 
 @pytest.fixture

@@ -8,29 +8,18 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
+from tests.object_store import object_store, use_store
 from tests.upkeep.checkout import WHO
-
-pytest.importorskip("dvc_s3", reason="DVC needs the package dvc-s3 to reach a bucket")
 
 
 @pytest.fixture
 def bucket(monkeypatch):
     """The URL of a new bucket of the machine's object store."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="project")
-    yield "s3://project/dvc"
-    server.stop()
+    with object_store() as address:
+        use_store(monkeypatch, address)
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="project")
+        yield "s3://project/dvc"
 
 
 def run(folder: Path, command: str) -> str:
