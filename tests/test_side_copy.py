@@ -123,7 +123,7 @@ def test_copy_that_was_cut_off_is_made_anew(checkout: Path) -> None:
     made = copy()
     made.make()
     assert (made.folder / "added.py").is_file()
-    made.folder.with_suffix(".complete").unlink()
+    (made.folder / ".complete").unlink()
     (made.folder / "code.py").unlink()
     copy().make()
     assert (made.folder / "code.py").read_text() == "new\n"

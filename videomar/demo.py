@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from videomar.data.mp4 import write_mp4
 from videomar.data.pictures import read_picture
@@ -101,7 +102,7 @@ def page(animator: Animator, folder: Path) -> "Blocks":
                 told = gr.Markdown("The frames come one after another, then the clip.")
             with gr.Column():
                 video = gr.Video(label="Clip", autoplay=True, loop=True, height=320, buttons=["download"])
-                frames = gr.Gallery(label="Frames", format="png", buttons=[], elem_classes="frames")
+                frames = gr.Gallery(label="Frames", buttons=[], elem_classes="frames")
         gr.on(
             [button.click, prompt.submit],
             show,
@@ -116,8 +117,12 @@ def page(animator: Animator, folder: Path) -> "Blocks":
 
 def _answer(
     animator: Animator, folder: Path, path: str | None, prompt: str, seed: float | None, motion: str
-) -> Iterator[tuple[list[NDArray[np.uint8]] | None, str | None, str]]:
-    """What the page shows one after another: frames, the clip's file once there is one, and progress."""
+) -> Iterator[tuple[list[str] | None, str | None, str]]:
+    """What the page shows one after another: files of frames, of the clip once it is whole, and progress.
+
+    The page has its own copies as soon as the next is asked for. Files, not arrays: gradio writes an array
+    that it was given before into the same file again, and a browser that reads it gets half a picture.
+    """
     start, ingest = time.monotonic(), animator.params.ingest
     yield None, None, ""
     if path is None or len(prompt) > _MOST_LETTERS:
@@ -126,12 +131,16 @@ def _answer(
     asked = _number(motion) if _knows_motion(animator) else None
     wish = Wish(prompt=prompt, seed=int(seed or 0), motion=asked)
     clip: NDArray[np.uint8] = np.empty(0, np.uint8)
-    for clip in film(animator, read_picture(Path(path)), wish):
-        told = f"{len(clip)} of {ingest.num_frames} frames"
-        yield list(clip), None, f"{told}, {time.monotonic() - start:.1f} s"
-    out = Path(tempfile.mkdtemp(dir=folder)) / "clip.mp4"
-    write_mp4(out, clip, ingest.fps)
-    yield list(clip), str(out), f"done: {told}, {time.monotonic() - start:.1f} s"
+    shown: list[str] = []
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        for clip in film(animator, read_picture(Path(path)), wish):
+            for frame in clip[len(shown) :]:
+                shown.append(f"{made}/frame_{len(shown):03}.png")
+                Image.fromarray(frame).save(shown[-1])
+            told = f"{len(clip)} of {ingest.num_frames} frames"
+            yield shown, None, f"{told}, {time.monotonic() - start:.1f} s"
+        write_mp4(Path(made, "clip.mp4"), clip, ingest.fps)
+        yield shown, f"{made}/clip.mp4", f"done: {told}, {time.monotonic() - start:.1f} s"
 
 
 def _usual(animator: Animator) -> str:

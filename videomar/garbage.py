@@ -44,7 +44,7 @@ def find_files(days: float, versions: Sequence[Version]) -> tuple[list[Garbage],
         if _age_s(run) < days * _DAY_S:
             continue
         if _has_unsent(run):
-            notes.append(f"{run}: kept, MLflow does not have all of it; `videomar upload` sends it")
+            notes.append(_kept_for_mlflow(run))
         elif (run_id := read_run_id(run / RUN_FILE)) is not None and run_id in trained:
             notes.append(f"{run}: kept, the run that trained a version with an alias")
         else:
@@ -53,11 +53,16 @@ def find_files(days: float, versions: Sequence[Version]) -> tuple[list[Garbage],
         "ray/*/": "Ray's notes of a training that has ended",
         "journals/*/": "unfinished work for a cache in an object store",
         "mirrors/*/": "a copy of an object store's folder; fetched again if needed",
+        "sweeps/*/": "a sweep that was broken off",
         f"{REPLACED}*/": "what a restore has replaced",
     }
     for pattern, why in reasons.items():
         for folder in sorted(LOCAL.glob(pattern)):
-            if _age_s(folder) >= days * _DAY_S:
+            if _age_s(folder) < days * _DAY_S:
+                continue
+            if _has_unsent(folder):
+                notes.append(_kept_for_mlflow(folder))
+            else:
                 garbage.append(_folder(folder, f"{why}; untouched for {days:g} days"))
     for path in find_drafts():
         garbage.append(_folder(path, "left half-written by a process that has ended"))
@@ -136,6 +141,10 @@ def _has_unsent(run: Path) -> bool:
         lines.stat().st_size > read_json(lines.with_name(SENT)).get("bytes", 0)
         for lines in run.glob(f"**/{OUTBOX}/*/{LINES}")
     )
+
+
+def _kept_for_mlflow(folder: Path) -> str:
+    return f"{folder}: kept, MLflow does not have all of it; `videomar upload {folder}` sends it"
 
 
 def _lives(number: int) -> bool:

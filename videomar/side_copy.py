@@ -44,7 +44,7 @@ class SideCopy:
         basis = json.dumps([self._entry["cmd"], code, self._made, sections], sort_keys=True)
         self.name = f"sweep-{hashlib.sha256(basis.encode()).hexdigest()[:8]}"
         self.folder = (COPIES / self.name).resolve()
-        self._complete = self.folder.with_suffix(".complete")
+        self._complete = self.folder / ".complete"
 
     def is_saved(self) -> bool:
         """Whether there is an experiment with just these results."""

@@ -3,6 +3,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from videomar.services import keeper as keeper_module
@@ -40,6 +41,15 @@ def test_service_that_does_not_answer_is_replaced_with_all_below_it(
     after = keeper.processes
     keeper.end()
     assert [identity for identity in after if identity.process() is not None] == []
+
+
+def test_what_a_service_started_just_before_its_end_ends_too(tmp_path: Path) -> None:
+    orphan = "sh -c 'echo $$; setsid sleep 60 & echo $!; wait' &"
+    hasty = Service(name="hasty", command=("sh", "-c", f"sleep 0.5; {orphan} sleep 0.2"))
+    keeper = Keeper(hasty, tmp_path)
+    tend_until(keeper, lambda: keeper.deaths == 1)
+    for number in (tmp_path / "hasty.log").read_text().split():
+        assert not psutil.pid_exists(int(number)), number
 
 
 def test_long_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,7 @@ def test_nothing_is_removed_unless_asked(root: Path) -> None:
         ".local/ray/a",
         ".local/mirrors/a",
         ".local/journals/a",
+        ".local/sweeps/a",
         ".local/replaced-a",
     ],
 )

@@ -10,7 +10,7 @@ from videomar.environment import SERVICES, read_services
 from videomar.errors import VideomarError
 from videomar.services.catalogue import STORE, services
 from videomar.services.preparation import clear
-from videomar.services.processes import Identity, end_all
+from videomar.services.processes import Identity, end_all, tree_of
 from videomar.services.settings import read_settings, require_free_ports
 from videomar.services.supervisor import LOGS, supervise
 from videomar.tracking.store import make_database
@@ -84,10 +84,11 @@ def _services() -> dict[str, dict[str, Any]]:
 def _end_leftovers() -> None:
     """End what a supervisor that was killed left running."""
     noted = read_services()
-    left = [Identity(*noted["supervisor"])] if "supervisor" in noted else []
+    left = {Identity(*noted["supervisor"])} if "supervisor" in noted else set()
     for service in noted.get("services", {}).values():
-        left += [Identity(*process) for process in service["processes"]]
-    end_all(left)
+        left |= {Identity(*process) for process in service["processes"]}
+    started_since = {child for known in left if known.process() is not None for child in tree_of(known.pid)}
+    end_all(left | started_since)
     clear()
     SERVICES.unlink(missing_ok=True)
 

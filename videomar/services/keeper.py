@@ -8,7 +8,7 @@ from pathlib import Path
 
 from videomar.environment import SETTINGS
 from videomar.services.catalogue import Service
-from videomar.services.processes import Identity, end_all, kill_all, tree_of
+from videomar.services.processes import Identity, end_all, kill_all, session_of, tree_of
 
 _LOOK_EVERY_S = 3.0
 _SILENT_S = 120.0  # a machine under full load answers late
@@ -81,6 +81,7 @@ class Keeper:
         self.deaths = 1 if now - self._started_at > _LONG_LIFE_S else self.deaths + 1
         pause = min(2.0 ** (self.deaths - 1), _LONGEST_PAUSE_S)
         _log.warning("%s: %s; starts again in %.0f s", self.service.name, why, pause)
-        kill_all(self.processes)
+        if self._child is not None:  # its session has what it started since the last look
+            kill_all({*self.processes, *session_of(self._child.pid)})
         self.end()
         self._start_at = time.monotonic() + pause

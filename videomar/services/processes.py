@@ -1,6 +1,7 @@
 """Processes by number and start time, so that a number that the system gave to another is never meant."""
 
 import contextlib
+import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -35,6 +36,16 @@ def tree_of(pid: int) -> list[Identity]:
             with contextlib.suppress(psutil.Error):  # it has ended meanwhile
                 found.append(Identity(process.pid, process.create_time()))
     return found
+
+
+def session_of(leader: int) -> list[Identity]:
+    """The processes of a session and all below them, also those that lost their parent with its leader."""
+    found: set[Identity] = set()
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if os.getsid(pid) == leader:
+                found.update(tree_of(pid))
+    return sorted(found)
 
 
 def end_all(processes: Iterable[Identity]) -> None:
