@@ -2,10 +2,13 @@
 
 import dataclasses
 import http.client
+import io
+import json
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -152,22 +155,48 @@ def test_file_that_is_no_picture_is_refused(address: str, tab: Tab, tmp_path: Pa
     tab.wait_for_text("got no readable picture")
 
 
+def asked(address: str, path: str, body: bytes | None, kind: str = "application/json") -> tuple[int, str]:
+    """Code and text that the page's server answers."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    method = "GET" if body is None else "POST"
+    connection.request(method, f"/gradio_api/{path}", body, {"Content-Type": kind})
+    answer = connection.getresponse()
+    told = answer.status, answer.read().decode()
+    connection.close()
+    return told
+
+
+def upload(address: str, content: bytes) -> tuple[int, str]:
+    """The same for a file given to the page."""
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    kind = "multipart/form-data; boundary=x"
+    return asked(address, "upload", head + content + b"\r\n--x--\r\n", kind)
+
+
 @pytest.mark.slow
 def test_upload_beyond_its_bound_is_refused_and_others_are_not_heard(address: str) -> None:
-    port = int(address.rsplit(":", 1)[1])
-    for size, code in ((1000, 200), (17 * 2**20, 413)):
-        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        kind = {"Content-Type": "multipart/form-data; boundary=x"}
-        connection.request("POST", "/gradio_api/upload", body + bytes(size) + b"\r\n--x--\r\n", kind)
-        assert connection.getresponse().status == code
-        connection.close()
+    assert upload(address, bytes(1000))[0] == 200
+    assert upload(address, bytes(17 * 2**20))[0] == 413
     with socket.socket() as other, pytest.raises(ConnectionRefusedError):
-        other.connect(("127.0.0.2", port))  # of this machine too, but not what the page listens on
+        other.connect(("127.0.0.2", urlsplit(address).port))  # this machine too, but the page is not there
+
+
+@pytest.mark.slow
+def test_words_beyond_their_bound_are_refused_also_where_no_page_counts_them(
+    address: str, picture: NDArray[np.uint8]
+) -> None:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "png")
+    (path,) = json.loads(upload(address, file.getvalue())[1])
+    given = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    wish = {"data": [given, "x" * 501, 0, ""], "fn_index": 0, "session_hash": "other"}
+    assert asked(address, "queue/join", json.dumps(wish).encode())[0] == 200
+    assert "got 501 letters" in asked(address, "queue/data?session_hash=other", None)[1]
 
 
 @pytest.mark.slow
 def test_taken_port_is_refused_with_a_way_out(address: str, files: ModelFiles, tmp_path: Path) -> None:
-    port = int(address.rsplit(":", 1)[1])
+    port = urlsplit(address).port
+    assert port is not None
     with pytest.raises(VideomarError, match=f"port {port} of 127.0.0.1: got a taken one.*--port"):
         open_page(files, port, tmp_path)

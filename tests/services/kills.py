@@ -4,6 +4,7 @@
 
 A small checkout (retraining.py) with the services up. A round changes a parameter, starts `retrain`, kills
 one process (every tenth round all of them) and, unless that run came to its end, starts `retrain` again.
+`--kind "Ray's gcs"` waits for a process of that kind and kills it instead.
 Each round is a line of JSON that is added to `--out`: an interrupted script is started again for the rounds
 that are missing, with another seed. The table is that of all lines in the file; `--rounds 0` only prints it.
 """
@@ -45,6 +46,7 @@ _REBOOT_EVERY = 10
 CHANGES = ("train.seed", "sample.temperature", "sample.temperature")  # more rounds where it need not train
 _SERVICE_SHARE = 0.3
 _END_S = 400.0
+_YOUNG_S = 4.0
 _STRAY_S = 60.0
 
 
@@ -58,6 +60,15 @@ def ours(folder: Path) -> dict[str, list[psutil.Process]]:
                 kind = next((kind for kind, fits in KINDS.items() if fits(line)), f"other: {line}")
                 found.setdefault(kind, []).append(process)
     return found
+
+
+def kill_first(checkout: Retraining, kind: str) -> str:
+    """Kill the first process of a kind, if there still is one."""
+    for process in ours(checkout.folder).get(kind, ()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+            return kind
+    return f"{kind}, too late"
 
 
 def kill_one(checkout: Retraining, chance: random.Random) -> str:
@@ -104,20 +115,28 @@ def end_of(checkout: Retraining, run: str) -> str:
     )
 
 
-def play(checkout: Retraining, number: int, chance: random.Random, typical_s: float) -> dict[str, Any]:
+def play(
+    checkout: Retraining, number: int, chance: random.Random, typical_s: float, wanted: str | None
+) -> dict[str, Any]:
     """One round; its line of the table."""
     began = time.monotonic()
-    change = chance.choice(CHANGES)
+    change = CHANGES[0] if wanted else chance.choice(CHANGES)
     value = number if change == "train.seed" else 0.2 * 0.97**number  # less noise: the gate likes it
     section, key = change.split(".")
     checkout.set_params({section: {key: value}})
     stages, before = checkout.stages(), look(checkout.folder)
     run = start(checkout)
-    at_s = chance.uniform(0, typical_s * (1.0 if section == "train" else 0.6))
+    if wanted:
+        wait_for(lambda: ours(checkout.folder).get(wanted), wanted, _END_S)
+    longest_s = _YOUNG_S if wanted else typical_s * (1.0 if section == "train" else 0.6)
+    at_s = chance.uniform(0, longest_s)
     time.sleep(at_s)
     finished = [name for name, entry in checkout.stages().items() if entry != stages.get(name)]
     seen = len(checkout.started())
-    kind = kill_all(checkout) if number % _REBOOT_EVERY == 1 else kill_one(checkout, chance)
+    if wanted:
+        kind = kill_first(checkout, wanted)
+    else:
+        kind = kill_all(checkout) if number % _REBOOT_EVERY == 1 else kill_one(checkout, chance)
     struck = look(checkout.folder)
     if kind in ("supervisor", REBOOT):
         assert checkout.services("up").returncode == 0
@@ -193,6 +212,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", choices=list(KINDS), help="kill one of this kind in every round")
     parser.add_argument("--out", type=Path, default=Path("kills.jsonl"))
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
@@ -202,7 +222,7 @@ def main() -> int:
             assert end_of(checkout, start(checkout)) == "Completed"  # the first champion
             typical_s = time.monotonic() - began
             for number in range(1, arguments.rounds + 1):
-                line = {"seed": arguments.seed, **play(checkout, number, chance, typical_s)}
+                line = {"seed": arguments.seed, **play(checkout, number, chance, typical_s, arguments.kind)}
                 with arguments.out.open("a") as out:
                     out.write(json.dumps(line) + "\n")
                 sys.stdout.write(f"{'' if is_good(line) else 'BAD: '}{json.dumps(line)}\n")

@@ -6,18 +6,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.services.tending import tend_until
 from videomar.services import keeper as keeper_module
 from videomar.services.catalogue import Service
 from videomar.services.keeper import Keeper
 from videomar.services.processes import Identity, end_all, tree_of
-
-
-def tend_until(keeper: Keeper, fact: object, limit_s: float = 20.0) -> None:
-    end = time.monotonic() + limit_s
-    while not fact():  # type: ignore[operator]
-        assert time.monotonic() < end
-        keeper.tend()
-        time.sleep(0.02)
 
 
 def test_service_that_ends_at_once_is_started_ever_more_rarely(tmp_path: Path) -> None:

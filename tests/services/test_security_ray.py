@@ -1,16 +1,17 @@
 """The Ray head that `make up RAY=1` keeps: on loopback, for who may read its token, ended with the rest."""
 
 import os
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.services.checkout import REPOSITORY, free_port
+from tests.services.checkout import REPOSITORY, Checkout, free_port
+from tests.services.tending import tend_until
 from videomar.environment import RAY_TOKEN, SERVICES
 from videomar.errors import VideomarError
 from videomar.services.catalogue import ray_address, services
@@ -84,36 +85,67 @@ def test_token_of_the_user_is_not_written_anywhere(settings: Settings) -> None:
     assert "RAY_AUTH_TOKEN_PATH" not in ray.environment
 
 
-@pytest.mark.slow
-def test_head_on_loopback_does_the_work_of_stages_and_ends_with_all_below_it(
-    settings: Settings, tmp_path: Path
-) -> None:
+@pytest.fixture
+def head(settings: Settings, tmp_path: Path) -> Iterator[Keeper]:
+    """A head that is up, in a checkout that knows of it."""
     prepare(settings)
     (ray,) = [service for service in services(settings) if service.name == "ray"]
     keeper = Keeper(ray, tmp_path)
-    end = time.monotonic() + 120
-    while not keeper.ready:
-        assert time.monotonic() < end
-        keeper.tend()
-        time.sleep(0.1)
     SERVICES.write_text(f'{{"ray_address": "{ray_address(settings)}"}}')
     try:
-        assert job(tmp_path)[0] == f"42 {ray_address(settings)}"
-        listening = {
-            place.laddr.ip.removeprefix("::ffff:")
-            for identity in tree_of(keeper.processes[0].pid)
-            for place in psutil.Process(identity.pid).net_connections()
-            if place.status == psutil.CONN_LISTEN
-        }
-        assert listening == {"127.0.0.1"}
-        assert job(tmp_path, RAY_AUTH_TOKEN="0" * 32)[0].startswith(
-            f"RAY_ADDRESS: got {ray_address(settings)}"
-        )
+        tend_until(keeper, lambda: keeper.ready)
+        yield keeper
     finally:
         kept = keeper.processes
         keeper.end()
-    assert [identity for identity in kept if identity.process() is not None] == []
+        assert [identity for identity in kept if identity.process() is not None] == []
+
+
+@pytest.mark.slow
+def test_head_on_loopback_does_the_work_of_stages_for_those_who_have_its_token(
+    head: Keeper, settings: Settings, tmp_path: Path
+) -> None:
+    assert job(tmp_path)[0] == f"42 {ray_address(settings)}"
+    listening = {
+        place.laddr.ip.removeprefix("::ffff:")
+        for identity in tree_of(head.processes[0].pid)
+        for place in psutil.Process(identity.pid).net_connections()
+        if place.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+    assert job(tmp_path, RAY_AUTH_TOKEN="0" * 32)[0].startswith(f"RAY_ADDRESS: got {ray_address(settings)}")
     assert RAY_TOKEN.read_text() not in (tmp_path / "ray.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["ray.scripts.scripts", "gcs_server", "raylet/raylet"])
+def test_head_that_was_killed_is_replaced_with_all_below_it(
+    head: Keeper, settings: Settings, tmp_path: Path, victim: str
+) -> None:
+    job(tmp_path)  # all of it is up
+    before = tree_of(head.processes[0].pid)
+    (killed,) = [one for one in before if victim in " ".join(psutil.Process(one.pid).cmdline()[:3])]
+    os.kill(killed.pid, signal.SIGKILL)
+    tend_until(head, lambda: head.deaths == 1)
+    assert [identity for identity in before if identity.process() is not None] == []
+    tend_until(head, lambda: head.ready)
+    assert job(tmp_path)[0] == f"42 {ray_address(settings)}"
+
+
+@pytest.mark.slow
+def test_head_comes_and_goes_with_the_other_services(tmp_path: Path) -> None:
+    checkout, port = Checkout(tmp_path), free_port()
+    try:
+        started = checkout.services("up", VIDEOMAR_RAY="1", VIDEOMAR_RAY_PORT=str(port))
+        assert started.returncode == 0, started.stderr
+        assert f"ray: 127.0.0.1:{port}\n" in started.stdout
+        assert job(tmp_path)[0] == f"42 127.0.0.1:{port}"
+        processes = checkout.processes("ray")
+    finally:
+        ended = checkout.services("down")
+    assert ended.returncode == 0, ended.stderr
+    assert [identity for identity in processes if identity.process() is not None] == []
+    assert job(tmp_path)[0] != f"42 127.0.0.1:{port}"
 
 
 @pytest.mark.slow
