@@ -57,7 +57,6 @@ from videomar.training.worker import Worker
 
 CLIPS, VAL_CLIPS = 512, 64
 POINTS = 40  # validations of a learning run
-BATCHES, RATES = (1, 2, 4, 16), (1e-3, 4e-3)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -90,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing")
     parser.add_argument("--seeds", type=int, default=1, help="learning runs of each kind")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4], help="of learning")
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3], help="of learning")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     wish = parser.parse_args(arguments)
     torch.set_num_threads(wish.threads)
@@ -154,7 +155,7 @@ def measure_learning(folder: Path, wish: argparse.Namespace) -> tuple[dict[str, 
     """Seconds until the held-out loss is as low as the worse objective ever came, the paper's over ours."""
     train = write_cache(folder / "train", moving_waves(CLIPS, 0), (2, 8))
     held_out = torch.from_numpy(moving_waves(VAL_CLIPS, 1)).float().to(wish.device)
-    grid = list(itertools.product(range(wish.seeds), BATCHES, RATES, (PAPER, OURS)))
+    grid = list(itertools.product(range(wish.seeds), wish.batches, wish.rates, (PAPER, OURS)))
     running = {}
     for seed, batch, rate, objective in grid:
         params = dataclasses.replace(train_params(objective, batch, rate, "float32"), seed=seed)
@@ -178,6 +179,7 @@ def measure_learning(folder: Path, wish: argparse.Namespace) -> tuple[dict[str, 
     }
     target = max(lowest.values())
     figures: dict[str, Any] = {"latent_frames": FRAMES, "target_loss": target, "seeds": wish.seeds}
+    figures |= {"batches": wish.batches, "learning_rates": wish.rates}
     figures["validations_a_run"], figures["seconds_a_run"] = POINTS, wish.seconds / len(grid)
     best = {}
     for name in (PAPER, OURS):
