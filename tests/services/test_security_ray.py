@@ -124,8 +124,9 @@ def test_head_that_was_killed_is_replaced_with_all_below_it(
 ) -> None:
     job(tmp_path)  # all of it is up
     before = tree_of(head.processes[0].pid)
-    (killed,) = [one for one in before if victim in " ".join(psutil.Process(one.pid).cmdline()[:3])]
-    os.kill(killed.pid, signal.SIGKILL)
+    commands = {process.pid: process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])}
+    (killed,) = [one.pid for one in before if victim in " ".join(commands.get(one.pid, [])[:3])]
+    os.kill(killed, signal.SIGKILL)
     tend_until(head, lambda: head.deaths == 1)
     assert [identity for identity in before if identity.process() is not None] == []
     tend_until(head, lambda: head.ready)
