@@ -13,6 +13,7 @@ from prefect import task
 
 from flows.again import OverTimeError, run_within, unless
 from flows.artifacts import show_stages
+from flows.dvc_lock import mend_dvc_lock
 
 HOURS = 24.0
 
@@ -25,6 +26,7 @@ def stage_names(pipeline: Path) -> list[str]:
 @task(task_run_name="{stage}", retries=1, retry_delay_seconds=10, retry_condition_fn=unless(OverTimeError))
 def run_stage(stage: str, folder: Path, hours: float = HOURS) -> None:
     """Bring one stage up to date; DVC skips it if nothing it depends on has changed."""
+    mend_dvc_lock(folder)
     run_within(hours, stage, [sys.executable, "-m", "dvc", "repro", "--single-item", stage], folder)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
+from flows.dvc_lock import mend_dvc_lock
 from videomar.disk import full_disk_told
 
 _LOCK = Path(".local/flow.lock")
@@ -26,5 +27,6 @@ def turn(name: str) -> Iterator[None]:
         lock.truncate(0)
         lock.write(name)
         lock.flush()
+        mend_dvc_lock(Path())
         with full_disk_told():
             yield

@@ -72,6 +72,23 @@ def test_film_that_nobody_watches_any_more_is_not_made_and_the_next_is_whole(
         hook.remove()
 
 
+def test_page_gets_each_frame_in_a_file_that_is_written_once_and_gone_afterwards(
+    animator: Animator, picture: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    Image.fromarray(picture).save(tmp_path / "first.png")
+    folder = tmp_path / "page"
+    folder.mkdir()
+    (show,) = (known.fn for known in page(animator, folder).fns.values())
+    assert show is not None
+    written: dict[str, int] = {}
+    for frames, _, _ in show(str(tmp_path / "first.png"), "it moves", 3, ""):
+        now = {file: Path(file).stat().st_mtime_ns for file in frames or ()}
+        assert now.items() >= written.items()
+        written = now
+    assert len(written) == 9
+    assert {path.name for path in folder.iterdir()} <= {"uploads"}
+
+
 def test_page_without_its_package_is_refused(
     animator: Animator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

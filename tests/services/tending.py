@@ -6,7 +6,7 @@ from collections.abc import Callable
 from videomar.services.keeper import Keeper
 
 
-def tend_until(keeper: Keeper, fact: Callable[[], object], limit_s: float = 120.0) -> None:
+def tend_until(keeper: Keeper, fact: Callable[[], object], limit_s: float = 20.0) -> None:
     """Tend a service until something is true."""
     end = time.monotonic() + limit_s
     while not fact():

@@ -20,6 +20,7 @@ from videomar.services.preparation import clear, prepare, ray_folder
 from videomar.services.processes import tree_of
 from videomar.services.settings import Settings, read_settings
 
+_LIMIT_S = 120.0
 JOB = """
 from videomar.cluster import ray_cluster
 from videomar.errors import VideomarError
@@ -93,7 +94,7 @@ def head(settings: Settings, tmp_path: Path) -> Iterator[Keeper]:
     keeper = Keeper(ray, tmp_path)
     SERVICES.write_text(f'{{"ray_address": "{ray_address(settings)}"}}')
     try:
-        tend_until(keeper, lambda: keeper.ready)
+        tend_until(keeper, lambda: keeper.ready, _LIMIT_S)
         yield keeper
     finally:
         kept = keeper.processes
@@ -127,9 +128,9 @@ def test_head_that_was_killed_is_replaced_with_all_below_it(
     commands = {process.pid: process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])}
     (killed,) = [one.pid for one in before if victim in " ".join(commands.get(one.pid, [])[:3])]
     os.kill(killed, signal.SIGKILL)
-    tend_until(head, lambda: head.deaths == 1)
+    tend_until(head, lambda: head.deaths == 1, _LIMIT_S)
     assert [identity for identity in before if identity.process() is not None] == []
-    tend_until(head, lambda: head.ready)
+    tend_until(head, lambda: head.ready, _LIMIT_S)
     assert job(tmp_path)[0] == f"42 {ray_address(settings)}"
 
 

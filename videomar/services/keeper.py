@@ -53,8 +53,8 @@ class Keeper:
 
     def end(self) -> None:
         """End the service and all that it started."""
+        end_all(self._all())
         if self._child is not None:
-            end_all({*self.processes, *tree_of(self._child.pid)})
             self._child.wait()
         self._child, self.processes, self.ready = None, [], False
 
@@ -81,7 +81,10 @@ class Keeper:
         self.deaths = 1 if now - self._started_at > _LONG_LIFE_S else self.deaths + 1
         pause = min(2.0 ** (self.deaths - 1), _LONGEST_PAUSE_S)
         _log.warning("%s: %s; starts again in %.0f s", self.service.name, why, pause)
-        if self._child is not None:  # its session has what it started since the last look
-            kill_all({*self.processes, *session_of(self._child.pid)})
+        kill_all(self._all())
         self.end()
         self._start_at = time.monotonic() + pause
+
+    def _all(self) -> set[Identity]:
+        """The service's processes; its session has those that it started since the last look."""
+        return set() if self._child is None else {*self.processes, *session_of(self._child.pid)}
