@@ -6,7 +6,7 @@ import torch
 from tests.conftest import lively_model
 from videomar.errors import DataError
 from videomar.model.generation import generate_frames
-from videomar.model.rows import RowNoise, rows_needed
+from videomar.model.rows import RowNoise
 from videomar.runtime import step_generator
 
 
@@ -83,16 +83,6 @@ def test_row_has_the_same_bits_whatever_is_beside_it(
         assert torch.equal(clips([4, 2, 0]), together[[4, 2, 0]])
     finally:
         torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("inputs", [16, 96, 384])
-def test_enough_rows_make_a_matrix_product_independent_of_their_number(inputs):
-    """The law that the one above stands on; it belongs to the machine's library, not to us."""
-    generator = step_generator(0, 0)
-    x, weight = torch.randn(300, inputs, generator=generator), torch.randn(96, inputs, generator=generator)
-    whole = torch.nn.functional.linear(x, weight)
-    for count in range(rows_needed(1, x.device), 150):
-        assert torch.equal(torch.nn.functional.linear(x[:count], weight), whole[:count])
 
 
 def test_guidance_of_nearly_one_is_no_guidance(model, captions, sampling, measured):

@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videomar.model.cache import KVCache
+from videomar.model.linear import Linear
 from videomar.model.rope import Rotation, rotate
 
 QK_NORM_EPS = 1e-6
@@ -21,8 +22,8 @@ class SelfAttention(nn.Module):
         head_dim = hidden_size // num_heads
         self.num_heads = num_heads
         self.block = block
-        self.wqkv = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
-        self.wo = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.wqkv = Linear(hidden_size, 3 * hidden_size, bias=False)
+        self.wo = Linear(hidden_size, hidden_size, bias=False)
         self.q_norm = nn.RMSNorm(head_dim, QK_NORM_EPS)
         self.k_norm = nn.RMSNorm(head_dim, QK_NORM_EPS)
 
@@ -43,9 +44,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         head_dim = hidden_size // num_heads
         self.num_heads = num_heads
-        self.wq = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.wkv = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
-        self.wo = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.wq = Linear(hidden_size, hidden_size, bias=False)
+        self.wkv = Linear(hidden_size, 2 * hidden_size, bias=False)
+        self.wo = Linear(hidden_size, hidden_size, bias=False)
         self.q_norm = nn.RMSNorm(head_dim, QK_NORM_EPS)
         self.k_norm = nn.RMSNorm(head_dim, QK_NORM_EPS)
 

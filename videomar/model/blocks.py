@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from videomar.config import ModelParams
 from videomar.model.attention import CrossAttention, SelfAttention
 from videomar.model.cache import KVCache
+from videomar.model.linear import Linear
 from videomar.model.rope import Rotation
 
 LAYER_NORM_EPS = 1e-5
@@ -19,9 +20,9 @@ class FeedForward(nn.Sequential):
     def __init__(self, hidden_size: int, mlp_ratio: float) -> None:
         width = int(hidden_size * mlp_ratio)
         super().__init__(
-            nn.Linear(hidden_size, width, bias=False),
+            Linear(hidden_size, width, bias=False),
             nn.GELU(approximate="tanh"),
-            nn.Linear(width, hidden_size, bias=False),
+            Linear(width, hidden_size, bias=False),
         )
 
 

@@ -116,7 +116,7 @@ class DDPMHead(DiffusionHead):
     def sample(
         self, condition: Condition, temperature: float, num_steps: int, draw: Callable[[], Tensor]
     ) -> Tensor:
-        """Tokens (n, P) by `num_steps` ancestral steps; the temperature scales the noise of every step.
+        """Tokens (..., P) by `num_steps` ancestral steps; the temperature scales the noise of every step.
 
         The noise at the start is not scaled, except that temperature 0 leaves no noise at all.
         """
@@ -124,12 +124,13 @@ class DDPMHead(DiffusionHead):
         embedded = self.net.cond_embed(condition.hidden)
         embedded_null = None if condition.null is None else self.net.cond_embed(condition.null)
         tokens = draw() * float(temperature > 0)
+        same = (1,) * (tokens.ndim - 1)  # all tokens are at one step, which is embedded once
         for place in reversed(range(num_steps)):
-            index = torch.full((len(tokens),), place, device=tokens.device)
+            index = torch.full(same, place, device=tokens.device)
             time = schedule.steps[index]
             noise, fraction = self.net(tokens, time, embedded).chunk(2, -1)
             if embedded_null is not None:
-                unguided = self.net(tokens, time, embedded_null)[:, : self.token_channels]
+                unguided = self.net(tokens, time, embedded_null)[..., : self.token_channels]
                 noise = torch.lerp(unguided, noise, condition.weight)
             mean, log_variance = _backward(schedule, tokens, index, noise, fraction, _MAX_TOKEN)
             tokens = mean
@@ -139,7 +140,7 @@ class DDPMHead(DiffusionHead):
 
 
 def _posterior_mean(schedule: Schedule, tokens: Tensor, noisy: Tensor, index: Tensor) -> Tensor:
-    """Where noisy tokens (n, P) at places (n,) were a step before, given tokens (n, P): DDPM, eq. 7."""
+    """Where noisy tokens (..., P) at places (...) were a step before, given the tokens: DDPM, eq. 7."""
     remembered = _at(schedule.noisy_weight, index, noisy) * noisy
     return _at(schedule.token_weight, index, noisy) * tokens + remembered
 
@@ -152,7 +153,7 @@ def _backward(
     fraction: Tensor,
     max_token: float = math.inf,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance (n, P) of a step back from noisy tokens (n, P) at places (n,) of the schedule.
+    """Mean and log-variance (..., P) of a step back from noisy tokens (..., P) at places (...) of the schedule.
 
     `fraction` in -1..1 lies between the bounds of the log-variance: Improved DDPM, eq. 15. The token that
     `noise` leaves is cut off at `max_token` on both sides.
@@ -187,5 +188,5 @@ def _level_nats(tokens: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def _at(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    """Entries of a schedule's column at places (n,) as (n, 1), in the dtype of `like`."""
-    return values[index][:, None].to(like.dtype)
+    """Entries of a schedule's column at places (...) as (..., 1), in the dtype of `like`."""
+    return values[index][..., None].to(like.dtype)

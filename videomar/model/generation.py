@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from videomar.config import SampleParams
@@ -21,9 +20,10 @@ from videomar.model.cache import KVCache
 from videomar.model.conditions import HISTORY_NOISE
 from videomar.model.frames import Frames
 from videomar.model.head import Condition
+from videomar.model.linear import smallest_batch
 from videomar.model.masking import hidden_after
 from videomar.model.patchify import patchify, token_grid, unpatchify
-from videomar.model.rows import RowNoise, pad_rows, rows_needed
+from videomar.model.rows import RowNoise, pad_rows
 from videomar.model.transformer import Memory, Trunk
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def generate_frames(
     batch_size, given = len(context), context.shape[2]
     grid = token_grid(context, model.params.patch_size)
     num_tokens = grid[0] * grid[1]
-    count = max(batch_size, rows_needed(min(num_tokens, captions[0].shape[1]), context.device))
+    count = max(batch_size, smallest_batch(context.device))
     noise = RowNoise(generator, batch_size).padded(count)
     text, text_mask = (pad_rows(part, count) for part in captions)
     guided = sampling.cfg_scale != 1
@@ -143,16 +143,13 @@ def _draw(
     model: "VideoMAR", shown: Tensor, weight: float, temperature: float, steps: int, noise: RowNoise
 ) -> Tensor:
     """Tokens (B, r, P) from hidden vectors (copies B, r, D) of the places to reveal."""
-    num_places = shown.shape[1]
-    least = rows_needed(1, shown.device)
 
     def draw() -> Tensor:
-        return pad_rows(noise.normal(num_places, model.head.token_channels).flatten(0, 1), least)
+        return noise.normal(shown.shape[1], model.head.token_channels)
 
-    first, *null = (pad_rows(part.flatten(0, 1), least) for part in shown.split(noise.count))
+    first, *null = shown.split(noise.count)
     condition = Condition(first, null[0] if null else None, weight)
-    tokens = model.head.sample(condition, temperature, steps, draw)
-    return rearrange(tokens[: noise.count * num_places], "(b r) p -> b r p", r=num_places)
+    return model.head.sample(condition, temperature, steps, draw)
 
 
 def _read_captions(

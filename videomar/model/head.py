@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from videomar.config import ModelParams
+from videomar.model.linear import Linear
 
 SINUSOID_CHANNELS = 256
 LAYER_NORM_EPS = 1e-6
@@ -24,7 +25,7 @@ TIME_SCALE = 1000.0
 
 
 class Condition(NamedTuple):
-    """What tokens are drawn from: their hidden vectors (n, D) with and without the caption, and the weight.
+    """What tokens are drawn from: their hidden vectors (..., D) with and without the caption, and the weight.
 
     `null` is None where there is no guidance; `weight` is then not used.
     """
@@ -35,10 +36,10 @@ class Condition(NamedTuple):
 
 
 def sinusoid(time: Tensor, channels: int = SINUSOID_CHANNELS) -> Tensor:
-    """(n,) -> (n, channels): [cos, sin] of time * 10000^(-i / half)."""
+    """(...) -> (..., channels): [cos, sin] of time * 10000^(-i / half)."""
     half = channels // 2
     exponents = torch.arange(half, device=time.device, dtype=torch.float32) / half
-    angles = time[:, None] * torch.exp(-math.log(10_000) * exponents)
+    angles = time[..., None] * torch.exp(-math.log(10_000) * exponents)
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
@@ -47,7 +48,7 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def _two_layers(inputs: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
+    return nn.Sequential(Linear(inputs, width), nn.SiLU(), Linear(width, width))
 
 
 class HeadBlock(nn.Module):
@@ -57,10 +58,10 @@ class HeadBlock(nn.Module):
         super().__init__()
         self.in_ln = nn.LayerNorm(width, LAYER_NORM_EPS)
         self.mlp = _two_layers(width, width)
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
+        self.modulation = nn.Sequential(nn.SiLU(), Linear(width, 3 * width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """(n, W) -> (n, W)."""
+        """(..., W) -> (..., W)."""
         shift, scale, gate = self.modulation(condition).chunk(3, -1)
         return x + gate * self.mlp(_modulate(self.in_ln(x), shift, scale))
 
@@ -71,16 +72,16 @@ class HeadNetwork(nn.Module):
     def __init__(self, params: ModelParams, token_channels: int, outputs: int) -> None:
         super().__init__()
         width = params.head_width
-        self.input_proj = nn.Linear(token_channels, width)
-        self.cond_embed = nn.Linear(params.hidden_size, width)
+        self.input_proj = Linear(token_channels, width)
+        self.cond_embed = Linear(params.hidden_size, width)
         self.time_embed = _two_layers(SINUSOID_CHANNELS, width)
         self.blocks = nn.ModuleList(HeadBlock(width) for _ in range(params.head_depth))
         self.final_norm = nn.LayerNorm(width, LAYER_NORM_EPS, elementwise_affine=False)
-        self.final_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
-        self.final = nn.Linear(width, outputs)
+        self.final_modulation = nn.Sequential(nn.SiLU(), Linear(width, 2 * width))
+        self.final = Linear(width, outputs)
 
     def forward(self, noisy: Tensor, time: Tensor, embedded: Tensor) -> Tensor:
-        """Tokens (n, P), steps of a thousand (n,), embedded hidden vectors (n, W) -> (n, outputs)."""
+        """Tokens (..., P), steps of a thousand (...), embedded hidden vectors (..., W) -> (..., outputs)."""
         condition = self.time_embed(sinusoid(time).to(embedded.dtype)) + embedded
         x = self.input_proj(noisy)
         for block in self.blocks:
@@ -122,13 +123,13 @@ class DiffusionHead(nn.Module, ABC):
     def sample(
         self, condition: Condition, temperature: float, num_steps: int, draw: Callable[[], Tensor]
     ) -> Tensor:
-        """Tokens (n, P).
+        """Tokens (..., P); given as (B, r, P), those of a clip do not depend on the clips beside it.
 
         Args:
             condition: hidden vectors, and how strong the caption's part in them is made.
             temperature: scale of the noise; 1 = as trained, 0 = the same tokens whatever the noise.
             num_steps: evaluations of the network.
-            draw: gives standard normal noise (n, P), other at every call.
+            draw: gives standard normal noise (..., P), other at every call.
         """
 
     def losses(self, tokens: Tensor, hidden: Tensor, distribution: str, generator: torch.Generator) -> Tensor:
@@ -163,12 +164,13 @@ class FlowHead(DiffusionHead):
     def sample(
         self, condition: Condition, temperature: float, num_steps: int, draw: Callable[[], Tensor]
     ) -> Tensor:
-        """Tokens (n, P) by Euler steps from time 1 to 0; the temperature scales the starting noise."""
+        """Tokens (..., P) by Euler steps from time 1 to 0; the temperature scales the starting noise."""
         embedded = self.net.cond_embed(condition.hidden)
         embedded_null = None if condition.null is None else self.net.cond_embed(condition.null)
         tokens = temperature * draw()
+        same = (1,) * (tokens.ndim - 1)  # all tokens are at one time, which is embedded once
         for now, then in itertools.pairwise(torch.linspace(1, 0, num_steps + 1).tolist()):
-            time = torch.full((len(tokens),), now * TIME_SCALE, device=tokens.device)
+            time = torch.full(same, now * TIME_SCALE, device=tokens.device)
             direction = self.net(tokens, time, embedded)
             if embedded_null is not None:
                 unguided = self.net(tokens, time, embedded_null)

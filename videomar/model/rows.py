@@ -8,10 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# With fewer rows per thread a CPU's matrix product adds up in another order, and a clip's bits change with
-# the number of clips beside it. Found by trying with MKL: 3 are too few on one thread, 5 on each of two.
-_ROWS_PER_THREAD = 8
-
 
 class RowNoise:
     """One generator for each row of a batch. Remembers their states."""
@@ -43,13 +39,6 @@ class RowNoise:
         last = self._generators[-1]
         copies = [last.clone_state() for _ in range(count - self.count)]
         return RowNoise([*self._generators, *copies], self.count + len(copies))
-
-
-def rows_needed(rows_each: int, device: torch.device) -> int:
-    """Smallest batch in which no row's bits depend on the others, if each brings `rows_each` vectors."""
-    if device.type != "cpu":
-        return 1
-    return -(-_ROWS_PER_THREAD * torch.get_num_threads() // rows_each)
 
 
 def pad_rows(x: Tensor, count: int) -> Tensor:

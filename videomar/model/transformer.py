@@ -17,6 +17,7 @@ from videomar.model.blocks import Block
 from videomar.model.cache import KVCache
 from videomar.model.conditions import HISTORY_NOISE, Conditions, ScalarEmbed
 from videomar.model.frames import Frames, causal
+from videomar.model.linear import Linear
 from videomar.model.patchify import patchify, token_grid
 from videomar.model.rope import grid_positions, rotation
 
@@ -48,9 +49,9 @@ class Trunk(nn.Module):
         super().__init__()
         self.params = params
         width = params.hidden_size
-        self.z_proj = nn.Linear(token_channels, width)
+        self.z_proj = Linear(token_channels, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.context_embed = nn.Linear(text_channels, width)
+        self.context_embed = Linear(text_channels, width)
         self.null_text = nn.Parameter(torch.zeros(1, max_text_tokens, width))
         self.conditions = nn.ModuleDict({name: ScalarEmbed(name, width) for name in params.conditions})
         self.blocks = nn.ModuleList(Block(params, index) for index in range(params.depth))

@@ -1,0 +1,32 @@
+"""Linear layers whose result for a clip does not depend on the clips beside it.
+
+Axes: B batch, S tokens, D channels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """A linear layer; without gradients on a CPU it multiplies clip by clip.
+
+    One matrix product over all rows of a batch is faster, but its library chooses a kernel by the number of
+    rows, and kernels add up in different orders: a clip's last bits would change with the size of the batch.
+    Training takes that product; inference takes one of `torch.bmm` per clip, whose shape the batch does not
+    change. How many rows make the one product independent of their number differs between processors: 4 to
+    192 rows, and with some shapes there is no such number (docs/LOG.md).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ..., D) -> (B, ..., outputs)."""
+        if torch.is_grad_enabled() or not x.is_cpu or x.ndim < 3:
+            return super().forward(x)
+        rows = x if x.ndim == 3 else x.flatten(1, -2)
+        weight, bias = self.weight.t().expand(len(x), -1, -1), self.bias
+        product = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias, rows, weight)
+        return product if x.ndim == 3 else product.unflatten(1, x.shape[1:-1])
+
+
+def smallest_batch(device: torch.device) -> int:
+    """Clips from which on `Linear` gives a clip the same bits in any batch: threads share one alone."""
+    return 2 if device.type == "cpu" else 1
