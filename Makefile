@@ -1,42 +1,66 @@
-# make run [CLIPS=DIR]   raw clips to a promoted model and reports/index.html
-# make curate CLIPS=DIR  only up to the ledger: what would be kept, and why not
-# make up [RAY=1]        MLflow, Prefect, the scheduled flows [and a Ray head] in the background; prints addresses
-# make down              ends exactly those
-# make test              the test suite but for:
-# make faults            what is killed, nodes that die, servers that run; takes longer
-# make lint              ruff, mypy and the architecture
-# make remote [TO=DIR]   a folder, or s3://..., as the default DVC remote, for `dvc push` and `dvc pull`
-# make proofs            measured errors of the model tests into docs/PROOFS.md
-# make readme            figures and pictures of the last run into README.md
-# make lock              write requirements.lock from the environment in use
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# make run [CLIPS=DIR]    raw clips to a promoted model and reports/index.html
+# make curate CLIPS=DIR   only up to the ledger: what would be kept, and why not
+# make up [RAY=1]         MLflow, Prefect, the scheduled flows [and a Ray head] in the background; prints addresses
+# make down               ends exactly those
+# make setup [TORCH=...]  only .venv; TORCH=cpu, cu126, default (the public index's build); by itself what fits the machine
+# make test               the test suite but for:
+# make faults             what is killed, nodes that die, servers that run; takes longer
+# make pythons            imports, contract, config, model and a tiny pipeline on Python 3.12 and 3.13
+# make lint               ruff, mypy, codespell and the architecture
+# make remote [TO=DIR]    a folder, or s3://..., as the default DVC remote, for `dvc push` and `dvc pull`
+# make proofs             measured errors of the model tests into docs/PROOFS.md
+# make readme             figures and pictures of the last run into README.md
+# make lock               resolve requirements*.lock for all Pythons and systems
+# make check-lock         the locks resolved in isolation for each of them: nothing is missing, all is satisfied
+PYTHON ?=
+TORCH ?= auto
 BIN := .venv/bin
-TO ?= .local/dvc-remote
 # Two compute threads collapse when another process takes one of two cores; stages set their own numbers.
 export OMP_NUM_THREADS ?= 1
 export DVC_NO_ANALYTICS := true
+# Text is UTF-8 whatever the locale, and no other Python reaches into ours.
+export PYTHONUTF8 := 1
+unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH VIRTUAL_ENV CONDA_PREFIX
+# Names that users give reach commands by the environment, where no shell reads them, and with every `$` they have.
+export VIDEOMAR_CLIPS := $(value CLIPS)
+export VIDEOMAR_TO := $(value TO)
+export VIDEOMAR_SETUP_PYTHON := $(value PYTHON)
 
-.PHONY: setup run curate up down test faults lint remote lock readme proofs
+.PHONY: help setup setup-dev run curate up down test faults pythons lint remote lock check-lock proofs readme
 
-setup: .venv/.ready
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
-.venv/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"make: got Python {v[0]}.{v[1]}, expected 3.11; set PYTHON=/path/to/python3.11")'
-	@echo "installing the pinned packages into .venv (about 3 GB, a few minutes)"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+# Runs install.py with a Python that the packages are made for; uv, where it is at hand, would fetch one.
+define install
+	@set -- "$$VIDEOMAR_SETUP_PYTHON"; [ -n "$$1" ] || set -- python3.11 python3.12 python3.13 python3; \
+	for python in "$$@"; do \
+	    if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+	        exec "$$python" install.py --torch "$(TORCH)" $(1); \
+	    fi; \
+	done; \
+	if [ -z "$$VIDEOMAR_SETUP_PYTHON" ] && command -v uv >/dev/null; then \
+	    exec uv run --quiet --no-project --python 3.12 install.py --torch "$(TORCH)" $(1); \
+	fi; \
+	echo "setup: got none of $$*, expected Python 3.11, 3.12 or 3.13; install one (apt install python3-venv," \
+	    "brew install python@3.12), install uv, or set PYTHON=/path/to/python" >&2; exit 1
+endef
+
+setup:
+	$(call install)
+
+setup-dev:
+	$(call install,--dev)
 
 run: setup
-	@$(if $(CLIPS),$(BIN)/videomar use-clips "$(CLIPS)")
-	@$(BIN)/dvc repro
+	@$(if $(value CLIPS),$(BIN)/python -m videomar.cli use-clips -- "$$VIDEOMAR_CLIPS")
+	@$(BIN)/python -m dvc repro
 	@$(BIN)/python -m flows.release
 
 curate: setup
-	@$(if $(CLIPS),$(BIN)/videomar use-clips "$(CLIPS)")
-	@$(BIN)/dvc repro curate
-	@$(BIN)/videomar ledger show
+	@$(if $(value CLIPS),$(BIN)/python -m videomar.cli use-clips -- "$$VIDEOMAR_CLIPS")
+	@$(BIN)/python -m dvc repro curate
+	@$(BIN)/python -m videomar.cli ledger show
 
 up: setup
 	@$(if $(RAY),VIDEOMAR_RAY=$(RAY)) $(BIN)/python -m videomar.services up
@@ -44,29 +68,34 @@ up: setup
 down:
 	@$(BIN)/python -m videomar.services down
 
-test: setup
+test: setup-dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not quiet"
 
-faults: setup
+faults: setup-dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not quiet"
 	@$(BIN)/python -m pytest -m quiet
 
-lint: setup
+lint: setup-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-remote: WHERE = $(if $(findstring ://,$(TO)),$(TO),$(abspath $(TO)))
 remote: setup
-	@$(BIN)/dvc remote add --force --default store $(WHERE)
-	@echo "dvc push and dvc pull now use $(WHERE)"
+	@to="$${VIDEOMAR_TO:-.local/dvc-remote}"; \
+	case "$$to" in *://* | /*) ;; *) to="$$PWD/$$to" ;; esac; \
+	$(BIN)/python -m dvc remote add --force --default store "$$to" && echo "dvc push and dvc pull now use $$to"
 
-lock:
-	@{ echo "# Complete, tested set of versions for Python 3.11; install with --no-deps. Made by: make lock"; \
-	   $(BIN)/python -m pip freeze --all | grep -v -E '^(-e|#|pip==|videomar)' | sed 's/+cpu//'; } > requirements.lock
+# One version of a package for all Pythons where there is one; those of the lock stay unless they must go.
+LOCK := $(BIN)/uv pip compile --no-config --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-annotate --custom-compile-command "make lock" --quiet pyproject.toml
+USER_EXTRAS := --extra pipeline --extra samples --extra demo
 
-proofs: setup
+lock: setup-dev
+	@$(LOCK) --all-extras --output-file requirements-dev.lock
+	@$(LOCK) $(USER_EXTRAS) --constraint requirements-dev.lock --output-file requirements.lock
+
+proofs: setup-dev
 	@$(BIN)/python docs/update_proofs.py
 
 readme:

@@ -22,7 +22,8 @@ from benchmarks.record import ROOT, write_result
 from videomar.config import IngestParams, load_params
 from videomar.data.decode import cover_height
 from videomar.data.ingest import ingest_videos
-from videomar.data.probe import find_ffmpeg, probe
+from videomar.data.mp4 import find_ffmpeg
+from videomar.data.probe import probe
 from videomar.data.shapes import clip_size
 
 CORES = len(os.sched_getaffinity(0))

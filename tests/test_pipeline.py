@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from videomar.config import SamplesParams
+from videomar.data.mp4 import find_ffmpeg
 from videomar.data.synthetic import draw_simulated
 
 ROOT = Path(__file__).parent.parent
@@ -80,9 +81,15 @@ def checkout(tmp_path_factory):
         shutil.copy(ROOT / name, folder / name)
     set_params(folder, SMALL)
     drawing = SamplesParams(
-        source="", simulated_videos=7, clips_per_video=3, simulated_size_px=64, film_seconds=0.0, seed=0
+        source="",
+        simulated_videos=7,
+        clips_per_video=3,
+        simulated_size_px=64,
+        film_seconds=0.0,
+        ffmpeg="packaged",
+        seed=0,
     )
-    draw_simulated(folder / "clips", drawing)
+    draw_simulated(folder / "clips", drawing, find_ffmpeg())
     for number in range(3):
         (folder / "clips" / f"mine {number}.mp4").write_bytes(
             (folder / "clips" / "simulated" / f"sim_{number:04d}.mp4").read_bytes()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from videomar.config import CurateParams, IngestParams
 from videomar.data.clips import Shot, find_cuts, video_end
-from videomar.data.probe import find_ffmpeg
+from videomar.data.mp4 import find_ffmpeg
 from videomar.data.shapes import ClipShape
 
 ODD_NAME = "-a \"b'é\n.mp4"

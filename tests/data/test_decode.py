@@ -19,8 +19,8 @@ from videomar.data.decode import (
     read_ledger_clips,
     read_video,
 )
-from videomar.data.mp4 import write_mp4
-from videomar.data.probe import UnreadableError, find_ffmpeg, probe
+from videomar.data.mp4 import find_ffmpeg, write_mp4
+from videomar.data.probe import UnreadableError, probe
 from videomar.data.shapes import ClipShape
 
 

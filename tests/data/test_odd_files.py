@@ -38,7 +38,7 @@ def odd(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     wide = ["-color_primaries", "bt2020", "-colorspace", "bt2020nc"]
     # BT.709 red of 100 nits: the code values of its BT.2020 light under each transfer, set as 10-bit greys.
     for name, transfer, code in (("pq", "smpte2084", "0x764930"), ("hlg", "arib-std-b67", "0xAF3A1C")):
-        red = f"color={code}:size=96x64:rate=24:duration=2,format=gbrp,scale=out_color_matrix=bt2020nc"
+        red = f"color={code}:size=96x64:rate=24:duration=2,format=gbrp,scale=out_color_matrix=bt2020"
         make(
             "-f", "lavfi", "-i", red, "-pix_fmt", "yuv420p10le", *wide, "-color_trc", transfer, f"{name}.mp4"
         )

@@ -10,6 +10,7 @@ from tests.data.conftest import run_ffmpeg
 from videomar.data.clips import find_cuts
 from videomar.data.decode import read_video
 from videomar.data.films import Film, FilmCaption
+from videomar.data.mp4 import find_ffmpeg
 from videomar.data.parts import cut_film, find_part_starts
 from videomar.data.probe import probe
 from videomar.errors import DataError
@@ -42,7 +43,7 @@ def test_parts_begin_at_cuts_that_are_far_enough_apart(film_file: Path) -> None:
 
 def test_no_shot_is_in_two_parts_and_no_frame_is_lost(film_file: Path, tmp_path: Path) -> None:
     captions = [FilmCaption(start_s=8.9, caption="blue"), FilmCaption(start_s=20.9, caption="yellow")]
-    cut_film(film(captions=captions), film_file, tmp_path, 30.0)
+    cut_film(film(captions=captions), film_file, tmp_path, 30.0, find_ffmpeg())
     parts = sorted((tmp_path / "film").glob("*.mp4"))
     frames = [read_video(part, probe(part), 64)[0] for part in parts]
     assert [len(part) for part in frames] == [9 * 24, 12 * 24, 9 * 24]
@@ -54,7 +55,7 @@ def test_no_shot_is_in_two_parts_and_no_frame_is_lost(film_file: Path, tmp_path:
 
 def test_film_that_is_not_h264_is_encoded_and_cut_likewise(film_file: Path, tmp_path: Path) -> None:
     run_ffmpeg(tmp_path, "-i", str(film_file), "-c:v", "mpeg2video", "-b:v", "2M", "film.mpg")
-    cut_film(film(), tmp_path / "film.mpg", tmp_path, 25.0)
+    cut_film(film(), tmp_path / "film.mpg", tmp_path, 25.0, find_ffmpeg())
     parts = sorted((tmp_path / "film").iterdir())
     assert [part.name for part in parts if part.suffix == ".mp4"] == [f"film_00{i}.mp4" for i in range(3)]
     assert [probe(part).codec for part in parts if part.suffix == ".mp4"] == ["h264"] * 3
@@ -65,4 +66,4 @@ def test_film_that_is_not_h264_is_encoded_and_cut_likewise(film_file: Path, tmp_
 def test_film_that_ffmpeg_cannot_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "film.mp4").write_text("no film")
     with pytest.raises(DataError):
-        cut_film(film(), tmp_path / "film.mp4", tmp_path, 30.0)
+        cut_film(film(), tmp_path / "film.mp4", tmp_path, 30.0, find_ffmpeg())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.conftest import ODD_NAME
-from videomar.data.probe import UnreadableError, find_ffmpeg, find_ffprobe, probe
+from videomar.data.probe import UnreadableError, probe
 from videomar.errors import DataError
 
 
@@ -49,14 +49,3 @@ def test_probe_refuses_with_a_reason(videos: Path, name: str, reason: str) -> No
 def test_probe_refuses_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         probe(tmp_path / "none.mp4")
-
-
-def test_programs_come_from_the_environment_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    program = tmp_path / "ffprobe"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("FFPROBE", str(program))
-    assert find_ffprobe() == program
-    monkeypatch.setenv("FFMPEG", str(tmp_path / "none"))
-    with pytest.raises(DataError, match="FFMPEG.*expected a program that runs"):
-        find_ffmpeg()

@@ -66,7 +66,7 @@ def test_recipe_makes_films_and_simulated_clips(
     figures = collect_samples(recipe, raw, samples_params)
     assert (figures["videos"], figures["simulated_clips"]) == (3, 2)
     simulated = [f"simulated/sim_000{i}.{kind}" for i in range(2) for kind in ("json", "mp4")]
-    assert files(raw) == [".collected.json", "film/film_000.mp4", "film/film_000.txt", *simulated]
+    assert files(raw) == [".collected.json", ".ffmpeg", "film/film_000.mp4", "film/film_000.txt", *simulated]
     assert (raw / "film" / "film_000.txt").read_text() == "a test picture\n"
     frames, times = read_video(raw / "film/film_000.mp4", probe(raw / "film/film_000.mp4"), 32)
     assert (len(frames), times[0]) == (72, 0)

@@ -20,6 +20,9 @@ class SamplesParams:
     """Height and width of simulated video, pixels."""
     film_seconds: float
     """Length taken from the start of each packaged film, seconds."""
+    ffmpeg: str
+    """`packaged`, or the version of the ffmpeg on PATH that encodes simulated clips and films, as `7.1`: each
+    version writes bytes of its own (recipe only)."""
     seed: int
 
 

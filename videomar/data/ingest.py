@@ -26,7 +26,7 @@ from videomar.data.decode import clip_frames, cover_height, crop_to_size, stream
 from videomar.data.duplicates import fingerprint
 from videomar.data.isolation import run_isolated
 from videomar.data.ledger import Candidate, write_candidates
-from videomar.data.probe import UnreadableError, VideoInfo, find_ffprobe, probe
+from videomar.data.probe import UnreadableError, VideoInfo, probe
 from videomar.data.scan import scan_clips
 from videomar.data.scorers import load_scorer, score_learned
 from videomar.data.scores import score
@@ -60,14 +60,13 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float
     row, which says why.
 
     Raises:
-        DataError: there is no such folder, no file in it, no ffprobe, or a table of captions that is none.
+        DataError: there is no such folder, no file in it, or a table of captions that is none.
     """
     videos = list_videos(raw)
     if not videos:
         raise DataError(
             f"{raw}: got no files, expected videos; put some there, or run the stage `samples` first"
         )
-    find_ffprobe()
     _load_learned(params)
     load_scorer.cache_clear()  # the children hold their own
     amiss = check_table(raw, videos)

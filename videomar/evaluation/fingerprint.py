@@ -20,7 +20,17 @@ from videomar.errors import DataError
 if TYPE_CHECKING:
     import torch
 
-_LIBRARIES = ("torch", "numpy", "scipy", "opencv-python-headless", "torchmetrics", "transformers")
+_LIBRARIES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "torchmetrics",
+    "transformers",
+    "av",
+    "decord2",
+    "imageio-ffmpeg",
+)
 # These make no score: the report and its drawings, the gate, words about metrics, this file.
 _NOT_SCORING = (
     "catalogue",

@@ -153,7 +153,7 @@ def _backward(
     fraction: Tensor,
     max_token: float = math.inf,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance (..., P) of a step back from noisy tokens (..., P) at places (...) of the schedule.
+    """Mean and log-variance (..., P) of a step back from noisy tokens at places (...) of the schedule.
 
     `fraction` in -1..1 lies between the bounds of the log-variance: Improved DDPM, eq. 15. The token that
     `noise` leaves is cut off at `max_token` on both sides.

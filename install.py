@@ -1,0 +1,258 @@
+"""Make .venv: an environment with the pinned packages of this checkout. `make setup` runs it.
+
+    python install.py [--dev] [--torch auto|cpu|default|cu126|...]
+
+It needs Python and pip alone, and uses uv where that is at hand. What it cannot work with is refused before
+anything is downloaded. All packages but some builds of torch are checked against the hashes of the lock.
+"""
+
+from __future__ import annotations  # an older Python must read on to the line that says it is too old
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PYTHONS = ((3, 11), (3, 12), (3, 13))
+MACHINES = ("x86_64", "amd64", "aarch64", "arm64")
+OLDEST_GLIBC = (2, 28)  # that of the packages' builds for Linux (manylinux_2_28)
+LOCK, DEV_LOCK = Path("requirements.lock"), Path("requirements-dev.lock")
+# The public index has one build of torch for Linux, with CUDA; the others are on an index of PyTorch's own.
+TORCH_INDEX = "https://download.pytorch.org/whl"
+CUDA_OF_PUBLIC_BUILD = 13
+OLDER_CUDA = "cu126"  # runs with every driver of CUDA 12
+NEEDED_GB = {"cpu": 4, "cuda": 10}
+# These reach into a Python that is not theirs.
+FOREIGN = (
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "PYTHONSAFEPATH",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "PIP_USER",
+    "PIP_TARGET",
+)
+
+
+class SetupError(Exception):
+    """Why there can be no environment here, in one line that says what to do."""
+
+
+def check_python() -> None:
+    """Refuse an interpreter for which the lock has no packages."""
+    version = sys.version_info[:2]
+    wanted = " or ".join("%d.%d" % each for each in PYTHONS)
+    do = "install one (`apt install python3-venv`, `brew install python@3.12`), or set PYTHON=/path/to/python"
+    if version not in PYTHONS or platform.python_implementation() != "CPython":
+        got = "%s %d.%d" % (platform.python_implementation(), *version)
+        raise SetupError(f"Python: got {got}, expected CPython {wanted}; {do}")
+    if sys.maxsize < 2**32 or not getattr(sys, "_is_gil_enabled", lambda: True)():
+        raise SetupError(
+            f"Python: got a 32-bit or free-threaded build, expected an ordinary one of 64 bits; {do}"
+        )
+
+
+def check_machine() -> None:
+    """Refuse a system for which the packages have no builds."""
+    if sys.platform not in ("linux", "darwin"):
+        do = "on Windows use WSL 2 (`wsl --install`)"
+        raise SetupError(f"system: got {platform.system()}, expected Linux or macOS; {do}")
+    if platform.machine().lower() not in MACHINES:
+        rule = "x86-64 or arm64, for which torch has packages"
+        raise SetupError(f"processor: got {platform.machine()}, expected {rule}; take another machine")
+    if sys.platform == "linux":
+        name, version = platform.libc_ver()
+        if name != "glibc" or tuple(map(int, version.split(".")[:2])) < OLDEST_GLIBC:
+            rule = "glibc %d.%d or newer, for which torch and ray have packages" % OLDEST_GLIBC
+            got = f"{name or 'another C library'} {version}".strip()
+            raise SetupError(f"system: got {got}, expected {rule}; take a newer Debian, Ubuntu or the like")
+
+
+def check_checkout(folder: Path) -> None:
+    """Refuse a folder whose history git cannot tell, or whose name the tools cannot carry."""
+    bad = sorted(set(re.findall("[\"'`$\\\\:;#?%&*|<>\\n\\t{}\\x00-\\x1f]", str(folder))))
+    if bad:
+        rule = "none of it in the path, which databases and scripts cannot carry"
+        raise SetupError(
+            f"{str(folder)!r}: got {' '.join(map(repr, bad))}, expected {rule}; move the checkout"
+        )
+    if shutil.which("git") is None:
+        raise SetupError("git: got none, expected it, for runs are named by their commit; `apt install git`")
+    command = ["git", "rev-parse", "--verify", "HEAD"]
+    done = subprocess.run(command, cwd=str(folder), capture_output=True, text=True)
+    if done.returncode == 0:
+        return
+    if "dubious ownership" in done.stderr:
+        do = f"`git config --global --add safe.directory '{folder}'`"
+        raise SetupError(f"{folder}: got a checkout of another user, expected one that git may read; {do}")
+    commit = "git init && git add --all && git -c user.name=me -c user.email=me@localhost commit -m start"
+    rule = "a clone, for runs are named by their commit"
+    raise SetupError(
+        f"{folder}: got no git history (a downloaded ZIP?), expected {rule}; clone it, or `{commit}`"
+    )
+
+
+def check_room(folder: Path, kind: str) -> None:
+    """Refuse a disk that is too small for the packages."""
+    free_gb = shutil.disk_usage(str(folder)).free / 1e9
+    if free_gb < NEEDED_GB[kind]:
+        rule = f"{NEEDED_GB[kind]} for the packages"
+        raise SetupError(
+            f"{folder}: got {free_gb:.1f} GB free, expected {rule}; free some, or move the checkout"
+        )
+
+
+def choose_torch(wanted: str) -> str:
+    """Which build of torch: `cpu`, `default` (pip's own choice), or one for a version of CUDA, as `cu126`."""
+    if wanted != "auto":
+        if not re.fullmatch(r"cpu|default|cu\d+", wanted):
+            rule = "auto, cpu, default or a version of CUDA"
+            raise SetupError(f"TORCH: got {wanted}, expected {rule}; for example `make setup TORCH=cu126`")
+        return wanted
+    if sys.platform != "linux":
+        return "default"
+    cuda = driver_cuda()
+    if cuda is None:
+        return "cpu"
+    return "default" if cuda >= CUDA_OF_PUBLIC_BUILD else OLDER_CUDA
+
+
+def driver_cuda() -> int | None:
+    """Newest major version of CUDA that the NVIDIA driver here can run; None without a working one."""
+    program = shutil.which("nvidia-smi") or shutil.which("/usr/lib/wsl/lib/nvidia-smi")
+    if program is None:
+        return None
+    try:
+        said = subprocess.run([program], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"CUDA Version: (\d+)", said)
+    return int(found.group(1)) if found else None
+
+
+def stamp_of(lock: Path, torch: str) -> dict[str, str]:
+    """What the environment was made of; another one is made again."""
+    inputs = hashlib.sha256(b"".join(path.read_bytes() for path in (lock, Path("pyproject.toml"))))
+    return {"folder": str(Path().resolve()), "lock": lock.name, "inputs": inputs.hexdigest(), "torch": torch}
+
+
+def is_ready(venv: Path, stamps: list[dict[str, str]]) -> bool:
+    """Whether the environment was made of one of these, and its Python runs."""
+    try:
+        noted = json.loads((venv / ".ready").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return noted in stamps and run([venv / "bin/python", "-c", ""], check=False) == 0
+
+
+def make_venv(venv: Path) -> None:
+    """An empty environment with pip, by this Python."""
+    print(f"making {venv} with Python {platform.python_version()} ({sys.executable})", flush=True)
+    shutil.rmtree(str(venv), ignore_errors=True)
+    if run([sys.executable, "-m", "venv", venv], check=False, quiet=True) == 0:
+        return
+    uv = shutil.which("uv")
+    if uv is None:
+        version = "%d.%d" % sys.version_info[:2]
+        do = f"`apt install python{version}-venv`, or install uv"
+        raise SetupError(f"Python {version}: got one without venv or pip, expected both; {do}")
+    shutil.rmtree(str(venv), ignore_errors=True)
+    run([uv, "venv", "--quiet", "--seed", "--python", sys.executable, venv])
+
+
+def install(venv: Path, lock: Path, torch: str) -> None:
+    """Bring the environment to what the lock says."""
+    pinned = lock.read_text(encoding="utf-8")
+    version = re.findall(r"^torch==([^ ;\\]+)", pinned, re.MULTILINE)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        pins = Path(folder) / lock.name
+        pins.write_text(pinned if torch == "default" else without_torch(pinned), encoding="utf-8")
+        print(f"installing the packages of {lock}, torch: {torch}", flush=True)
+        # Complete by `make check-lock`, so nothing is resolved here.
+        what = ["--no-deps", "--require-hashes", "-r", pins]
+        uv = shutil.which("uv")
+        if uv is None or run([uv, "pip", "install", "--python", venv / "bin/python", *what], check=False):
+            pip(venv, *what)
+    if torch != "default":
+        index = ["--extra-index-url", f"{TORCH_INDEX}/{torch}"]
+        if pip(venv, *index, f"torch=={version}+{torch}", check=False):
+            if torch != "cpu":
+                do = "choose another by TORCH=..., or `TORCH=default`"
+                raise SetupError(
+                    f"torch: got no build {version}+{torch}, expected one at {TORCH_INDEX}; {do}"
+                )
+            print(f"no build {version}+cpu: taking what pip finds; a build with CUDA runs without a GPU, too")
+            pip(venv, f"torch=={version}")
+    pip(venv, "--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
+    if run([venv / "bin/python", "-m", "pip", "--disable-pip-version-check", "check"], check=False):
+        raise SetupError(
+            "packages: got those above, expected each with what it needs; `rm -rf .venv` and run again"
+        )
+    seen = "import torch; print('torch', torch.__version__, 'sees', torch.cuda.device_count(), 'GPUs')"
+    run([venv / "bin/python", "-c", seen])
+
+
+def without_torch(pinned: str) -> str:
+    """The lock without torch and the parts of CUDA that its public build needs."""
+    blocks = re.split(r"\n(?=[A-Za-z0-9])", pinned)
+    return (
+        "\n".join(block for block in blocks if not re.match(r"torch==|nvidia-|cuda-|triton==", block)) + "\n"
+    )
+
+
+def pip(venv: Path, *words: object, check: bool = True) -> int:
+    """Run `pip install` in the environment."""
+    return run(
+        [venv / "bin/python", "-m", "pip", "--disable-pip-version-check", "install", *words], check=check
+    )
+
+
+def run(command: list[object], check: bool = True, quiet: bool = False) -> int:
+    """Run a command; its exit code, which must be 0 if `check`."""
+    where = subprocess.DEVNULL if quiet else None
+    code = subprocess.call([str(word) for word in command], env=environment(), stdout=where, stderr=where)
+    if code and check:
+        name = Path(str(command[0])).name
+        raise SetupError(f"{name}: got exit code {code}, expected 0; see its message above and run again")
+    return code
+
+
+def environment() -> dict[str, str]:
+    """This process's environment without what reaches into another Python."""
+    return {name: value for name, value in os.environ.items() if name not in FOREIGN}
+
+
+def main() -> None:
+    """Check everything, then make or complete the environment."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dev", action="store_true", help="with the packages of developers")
+    parser.add_argument("--torch", default="auto", help="auto, cpu, default, or a version of CUDA like cu126")
+    options = parser.parse_args()
+    here, venv = Path().resolve(), Path(".venv")
+    try:
+        check_python()
+        check_machine()
+        check_checkout(here)
+        torch = choose_torch(options.torch)
+        dev, user = stamp_of(DEV_LOCK, torch), stamp_of(LOCK, torch)
+        if is_ready(venv, [dev] if options.dev else [dev, user]):
+            return
+        check_room(here, "cpu" if torch == "cpu" or sys.platform == "darwin" else "cuda")
+        if not is_ready(venv, [user]):
+            make_venv(venv)
+        (venv / ".ready").unlink(missing_ok=True)
+        install(venv, DEV_LOCK if options.dev else LOCK, torch)
+        (venv / ".ready").write_text(json.dumps(dev if options.dev else user) + "\n", encoding="utf-8")
+    except (SetupError, OSError) as error:
+        sys.exit(f"setup: {error}")
+
+
+if __name__ == "__main__":
+    main()
