@@ -100,3 +100,6 @@ proofs: setup-dev
 
 readme:
 	@$(BIN)/python docs/update_readme.py
+
+check-lock: setup-dev
+	@$(BIN)/python .ci/check_lock.py

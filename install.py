@@ -169,18 +169,16 @@ def make_venv(venv: Path) -> None:
 
 def install(venv: Path, lock: Path, torch: str) -> None:
     """Bring the environment to what the lock says."""
-    pinned = lock.read_text(encoding="utf-8")
-    version = re.findall(r"^torch==([^ ;\\]+)", pinned, re.MULTILINE)[0]
-    with tempfile.TemporaryDirectory() as folder:
-        pins = Path(folder) / lock.name
-        pins.write_text(pinned if torch == "default" else without_torch(pinned), encoding="utf-8")
-        print(f"installing the packages of {lock}, torch: {torch}", flush=True)
-        # Complete by `make check-lock`, so nothing is resolved here.
-        what = ["--no-deps", "--require-hashes", "-r", pins]
-        uv = shutil.which("uv")
-        if uv is None or run([uv, "pip", "install", "--python", venv / "bin/python", *what], check=False):
-            pip(venv, *what)
-    if torch != "default":
+    print(f"installing the packages of {lock}; torch: {torch}", flush=True)
+    if torch == "default":
+        install_pins(venv, lock)
+    else:
+        pinned = lock.read_text(encoding="utf-8")
+        version = re.findall(r"^torch==([^ ;\\]+)", pinned, re.MULTILINE)[0]
+        with tempfile.TemporaryDirectory() as folder:
+            pins = Path(folder) / lock.name
+            pins.write_text(without_torch(pinned), encoding="utf-8")
+            install_pins(venv, pins)
         index = ["--extra-index-url", f"{TORCH_INDEX}/{torch}"]
         if pip(venv, *index, f"torch=={version}+{torch}", check=False):
             if torch != "cpu":
@@ -188,15 +186,24 @@ def install(venv: Path, lock: Path, torch: str) -> None:
                 raise SetupError(
                     f"torch: got no build {version}+{torch}, expected one at {TORCH_INDEX}; {do}"
                 )
-            print(f"no build {version}+cpu: taking what pip finds; a build with CUDA runs without a GPU, too")
-            pip(venv, f"torch=={version}")
+            print(
+                f"no build {version}+cpu: taking that of the public index; it runs without a GPU, too",
+                flush=True,
+            )
+            install_pins(venv, lock)
     pip(venv, "--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
     if run([venv / "bin/python", "-m", "pip", "--disable-pip-version-check", "check"], check=False):
-        raise SetupError(
-            "packages: got those above, expected each with what it needs; `rm -rf .venv` and run again"
-        )
+        raise SetupError("packages: got those above, expected each with what it needs; `make lock`")
     seen = "import torch; print('torch', torch.__version__, 'sees', torch.cuda.device_count(), 'GPUs')"
     run([venv / "bin/python", "-c", seen])
+
+
+def install_pins(venv: Path, pins: Path) -> None:
+    """Install just these packages: the lock is complete by `make check-lock`, so nothing is resolved."""
+    what = ["--no-deps", "--require-hashes", "-r", pins]
+    uv = shutil.which("uv")
+    if uv is None or run([uv, "pip", "install", "--python", venv / "bin/python", *what], check=False):
+        pip(venv, *what)
 
 
 def without_torch(pinned: str) -> str:
@@ -234,8 +241,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dev", action="store_true", help="with the packages of developers")
     parser.add_argument("--torch", default="auto", help="auto, cpu, default, or a version of CUDA like cu126")
+    parser.add_argument("--venv", type=Path, default=Path(".venv"), help="the folder of the environment")
     options = parser.parse_args()
-    here, venv = Path().resolve(), Path(".venv")
+    here, venv = Path().resolve(), options.venv
     try:
         check_python()
         check_machine()

@@ -70,3 +70,23 @@ def test_damaged_note_is_as_none(text: str) -> None:
     SERVICES.write_text(text)
     prepare_prefect()
     assert "PREFECT_API_URL" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper"), [(None, None), ("a.example", None), (None, "a.example"), ("a.example", "b.example")]
+)
+def test_loopback_never_goes_through_a_proxy(lower: str | None, upper: str | None) -> None:
+    for name, value in (("no_proxy", lower), ("NO_PROXY", upper)):
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    apply_settings()
+    apply_settings()
+    wanted = [host for host in (lower, upper) if host] + ["localhost", "127.0.0.1", "::1"]
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == ",".join(wanted)
+
+
+def test_a_machine_without_any_proxy_keeps_it_so() -> None:
+    os.environ["no_proxy"] = "*"
+    apply_settings()
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "*"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from videomar import ledger_verbs, model_verbs, plan_verbs, upkeep_verbs
+from videomar.environment import apply_settings
 from videomar.errors import DataError, VideomarError
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def upload(
 
 def main() -> None:
     """Entry point: a problem that the user can mend is one line on stderr and exit code 1."""
+    apply_settings()
     try:
         app()
     except (VideomarError, OSError) as error:

@@ -37,15 +37,23 @@ RAY_TOKEN = Path(".local/ray.token")
 """Whoever reads it may use the Ray head of `make up`."""
 RAY_ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray listens on all interfaces, even where it is told 127.0.0.1; with this switch it keeps to that one."""
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PREFECT_HOME = Path(".local/prefect")
 _PATIENCE_S = 3.0
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of our ports
 
 
 def apply_settings() -> None:
-    """Put SETTINGS into this process's environment; to be called before those programs are imported."""
+    """Put SETTINGS into this process's environment; to be called before those programs are imported.
+
+    A proxy for the world outside knows nothing of this machine's own ports, so loopback is excepted from it.
+    """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    excepted = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
+    excepted = list(dict.fromkeys([*(host.strip() for host in excepted if host.strip()), *_LOOPBACK]))
+    for name in ("no_proxy", "NO_PROXY"):  # programs differ in which of them they read
+        os.environ[name] = "*" if "*" in excepted else ",".join(excepted)
     tracking = read_services(checkout()).get("tracking_uri")
     if tracking:
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking)

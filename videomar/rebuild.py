@@ -177,8 +177,8 @@ def _stages(pipeline: Path) -> dict[str, list[str]]:
 
 
 def _run_stage(stage: str, into: Path) -> None:
-    # Another store would take the rebuilt training for a new one; the stages look for Python by VIRTUAL_ENV.
-    settings = ["env", "-u", "MLFLOW_TRACKING_URI", f"VIRTUAL_ENV={sys.prefix}"]
+    # Another store would take the rebuilt training for a new one.
+    settings = ["env", "-u", "MLFLOW_TRACKING_URI", f"VIDEOMAR_PYTHON={sys.executable}"]
     # Forced: results that a shared cache holds would be fetched instead of made.
     options = ["--force", "--no-run-cache", "--single-item"]
     command = [*settings, sys.executable, "-m", "dvc", "repro", *options, stage]
