@@ -22,8 +22,9 @@ import pandas
 
 from benchmarks.record import ROOT, write_result
 from videomar.config import load_params
-from videomar.data.ingest import ingest_videos, list_videos
+from videomar.data.ingest import ingest_videos
 from videomar.data.ledger import read_candidates
+from videomar.data.listing import list_videos
 from videomar.data.mp4 import find_ffmpeg
 
 _SOURCE = "-f lavfi -i testsrc2=size=96x64:rate=24:duration=1.5,gblur=2"

@@ -1,7 +1,5 @@
 """Flow `retrain`: new clips, or anything else that changed, to a released model; else a reason why not."""
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from pydantic import PositiveFloat
 from flows.pipeline import HOURS, run_stages
 from flows.release_steps import release_steps
 from flows.turn import turn
+from videomar.doctor.pipeline import pipeline_status
 from videomar.errors import VideomarError
 from videomar.process import run_in_group
 from videomar.release import LOCK
@@ -31,11 +30,7 @@ def use_clips(clips: str) -> None:
 @task(name="look for changes", retries=2, retry_delay_seconds=10)
 def what_changed() -> str | None:
     """What DVC says has changed, or that the release is missing; None where there is nothing to do."""
-    command = [sys.executable, "-m", "dvc", "status", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise VideomarError(f"dvc status: ended with code {done.returncode}: {done.stderr.strip()[-300:]}")
-    if stages := json.loads(done.stdout):
+    if stages := pipeline_status():
         return f"changed: {', '.join(stages)}"
     return None if find_released(sha256_of(LOCK)) is not None else "the last results are not released"
 

@@ -8,8 +8,8 @@ from videomar.stage import Stage
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fill the folder of raw videos."""
-    with Stage("samples", arguments, "source", "out") as stage:
-        stage.metrics = collect_samples(stage.path.source, stage.path.out, stage.params.samples)
+    with Stage("samples", arguments, "out") as stage:
+        stage.metrics = collect_samples(stage.params.samples.source, stage.path.out, stage.params.samples)
 
 
 if __name__ == "__main__":

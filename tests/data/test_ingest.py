@@ -16,8 +16,9 @@ from tests.data.conftest import ODD_NAME
 from videomar.config import CurateParams, IngestParams
 from videomar.data.decode import read_ledger_clips
 from videomar.data.duplicates import find_clusters
-from videomar.data.ingest import group_of, ingest_videos, list_videos
+from videomar.data.ingest import group_of, ingest_videos
 from videomar.data.ledger import SCORES, read_candidates
+from videomar.data.listing import list_videos
 from videomar.data.scores import score
 from videomar.errors import DataError
 
@@ -140,7 +141,7 @@ def test_thumbnail_is_three_pictures(copied: Copy, tmp_path: Path, ingest_params
 
 
 def test_deadline_costs_the_file_alone(copied: Copy, tmp_path: Path, ingest_params: IngestParams) -> None:
-    params = dataclasses.replace(ingest_params, timeout_s=0.02)
+    params = dataclasses.replace(ingest_params, timeout_s=0.001)
     figures = ingest_videos(copied("plain.mp4"), tmp_path / "out.parquet", params)
     assert figures["unreadable"] == 1
     assert read_candidates(tmp_path / "out.parquet")["reason"].tolist() == ["timeout"]

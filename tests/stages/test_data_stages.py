@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stages import curate, ingest, samples
+from stages import curate, ingest, list_clips, samples
 from tests.data.conftest import run_ffmpeg
+from videomar.config.edit import update_params
 from videomar.data.ledger import read_ledger
 
 PARAMS = str(Path(__file__).parent.parent.parent / "params.yaml")
@@ -19,8 +20,13 @@ def test_data_stages_lead_from_a_folder_to_a_ledger(tmp_path: Path) -> None:
     run_ffmpeg(own, "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=8:duration=9", "a.mp4")
     shutil.copy(own / "a.mp4", own / "b.mp4")
     candidates, ledger = str(tmp_path / "candidates.parquet"), tmp_path / "ledger.parquet"
-    end = ["--metrics", str(tmp_path / "metrics.json"), "--params", PARAMS]
-    samples.main(["--source", str(own), "--out", str(raw), *end])
+    params = str(shutil.copy(PARAMS, tmp_path))
+    update_params(Path(params), {"samples": {"source": str(own)}})
+    end = ["--metrics", str(tmp_path / "metrics.json"), "--params", params]
+    listing = tmp_path / "clips.json"
+    list_clips.main(["--raw", str(raw), "--out", str(listing), "--params", params])
+    assert set(json.loads(listing.read_text())) == {"a.mp4", "b.mp4"}
+    samples.main(["--out", str(raw), *end])
     ingest.main(["--raw", str(raw), "--out", candidates, *end])
     takedowns = str(Path(PARAMS).parent / "takedowns.csv")
     curate.main(["--candidates", candidates, "--takedowns", takedowns, "--out", str(ledger), *end])

@@ -26,9 +26,6 @@ _log = logging.getLogger(__name__)
 _TABLES = ("captions.csv", "captions.parquet")
 _NAMED = 3  # of each kind of trouble, in a warning
 
-SIDECARS = (".txt", ".json", ".csv", ".parquet")
-"""Suffixes of files beside videos that are never videos."""
-
 
 class CaptionsError(Exception):
     """A sidecar file that cannot be understood; the message says why."""

@@ -4,7 +4,7 @@ Axes: F frames, H W rows and columns in pixels.
 """
 
 import hashlib
-import os
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,12 +20,13 @@ from tqdm import tqdm
 from videomar.config import IngestParams
 from videomar.data.books import count_candidates
 from videomar.data.captioner import caption_clip, load_captioner
-from videomar.data.captions import SIDECARS, CaptionsError, check_table, read_captions
+from videomar.data.captions import CaptionsError, check_table, read_captions
 from videomar.data.clips import Clip, clip_id
 from videomar.data.decode import clip_frames, cover_height, crop_to_size, stream_video
 from videomar.data.duplicates import fingerprint
 from videomar.data.isolation import run_isolated
 from videomar.data.ledger import Candidate, write_candidates
+from videomar.data.listing import UNREADABLE, list_videos, printable, walk
 from videomar.data.probe import UnreadableError, VideoInfo, probe
 from videomar.data.scan import scan_clips
 from videomar.data.scorers import load_scorer, score_learned
@@ -62,51 +63,27 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float
     Raises:
         DataError: there is no such folder, no file in it, or a table of captions that is none.
     """
-    videos = list_videos(raw)
-    if not videos:
+    videos, unreadable = (list_videos(raw), _unreadable(raw)) if raw.is_dir() else ([], {})
+    if not videos and not unreadable:
         raise DataError(
             f"{raw}: got no files, expected videos; put some there, or run the stage `samples` first"
         )
     _load_learned(params)
     load_scorer.cache_clear()  # the children hold their own
     amiss = check_table(raw, videos)
-    rows = list(_ingest(raw, videos, params))
+    rows = [_File(raw, name, "", params).row(f"unreadable: {why}") for name, why in unreadable.items()]
+    rows += _ingest(raw, videos, params)
     rows.sort(key=lambda row: (row.video, row.start_s or 0.0, row.end_s or 0.0, row.clip_id or ""))
-    figures = count_candidates([printable(video) for video in videos], rows)
+    figures = count_candidates([*map(printable, videos), *unreadable], rows)
     write_candidates(out, rows)
     return figures | amiss
 
 
-def list_videos(raw: Path) -> list[str]:
-    """Paths, relative to the folder, of all files in it that may be videos, sorted."""
-    return [name for name in list_files(raw) if Path(name).suffix.lower() not in SIDECARS]
-
-
-def list_files(folder: Path) -> list[str]:
-    """Paths, relative to the folder, of all files in it but dotfiles, sorted.
-
-    Links to folders are followed; a folder that several ways lead to is listed by the first. A link to
-    nowhere is a file: it gets its row and its reason.
-    """
-    found: list[str] = []
-    seen: set[Path] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        here = Path(place)
-        if here.resolve() in seen:
-            folders.clear()
-            continue
-        seen.add(here.resolve())
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (here / name for name in files if not name.startswith("."))
-        found.extend(
-            path.relative_to(folder).as_posix() for path in paths if path.is_file() or path.is_symlink()
-        )
-    return sorted(found)
-
-
-def printable(name: str) -> str:
-    """A file name as text; bytes that are no UTF-8 become escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def _unreadable(raw: Path) -> dict[str, str]:
+    """Entries of the folder that nobody can read, here or where its files come from, with the reasons."""
+    here = {printable(entry.name): entry.reason for entry in walk(raw) if entry.reason is not None}
+    noted = raw / UNREADABLE
+    return {**(json.loads(noted.read_text("utf-8")) if noted.is_file() else {}), **here}
 
 
 def group_of(video: str) -> str:

@@ -1,5 +1,7 @@
 """Fills data/raw: with simulated and packaged clips, or with what lies in the user's own folder or store."""
 
+import contextlib
+import errno
 import filecmp
 import json
 import os
@@ -10,7 +12,7 @@ from tqdm import tqdm
 
 from videomar.config import SamplesParams
 from videomar.data.films import fetch_film, read_sources
-from videomar.data.ingest import list_files, list_videos, printable
+from videomar.data.listing import SIDECARS, UNREADABLE, list_videos, printable, walk
 from videomar.data.mirror import RECIPE, fetch_folder, read_recipe
 from videomar.data.mp4 import ffmpeg_version, find_ffmpeg
 from videomar.data.parts import cut_film
@@ -22,6 +24,16 @@ from videomar.errors import DataError
 _RECIPE = "SOURCES.yaml"
 _LIST = ".collected.json"
 _ENCODER = ".ffmpeg"
+# What a file may have that no one can read; with other errors it is the disk here that is at fault.
+_NOT_READABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ELOOP,
+)
 
 
 def collect_samples(where: Where, out: Path, params: SamplesParams) -> dict[str, float]:
@@ -54,13 +66,14 @@ def collect_samples(where: Where, out: Path, params: SamplesParams) -> dict[str,
     draft = out / ".collecting"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
+    for name in (_ENCODER, UNREADABLE):
+        (out / name).unlink(missing_ok=True)
     try:
         if (source / _RECIPE).is_file():
             program = find_ffmpeg(params.ffmpeg)
             (out / _ENCODER).write_text(ffmpeg_version(program) + "\n")
             simulated = _follow_recipe(source / _RECIPE, draft, params, program)
         else:
-            (out / _ENCODER).unlink(missing_ok=True)
             simulated = _mirror(source, draft, out)
         _publish(draft, out)
     finally:
@@ -80,23 +93,41 @@ def _follow_recipe(recipe: Path, draft: Path, params: SamplesParams, program: Pa
 
 
 def _mirror(source: Path, draft: Path, out: Path) -> int:
-    """Link or copy all files but dotfiles; the number of simulated clips, which is 0."""
-    if not list_videos(source):
+    """Link or copy all files but dotfiles, and note what cannot be; how many are simulated clips: none."""
+    entries = list(walk(source))
+    if not any(Path(entry.name).suffix.lower() not in SIDECARS for entry in entries):
         raise DataError(f"{source}: got no videos, expected at least one; put videos there")
-    files = [name for name in list_files(source) if (source / name).is_file()]
-    for name in tqdm(files, desc="collecting videos", unit="file", disable=None):
-        # Data version control stores names as UTF-8 alone.
-        origin, old, new = source / name, out / printable(name), draft / printable(name)
+    unreadable: dict[str, str] = {}
+    for entry in tqdm(entries, desc="collecting videos", unit="file", disable=None):
+        name = printable(entry.name)  # data version control stores names as UTF-8 alone
+        reason = entry.reason or _collect(source / entry.name, out / name, draft / name)
+        if reason is not None:
+            unreadable[name] = reason
+    if unreadable:
+        write_json(out / UNREADABLE, unreadable)
+    return 0
+
+
+def _collect(origin: Path, old: Path, new: Path) -> str | None:
+    """Make `new` hold what `origin` does, by a link where that can be; why it cannot be read, else None."""
+    try:
         new.parent.mkdir(parents=True, exist_ok=True)
         same = old.is_file() and filecmp.cmp(origin, old, shallow=True)
-        _link_or_copy(old if same else origin, new)
-    return 0
+        with origin.open("rb"):  # a link can be made of what nobody may read
+            _link_or_copy(old if same else origin, new)
+    except OSError as error:
+        if error.errno not in _NOT_READABLE:
+            raise
+        with contextlib.suppress(OSError):
+            new.unlink()
+        return str(error.strerror)
+    return None
 
 
 def _link_or_copy(origin: Path, new: Path) -> None:
     try:
         os.link(origin.resolve(), new)
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, one without links, or another user's file
         shutil.copy2(origin, new)
 
 

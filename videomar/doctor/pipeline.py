@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from videomar.config import load_params
+from videomar.data.listing import is_current
 from videomar.doctor.finding import BIN, Finding
-from videomar.errors import ParamsError
+from videomar.errors import ParamsError, VideomarError
 from videomar.tracking.code_state import outputs_of
 
 _OUTS, _DEPS = "changed outs", "changed deps"
@@ -23,6 +24,9 @@ _WORDS = {
     "new": "is not in dvc.lock",
     "not in cache": "has no copy in the cache, expected the one that dvc.lock names",
 }
+_ALWAYS = "always changed"  # of the stage that lists the folder of clips, whatever it finds
+_LISTING = Path("data/clips.json")
+_PARAMS = Path("params.yaml")
 Status = Mapping[str, Sequence[Any]]
 """What `dvc status --json` prints: for each stage that is not as recorded, what changed."""
 
@@ -46,18 +50,30 @@ def pipeline_findings(lock: Path, cache: Path) -> list[Finding]:
     """
     if not lock.is_file():
         return [Finding(str(lock), "no such file, expected the record of a run", "make run")]
-    status = _status()
-    return [status] if isinstance(status, Finding) else list(_explain(status, lock, cache))
+    try:
+        return list(_explain(pipeline_status(), lock, cache))
+    except VideomarError as error:
+        return [Finding("dvc status", f"{error}, expected a comparison", f"{BIN}dvc doctor")]
 
 
-def _status() -> Status | Finding:
+def pipeline_status() -> Status:
+    """What differs from dvc.lock, as DVC compares it; of the folder of clips, what its next listing says.
+
+    Raises:
+        VideomarError: DVC gave no answer, or params.yaml is wrong.
+    """
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        return json.loads(done.stdout)
+        told: dict[str, list[Any]] = json.loads(done.stdout)
     except ValueError:
-        told = " ".join(done.stderr.split())[:300].removeprefix("ERROR: ")
-        return Finding("dvc status", f"{told or 'no answer'}, expected a comparison", f"{BIN}dvc doctor")
+        said = " ".join(done.stderr.split())[-300:].removeprefix("ERROR: ")
+        raise VideomarError(said or "no answer") from None
+    status = {stage: [fact for fact in facts if fact != _ALWAYS] for stage, facts in told.items()}
+    source = load_params(_PARAMS).samples.source
+    if _LISTING.is_file() and not is_current(_LISTING, Path(source)):
+        status.setdefault("samples", []).append({_DEPS: {source: "modified"}})
+    return {stage: facts for stage, facts in status.items() if facts}
 
 
 def _explain(status: Status, lock: Path, cache: Path) -> Iterator[Finding]:

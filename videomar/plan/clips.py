@@ -13,8 +13,8 @@ import torch
 
 from videomar.config import CurriculumStage, Params
 from videomar.data.facts import cached_sizes
-from videomar.data.ingest import list_videos
 from videomar.data.ledger import kept_clips, read_ledger
+from videomar.data.listing import list_videos
 from videomar.data.probe import UnreadableError, VideoInfo, probe
 from videomar.data.shapes import ClipShape, at_sizes, clip_size, ledger_shapes
 from videomar.errors import DataError
