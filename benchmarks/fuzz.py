@@ -6,7 +6,6 @@ have its rows, and the untouched ones exactly the clips that they have alone.
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas
 
-from benchmarks.record import ROOT, write_result
+from benchmarks.record import ROOT, available_cores, write_result
 from videomar.config import load_params
 from videomar.data.ingest import ingest_videos
 from videomar.data.ledger import read_candidates
@@ -149,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=available_cores())
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = fuzz(Path(folder), given.files, given.seed, given.workers)

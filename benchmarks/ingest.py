@@ -8,7 +8,6 @@ scores, thumbnails and rows, in child processes, their start included. Theirs: `
 
 import argparse
 import dataclasses
-import os
 import statistics
 import subprocess
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import av
 
-from benchmarks.record import ROOT, write_result
+from benchmarks.record import ROOT, available_cores, write_result
 from videomar.config import IngestParams, load_params
 from videomar.data.decode import cover_height
 from videomar.data.ingest import ingest_videos
@@ -26,7 +25,7 @@ from videomar.data.mp4 import find_ffmpeg
 from videomar.data.probe import probe
 from videomar.data.shapes import clip_size
 
-CORES = len(os.sched_getaffinity(0))
+CORES = available_cores()
 
 
 def make_videos(folder: Path, num_files: int, seconds: int, size: str) -> list[Path]:

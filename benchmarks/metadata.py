@@ -10,7 +10,6 @@ processor seconds by their exponent, at least linearly, memory along a line.
 
 import math
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ import pyarrow as pa
 
 from benchmarks.metadata_parts import PARTS, write_settings
 from benchmarks.record import write_result
+from videomar.training.measures import peak_host_gb
 
 MILLION = 1_000_000
 CLIPS = (10_000, 100_000, MILLION)
@@ -66,7 +66,7 @@ def run_part(name: str, folder: Path, clips: int) -> dict[str, float]:
     return {
         f"{name}_{clips}_s": time.perf_counter() - start,
         f"{name}_{clips}_cpu_s": time.process_time() - cpu_start,
-        f"{name}_{clips}_peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        f"{name}_{clips}_peak_gb": peak_host_gb(),
     }
 
 

@@ -40,12 +40,12 @@ def write_settings(folder: Path) -> None:
     from videomar.runtime import step_generator
     from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
 
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
     values["text"]["encoder"] = "none"
-    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     values["curate"] |= {"min_motion": 1.0, "min_sharpness": 200.0}
-    (folder / "other.yaml").write_text(yaml.safe_dump(values))
-    (folder / "takedowns.csv").write_text("video_sha256,video,reason,removed_at\n")
+    (folder / "other.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    (folder / "takedowns.csv").write_text("video_sha256,video,reason,removed_at\n", encoding="utf-8")
     small = dataclasses.replace(_params(folder).tokenizer, hidden_size=8, depth=1)
     save_tokenizer(CausalTokenizer(small).initialise(step_generator(0, 0)), folder / "tokenizer")
 
@@ -185,7 +185,7 @@ def gc_objects(folder: Path, clips: int) -> Callable[[], object]:
         (cache / name[:2]).mkdir(parents=True, exist_ok=True)
         (cache / name[:2] / name[2:]).write_bytes(data)
     out = {"md5": f"{md5}.dir", "path": "raw", "hash": "md5", "size": 0, "nfiles": len(listing)}
-    (folder / "raw.dvc").write_text(yaml.safe_dump({"outs": [out]}))
+    (folder / "raw.dvc").write_text(yaml.safe_dump({"outs": [out]}), encoding="utf-8")
 
     def find() -> None:
         [garbage], notes = find_objects([])

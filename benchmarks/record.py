@@ -39,14 +39,14 @@ def write_result(
         "figures": dict(figures),
         "versions": {"python": platform.python_version()} | _versions((*_PACKAGES, *packages)),
         "machine": f"{platform.machine()} {_processor()}".strip(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cores(),
         # Of the last minute: what else ran beside the benchmark, and the benchmark itself.
         "load": [round(value, 2) for value in os.getloadavg()],
         "commit": commit(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".{name}.{os.getpid()}"
-    draft.write_text(json.dumps(result, indent=2) + "\n")
+    draft.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     os.replace(draft, folder / f"{name}.json")
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
@@ -79,7 +79,12 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def available_cores() -> int:
+    """Cores that this process may use; all there are where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -31,7 +31,7 @@ def main() -> None:
     for what, error, bound in map(ast.literal_eval, found):
         worst[what] = (max(error, worst.get(what, (error, bound))[0]), bound)
     lines = [f"| {what} | {error:.2g} | {bound:.2g} |\n" for what, (error, bound) in worst.items()]
-    (ROOT / "docs/PROOFS.md").write_text(HEAD + "".join(lines))
+    (ROOT / "docs/PROOFS.md").write_text(HEAD + "".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

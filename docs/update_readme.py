@@ -26,7 +26,7 @@ _CLIPS, _SCALE = 4, 3
 
 def figures_table(metrics: Path) -> str:
     """The results of a run as a Markdown table, from its metrics files."""
-    files = {path.stem: json.loads(path.read_text()) for path in metrics.glob("*.json")}
+    files = {path.stem: json.loads(path.read_text("utf-8")) for path in metrics.glob("*.json")}
     lines = ["| held-out figure | dB |", "|---|---|"]
     lines += [f"| {name} | {files[stage][key]:.1f} |" for name, stage, key in ROWS if key in files[stage]]
     minutes = sum(stage["seconds"] for stage in files.values()) / 60
@@ -52,7 +52,9 @@ def main() -> None:
     """Rewrite the marked block of README.md and docs/sample.png."""
     readme = ROOT / "README.md"
     table = figures_table(ROOT / "metrics")
-    readme.write_text(_BLOCK.sub(lambda match: match[1] + table + match[2], readme.read_text()))
+    readme.write_text(
+        _BLOCK.sub(lambda match: match[1] + table + match[2], readme.read_text("utf-8")), encoding="utf-8"
+    )
     write_picture(ROOT / "data" / "generated.parquet", ROOT / "docs" / "sample.png")
 
 

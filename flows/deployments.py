@@ -25,7 +25,7 @@ def quiet_times(file: Path) -> dict[str, float]:
 
 def _each(file: Path, made_of: Callable[[dict[str, Any]], _Made]) -> list[_Made]:
     try:
-        return [made_of(entry) for entry in yaml.safe_load(file.read_text())["deployments"]]
+        return [made_of(entry) for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["deployments"]]
     except (ImportError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise VideomarError(f"{file}: got {line}, expected deployments of flows; mend it") from error

@@ -48,7 +48,7 @@ def sample_and_evaluate(version: str = "champion", hours_per_stage: PositiveFloa
         for stage in ("sample", "evaluate") if same == names else ("encode", "sample", "evaluate"):
             places = run_elsewhere(stage, params, places, out, hours_per_stage)
         differing = unlike(read_facts(places[str(FACTS)]), read_facts(FACTS))
-        show_figures(found, json.loads(places["metrics/evaluate.json"].read_text()), out, differing)
+        show_figures(found, json.loads(places["metrics/evaluate.json"].read_text("utf-8")), out, differing)
         show_clips(places["data/generated.parquet"])
 
 

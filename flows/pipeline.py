@@ -20,7 +20,7 @@ HOURS = 24.0
 
 def stage_names(pipeline: Path) -> list[str]:
     """Names of the stages in the order of dvc.yaml."""
-    return list(yaml.safe_load(pipeline.read_text())["stages"])
+    return list(yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"])
 
 
 @task(task_run_name="{stage}", retries=1, retry_delay_seconds=10, retry_condition_fn=unless(OverTimeError))
@@ -46,4 +46,4 @@ def run_stages(folder: Path, hours: float, until: str | None = None) -> None:
 
 def _record(folder: Path) -> dict[str, object]:
     lock = folder / "dvc.lock"
-    return yaml.safe_load(lock.read_text()).get("stages", {}) if lock.is_file() else {}
+    return yaml.safe_load(lock.read_text("utf-8")).get("stages", {}) if lock.is_file() else {}

@@ -30,7 +30,10 @@ def run_elsewhere(
     stage: str, params: Path, places: dict[str, Path], out: Path, hours: float
 ) -> dict[str, Path]:
     """Run a stage with the parameters of another file; gives `places` with its outputs."""
-    entry, places = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage], dict(places)
+    entry, places = (
+        yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage],
+        dict(places),
+    )
     command = [*command_elsewhere(entry, places, out), "--params", str(params)]
     run_within(hours, stage, command, Path().resolve())
     return places

@@ -12,7 +12,7 @@ class Watch:
 
     def __init__(self, record: Path, quiet_s: float) -> None:
         self._record, self._quiet_s, self._since = record, quiet_s, 0.0
-        self.known = Seen(*json.loads(record.read_text())) if record.is_file() else None
+        self.known = Seen(*json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else None
         self._last = self.known
 
     def is_due(self, seen: Seen, now: float) -> bool:

@@ -15,11 +15,11 @@ _RUNS = "checkpoints/videomar.runs"
 
 def show_sweep(folder: Path, name: str) -> str:
     """Show what a sweep left in a folder; gives the best run and its figure in words."""
-    with (folder / _TABLE).open(newline="") as file:
+    with (folder / _TABLE).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     create_table_artifact(key="runs", table=rows, description="Runs of this sweep")
     show_curves(folder / _RUNS / "curves.png")
-    run_id = json.loads((folder / _RUNS / "run.json").read_text()).get("run_id")
+    run_id = json.loads((folder / _RUNS / "run.json").read_text("utf-8")).get("run_id")
     best = next(row for row in rows if row["best"] == "1")
     told = f"best of {len(rows)} runs: {best['run']} with {best['figure']} {float(best['value']):.4f}"
     lines = [

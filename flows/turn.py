@@ -1,32 +1,33 @@
 """One flow at a time in a checkout: the others wait for their turn."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from prefect import get_run_logger
 
 from flows.dvc_lock import mend_dvc_lock
 from videomar.disk import full_disk_told
 
-_LOCK = Path(".local/flow.lock")
+_LOCK, _HOLDER = Path(".local/flow.lock"), Path(".local/flow.name")
 
 
 @contextmanager
 def turn(name: str) -> Iterator[None]:
     """Wait until no other flow works here. The system itself ends the turn of a flow that was killed."""
     _LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with _LOCK.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            get_run_logger().info("%s waits for its turn: %s is at work", name, lock.read() or "another flow")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.truncate(0)
-        lock.write(name)
-        lock.flush()
+    lock = FileLock(_LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        other = _HOLDER.read_text(encoding="utf-8") if _HOLDER.is_file() else "another flow"
+        get_run_logger().info("%s waits for its turn: %s is at work", name, other)
+        lock.acquire()
+    try:
+        _HOLDER.write_text(name, encoding="utf-8")
         mend_dvc_lock(Path())
         with full_disk_told():
             yield
+    finally:
+        lock.release()

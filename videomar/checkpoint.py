@@ -77,7 +77,7 @@ def save(
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
             manifest = {"step": step, "shape": asdict(shape), "files": files}
             manifest |= {"made_with": made_with, "progress": progress}
-            (draft / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            (draft / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
             fsync(draft / MANIFEST)
             fsync(draft)
             shutil.rmtree(target, ignore_errors=True)  # a damaged one: an intact one would not be made again
@@ -135,7 +135,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         raise CheckpointError(
             f"{checkpoint}: no {MANIFEST}, expected a checkpoint; run `dvc repro train`"
@@ -192,7 +192,7 @@ def export(checkpoint: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in manifest["files"]:
         shutil.copyfile(checkpoint / name, folder / name)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def prune(folder: Path, keep: int, best: int | None = None) -> None:

@@ -49,4 +49,4 @@ def _facts(version: Version, evidence: Path) -> CardFacts:
 
 def _metrics(evidence: Path, stage: str) -> dict[str, float]:
     path = evidence / "metrics" / f"{stage}.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}

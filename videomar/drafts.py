@@ -33,7 +33,7 @@ def draft_of(path: Path) -> Iterator[Path]:
 def write_json(path: Path, content: object) -> None:
     """Write JSON, whole or not at all."""
     with draft_of(path) as draft:
-        draft.write_text(json.dumps(content, indent=1) + "\n")
+        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _lives(number: str) -> bool:

@@ -142,4 +142,4 @@ def _with_contents(cache: Path, md5: str) -> Iterator[str]:
     yield md5
     listing = cache / md5[:2] / md5[2:]
     if md5.endswith(".dir") and listing.is_file():
-        yield from (str(entry["md5"]) for entry in json.loads(listing.read_text()))
+        yield from (str(entry["md5"]) for entry in json.loads(listing.read_text("utf-8")))

@@ -41,7 +41,7 @@ def evidence_of(version: Version) -> "Evidence":
 
     with tempfile.TemporaryDirectory() as folder:
         path = download_evidence(version, Path(folder)) / "evaluation.json"
-        details = json.loads(path.read_text()) if path.is_file() else {}
+        details = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     stated = details.get("fingerprint")
     return Evidence(evaluation_of(version), None if stated is None else from_json(json.dumps(stated)))
 

@@ -169,7 +169,7 @@ def _is(path: Path, sha256: str) -> bool:
 
 def _stages(pipeline: Path) -> dict[str, list[str]]:
     """Outputs of each stage, in the order of dvc.yaml."""
-    stages = yaml.safe_load(pipeline.read_text())["stages"]
+    stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
     return {
         name: [next(iter(out)) if isinstance(out, dict) else out for out in stage.get("outs", [])]
         for name, stage in stages.items()
@@ -228,7 +228,7 @@ def _made(lineage: Path, files: Path, metrics: Path) -> Made:
         {
             f"{path.stem}.{key}": value
             for path in sorted(metrics.glob("*.json"))
-            for key, value in json.loads(path.read_text()).items()
+            for key, value in json.loads(path.read_text("utf-8")).items()
         },
     )
 

@@ -34,11 +34,13 @@ class SideCopy:
             VideomarError: the working folder is not at the top of a git repository with a commit.
         """
         self._stage, self._params = stage, params
-        self._entry: dict[str, Any] = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage]
+        self._entry: dict[str, Any] = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][
+            stage
+        ]
         self._tree = _tree_of_checkout()
         made = [out for entry in _locked().values() for out in entry.get("outs", [])]
         self._made = [out for out in made if out["path"] in self._entry["deps"]]
-        numbers = yaml.safe_load(params.read_text())
+        numbers = yaml.safe_load(params.read_text(encoding="utf-8"))
         sections = {section: numbers[section] for section in self._entry["params"]}
         code = _run(["git", "ls-tree", self._tree, "--", *self._entry["deps"]])
         basis = json.dumps([self._entry["cmd"], code, self._made, sections], sort_keys=True)
@@ -92,7 +94,7 @@ def _tree_of_checkout() -> str:
 
 def _locked() -> dict[str, Any]:
     """Entries of dvc.lock by stage."""
-    return yaml.safe_load(Path("dvc.lock").read_text())["stages"]
+    return yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
 
 
 def _dvc(folder: Path, *words: str) -> str:

@@ -66,7 +66,7 @@ class Stage:
             costs = {"seconds": time.monotonic() - self._start, "peak_memory_gb": self._peak_gb}
             rounded = {key: round(float(value), 4) for key, value in {**self.metrics, **costs}.items()}
             with draft_of(self.path.metrics) as draft:
-                draft.write_text(json.dumps(rounded, indent=2) + "\n")
+                draft.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
 
     def _watch_memory(self) -> None:
         while not self._ended.wait(_WATCH_S):
@@ -91,5 +91,14 @@ def _memory_gb() -> float:
     total = 0
     for process in (here, *here.children(recursive=True)):
         with contextlib.suppress(psutil.Error):  # it has ended meanwhile
-            total += process.memory_full_info().pss
+            total += _bytes_of(process)
     return total / 1e9
+
+
+def _bytes_of(process: psutil.Process) -> int:
+    """Memory of one process; where the system does not tell whose shared pages are, without or with them."""
+    try:
+        info = process.memory_full_info()
+        return int(info.pss if hasattr(info, "pss") else info.uss)
+    except psutil.AccessDenied:
+        return int(process.memory_info().rss)

@@ -187,7 +187,7 @@ def _shards(folder: Path) -> list[str]:
     if not index.is_file():
         return []
     try:
-        return [_SHARDS, *sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        return [_SHARDS, *sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
     except (ValueError, KeyError, TypeError, AttributeError):
         rule = "JSON with a weight_map from tensors to files; copy it there again"
         raise DataError(f"text.encoder: {index} is damaged, expected {rule}") from None

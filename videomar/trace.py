@@ -201,4 +201,4 @@ def _clips(evidence: Path, lock: str, places: Places) -> pandas.DataFrame | None
 
 def text_of(path: Path) -> str:
     """Text of a file; none of one that is not there."""
-    return path.read_text() if path.is_file() else ""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch._dynamo  # which the first step of an optimizer imports: once here, not in every fork
+import torch._dynamo  # which the first step of an optimizer imports: once here, not in every fork  # noqa: F401
 import torch.distributed as dist
 
 from tests.caches import write_cache

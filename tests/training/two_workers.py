@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch._dynamo
+import torch._dynamo  # noqa: F401
 import torch.distributed as dist
-import torch.distributed.fsdp  # all that a first step imports: once here, not in every fork
+import torch.distributed.fsdp  # all that a first step imports: once here, not in every fork  # noqa: F401
 
 from videomar.training.worker import Worker
 

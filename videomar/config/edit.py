@@ -24,11 +24,11 @@ def update_params(path: Path, changes: Mapping[str, Mapping[str, object]]) -> No
     """
     load_params(path)
     yaml = _round_trip()
-    content = yaml.load(path.read_text())
+    content = yaml.load(path.read_text(encoding="utf-8"))
     for section, values in changes.items():
         content[section].update(values)
     with draft_of(path) as draft:
-        with draft.open("w") as file:
+        with draft.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
         load_params(draft)
 
@@ -42,7 +42,7 @@ def read_preset(folder: Path, name: str) -> dict[str, Any]:
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
         raise ParamsError(f"preset: got {name}, expected {' or '.join(known) or f'files in {folder}'}")
-    return _round_trip().load((folder / f"{name}.yaml").read_text())
+    return _round_trip().load((folder / f"{name}.yaml").read_text("utf-8"))
 
 
 def _round_trip() -> "YAML":

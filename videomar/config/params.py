@@ -69,7 +69,7 @@ def _read(path: Path) -> Any:
     import yaml  # here, because a bare GPU machine runs the model without yaml and pydantic
 
     try:
-        return yaml.load(path.read_text(), _loader())
+        return yaml.load(path.read_text(encoding="utf-8"), _loader())
     except FileNotFoundError:
         raise ParamsError(
             f"{path}: no such file, expected the parameters; run from the repository root"

@@ -48,7 +48,7 @@ class AestheticScorer:
         self.layers = _read_head(folder / "head.safetensors", self.model.config.projection_dim)
         settings: dict[str, Any] = {}
         if (folder / "preprocessor_config.json").is_file():
-            settings = json.loads((folder / "preprocessor_config.json").read_text())
+            settings = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
         self.mean, self.std = settings.get("image_mean", _MEAN), settings.get("image_std", _STD)
 
     @torch.no_grad()

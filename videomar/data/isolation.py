@@ -6,9 +6,9 @@ RLIMIT_AS and RLIMIT_DATA count address space that libraries only reserve (0.7 G
 a damaged file; RLIMIT_RSS has no effect on Linux.
 """
 
+import contextlib
 import multiprocessing
 import os
-import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -146,7 +146,10 @@ def _prepare_child(prepare: Callable[[], None] | None) -> None:
     A parent that is killed cannot end its children, and nobody keeps the deadline of one that hangs.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ImportError):  # no system but Unix has it
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:
         global _prepared

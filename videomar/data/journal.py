@@ -5,11 +5,12 @@ cut off when the file is opened again.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
+
+from filelock import FileLock, Timeout
 
 from videomar.data.shard import Stored
 from videomar.errors import DataError
@@ -31,15 +32,16 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
         self.arrays: dict[str, Array] = {}
+        # Beside the folder, all of which data version control takes for results.
+        self._lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
 
     def __enter__(self) -> Self:
-        self.file = self.path.open("a+b")
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.file.close()
+            self._lock.acquire()
+        except Timeout:
             rule = "one encode at a time; wait for the other"
             raise DataError(f"{self.path}: got a journal in use, expected {rule}") from None
+        self.file = self.path.open("a+b")
         self.file.seek(0)
         end = 0
         while record := _read_record(self.file):
@@ -52,6 +54,7 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):  # on a full disk what could not be written is tried once more
             self.file.close()
+        self._lock.release()
 
     def add(self, key: str, shape: list[int], data: bytes) -> None:
         """Keep an array from now on.

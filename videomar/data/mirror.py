@@ -36,7 +36,10 @@ def write_recipe(url: str) -> Path:
     digest, size = hashlib.sha256(told.encode()).hexdigest(), sum(file.size for file in files)
     folder = _RECIPES / re.sub(r"[^A-Za-z0-9._]+", "-", source.key)
     with draft_of(folder / RECIPE) as draft:
-        draft.write_text(f"{source}\n# {len(files)} files, {size} bytes; names, sizes and times: {digest}\n")
+        draft.write_text(
+            f"{source}\n# {len(files)} files, {size} bytes; names, sizes and times: {digest}\n",
+            encoding="utf-8",
+        )
     return folder
 
 

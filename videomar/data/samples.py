@@ -71,7 +71,7 @@ def collect_samples(where: Where, out: Path, params: SamplesParams) -> dict[str,
     try:
         if (source / _RECIPE).is_file():
             program = find_ffmpeg(params.ffmpeg)
-            (out / _ENCODER).write_text(ffmpeg_version(program) + "\n")
+            (out / _ENCODER).write_text(ffmpeg_version(program) + "\n", encoding="utf-8")
             simulated = _follow_recipe(source / _RECIPE, draft, params, program)
         else:
             simulated = _mirror(source, draft, out)

@@ -77,7 +77,7 @@ def pipeline_status() -> Status:
 
 
 def _explain(status: Status, lock: Path, cache: Path) -> Iterator[Finding]:
-    outputs = outputs_of(lock.read_text())
+    outputs = outputs_of(lock.read_text(encoding="utf-8"))
     changed: dict[str, str] = {}
     for stage, facts in status.items():
         stale = any(not isinstance(fact, dict) or _DEPS in fact for fact in facts)

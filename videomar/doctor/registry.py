@@ -178,7 +178,7 @@ def _damages(version: Version, evidence: Path) -> list[str]:
 
 def _checkpoint_sums(checkpoint: Path) -> list[FileSum]:
     """Sums that a checkpoint states of its own files."""
-    files = json.loads((checkpoint / "checkpoint.json").read_text())["files"]
+    files = json.loads((checkpoint / "checkpoint.json").read_text("utf-8"))["files"]
     return [FileSum("checkpoint", name, facts["sha256"], facts["bytes"]) for name, facts in files.items()]
 
 

@@ -161,7 +161,7 @@ def load_extractor(folder: Path, device: torch.device | str = "cpu") -> Extracto
         DataError: the folder holds neither, or more than one file to choose from.
     """
     if (folder / "config.json").is_file():
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
         if kind == "videomae" and (folder / "model.safetensors").is_file():
             return VideoMaeClips(folder, device)
         raise DataError(
@@ -190,7 +190,7 @@ def _pixels(clip: NDArray[np.uint8], side_px: int, square: bool = False) -> Tens
 def _normalisation(folder: Path) -> tuple[Tensor, Tensor]:
     """Mean and deviation of colours that the model was trained with: its own file's, else ImageNet's."""
     path = folder / "preprocessor_config.json"
-    stated = json.loads(path.read_text()) if path.is_file() else {}
+    stated = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     mean, deviation = stated.get("image_mean", _MEAN), stated.get("image_std", _DEVIATION)
     return torch.tensor(mean).view(3, 1, 1), torch.tensor(deviation).view(3, 1, 1)
 

@@ -146,7 +146,7 @@ def code_sha256(folder: Path | None = None) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.py")):
         if path.stem not in _NOT_SCORING:
-            digest.update(path.name.encode() + _code_of(path.read_text()).encode())
+            digest.update(path.name.encode() + _code_of(path.read_text("utf-8")).encode())
     return digest.hexdigest()
 
 

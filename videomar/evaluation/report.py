@@ -149,7 +149,7 @@ def _about_pipeline(sources: ReportSources, release: Release) -> dict[str, Any]:
         "contents": read_contents(sources.ledger),
         "stages": stage_costs(metrics),
         "versions": installed_versions(),
-        "credits": sources.credits.read_text().splitlines() if sources.credits.is_file() else [],
+        "credits": sources.credits.read_text("utf-8").splitlines() if sources.credits.is_file() else [],
     }
 
 

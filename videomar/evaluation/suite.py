@@ -69,7 +69,7 @@ def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:
         "shares": shares["shares"],
     }
     with draft_of(paths.details) as draft:
-        draft.write_text(json.dumps(details, indent=1, sort_keys=True) + "\n")
+        draft.write_text(json.dumps(details, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     named = {f"{name}_time_share": share for name, share in shares["shares"].items()}
     costs = {f"{name}_seconds": value for name, value in seconds.items()}
     return {**figures, "metrics_skipped": float(len(judge.skipped)), **costs, **named}
@@ -78,7 +78,7 @@ def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:
 def time_shares(seconds: dict[str, float], sampled: Path) -> dict[str, dict[str, float]]:
     """Seconds of sampling, metrics, reading and writing over both stages, and their shares; none unknown."""
     try:
-        before = json.loads(sampled.read_text())
+        before = json.loads(sampled.read_text(encoding="utf-8"))
         both = {
             "sampling": float(before["sampling_seconds"]),
             "metrics": seconds["metrics"] + float(before["metrics_seconds"]),

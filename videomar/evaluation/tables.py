@@ -88,7 +88,7 @@ class StageCost:
 
 def read_metrics(folder: Path) -> dict[str, dict[str, float]]:
     """metrics/STAGE.json by stage."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
 def judged_groups(figures: Mapping[str, float]) -> list[str]:

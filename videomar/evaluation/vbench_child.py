@@ -77,7 +77,7 @@ def main() -> None:
     os.dup2(log, 2)
     try:
         if "facts" in job:
-            Path(job["facts"]).write_text(json.dumps(facts(job["device"])))
+            Path(job["facts"]).write_text(json.dumps(facts(job["device"])), encoding="utf-8")
         else:
             evaluate(job)
     except Exception as error:

@@ -68,7 +68,7 @@ class OtherEnvironment:
         except subprocess.TimeoutExpired:
             raise DataError(f"took over {self.limit_s:g} s, expected less; raise --limit-s") from None
         if code:
-            said = log.read_text(errors="replace").split("\n") if log.is_file() else []
+            said = log.read_text(errors="replace", encoding="utf-8").split("\n") if log.is_file() else []
             last = next((line for line in reversed(said) if line.strip()), "nothing said")
             told = textwrap.shorten(last, _LONGEST)
             raise DataError(f"got code {code} ({told}), expected figures; see that environment and the clips")

@@ -94,7 +94,7 @@ def _facts(folder: Path, other: OtherEnvironment) -> dict[str, Any]:
     other.run(folder, facts=str(path))
     if not path.is_file():
         raise DataError(f"got no answer of {other.python}, expected Python; name an interpreter")
-    own: dict[str, Any] = json.loads(path.read_text())
+    own: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return own
 
 
@@ -122,7 +122,7 @@ def _measured(key: str, videos: int, folder: Path, other: OtherEnvironment) -> f
     path = folder / _RESULTS / f"{key}_eval_results.json"
     try:
         # The mean comes first and the videos' own values last; the camera's motion has a table between.
-        mean, *_, of_videos = json.loads(path.read_text())[key]
+        mean, *_, of_videos = json.loads(path.read_text("utf-8"))[key]
         value, judged = float(mean), len(of_videos)
     except (OSError, ValueError, KeyError, TypeError) as error:
         line = " ".join(str(error).split())

@@ -96,7 +96,9 @@ def _end_leftovers() -> None:
 def _what_is_wrong() -> str:
     waited = [name for name, service in _services().items() if not service["ready"]] or ["supervisor"]
     log = LOGS / f"{waited[0]}.log"
-    last = log.read_text(errors="replace").splitlines()[-_LAST_LINES:] if log.is_file() else []
+    last = (
+        log.read_text(errors="replace", encoding="utf-8").splitlines()[-_LAST_LINES:] if log.is_file() else []
+    )
     return f"services: {', '.join(waited)} not ready, expected an answer; {log} ends with: {' | '.join(last)}"
 
 

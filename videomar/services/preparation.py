@@ -29,14 +29,17 @@ def prepare(settings: Settings) -> None:
             "default_permission = READ\n"
             f"database_uri = sqlite:///{_ACCOUNTS.resolve()}\n"
             "admin_username = admin\n"
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
+            encoding="utf-8",
         )
         os.close(os.open(_ACCOUNTS, os.O_CREAT, 0o600))  # before MLflow makes it for all to read
     if settings.ray_port is not None:
         _make_ray_folder()
         RAY_TOKEN.unlink(missing_ok=True)
         if settings.own_token:
-            with open(os.open(RAY_TOKEN, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            with open(
+                os.open(RAY_TOKEN, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8"
+            ) as file:
                 file.write(secrets.token_hex(32))
 
 

@@ -40,8 +40,8 @@ def tree_of(pid: int) -> list[Identity]:
 
 def session_of(leader: int) -> list[Identity]:
     """The processes of a session and all below them, also those that lost their parent with its leader."""
-    found: set[Identity] = set()
-    for pid in psutil.pids():
+    found = set(tree_of(leader))
+    for pid in psutil.pids() if hasattr(os, "getsid") else ():
         with contextlib.suppress(OSError):  # it has ended meanwhile
             if os.getsid(pid) == leader:
                 found.update(tree_of(pid))

@@ -1,6 +1,5 @@
 """The process that keeps all services running until it is told to end."""
 
-import fcntl
 import json
 import logging
 import os
@@ -10,6 +9,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from videomar.drafts import draft_of
 from videomar.environment import SERVICES
@@ -28,32 +29,30 @@ def supervise(settings: Settings) -> None:
     """Run the services until SIGTERM or SIGINT; `.local/services.json` says which processes there are."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     LOGS.mkdir(parents=True, exist_ok=True)
-    with _LOCK.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however it ends
-        except BlockingIOError:
-            sys.exit("services: another supervisor is at work in this checkout")
-        told_to_end = threading.Event()
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signal_number, lambda *_: told_to_end.set())
-        prepare(settings)
-        keepers = {service.name: Keeper(service, LOGS) for service in services(settings)}
-        noted: dict[str, Any] = {}
-        try:
-            while not told_to_end.wait(_PULSE_S):
-                for keeper in keepers.values():
-                    if (
-                        keeper.service.after is None
-                        or keeper.processes
-                        or keepers[keeper.service.after].ready
-                    ):
-                        keeper.tend()
-                noted = _note(_state(settings, list(keepers.values())), noted)
-        finally:
-            for keeper in reversed(keepers.values()):
-                keeper.end()
-            clear()
-            SERVICES.unlink(missing_ok=True)
+    lock = FileLock(_LOCK, timeout=0)
+    try:
+        lock.acquire()  # ends with this process, however it ends
+    except Timeout:
+        sys.exit("services: another supervisor is at work in this checkout")
+    told_to_end = threading.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda *_: told_to_end.set())
+    prepare(settings)
+    keepers = {service.name: Keeper(service, LOGS) for service in services(settings)}
+    noted: dict[str, Any] = {}
+    try:
+        while not told_to_end.wait(_PULSE_S):
+            for keeper in keepers.values():
+                after = keeper.service.after
+                if after is None or keeper.processes or keepers[after].ready:
+                    keeper.tend()
+            noted = _note(_state(settings, list(keepers.values())), noted)
+    finally:
+        for keeper in reversed(keepers.values()):
+            keeper.end()
+        clear()
+        SERVICES.unlink(missing_ok=True)
+        lock.release()
 
 
 def _state(settings: Settings, keepers: Sequence[Keeper]) -> dict[str, Any]:
@@ -77,5 +76,5 @@ def _state(settings: Settings, keepers: Sequence[Keeper]) -> dict[str, Any]:
 def _note(state: dict[str, Any], noted: dict[str, Any]) -> dict[str, Any]:
     if state != noted:
         with draft_of(SERVICES) as draft:
-            draft.write_text(json.dumps(state, indent=2) + "\n")
+            draft.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
     return state

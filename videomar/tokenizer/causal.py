@@ -212,7 +212,7 @@ def save_tokenizer(tokenizer: CausalTokenizer, folder: Path) -> None:
     """Write weights and shape to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tokenizer.state_dict(), folder / WEIGHTS_FILE)
-    (folder / PARAMS_FILE).write_text(json.dumps(asdict(tokenizer.params), indent=2))
+    (folder / PARAMS_FILE).write_text(json.dumps(asdict(tokenizer.params), indent=2), encoding="utf-8")
 
 
 def load_causal(folder: Path) -> CausalTokenizer:
@@ -221,7 +221,7 @@ def load_causal(folder: Path) -> CausalTokenizer:
     Raises:
         CheckpointError: tokenizer.json lacks a number.
     """
-    stored = json.loads((folder / PARAMS_FILE).read_text())
+    stored = json.loads((folder / PARAMS_FILE).read_text("utf-8"))
     names = [field.name for field in fields(CausalShape)]
     missing = [name for name in names if name not in stored]
     if missing:

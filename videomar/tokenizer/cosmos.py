@@ -36,7 +36,7 @@ def diffusers_files(folder: Path) -> list[Path]:
     files = [folder / name for name in DIFFUSERS_FILES]
     if not all(file.is_file() for file in files):
         return []
-    return files if f'"{DIFFUSERS_CLASS}"' in files[0].read_text() else []
+    return files if f'"{DIFFUSERS_CLASS}"' in files[0].read_text("utf-8") else []
 
 
 def torchscript_files(folder: Path) -> list[Path]:

@@ -200,7 +200,7 @@ def _requirements() -> list[str]:
 
 
 def _read_metrics(folder: Path) -> dict[str, dict[str, float]]:
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
 def _ensure_model(client: "MlflowClient") -> None:

@@ -27,7 +27,7 @@ def uncommitted_changes(folder: Path, recorded: Collection[str], lock: Path) -> 
         told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    results = {lock.name, *recorded, *outputs_of(lock.read_text())}
+    results = {lock.name, *recorded, *outputs_of(lock.read_text(encoding="utf-8"))}
     return sorted(path for line in told.split("\0") if (path := line[3:]) and path not in results)
 
 

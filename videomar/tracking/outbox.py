@@ -6,7 +6,6 @@ harmless: the run is found again by a tag, metrics that the store already has ar
 replaces itself.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
 
 from videomar.drafts import write_json
 
@@ -90,19 +91,22 @@ class Outbox:
     @contextmanager
     def alone(self) -> Iterator[bool]:
         """Whether no other process is sending this box; none begins to meanwhile."""
-        with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
+        lock = FileLock(self.folder / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
             yield True
+        finally:
+            lock.release()
 
     def _open(self) -> TextIO:
         """The lines, to add to: half a line that a killed process left is cut off."""
         path = self.folder / LINES
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-        return path.open("a")
+        return path.open("a", encoding="utf-8")
 
     def _notice(self, entry: Mapping[str, Any]) -> None:
         self.start = self.start or dict(entry)
@@ -118,7 +122,7 @@ class Outbox:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file; an empty one where the file is missing or holds none."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
     return found if isinstance(found, dict) else {}

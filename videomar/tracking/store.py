@@ -1,10 +1,11 @@
 """MLflow's store of runs: where it is, a client of it, and the experiment that all runs are in."""
 
-import fcntl
 import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock
 
 from videomar.drafts import draft_of
 from videomar.environment import apply_settings, checkout
@@ -46,8 +47,7 @@ def make_database(path: Path) -> None:
     import mlflow
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(path.with_suffix(".lock")):
         if not path.is_file():
             with draft_of(path) as draft:
                 mlflow.MlflowClient(f"sqlite:///{draft}")

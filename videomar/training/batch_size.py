@@ -26,6 +26,7 @@ from videomar.model.objective import Clips
 from videomar.runtime import step_generator
 from videomar.training.accumulation import clips_on
 from videomar.training.curriculum import asked_of
+from videomar.training.measures import peak_host_gb
 from videomar.training.optim import update_ema
 from videomar.training.precision import Loss, recompute_blocks
 from videomar.training.state import new_state
@@ -76,7 +77,7 @@ def with_batch_sizes(
         write_json(out / BATCH_FILE, found)
 
     worker.together(find)
-    sizes = json.loads((out / BATCH_FILE).read_text())
+    sizes = json.loads((out / BATCH_FILE).read_text("utf-8"))
     stages = [
         dataclasses.replace(stage, batch_size=sizes.get(str(number), stage.batch_size))
         for number, stage in enumerate(params.curriculum)
@@ -159,6 +160,4 @@ def _peak_gb(device: torch.device) -> float:
     """Highest memory so far, GB: of the device, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 1e9
-    # Not `getrusage`: its peak is inherited from the process that started this one.
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
+    return peak_host_gb()

@@ -96,7 +96,7 @@ def set_aside(out: Path, made_with: Mapping[str, Any]) -> Path:
 def owner(out: Path) -> Mapping[str, Any] | None:
     """What the run in `out` was made with: as it said at its start, or as its newest checkpoint says."""
     try:
-        return json.loads((out / IDENTITY_FILE).read_text())
+        return json.loads((out / IDENTITY_FILE).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         newest = checkpoint.latest(out)
         return checkpoint.read_manifest(newest)["made_with"] if newest else None

@@ -5,10 +5,9 @@ tokens, E caption channels, D hidden size, W head width, n hidden tokens.
 """
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -138,10 +137,22 @@ def peak_memory_gb(device: torch.device) -> float:
     """Highest memory so far, GB: of the device, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    # Linux counts in KiB, macOS in bytes.
-    return (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
-    )
+    return peak_host_gb()
+
+
+def peak_host_gb() -> float:
+    """Highest resident memory of this process so far, GB; 0 where the system does not tell."""
+    try:
+        # Linux; `getrusage` has there the peak of the process that started this one, too.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
+    except (OSError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9  # in bytes on macOS
 
 
 def wait_for(device: torch.device) -> None:

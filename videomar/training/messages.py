@@ -65,7 +65,7 @@ class Retelling:
         while not over:
             over = self._ended.wait(_POLL_S)
             for path, opening in self._openings.items():
-                whole = path.read_text().rpartition("\n")[0].splitlines() if path.is_file() else []
+                whole = path.read_text("utf-8").rpartition("\n")[0].splitlines() if path.is_file() else []
                 for line in whole[self._said[path] :]:
                     tqdm.write(opening + line, file=sys.stderr)
                 self._said[path] = len(whole)

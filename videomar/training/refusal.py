@@ -32,7 +32,7 @@ def refusal_of(action: Callable[[], None], notes: Path, worker: Worker) -> Video
         VideomarError: this worker refuses, and others do not say so.
     """
     for path in sorted(notes.glob("[!.]*.json")):
-        note = json.loads(path.read_text())
+        note = json.loads(path.read_text("utf-8"))
         write_json(
             notes / f"{worker.rank}.json", note
         )  # the one who refused may be waiting for all to say so

@@ -94,7 +94,7 @@ def _curve(outcome: Outcome, figure: str) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    with draft_of(path) as draft, draft.open("w", newline="") as file:
+    with draft_of(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=columns)
         writer.writeheader()
         writer.writerows(rows)

@@ -54,7 +54,7 @@ def note_stopped(run: Run) -> None:
 def was_stopped(run: Run) -> bool:
     """Whether the run, as it is asked for now, was ended early."""
     try:
-        return not differing_keys(run.made_with, json.loads((run.out / STOPPED_FILE).read_text()))
+        return not differing_keys(run.made_with, json.loads((run.out / STOPPED_FILE).read_text("utf-8")))
     except (FileNotFoundError, ValueError):
         return False
 
