@@ -26,8 +26,7 @@ OLDEST_GLIBC = (2, 28)  # that of the packages' builds for Linux (manylinux_2_28
 LOCK, DEV_LOCK = Path("requirements.lock"), Path("requirements-dev.lock")
 # The public index has one build of torch for Linux, with CUDA; the others are on an index of PyTorch's own.
 TORCH_INDEX = "https://download.pytorch.org/whl"
-CUDA_OF_PUBLIC_BUILD = 13
-OLDER_CUDA = "cu126"  # runs with every driver of CUDA 12
+BUILD_BY_CUDA = {12: "cu126", 13: "default"}  # of a driver; each build runs with all drivers of its CUDA
 NEEDED_GB = {"cpu": 4, "cuda": 10}
 # These reach into a Python that is not theirs.
 FOREIGN = (
@@ -119,9 +118,13 @@ def choose_torch(wanted: str) -> str:
     if sys.platform != "linux":
         return "default"
     cuda = driver_cuda()
-    if cuda is None:
-        return "cpu"
-    return "default" if cuda >= CUDA_OF_PUBLIC_BUILD else OLDER_CUDA
+    if cuda is None or cuda >= min(BUILD_BY_CUDA):
+        return "cpu" if cuda is None else BUILD_BY_CUDA[min(cuda, max(BUILD_BY_CUDA))]
+    print(
+        f"the driver's CUDA is {cuda}, too old for this torch: it will run on the CPU; update the driver",
+        flush=True,
+    )
+    return "cpu"
 
 
 def driver_cuda() -> int | None:

@@ -96,9 +96,13 @@ class Retraining(Checkout):
         draw(folder / "clips")
         pipeline = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
         for stage in PREPARED:
-            command = pipeline[stage]["cmd"].replace("${samples.source}", "clips")
             done = subprocess.run(
-                command, shell=True, cwd=folder, env=self.environment(), capture_output=True, text=True
+                pipeline[stage]["cmd"],
+                shell=True,
+                cwd=folder,
+                env=self.environment(),
+                capture_output=True,
+                text=True,
             )
             assert done.returncode == 0, done.stderr
         for stage in STAGES:  # code is not what changes here

@@ -70,8 +70,7 @@ def pipeline_status() -> Status:
         said = " ".join(done.stderr.split())[-300:].removeprefix("ERROR: ")
         raise VideomarError(said or "no answer") from None
     status = {stage: [fact for fact in facts if fact != _ALWAYS] for stage, facts in told.items()}
-    source = load_params(_PARAMS).samples.source
-    if _LISTING.is_file() and not is_current(_LISTING, Path(source)):
+    if _LISTING.is_file() and not is_current(_LISTING, Path(source := load_params(_PARAMS).samples.source)):
         status.setdefault("samples", []).append({_DEPS: {source: "modified"}})
     return {stage: facts for stage, facts in status.items() if facts}
 

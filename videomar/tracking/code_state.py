@@ -1,11 +1,12 @@
 """Whether the code that made a model is the commit it names: changes that nothing else records."""
 
-import subprocess
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from videomar.tracking.lineage import git
 
 
 def uncommitted_changes(folder: Path, recorded: Collection[str], lock: Path) -> list[str] | None:
@@ -22,10 +23,8 @@ def uncommitted_changes(folder: Path, recorded: Collection[str], lock: Path) -> 
     Returns:
         Paths, or None outside of git.
     """
-    command = ["git", "status", "--porcelain", "-z", "--no-renames"]
-    try:
-        told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+    told = git(folder, "status", "--porcelain", "-z", "--no-renames")
+    if told is None:
         return None
     results = {lock.name, *recorded, *outputs_of(lock.read_text(encoding="utf-8"))}
     return sorted(path for line in told.split("\0") if (path := line[3:]) and path not in results)

@@ -1,8 +1,11 @@
 """What a model was made from: hashes of files and the state of the git tree."""
 
 import hashlib
+import os
 import subprocess
 from pathlib import Path
+
+from videomar.errors import VideomarError
 
 
 def sha256_of(*paths: Path) -> str:
@@ -22,18 +25,39 @@ def made_from(folder: Path) -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict[str, str]:
-    """`git_commit` and `git_dirty` (`true` or `false`) of the tree of `folder`; `none` outside of git."""
-    commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
-    changes = _git(folder, "status", "--porcelain")
+    """`git_commit` and `git_dirty` (`true` or `false`) of the tree of `folder`; `none` outside of git.
+
+    Raises:
+        VideomarError: git is there and refuses to read the tree.
+    """
+    commit = git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
+    changes = git(folder, "status", "--porcelain")
     if changes is None:
         return {"git_commit": "none", "git_dirty": "none"}
     return {"git_commit": commit or "none", "git_dirty": "true" if changes else "false"}
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints; None where it fails, is missing, or there is nothing to say."""
+def git(folder: Path, *arguments: str) -> str | None:
+    """What git prints; None without git, outside of a repository, or where there is nothing to say.
+
+    Raises:
+        VideomarError: it refuses, as it does in a folder of another user: lineage must not be lost quietly.
+    """
+    command, environment = ["git", *arguments], {**os.environ, "LC_ALL": "C", "LANGUAGE": "C"}
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+    except OSError:
         return None
-    return done.stdout.strip()
+    said = " ".join(done.stderr.split())
+    if done.returncode == 0:
+        return done.stdout.strip("\n")
+    if not said or "not a git repository" in said:
+        return None
+    do = (
+        f"`git config --global --add safe.directory '{folder.resolve()}'`" if "dubious" in said else "mend it"
+    )
+    raise VideomarError(
+        f"git {arguments[0]} in {folder.resolve()}: got {said[:200]}, expected an answer; {do}"
+    )
