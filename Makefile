@@ -77,10 +77,25 @@ faults: setup-dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not quiet"
 	@$(BIN)/python -m pytest -m quiet
 
+# Other Pythons than that of .venv; those of pyenv are found, too.
+OTHER_PYTHONS ?= 3.12 3.13
+OTHER_TESTS := tests/test_contract.py tests/test_architecture.py tests/test_cli.py tests/test_project.py tests/test_pipeline.py \
+	tests/model tests/data/test_decode.py tests/data/test_ingest.py tests/tracking/test_pyfunc.py
+
+pythons:
+	@for version in $(OTHER_PYTHONS); do \
+	    python=$$(for each in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
+	        "$$each" -c 'import sys; print(sys.executable)' 2>/dev/null && break; done); \
+	    [ -n "$$python" ] || { echo "pythons: got no Python $$version, expected one; OTHER_PYTHONS=... names others" >&2; exit 1; }; \
+	    "$$python" install.py --dev --torch "$(TORCH)" --venv .local/pythons/$$version || exit 1; \
+	    .local/pythons/$$version/bin/python -m pytest -n 2 --dist loadfile $(OTHER_TESTS) || exit 1; \
+	done
+
 lint: setup-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/codespell
 	@$(BIN)/lint-imports
 
 remote: setup

@@ -27,6 +27,7 @@ LOCK, DEV_LOCK = Path("requirements.lock"), Path("requirements-dev.lock")
 # The public index has one build of torch for Linux, with CUDA; the others are on an index of PyTorch's own.
 TORCH_INDEX = "https://download.pytorch.org/whl"
 BUILD_BY_CUDA = {12: "cu126", 13: "default"}  # of a driver; each build runs with all drivers of its CUDA
+BAD_IN_PATH = "[\"'`$\\\\:;#?%&*|<>{}\\x00-\\x1f]"  # what databases' addresses and scripts cannot carry
 NEEDED_GB = {"cpu": 4, "cuda": 10}
 # These reach into a Python that is not theirs.
 FOREIGN = (
@@ -76,9 +77,9 @@ def check_machine() -> None:
 
 def check_checkout(folder: Path) -> None:
     """Refuse a folder whose history git cannot tell, or whose name the tools cannot carry."""
-    bad = sorted(set(re.findall("[\"'`$\\\\:;#?%&*|<>\\n\\t{}\\x00-\\x1f]", str(folder))))
+    bad = sorted(set(re.findall(BAD_IN_PATH, str(folder))))
     if bad:
-        rule = "none of it in the path, which databases and scripts cannot carry"
+        rule = "none of it in the path, for databases and scripts cannot carry it"
         raise SetupError(
             f"{str(folder)!r}: got {' '.join(map(repr, bad))}, expected {rule}; move the checkout"
         )

@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from videomar import project
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -129,6 +131,7 @@ def test_path_that_scripts_or_databases_cannot_carry_is_refused(install: ModuleT
     with pytest.raises(install.SetupError, match="in the path.*move the checkout") as caught:
         install.check_checkout(Path(f"/home/me/a{letter}b"))
     assert "\n" not in str(caught.value)
+    assert install.BAD_IN_PATH == project.BAD_IN_PATH
 
 
 def test_full_disk_is_refused(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

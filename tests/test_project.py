@@ -140,6 +140,13 @@ def test_written_pipeline_runs_with_the_package_as_one_dependency(tmp_path: Path
     assert {"dvc.yaml", "stages/run", "flows/release.py", ".dvc/config"} <= set(tracked)
 
 
+def test_path_that_scripts_or_databases_cannot_carry_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"got '\$', expected none of it in the path"):
+        write_project(tmp_path / "a$b")
+        '"[\\"\'', "'[\"\\'", 1
+    )
+
+
 def test_folder_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path, tmp_path / "file"):

@@ -9,8 +9,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from videomar.config import TextParams
 from videomar.errors import DataError
-from videomar.text import NoText, TransformersText, load_text_encoder, pad_states
+from videomar.text import MINILM_FILES, NoText, TransformersText, load_text_encoder, pad_states
 
 CAPTIONS = ["a red ball rolls", "two blue boxes fall down and a red ball rolls over them", "a ball", "boxes"]
 MARKS = {"qwen2": 0, "t5": 1, "bert": 2}
@@ -349,3 +350,11 @@ def test_padding_marks_the_real_tokens():
 def test_padding_refuses_states_of_another_encoder(shape):
     with pytest.raises(DataError, match=f"got {shape[0]} tokens of {shape[1]} channels, expected at most 3"):
         pad_states([torch.ones(shape)], 3, 4)
+
+
+def test_packaged_encoder_is_the_original_byte_for_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = TextParams(encoder="minilm", prefix="", max_tokens=8)
+    assert load_text_encoder(params).content_hash
+    monkeypatch.setitem(MINILM_FILES, "tokenizer.json", "0" * 64)
+    with pytest.raises(DataError, match=r"tokenizer.json: got be50.*expected sha256 0000.*--force-reinstall"):
+        load_text_encoder(params)

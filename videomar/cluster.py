@@ -3,11 +3,19 @@
 import contextlib
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from videomar.environment import RAY_ON_LOOPBACK, RAY_TOKEN, apply_settings, listens, read_services
+from videomar.environment import (
+    RAY_ON_LOOPBACK,
+    RAY_TOKEN,
+    apply_settings,
+    listens,
+    read_services,
+    socket_folder,
+)
 from videomar.errors import DataError
 
 # Shared memory for objects in flight between processes; latents of a block of clips are a few megabytes.
@@ -36,7 +44,11 @@ def ray_cluster(num_cpus: int) -> Iterator[None]:
     if not address:
         # An explicit `local`: the marker file of a dead cluster would break a plain init.
         where = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
-        where["object_store_memory"] = _OBJECT_STORE_BYTES
+        where |= {"object_store_memory": _OBJECT_STORE_BYTES, "_temp_dir": str(socket_folder() / "ray")}
+    quoted = shlex.quote(sys.executable)
+    if quoted != sys.executable and not os.environ.get("RAY_ADDRESS"):
+        # Ray on this machine gives the path to a shell as it is, in which a space ends it.
+        where["runtime_env"] = {"py_executable": quoted}
     try:
         with _silent_stderr():
             ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)

@@ -7,9 +7,12 @@ import contextlib
 import json
 import os
 import socket
+import tempfile
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from videomar.errors import VideomarError
 
 SETTINGS = {
     "DO_NOT_TRACK": "1",
@@ -37,6 +40,8 @@ RAY_TOKEN = Path(".local/ray.token")
 """Whoever reads it may use the Ray head of `make up`."""
 RAY_ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray listens on all interfaces, even where it is told 127.0.0.1; with this switch it keeps to that one."""
+# A socket's path has at most 107 bytes, of which Ray's own folders and names take 68.
+_SOCKET_FOLDER_BYTES = 38
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PREFECT_HOME = Path(".local/prefect")
 _PATIENCE_S = 3.0
@@ -87,6 +92,20 @@ def checkout() -> Path:
     here = Path.cwd()
     copies = [folder for folder in here.parents if folder.parts[-3:] == (".dvc", "tmp", "exps")]
     return copies[0].parents[2] if copies else here
+
+
+def socket_folder() -> Path:
+    """The system's folder of temporary files, or another where that is too long for a socket's path.
+
+    Raises:
+        VideomarError: there is none.
+    """
+    folders = [tempfile.gettempdir(), "/tmp", "/var/tmp"]
+    for folder in folders:
+        if len(os.fsencode(folder)) <= _SOCKET_FOLDER_BYTES and os.access(folder, os.W_OK):
+            return Path(folder)
+    rule = f"a folder of at most {_SOCKET_FOLDER_BYTES} bytes that can be written to, for Ray's sockets"
+    raise VideomarError(f"TMPDIR: got {folders[0]}, expected {rule}; `export TMPDIR=/short/folder`")
 
 
 def read_services(folder: Path = Path()) -> dict[str, Any]:

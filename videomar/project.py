@@ -1,5 +1,6 @@
 """A pipeline in a folder of its own, outside of any clone: what `videomar init` writes."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from videomar.errors import DataError
 
 VERSION = "videomar.version"
 """File that stands for the code of the installed package: another version makes the stages run again."""
+BAD_IN_PATH = "[\"'`$\\\\:;#?%&*|<>{}\\x00-\\x1f]"
+"""As install.py has it, which must do without this package."""
 _PACKAGED = Path(videomar.__file__).parent / "project"
 _FOLDERS = ("stages", "flows", "presets", "samples")
 _FILES = (
@@ -45,12 +48,15 @@ def write_project(folder: Path) -> list[str]:
     """Write a pipeline into a new or empty folder; what to do next, in lines.
 
     Raises:
-        DataError: the folder holds files.
+        DataError: the folder holds files, or its path what the tools cannot carry.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(
             f"{folder}: got a folder that is in use, expected a new or an empty one; choose another"
         )
+    if bad := sorted(set(re.findall(BAD_IN_PATH, str(folder.resolve())))):
+        rule = "none of it in the path, for databases and scripts cannot carry it"
+        raise DataError(f"{str(folder)!r}: got {' '.join(map(repr, bad))}, expected {rule}; choose another")
     source = template()
     for name in _FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

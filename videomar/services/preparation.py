@@ -4,10 +4,9 @@ import hashlib
 import os
 import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
-from videomar.environment import RAY_TOKEN
+from videomar.environment import RAY_TOKEN, socket_folder
 from videomar.errors import VideomarError
 from videomar.services.settings import Settings
 
@@ -55,7 +54,7 @@ def ray_folder() -> Path:
     Not Ray's own place there, where a plain `ray.init()` of anybody would find and use the head.
     """
     checkout = hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:8]
-    return Path(tempfile.gettempdir()) / f"videomar-{checkout}"
+    return socket_folder() / f"videomar-{checkout}"
 
 
 def _make_ray_folder() -> None:
