@@ -91,7 +91,7 @@ def test_no_python_that_serves_is_one_line(checkout: Path) -> None:
     done = subprocess.run(["make", "setup"], cwd=checkout, env=environment, capture_output=True, text=True)
     assert done.returncode
     assert done.stderr.splitlines()[0].startswith(
-        "setup: got none of python3.11 python3.12 python3.13 python3, expec"
+        "setup: got none of python3.11 python3.12 python3.13 python3, "
     )
 
 

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from videomar.config import SamplesParams
+from videomar.config.edit import update_params
 from videomar.data.mp4 import find_ffmpeg
 from videomar.data.synthetic import draw_simulated
 
@@ -242,10 +243,10 @@ def test_full_disk_is_one_line_and_loses_nothing(checkout):
 
 
 def test_missing_clips_folder_is_one_line(checkout):
-    before = (checkout / "params.yaml").read_text()
-    set_params(checkout, {"samples": {"source": "nowhere"}})
-    done = run(checkout, "./stages/run", "list_clips", "--raw", "data/raw", "--out", "clips.json")
-    (checkout / "params.yaml").write_text(before)
+    shutil.copy(ROOT / "params.yaml", checkout / "other.yaml")
+    update_params(checkout / "other.yaml", {"samples": {"source": "nowhere"}})
+    paths = ["--raw", "data/raw", "--out", "clips.json", "--params", "other.yaml"]
+    done = run(checkout, "./stages/run", "list_clips", *paths)
     assert done.returncode == 1
     assert "nowhere" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -143,8 +143,6 @@ def test_written_pipeline_runs_with_the_package_as_one_dependency(tmp_path: Path
 def test_path_that_scripts_or_databases_cannot_carry_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"got '\$', expected none of it in the path"):
         write_project(tmp_path / "a$b")
-        '"[\\"\'', "'[\"\\'", 1
-    )
 
 
 def test_folder_in_use_is_refused(tmp_path: Path) -> None:

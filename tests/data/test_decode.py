@@ -1,6 +1,10 @@
 """Pixels against ffmpeg's own, times that rise, and refusal of what is damaged."""
 
+import os
+import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import av
@@ -189,3 +193,18 @@ def test_ledger_clips_may_differ_in_shape(videos: Path, ingest_params: IngestPar
     np.testing.assert_array_equal(
         clips[2], read_clips(videos / "plain.mp4", [1.0], ClipShape(32, 48, 8.0, 5))[0]
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_decoder_loads_no_library_of_cuda(tmp_path: Path) -> None:
+    """One of those beside torch would take the place of numpy's BLAS, and crash."""
+    any_library = next(Path(sysconfig.get_config_var("DESTSHARED")).glob("_heapq*.so"))
+    (tmp_path / "nvidia/cublas/lib").mkdir(parents=True)
+    shutil.copy(any_library, tmp_path / "nvidia/cublas/lib/libnvblas.so")
+    code = "import videomar.data.decoders, pathlib; print(pathlib.Path('/proc/self/maps').read_text())"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "libdecord" in done.stdout
+    assert "libnvblas" not in done.stdout

@@ -8,18 +8,37 @@ for some seconds a video), transparent pixels stand on black.
 Axes: F frames, H W rows and columns in pixels.
 """
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import av
-import decord
 import numpy as np
 from numpy.typing import NDArray
 
 from videomar.data.probe import UnreadableError, VideoInfo
 
-decord.logging.set_level(decord.logging.FATAL)
+
+def _import_decord() -> Any:
+    """decord, without the libraries of CUDA that it would load from the packages of torch.
+
+    It would load all of them for the whole process to see. One, nvblas, then stands in for the BLAS of numpy
+    and scipy, and without a GPU the process ends with a segmentation fault.
+    """
+    find_spec = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, package=None: (
+        None if name == "nvidia" else find_spec(name, package)
+    )
+    try:
+        import decord
+    finally:
+        importlib.util.find_spec = find_spec
+    decord.logging.set_level(decord.logging.FATAL)
+    return decord
+
+
+decord = _import_decord()
 
 Block = tuple[NDArray[np.uint8], NDArray[np.float64]]
 """Frames (F, H, W, 3) and the seconds (F,) from the first frame of the video, rising."""
