@@ -1,4 +1,4 @@
-"""A page in Debian's Chromium, driven by the browser's debugging protocol."""
+"""A page in Chromium, driven by the browser's debugging protocol."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from websockets.sync.client import ClientConnection, connect
 
-CHROMIUM = shutil.which("chromium")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --remote-debugging-port=0 --no-proxy-server"

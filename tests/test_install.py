@@ -223,3 +223,14 @@ def test_what_reaches_into_another_python_is_left_out(
     monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example/simple")
     assert not set(install.FOREIGN) & set(install.environment())
     assert install.environment()["PIP_INDEX_URL"] == "https://mirror.example/simple"
+
+
+def test_clone_of_a_git_that_turns_line_ends_keeps_them(tmp_path: Path) -> None:
+    clone = ["git", "-c", "core.autocrlf=true", "clone", "--quiet", str(ROOT), str(tmp_path / "clone")]
+    subprocess.run(clone, check=True)
+    for name in ("stages/run", "Makefile", "install.py", ".ci/run", "requirements.lock", "dvc.lock"):
+        assert b"\r" not in (tmp_path / "clone" / name).read_bytes()
+    run = tmp_path / "clone/stages/run"
+    environment = {**os.environ, "VIDEOMAR_PYTHON": "/bin/echo"}
+    done = subprocess.run([run, "curate"], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "-m stages.curate\n"

@@ -99,6 +99,17 @@ def test_release_without_a_lock_is_refused_in_one_line(root: Path) -> None:
         flow.main()
 
 
+def test_lineage_is_not_lost_quietly_in_a_checkout_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    assert git_state(tmp_path)["git_commit"] == "none"
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "none"))
+    with pytest.raises(VideomarError, match="dubious ownership.*safe.directory '"):
+        git_state(tmp_path)
+
+
 def test_git_state_tells_commit_and_changes(tmp_path: Path) -> None:
     def git(*arguments: str) -> None:
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
