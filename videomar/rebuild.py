@@ -83,7 +83,9 @@ def rebuild(traced: Trace, into: Path, places: Places) -> list[Difference]:
         target = into / places.raw / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target)
-    made = [stage for stage, outs in _stages(into / "dvc.yaml").items() if places.raw.as_posix() not in outs]
+    stages = _stages(into / "dvc.yaml")
+    collecting = [number for number, outs in enumerate(stages.values()) if places.raw.as_posix() in outs]
+    made = list(stages)[collecting[0] + 1 if collecting else 0 :]  # raw files are copied, not collected again
     for stage in made:
         _run_stage(stage, into)
     return compare(recorded, _rebuilt(into, places, made))
