@@ -38,6 +38,18 @@ def test_motion_retained_is_unknown_where_the_truth_stands_still() -> None:
     assert np.isnan(motion_retained_by_frame(moving_disc(4), truth)).tolist() == [False, True, False]
 
 
+def test_step_at_which_the_truth_hardly_moves_does_not_outweigh_the_others() -> None:
+    truth = np.concatenate([moving_disc(4, speed=2), moving_disc(3, speed=0.15)])[[0, 1, 2, 4, 5, 6]]
+    retained = motion_retained_by_frame(moving_disc(6, speed=2), truth)
+    assert np.isnan(retained[-2:]).all()
+    assert np.nanmax(retained) < 3
+
+
+def test_truth_in_which_flow_finds_next_to_nothing_is_left_out() -> None:
+    truth = moving_disc(8, speed=2)[[0, 1, 2, 2, 2, 2, 2, 2]]
+    assert np.isnan(motion_retained_by_frame(moving_disc(8, speed=2), truth)).all()
+
+
 def test_diversity_is_the_mean_distance_over_pairs(backbone: Backbone) -> None:
     clips = [noisy(moving_disc(5, speed=speed), 3, seed=i) for i, speed in enumerate((0.5, 1, 2))]
     pairs = [(0, 1), (0, 2), (1, 2)]

@@ -24,11 +24,15 @@ _MOST_DETAIL, _MOST_SHIFT = 4.0, 50.0
 def motion_retained_by_frame(clip: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Motion of the clip over that of the truth, by frame, (F - 1,); 1 = as much, 0 = frozen.
 
-    NaN at steps where the truth itself stands still: nothing is to be retained there.
+    NaN at steps where the truth itself stands still, or moves a quarter of its mean at most; and throughout a
+    truth in which flow finds nothing at most steps, as with a body no lighter than what is behind it: one
+    such ratio would outweigh all other clips.
     """
     check_alike("motion retained", clip, truth)
     own, true = motion_by_frame(clip), motion_by_frame(truth)
-    return np.divide(own, true, out=np.full_like(own, np.nan), where=true >= _LEAST_MOTION)
+    moves = true >= max(_LEAST_MOTION, float(true.mean()) / 4)
+    seen = float((true >= _LEAST_MOTION).mean()) >= 0.5
+    return np.divide(own, true, out=np.full_like(own, np.nan), where=moves & seen)
 
 
 def holds_together(clip: NDArray[np.uint8], picture: NDArray[np.uint8]) -> float:
