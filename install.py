@@ -23,7 +23,7 @@ from pathlib import Path
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 MACHINES = ("x86_64", "amd64", "aarch64", "arm64")
 OLDEST_GLIBC = (2, 28)  # that of the packages' builds for Linux (manylinux_2_28)
-LOCK, DEV_LOCK = Path("requirements.lock"), Path("requirements-dev.lock")
+LOCK, DEV_LOCK, PROJECT = Path("requirements.lock"), Path("requirements-dev.lock"), Path("pyproject.toml")
 # The public index has one build of torch for Linux, with CUDA; the others are on an index of PyTorch's own.
 TORCH_INDEX = "https://download.pytorch.org/whl"
 BUILD_BY_CUDA = {12: "cu126", 13: "default"}  # of a driver; each build runs with all drivers of its CUDA
@@ -143,18 +143,23 @@ def driver_cuda() -> int | None:
 
 def stamp_of(lock: Path, torch: str) -> dict[str, str]:
     """What the environment was made of; another one is made again."""
-    inputs = hashlib.sha256(b"".join(path.read_bytes() for path in (lock, Path("pyproject.toml"))))
-    return {"folder": str(Path().resolve()), "lock": lock.name, "inputs": inputs.hexdigest(), "torch": torch}
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (lock, PROJECT)}
+    return {"folder": str(Path().resolve()), "lock": lock.name, "torch": torch, **sums}
 
 
-def is_ready(venv: Path, stamps: list[dict[str, str]]) -> bool:
-    """Whether the environment was made of one of these, and its Python runs."""
+def noted_stamp(venv: Path) -> dict[str, str]:
+    """What the environment was made of; empty where there is none that is whole and whose Python runs."""
     try:
         noted = json.loads((venv / ".ready").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
+        return {}
     program = venv / "bin/python"
-    return noted in stamps and program.exists() and run([program, "-c", ""], check=False) == 0
+    return noted if program.exists() and run([program, "-c", ""], check=False) == 0 else {}
+
+
+def packages_of(stamp: dict[str, str]) -> dict[str, str]:
+    """The stamp without the project's own description, which installs no package."""
+    return {key: value for key, value in stamp.items() if key != PROJECT.name}
 
 
 def make_venv(venv: Path) -> None:
@@ -196,11 +201,16 @@ def install(venv: Path, lock: Path, torch: str) -> None:
                 flush=True,
             )
             install_pins(venv, lock)
-    pip(venv, "--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
+    install_project(venv)
     if run([venv / "bin/python", "-m", "pip", "--disable-pip-version-check", "check"], check=False):
         raise SetupError("packages: got those above, expected each with what it needs; `make lock`")
     seen = "import torch; print('torch', torch.__version__, 'sees', torch.cuda.device_count(), 'GPUs')"
     run([venv / "bin/python", "-c", seen])
+
+
+def install_project(venv: Path) -> None:
+    """Make this checkout importable in the environment, and its command callable."""
+    pip(venv, "--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
 
 
 def install_pins(venv: Path, pins: Path) -> None:
@@ -254,15 +264,21 @@ def main() -> None:
         check_machine()
         check_checkout(here)
         torch = choose_torch(options.torch)
-        dev, user = stamp_of(DEV_LOCK, torch), stamp_of(LOCK, torch)
-        if is_ready(venv, [dev] if options.dev else [dev, user]):
+        dev, user, noted = stamp_of(DEV_LOCK, torch), stamp_of(LOCK, torch), noted_stamp(venv)
+        if noted in ([dev] if options.dev else [dev, user]):
             return
-        check_room(here, "cpu" if torch == "cpu" or sys.platform == "darwin" else "cuda")
-        if not is_ready(venv, [user]):
-            make_venv(venv)
-        (venv / ".ready").unlink(missing_ok=True)
-        install(venv, DEV_LOCK if options.dev else LOCK, torch)
-        (venv / ".ready").write_text(json.dumps(dev if options.dev else user) + "\n", encoding="utf-8")
+        whole = [packages_of(stamp) for stamp in ([dev] if options.dev else [dev, user])]
+        if noted and packages_of(noted) in whole:
+            install_project(venv)
+            made = {**noted, PROJECT.name: dev[PROJECT.name]}
+        else:
+            check_room(here, "cpu" if torch == "cpu" or sys.platform == "darwin" else "cuda")
+            if not noted or packages_of(noted) != packages_of(user):
+                make_venv(venv)
+            (venv / ".ready").unlink(missing_ok=True)
+            install(venv, DEV_LOCK if options.dev else LOCK, torch)
+            made = dev if options.dev else user
+        (venv / ".ready").write_text(json.dumps(made) + "\n", encoding="utf-8")
     except (SetupError, OSError) as error:
         sys.exit(f"setup: {error}")
 

@@ -201,18 +201,45 @@ def test_environment_is_made_again_where_it_was_made_of_something_else(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "requirements.lock").write_text("torch==1 \\\n")
     (tmp_path / "pyproject.toml").write_text("")
-    stamp = install.stamp_of(Path("requirements.lock"), "cpu")
+    (tmp_path / "requirements-dev.lock").write_text("torch==1 \\\n")
+    done: list[str] = []
     venv = tmp_path / ".venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin/python").symlink_to(sys.executable)
-    assert not install.is_ready(venv, [stamp])
-    (venv / ".ready").write_text(install.json.dumps(stamp))
-    assert install.is_ready(venv, [stamp])
-    for change in ({"torch": "default"}, {"folder": "/moved"}, {"inputs": "other"}):
-        assert not install.is_ready(venv, [{**stamp, **change}])
+    monkeypatch.setattr(install, "check_checkout", lambda _: None)
+    monkeypatch.setattr(install, "choose_torch", lambda wanted: wanted)
+    monkeypatch.setattr(install, "install", lambda _, lock, torch: done.append(f"{lock} {torch}"))
+    monkeypatch.setattr(install, "install_project", lambda _: done.append("project"))
+
+    def make(_: Path) -> None:
+        done.append("venv")
+        (venv / "bin").mkdir(parents=True, exist_ok=True)
+        (venv / "bin/python").unlink(missing_ok=True)
+        (venv / "bin/python").symlink_to(sys.executable)
+
+    monkeypatch.setattr(install, "make_venv", make)
+
+    def set_up(*words: str) -> list[str]:
+        done.clear()
+        monkeypatch.setattr(install.sys, "argv", ["install.py", "--torch", "cpu", *words])
+        install.main()
+        return list(done)
+
+    assert set_up() == ["venv", "requirements.lock cpu"]
+    assert set_up() == []
+    assert set_up("--dev") == ["requirements-dev.lock cpu"]
+    assert set_up() == set_up("--dev") == []
+    (tmp_path / "pyproject.toml").write_text("another")
+    assert set_up() == ["project"]
+    assert set_up("--torch", "default") == ["venv", "requirements.lock default"]
+    (tmp_path / "requirements.lock").write_text("torch==2 \\\n")
+    assert set_up() == ["venv", "requirements.lock cpu"]
     (venv / "bin/python").unlink()
     (venv / "bin/python").symlink_to(tmp_path / "gone")
-    assert not install.is_ready(venv, [stamp])
+    assert set_up() == ["venv", "requirements.lock cpu"]
+    monkeypatch.setattr(install, "install", lambda *_: install.sys.exit("broken off"))
+    (tmp_path / "requirements.lock").write_text("torch==3 \\\n")
+    with pytest.raises(SystemExit):
+        set_up()
+    assert not (venv / ".ready").exists()
 
 
 def test_what_reaches_into_another_python_is_left_out(

@@ -28,6 +28,20 @@ ODD = [
 ODD += ["a\\b", "a\nb", "(a)", "a, b", "~", "é" * 120]
 
 
+@pytest.fixture(autouse=True)
+def no_make_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make test` runs these tests, too."""
+    for name in (
+        "MAKEFLAGS",
+        "MAKELEVEL",
+        "MFLAGS",
+        "VIDEOMAR_CLIPS",
+        "VIDEOMAR_TO",
+        "VIDEOMAR_SETUP_PYTHON",
+    ):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder with our Makefile, in which every command notes down its arguments."""
