@@ -189,7 +189,7 @@ def install(venv: Path, lock: Path, torch: str) -> None:
             pins = Path(folder) / lock.name
             pins.write_text(without_torch(pinned), encoding="utf-8")
             install_pins(venv, pins)
-        index = ["--extra-index-url", f"{TORCH_INDEX}/{torch}"]
+        index = ["--retries", "1", "--extra-index-url", f"{TORCH_INDEX}/{torch}"]
         if pip(venv, *index, f"torch=={version}+{torch}", check=False):
             if torch != "cpu":
                 do = "choose another by TORCH=..., or `TORCH=default`"
