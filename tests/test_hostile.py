@@ -106,7 +106,10 @@ def environment(project: Path) -> dict[str, str]:
     proxies = {
         name: nowhere for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     }
-    kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    other = ("proxy", "make", "videomar", "mflags")
+    kept = {
+        name: value for name, value in os.environ.items() if not any(part in name.lower() for part in other)
+    }
     return (
         kept
         | proxies

