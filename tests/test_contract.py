@@ -55,6 +55,13 @@ def test_every_section_is_a_dependency_of_a_stage_or_of_the_gate():
     assert used | {"gate"} == {field.name for field in dataclasses.fields(Params)}
 
 
+def test_file_of_a_model_registered_before_a_key_came_is_read(tmp_path):
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    del values["samples"]["ffmpeg"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    assert load_params(tmp_path / "params.yaml") == load_params(ROOT / "params.yaml")
+
+
 def test_all_problems_of_a_parameter_file_are_named_at_once(tmp_path):
     text = (ROOT / "params.yaml").read_text()
     text = text.replace("depth: 4", "dpth: 4").replace("kl_weight: 1.0e-4", "kl_weight: 1e-4")

@@ -242,6 +242,34 @@ def test_environment_is_made_again_where_it_was_made_of_something_else(
     assert not (venv / ".ready").exists()
 
 
+@pytest.mark.parametrize("with_uv", [True, False])
+def test_python_without_venv_is_helped_by_uv_or_refused(
+    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_uv: bool
+) -> None:
+    commands: list[list[object]] = []
+
+    def run(command: list[object], **_: object) -> int:
+        commands.append(command)
+        return 1 if "-m" in command else 0
+
+    monkeypatch.setattr(install, "run", run)
+    monkeypatch.setattr(install.shutil, "which", lambda name: "/bin/uv" if with_uv else None)
+    if with_uv:
+        install.make_venv(tmp_path / ".venv")
+        assert commands[1] == [
+            "/bin/uv",
+            "venv",
+            "--quiet",
+            "--seed",
+            "--python",
+            sys.executable,
+            tmp_path / ".venv",
+        ]
+        return
+    with pytest.raises(install.SetupError, match=r"without venv or pip, expected both; `apt install python3"):
+        install.make_venv(tmp_path / ".venv")
+
+
 def test_what_reaches_into_another_python_is_left_out(
     install: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

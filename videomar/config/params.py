@@ -45,6 +45,11 @@ class Params:
         require(served, "train.draw_latents", "true, and encode.moments false", "both true")
 
 
+# Keys that came later, with values that mean what was before them: the files of registered models lack them,
+# and the code stored with a model reads its file by this function.
+_CAME_LATER = {"samples": {"ffmpeg": "packaged"}}
+
+
 def load_params(path: Path, newer: Path | None = None) -> Params:
     """Read and check params.yaml.
 
@@ -56,6 +61,9 @@ def load_params(path: Path, newer: Path | None = None) -> Params:
         ParamsError: a file is missing, no YAML, or wrong; all problems are named at once.
     """
     raw = _read(path)
+    for name, later in _CAME_LATER.items():
+        if isinstance(raw, dict) and isinstance(raw.get(name), dict):
+            raw[name] = {**later, **raw[name]}
     if newer is not None and isinstance(raw, dict):
         later = _read(newer)
         raw = {name: {**later.get(name, {}), **raw.get(name, {})} for name in {**later, **raw}}
