@@ -12,7 +12,7 @@ import numpy as np
 import pandas
 import pytest
 
-from tests.data.conftest import ODD_NAME
+from tests.data.conftest import ODD_NAME, run_ffmpeg
 from videomar.config import CurateParams, IngestParams
 from videomar.data.decode import read_ledger_clips
 from videomar.data.duplicates import find_clusters
@@ -140,9 +140,11 @@ def test_thumbnail_is_three_pictures(copied: Copy, tmp_path: Path, ingest_params
     assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (64, 192, 3)
 
 
-def test_deadline_costs_the_file_alone(copied: Copy, tmp_path: Path, ingest_params: IngestParams) -> None:
-    params = dataclasses.replace(ingest_params, timeout_s=0.001)
-    figures = ingest_videos(copied("plain.mp4"), tmp_path / "out.parquet", params)
+def test_deadline_costs_the_file_its_clips(copied: Copy, tmp_path: Path, ingest_params: IngestParams) -> None:
+    raw = copied("plain.mp4")
+    run_ffmpeg(raw, "-stream_loop", "999", "-i", "plain.mp4", "-c", "copy", "fifty_minutes.mp4")
+    (raw / "plain.mp4").unlink()
+    figures = ingest_videos(raw, tmp_path / "out.parquet", dataclasses.replace(ingest_params, timeout_s=0.2))
     assert figures["unreadable"] == 1
     assert read_candidates(tmp_path / "out.parquet")["reason"].tolist() == ["timeout"]
 
