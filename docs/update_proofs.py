@@ -13,8 +13,8 @@ HEAD = """# Proofs of the model
 
 Each line is one comparison that a test makes, with the error measured when this file was written (`make
 proofs`) and the bound that the test demands. Where the bound is 0, bits are equal, on one kind of processor
-and number of threads; that a clip does not depend on the clips beside it was also found with MKL's kernels for
-AMD and for Intel with AVX-512, on 1 to 8 threads (docs/LOG.md). The words of a line lead to its test.
+and number of threads; that a clip does not depend on the clips beside it was also found with MKL's kernels
+for AMD and for Intel with AVX-512, on 1 to 8 threads (docs/LOG.md). The words of a line lead to its test.
 
 | law | measured | bound |
 |---|---|---|
