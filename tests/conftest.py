@@ -13,6 +13,7 @@ from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
 
 ROOT = Path(__file__).parent.parent
+_THREADS = torch.get_num_threads()
 
 
 def small_params() -> Params:
@@ -64,6 +65,12 @@ def lively(network: VideoMAR) -> VideoMAR:
 def lively_model(params: ModelParams) -> VideoMAR:
     """A network without trivial zeros, for 4 latent channels and captions of 5 tokens and 6 channels."""
     return lively(VideoMAR(params, 4, 6, 5).initialise(step_generator(0, -1)))
+
+
+@pytest.fixture(autouse=True)
+def threads_as_at_the_start() -> None:
+    """As many threads of torch as the process began with, whatever a test before has set: they move bits."""
+    torch.set_num_threads(_THREADS)
 
 
 @pytest.fixture
