@@ -7,6 +7,7 @@
 # make faults             what is killed, nodes that die, servers that run; takes longer
 # make pythons            imports, contract, config, model and a tiny pipeline on Python 3.12 and 3.13
 # make lint               ruff, mypy, codespell and the architecture
+# make deps             the code that each stage depends on, by what it imports, into dvc.yaml
 # make remote [TO=DIR]    a folder, or s3://..., as the default DVC remote, for `dvc push` and `dvc pull`
 # make proofs             measured errors of the model tests into docs/PROOFS.md
 # make readme             figures and pictures of the last run into README.md
@@ -26,7 +27,7 @@ export VIDEOMAR_CLIPS := $(value CLIPS)
 export VIDEOMAR_TO := $(value TO)
 export VIDEOMAR_SETUP_PYTHON := $(value PYTHON)
 
-.PHONY: help setup setup-dev run curate up down test faults pythons lint remote lock check-lock proofs readme
+.PHONY: help setup setup-dev run curate up down test faults pythons lint deps remote lock check-lock proofs readme
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -97,6 +98,10 @@ lint: setup-dev
 	@$(BIN)/mypy
 	@$(BIN)/codespell
 	@$(BIN)/lint-imports
+	@$(BIN)/python .ci/update_deps.py --check
+
+deps: setup-dev
+	@$(BIN)/python .ci/update_deps.py
 
 remote: setup
 	@to="$${VIDEOMAR_TO:-.local/dvc-remote}"; \

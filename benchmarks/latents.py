@@ -30,7 +30,7 @@ from videomar.data.latents import write_shards
 from videomar.data.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.data.shard import Stored
 from videomar.encode import encode_clips
-from videomar.encode_on_ray import Encoded, Video
+from videomar.clip_encoder import Encoded, Video
 from videomar.runtime import step_generator
 from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
 

@@ -26,7 +26,7 @@ from videomar.data.ledger import read_ledger, write_candidates, write_ledger
 from videomar.data.policies import compare_ledgers, read_policy
 from videomar.data.splits import assign_split
 from videomar.encode import encode_clips
-from videomar.encode_on_ray import Encoded, Video
+from videomar.clip_encoder import Encoded, Video
 
 SHAPE = [2, 5, 2, 2]
 DRAW = Draw(batch_size=16, simulated_share=0.5, seed=0)

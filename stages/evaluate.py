@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 
 from videomar.evaluation.suite import evaluate_clips
+from videomar.made_with import named_folders
 from videomar.stage import Stage
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Score the generated clips."""
     with Stage("evaluate", arguments, "generated", "sampled", "out", "details", "plot") as stage:
-        stage.metrics = evaluate_clips(stage.path, stage.params.suite)
+        path, suite = stage.path, stage.params.suite
+        # `sampled` adds to the figures what sampling took, and decides none.
+        inputs = {"generated": path.generated, **named_folders(extractor=suite.extractor)}
+        if not stage.is_done(inputs, ["suite"], ["out", "details", "plot"]):
+            stage.metrics = evaluate_clips(path, suite)
 
 
 if __name__ == "__main__":

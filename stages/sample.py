@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from videomar.checkpoint import weights_hash
+from videomar.data.latents import contents_hash
 from videomar.sampling.clips import sample_held_out
 from videomar.stage import Stage
 
@@ -9,7 +11,16 @@ from videomar.stage import Stage
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the stage; paths come from dvc.yaml."""
     with Stage("sample", arguments, "raw", "ledger", "latents", "model", "tokenizer", "out") as stage:
-        stage.metrics = sample_held_out(stage.path, stage.params)
+        path = stage.path
+        # The ledger has the hash of every video.
+        inputs = {
+            "ledger": path.ledger,
+            "latents": contents_hash(path.latents),
+            "model": weights_hash(path.model),
+            "tokenizer": path.tokenizer,
+        }
+        if not stage.is_done(inputs, ["ingest", "text", "sample", "suite"]):
+            stage.metrics = sample_held_out(path, stage.params)
 
 
 if __name__ == "__main__":

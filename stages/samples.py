@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 
-from videomar.data.samples import collect_samples
+from videomar.data.samples import collect_samples, recipe_inputs
 from videomar.stage import Stage
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fill the folder of raw videos."""
     with Stage("samples", arguments, "out") as stage:
-        stage.metrics = collect_samples(stage.params.samples.source, stage.path.out, stage.params.samples)
+        params = stage.params.samples
+        inputs = recipe_inputs(params)
+        # What is made by a recipe takes a minute; a folder is linked in less time than it is compared.
+        if inputs is None or not stage.is_done(inputs, ["samples"]):
+            stage.metrics = collect_samples(params.source, stage.path.out, params)
 
 
 if __name__ == "__main__":

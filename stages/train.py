@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from videomar.data.latents import contents_hash
 from videomar.data.place import absolute
 from videomar.sampling.previews import Previews
 from videomar.stage import Stage
@@ -17,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the stage; paths come from dvc.yaml."""
     with Stage("train", arguments, "latents", "tokenizer", "out", "plot", "runs", "curves") as stage:
         path, params = stage.path, stage.params
+        outputs = ["out", "plot", "runs", "curves"]
+        if stage.is_done({"latents": contents_hash(path.latents)}, ["text", "model", "train"], outputs):
+            return
         # Previews are looked at and nothing is made from them: their parameters are no reason to train again.
         previews = Previews(
             latents=absolute(path.latents),

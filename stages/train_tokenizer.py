@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from videomar.made_with import named_folders
 from videomar.stage import Stage
 from videomar.training.tokenizer import train_from_ledger
 
@@ -9,8 +10,11 @@ from videomar.training.tokenizer import train_from_ledger
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the stage; paths come from dvc.yaml."""
     with Stage("train_tokenizer", arguments, "raw", "ledger", "out", "plot") as stage:
-        path = stage.path
-        stage.metrics = train_from_ledger(path.raw, path.ledger, path.out, path.plot, stage.params)
+        path, params = stage.path, stage.params
+        # The ledger has the hash of every video.
+        inputs = {"ledger": path.ledger, **named_folders(pretrained=params.tokenizer.pretrained)}
+        if not stage.is_done(inputs, ["ingest", "tokenizer"], ["out", "plot"]):
+            stage.metrics = train_from_ledger(path.raw, path.ledger, path.out, path.plot, params)
 
 
 if __name__ == "__main__":

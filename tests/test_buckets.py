@@ -15,14 +15,15 @@ from videomar.data.facts import key_facts
 from videomar.data.ingest import ingest_videos
 from videomar.data.latents import read_rows
 from videomar.data.ledger import read_candidates
-from videomar.encode_on_ray import Encoder
+from videomar.clip_encoder import ClipEncoder
 from videomar.errors import DataError, ParamsError
 from videomar.evaluation.films import ReelPlan, make_reel
 from videomar.evaluation.metrics import is_stretched, read_generated
 from videomar.evaluation.suite import evaluate_clips
 from videomar.manifest import ModelShape
 from videomar.sampling.clips import sample_held_out
-from videomar.training.loop import Splits, train
+from videomar.training.inputs import Splits
+from videomar.training.loop import train
 from videomar.training.tokenizer import train_from_ledger
 from videomar.training.worker import Worker
 
@@ -145,7 +146,7 @@ def mixed(params, tmp_path_factory):
 
 
 def encode_here(videos, tokenizer, params):
-    encoder = Encoder(str(tokenizer), params.encode.dtype)
+    encoder = ClipEncoder(str(tokenizer), params.encode.dtype)
     return (encoder.encode(video) for video in videos)
 
 

@@ -21,7 +21,8 @@ from videomar.data.journal import FILE, Journal
 from videomar.data.latents import open_latents, read_rows
 from videomar.data.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.encode import _key, encode_clips
-from videomar.encode_on_ray import Encoded, encode_on_ray, stored_bytes
+from videomar.clip_encoder import Encoded, stored_bytes
+from videomar.encode_on_ray import encode_on_ray
 from videomar.errors import DataError
 from videomar.runtime import step_generator
 from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer

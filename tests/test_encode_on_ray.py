@@ -17,7 +17,8 @@ from tests.conftest import small_params
 from tests.data.conftest import run_ffmpeg
 from tests.deadlines import within
 from videomar.data.shapes import ClipShape
-from videomar.encode_on_ray import Encoder, Video, encode_on_ray, split_videos
+from videomar.clip_encoder import ClipEncoder, Video
+from videomar.encode_on_ray import encode_on_ray, split_videos
 from videomar.errors import DataError
 from videomar.runtime import step_generator
 from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
@@ -42,7 +43,7 @@ class Films:
         # A network that takes some time: there must be work left when workers die.
         network = dataclasses.replace(self.params.tokenizer, space_stride=2, hidden_size=64, depth=2)
         self.small = self.tokenizer("small", network)
-        encoder = Encoder(str(self.small), self.params.encode.dtype, moments=True)
+        encoder = ClipEncoder(str(self.small), self.params.encode.dtype, moments=True)
         self.expected = {
             key: encoder.encode(video._replace(starts_s=[start], keys=[key]))[0]
             for video in self.videos
@@ -142,7 +143,7 @@ def test_unreadable_video_is_told_in_our_words_and_costs_no_other(films, cluster
     damaged.write_bytes(b"no video")
     bad = films.video("damaged.mp4", 0, 1)
     with pytest.raises(DataError) as here:
-        Encoder(str(films.small), "float16").encode(bad)
+        ClipEncoder(str(films.small), "float16").encode(bad)
     done = []
     with pytest.raises(DataError) as error:
         done.extend(encode_on_ray([bad, *films.videos], films.small, films.with_workers(1)))

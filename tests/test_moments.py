@@ -17,7 +17,7 @@ from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
 from videomar.data.latents import open_latents, read_rows
 from videomar.data.shapes import ClipShape
-from videomar.encode_on_ray import Encoded, Encoder, Video, stored_bytes
+from videomar.clip_encoder import ClipEncoder, Encoded, Video, stored_bytes
 from videomar.errors import DataError, ParamsError
 from videomar.manifest import ModelShape
 from videomar.runtime import step_generator
@@ -25,7 +25,8 @@ from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
 from videomar.tokenizer.interface import to_unit_range
 from videomar.training.accumulation import draw_latents, parts_of
 from videomar.training.curriculum import draw_of
-from videomar.training.loop import Splits, train
+from videomar.training.inputs import Splits
+from videomar.training.loop import train
 from videomar.training.worker import Worker
 
 SHAPE = ClipShape(32, 32, 8.0, 5)
@@ -161,8 +162,8 @@ def film(params, tmp_path_factory):
 def test_stored_deviations_are_those_of_the_tokenizer(film, dtype):
     """Against the moments in float64, rounded once: exp(log variance / 2) / latent_std."""
     folder, tokenizer, video = film
-    made = Encoder(str(folder / "tokenizer"), dtype, moments=True).encode(video)
-    plain = Encoder(str(folder / "tokenizer"), dtype).encode(video)
+    made = ClipEncoder(str(folder / "tokenizer"), dtype, moments=True).encode(video)
+    plain = ClipEncoder(str(folder / "tokenizer"), dtype).encode(video)
     assert [clip._replace(std=b"") for clip in made] == plain
     pictures = dict(stream_clips(folder / "a.mp4", video.starts_s, SHAPE))
     for number, clip in enumerate(made):
@@ -175,7 +176,7 @@ def test_stored_deviations_are_those_of_the_tokenizer(film, dtype):
 
 def test_same_bits_clip_by_clip_and_as_rows_of_an_actor(film):
     folder, _, video = film
-    encoder = Encoder(str(folder / "tokenizer"), "float16", moments=True)
+    encoder = ClipEncoder(str(folder / "tokenizer"), "float16", moments=True)
     whole = encoder.encode(video)
     alone = [
         encoder.encode(video._replace(starts_s=[start], keys=[key]))[0]

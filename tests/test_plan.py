@@ -17,13 +17,14 @@ from videomar.config import CurriculumStage, Params
 from videomar.data.dataset import LatentDataset
 from videomar.data.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.data.shapes import ClipShape, at_sizes
-from videomar.encode_on_ray import stored_bytes
+from videomar.clip_encoder import stored_bytes
 from videomar.manifest import ModelShape
 from videomar.plan.clips import Strides, Videos, cached_shapes, find_clips, latent_bytes
 from videomar.plan.probes import Subject, training_probe
 from videomar.plan.training import training_costs
 from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
-from videomar.training.loop import Splits, train
+from videomar.training.inputs import Splits
+from videomar.training.loop import train
 from videomar.training.worker import Worker
 
 SIZES = [(32, 32), (48, 24), (32, 32)]

@@ -115,6 +115,19 @@ def load(folder: str | Path, device: str = "cpu", weights: str = "ema") -> Loade
     )
 
 
+def weights_hash(folder: Path, weights: str = "ema") -> str:
+    """Hash of the weights that `load` would take, of how they are shaped, and of the run's seed.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+    """
+    path = folder if (folder / MANIFEST).is_file() else latest(folder) or folder
+    manifest = read_manifest(path)
+    facts = [manifest["files"][f"{weights}.safetensors"]["sha256"], manifest["shape"]]
+    facts.append(manifest["made_with"]["train"]["seed"])
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def load_tensors(checkpoint: Path, stem: str) -> dict[str, Tensor]:
     """Tensors of one file of a checkpoint.
 

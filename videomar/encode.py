@@ -15,14 +15,17 @@ import pandas
 import torch
 from tqdm import tqdm
 
+from videomar.clip_encoder import Encoded, Video, stored_bytes
+from videomar.code_hash import CAPTIONS, LATENTS, code_hash
 from videomar.config import Params
 from videomar.data.cache import LatentCache, std_key
-from videomar.data.facts import CODE_VERSION, cached_sizes, key_facts
+from videomar.data.facts import cached_sizes, key_facts
 from videomar.data.latents import num_bytes
 from videomar.data.ledger import kept_clips, read_ledger
 from videomar.data.place import Where
 from videomar.data.shapes import at_sizes, ledger_shapes
-from videomar.encode_on_ray import Encoded, Video, encode_on_ray, stored_bytes
+from videomar.encode_on_ray import encode_on_ray
+from videomar.made_with import package_versions
 from videomar.text import TextEncoder, load_text_encoder
 from videomar.tokenizer.interface import with_moments
 from videomar.tokenizer.loading import load_tokenizer
@@ -70,6 +73,7 @@ def encode_clips(
         "latent_mean": loaded.latent_mean.tolist(),
         "latent_std": loaded.latent_std.tolist(),
         "text_encoder": text.content_hash,
+        "packages": package_versions(),
     }
     del loaded  # the actors hold their own
     columns = ["clip_id", "key", "text_key", "caption", "group", "split", "fps", "motion", "size_px"]
@@ -129,9 +133,9 @@ def _add_captions(cache: LatentCache, clips: pandas.DataFrame, encoder: TextEnco
 
 def _key(video_sha256: str, start_s: float, pixels: dict[str, Any], tokenizer: str, dtype: str) -> str:
     """Hash of everything the latent of a clip depends on; the file's name is not among it."""
-    facts = [video_sha256, round(start_s * 1000), pixels, tokenizer, dtype, CODE_VERSION]
+    facts = [video_sha256, round(start_s * 1000), pixels, tokenizer, dtype, code_hash(LATENTS)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _text_key(caption: str, encoder: str, dtype: str) -> str:
-    return hashlib.sha256(json.dumps([caption, encoder, dtype]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([caption, encoder, dtype, code_hash(CAPTIONS)]).encode()).hexdigest()

@@ -1,29 +1,20 @@
-"""Clips to latents on Ray Data: each actor holds one tokenizer, decodes, and sends back latents alone.
+"""Clips to latents on Ray Data: each actor holds one tokenizer, decodes, and sends back latents alone."""
 
-Every array depends on its video and its clip alone, so the bytes are the same for any number of workers and
-nodes, and for work that is done again because a worker or a node died.
-"""
-
-import functools
 import logging
 import math
-import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 
+from videomar.clip_encoder import ClipEncoder, Encoded, Video
 from videomar.cluster import ray_cluster
 from videomar.config import Params
-from videomar.data.clip_stream import stream_clips
 from videomar.data.shapes import ClipShape
 from videomar.errors import DataError, VideomarError
-from videomar.tokenizer.interface import VideoTokenizer, to_unit_range, with_moments
-from videomar.tokenizer.loading import load_tokenizer
 
 # Clips of one video that an actor takes at once. It holds their latents until the video is read to its end,
 # and each part of a video costs a pass over it: so not many, and only where other workers would be idle.
@@ -39,55 +30,8 @@ _MAX_RESTARTS = 4
 _CPUS = 0.5
 
 
-class Video(NamedTuple):
-    """Clips of one video and one shape that are to be encoded."""
-
-    path: str
-    starts_s: list[float]
-    keys: list[str]
-    shape: ClipShape
-
-
-class Encoded(NamedTuple):
-    """The latents of a clip as they are stored."""
-
-    key: str
-    shape: list[int]
-    data: bytes
-    std: bytes = b""
-    """Their deviations, of the same shape; empty where they are not wanted."""
-
-
-class Encoder:
-    """One tokenizer on one thread; on Ray Data, an actor. Loads the tokenizer when it is first needed."""
-
-    def __init__(self, tokenizer: str, dtype: str, moments: bool = False) -> None:
-        torch.set_num_threads(1)
-        self._folder, self._dtype, self._moments = tokenizer, dtype, moments
-
-    @functools.cached_property
-    def _tokenizer(self) -> VideoTokenizer:
-        _require_here(Path(self._folder))
-        return load_tokenizer(Path(self._folder))
-
-    def encode(self, video: Video) -> list[Encoded]:
-        """The latents of each clip of a video.
-
-        Raises:
-            VideomarError: the video or the tokenizer cannot be read, or do not fit each other.
-        """
-        path, arrays = Path(video.path), dict[str, Encoded]()
-        _require_here(path)
-        for number, pictures in stream_clips(path, video.starts_s, video.shape):
-            clip, std = to_unit_range(torch.from_numpy(pictures)[None]), b""
-            if self._moments:
-                latents, deviations = with_moments(self._tokenizer).encode_moments(clip)
-                std = stored_bytes(deviations[0], self._dtype)
-            else:
-                latents = self._tokenizer.encode(clip)
-            key = video.keys[number]
-            arrays[key] = Encoded(key, list(latents[0].shape), stored_bytes(latents[0], self._dtype), std)
-        return list(arrays.values())
+class Encoder(ClipEncoder):
+    """The same as an actor of Ray Data."""
 
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Rows of arrays of a row of `Video`; an error that the user can mend is a row, too."""
@@ -154,13 +98,6 @@ def split_videos(videos: Sequence[Video], workers: int) -> list[Video]:
     return sorted(parts, key=lambda part: -len(part.keys))
 
 
-def stored_bytes(values: torch.Tensor, dtype: str) -> bytes:
-    """Bytes of float32 values as `dtype`, rounded to nearest."""
-    if dtype == "bfloat16":
-        return values.to(torch.bfloat16).contiguous().view(torch.uint16).numpy().tobytes()
-    return values.numpy().astype(dtype).tobytes()
-
-
 def _set_up_ray_data() -> None:
     """Small blocks, no bars beside ours, no limit on the time that a slow tokenizer takes."""
     import ray.data
@@ -170,10 +107,3 @@ def _set_up_ray_data() -> None:
     context.enable_progress_bars = False
     context.target_max_block_size = _BLOCK_BYTES
     context.execution_no_progress_timeout_s = -1
-
-
-def _require_here(path: Path) -> None:
-    """Refuse to work on a node that does not see a path."""
-    if not path.exists():
-        rule = "it at the same path on every node; put it on a file system that all of them share"
-        raise DataError(f"{path}: got no such file on node {socket.gethostname()}, expected {rule}")

@@ -6,16 +6,20 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
+from videomar.code_hash import STAGES
 from videomar.config import Params, load_params
+from videomar.config.section import resources_of, results_of
 from videomar.disk import about_full_disk
 from videomar.drafts import draft_of
 from videomar.errors import DataError, VideomarError
+from videomar.made_with import BESIDE, describe, differing_keys, read_record, sums_of, write_record
 
 # A look at the memory of all processes takes tens of milliseconds.
 _WATCH_S = 5.0
@@ -26,7 +30,7 @@ class Stage:
 
     With `metrics=False` it writes none: a stage that runs every time must leave the same files. A
     `VideomarError` inside the block ends the process with its one line on stderr and exit code 1; so does a
-    full disk.
+    full disk. A stage whose work is dear asks `is_done` first.
     """
 
     def __init__(self, name: str, arguments: Sequence[str] | None, *paths: str, metrics: bool = True) -> None:
@@ -38,6 +42,9 @@ class Stage:
         self._writes_metrics = metrics
         self.path = parser.parse_args(arguments)
         self.metrics: dict[str, float] = {}
+        self._outputs: dict[str, Path] = {}
+        self._made_with: dict[str, Any] | None = None
+        self._is_done = False
         self._start = time.monotonic()
         self._peak_gb = 0.0
         self._ended = threading.Event()
@@ -51,6 +58,41 @@ class Stage:
         """All sections of params.yaml, checked."""
         return load_params(self.path.params)
 
+    def is_done(
+        self, inputs: Mapping[str, Path | str], sections: Sequence[str], outputs: Sequence[str] = ("out",)
+    ) -> bool:
+        """Whether the outputs are there and would come out the same; says so, or what is different.
+
+        If they would not, what the new ones are made with is recorded beside the first when the stage ends.
+
+        Args:
+            inputs: what the stage reads: files and folders, or text that stands for what one holds.
+            sections: parameters that it uses.
+            outputs: names of the paths that it writes.
+        """
+        params, names = self.params, [*outputs, "metrics"]
+        self._outputs = {name: getattr(self.path, name) for name in names}
+        self._made_with = describe(
+            STAGES[self.name],
+            {name: value for name, value in inputs.items() if isinstance(value, str) or value.exists()},
+            {name: results_of(getattr(params, name)) for name in sections},
+            {name: resources_of(getattr(params, name)) for name in sections},
+        )
+        found = read_record(self._outputs[outputs[0]])
+        if found is None:
+            return False
+        recorded = found.pop("outputs", None)
+        different = differing_keys(self._made_with, found)
+        self._is_done = not different and sums_of(self._outputs) == recorded
+        if self._is_done:
+            print(f"{self.name}: nothing that its output depends on has changed, so it stays as it is")
+            for line in differing_keys(self._made_with[BESIDE], found.get(BESIDE, {})):
+                print(f"{self.name}: was made with another {line}")
+        else:
+            told = "; ".join(different[:5]) or "its output is not the one that was recorded"
+            print(f"{self.name}: made again: {told}")
+        return self._is_done
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -61,12 +103,14 @@ class Stage:
         if isinstance(told, VideomarError | OSError):
             print(f"{self.name}: {_one_line(told)}", file=sys.stderr)
             raise SystemExit(1) from (None if isinstance(error, VideomarError) else error)
-        if error is None and self._writes_metrics:
+        if error is None and self._writes_metrics and not self._is_done:
             self._peak_gb = max(self._peak_gb, _memory_gb())
             costs = {"seconds": time.monotonic() - self._start, "peak_memory_gb": self._peak_gb}
             rounded = {key: round(float(value), 4) for key, value in {**self.metrics, **costs}.items()}
             with draft_of(self.path.metrics) as draft:
                 draft.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
+            if self._made_with is not None:
+                write_record(next(iter(self._outputs.values())), self._made_with, self._outputs)
 
     def _watch_memory(self) -> None:
         while not self._ended.wait(_WATCH_S):

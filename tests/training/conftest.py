@@ -12,7 +12,7 @@ from videomar.config import Params
 from videomar.data.dataset import LatentDataset
 from videomar.data.latents import read_rows, write_shards
 from videomar.manifest import ModelShape
-from videomar.training.loop import Splits
+from videomar.training.inputs import Splits
 
 
 @pytest.fixture

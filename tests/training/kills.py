@@ -34,7 +34,8 @@ from videomar import checkpoint
 from videomar.config import CurriculumStage, TrainParams
 from videomar.data.dataset import LatentDataset
 from videomar.manifest import ModelShape
-from videomar.training.loop import Splits, train
+from videomar.training.inputs import Splits
+from videomar.training.loop import train
 from videomar.training.worker import Worker
 
 

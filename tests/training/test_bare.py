@@ -11,7 +11,8 @@ from pathlib import Path
 from tests.caches import write_cache
 from tests.training.conftest import files_of
 from videomar.data.dataset import LatentDataset
-from videomar.training.loop import Splits, train
+from videomar.training.inputs import Splits
+from videomar.training.loop import train
 from videomar.training.worker import Worker
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,8 @@ import importlib.util, json, pickle, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from videomar.data.dataset import LatentDataset
-from videomar.training.loop import Splits, train
+from videomar.training.inputs import Splits
+from videomar.training.loop import train
 from videomar.training.worker import Worker
 shape, params = pickle.loads(Path("told").read_bytes())
 data = LatentDataset(Path("latents"), "train", 5)

@@ -14,7 +14,8 @@ from videomar.data.latents import read_rows, write_shards
 from videomar.errors import DataError, ParamsError
 from videomar.training.accumulation import parts_of
 from videomar.training.curriculum import StageEnd, draw_of, place_at, why_ended
-from videomar.training.loop import Splits, train
+from videomar.training.inputs import Splits
+from videomar.training.loop import train
 from videomar.training.state import run_summary
 from videomar.training.worker import Worker
 

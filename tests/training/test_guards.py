@@ -8,7 +8,8 @@ from videomar import checkpoint
 from videomar.data.dataset import LatentDataset
 from videomar.errors import CheckpointError, ParamsError
 from videomar.training.guards import what_is_wrong
-from videomar.training.loop import Splits, train
+from videomar.training.inputs import Splits
+from videomar.training.loop import train
 from videomar.training.state import Progress
 from videomar.training.worker import Worker
 

@@ -12,7 +12,8 @@ from videomar.model.masking import draw_target_frames
 from videomar.model.objective import Clips
 from videomar.runtime import step_generator
 from videomar.training.log import read_log
-from videomar.training.loop import Splits, train
+from videomar.training.inputs import Splits
+from videomar.training.loop import train
 from videomar.training.optim import learning_rate_at, make_optimizer
 from videomar.training.state import keep, new_state, run_summary
 from videomar.training.worker import Worker

@@ -18,7 +18,8 @@ from videomar.config import TrainParams
 from videomar.data.dataset import LatentDataset
 from videomar.errors import CheckpointError, DataError, ParamsError
 from videomar.manifest import ModelShape
-from videomar.training.loop import Splits, train
+from videomar.training.inputs import Splits
+from videomar.training.loop import train
 from videomar.training.sharding import mesh_of
 from videomar.training.state import new_state
 from videomar.training.worker import Worker

@@ -27,7 +27,8 @@ from videomar.errors import CheckpointError, DataError, ParamsError
 from videomar.manifest import ModelShape
 from videomar.tracking.store import experiment_id, open_client
 from videomar.training.identity import aside, claim
-from videomar.training.loop import Splits, train
+from videomar.training.inputs import Splits
+from videomar.training.loop import train
 from videomar.training.sweep.comparison import Outcome
 from videomar.training.sweep.driver import _best, _runs, train_runs
 from videomar.training.sweep.runs import is_finished, publish, set_others_aside

@@ -14,7 +14,8 @@ from videomar.config.params import variants_of
 from videomar.data.dataset import LatentDataset
 from videomar.errors import DataError
 from videomar.manifest import ModelShape
-from videomar.training.loop import Splits, train
+from videomar.training.inputs import Splits
+from videomar.training.loop import train
 from videomar.training.sweep.driver import train_runs
 from videomar.training.worker import Worker
 

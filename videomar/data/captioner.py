@@ -5,10 +5,13 @@ text. Its module is imported once by every process that reads videos: what it lo
 counts neither against the deadline of a file nor against its memory.
 """
 
+import contextlib
 import importlib
+import importlib.util
 import logging
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,14 @@ from videomar.errors import DataError
 _log = logging.getLogger(__name__)
 
 Captioner = Callable[[NDArray[np.uint8]], str]
+
+
+def find_source(name: str) -> Path | None:
+    """The file that defines the function of that name; None where there is none."""
+    with contextlib.suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(name.partition(":")[0])
+        return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+    return None
 
 
 @cache

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from videomar.code_hash import CAPTIONS, LATENTS, code_hash
 from videomar.config import Params
 from videomar.data.place import Where
 from videomar.errors import DataError
-
-# Raise it when the bytes of a latent change for the same inputs: all clips are then encoded again.
-CODE_VERSION = 1
 
 
 def cached_sizes(params: Params) -> tuple[int, ...]:
@@ -21,7 +19,7 @@ def key_facts(params: Params) -> dict[str, Any]:
     """The facts of a cache that follow from params.yaml alone: its keys, or its clips, hang on each."""
     ingest = params.ingest
     return {
-        "code_version": CODE_VERSION,
+        "code": {"latents": code_hash(LATENTS), "captions": code_hash(CAPTIONS)},
         "dtype": params.encode.dtype,
         "moments": params.encode.moments,
         "pixels": {

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from videomar.code_hash import source_hash
 from videomar.config import IngestParams
 from videomar.data.books import count_candidates
-from videomar.data.captioner import caption_clip, load_captioner
+from videomar.data.captioner import caption_clip, find_source, load_captioner
 from videomar.data.captions import CaptionsError, check_table, read_captions
 from videomar.data.clips import Clip, clip_id
 from videomar.data.decode import clip_frames, cover_height, crop_to_size, stream_video
@@ -77,6 +78,13 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float
     figures = count_candidates([*map(printable, videos), *unreadable], rows)
     write_candidates(out, rows)
     return figures | amiss
+
+
+def learned_parts(params: IngestParams) -> dict[str, Path | str]:
+    """What of a user's own makes captions and scores: the function's source, the networks' folders."""
+    source = None if params.captioner is None else find_source(params.captioner)
+    captioner = {} if source is None else {"captioner": source_hash(source)}
+    return {**captioner, **{f"scorers.{name}": Path(folder) for name, folder in params.scorers.items()}}
 
 
 def _unreadable(raw: Path) -> dict[str, str]:

@@ -7,12 +7,14 @@ dealt anew (their latents are copied, not encoded).
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from videomar.data.place import Place, Where, place_of, work_folder
 from videomar.data.shard import (
+    FACT_COLUMNS,
     SCHEMA,
     DamagedShardError,
     Shard,
@@ -49,6 +51,16 @@ def open_latents(where: Where) -> list[Shard]:
             rule = f"those of {shards[0].path.name}"
             raise DataError(f"{shard.path}: got other facts, expected {rule}; run `dvc repro encode`")
     return shards
+
+
+def contents_hash(where: Where) -> str:
+    """Hash of what a complete cache holds: its clips, keys of their latents and captions, and their facts.
+
+    Raises:
+        DataError: see `open_latents`.
+    """
+    rows = [{name: row[name] for name in FACT_COLUMNS} for shard in open_latents(where) for row in shard.rows]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def read_rows(where: Where) -> list[dict[str, Any]]:

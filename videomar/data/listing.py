@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,6 +119,24 @@ def write_listing(source: Path, raw: Path, out: Path) -> None:
             rule = "files that can be read, for data version control hashes all of them; remove it"
             raise DataError(f"{raw / entry.name}: got {entry.reason}, expected {rule}")
     write_json(out, content)
+
+
+def write_named(named: Mapping[str, Iterable[Path]], out: Path) -> None:
+    """Write what the files and folders hold that parameters name: for each stage, one file in a folder.
+
+    Args:
+        named: by stage; what is not there is left out.
+        out: The folder of `STAGE.json`.
+    """
+    for stage, paths in named.items():
+        write_json(out / f"{stage}.json", {str(path): _content(path) for path in paths if path.exists()})
+
+
+def _content(path: Path) -> dict[str, str]:
+    if path.is_dir():
+        return _listing(path)
+    facts = path.stat()
+    return {path.name: _state(path.parent, Entry(path.name, None, facts.st_size, facts.st_mtime_ns))}
 
 
 def is_current(listing: Path, source: Path) -> bool:

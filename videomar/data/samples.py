@@ -83,6 +83,18 @@ def collect_samples(where: Where, out: Path, params: SamplesParams) -> dict[str,
     return {"videos": len(videos), "simulated_clips": simulated, "megabytes": size / 1e6}
 
 
+def recipe_inputs(params: SamplesParams) -> dict[str, Path | str] | None:
+    """What clips are made from where the source is a recipe for them; None where it is a folder of clips.
+
+    Raises:
+        DataError: there is no such ffmpeg.
+    """
+    recipe = Path(params.source) / _RECIPE
+    if not recipe.is_file():
+        return None
+    return {"recipe": recipe, "ffmpeg": ffmpeg_version(find_ffmpeg(params.ffmpeg))}
+
+
 def _follow_recipe(recipe: Path, draft: Path, params: SamplesParams, program: Path) -> int:
     """Make the clips of a recipe; how many simulated ones there are."""
     films = read_sources(recipe)

@@ -5,56 +5,20 @@ with the seeds, the device and the versions of libraries. Two tables are compare
 a score is the same; what only says where a table came from (host, time, threads) may differ and is shown.
 """
 
-import ast
 import hashlib
-import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videomar.code_hash import SCORES, code_hash
 from videomar.errors import DataError
+from videomar.made_with import package_versions
 
 if TYPE_CHECKING:
     import torch
 
-_LIBRARIES = (
-    "torch",
-    "numpy",
-    "scipy",
-    "opencv-python-headless",
-    "torchmetrics",
-    "transformers",
-    "av",
-    "decord2",
-    "imageio-ffmpeg",
-)
-# These make no score: the report and its drawings, the gate, words about metrics, this file.
-_NOT_SCORING = (
-    "catalogue",
-    "charts",
-    "compare",
-    "contents",
-    "curves",
-    "facts",
-    "films",
-    "fingerprint",
-    "gate",
-    "pairing",
-    "panels",
-    "reels",
-    "report",
-    "score_table",
-    "sheet",
-    "shown",
-    "tables",
-    "vbench_child",
-    "vbench_environment",
-    "vbench_inputs",
-    "vbench_package",
-)
 INFORMATIVE = ("processor", "threads")
 """Keys that may differ: they move a score by rounding at most, as two runs on one machine do."""
 
@@ -64,7 +28,7 @@ class Fingerprint:
     """All that a table of scores depends on."""
 
     code: str
-    """sha256 of the sources that make scores, without comments and docstrings."""
+    """Hash of the code that makes the clips and the scores, see `code_hash`."""
     weights: Mapping[str, str]
     """sha256 by extractor or backbone."""
     clips: str
@@ -140,16 +104,6 @@ def compare(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[Any, Any]]:
     return unlike
 
 
-def code_sha256(folder: Path | None = None) -> str:
-    """Hash of the sources of this folder that make scores; comments and docstrings do not count."""
-    folder = folder or Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        if path.stem not in _NOT_SCORING:
-            digest.update(path.name.encode() + _code_of(path.read_text("utf-8")).encode())
-    return digest.hexdigest()
-
-
 def clips_sha256(rows: Sequence[tuple[str, str, bytes]]) -> str:
     """Hash of what is judged: id, prompt and the truth's bytes of each clip, in their order."""
     digest = hashlib.sha256()
@@ -166,30 +120,12 @@ def environment(device: "torch.device | str") -> dict[str, Any]:
     device = torch.device(device)
     on_gpu = device.type == "cuda"
     return {
-        "code": code_sha256(),
+        "code": code_hash(SCORES),
         "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
-        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libraries": package_versions(),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
     }
-
-
-def _code_of(source: str) -> str:
-    """The program without comments, blank lines and docstrings: what it does, not what it says."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]  # type: ignore[attr-defined]
-    return ast.unparse(tree)
-
-
-def _is_text(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,10 +142,3 @@ def _short(value: Any) -> str:
     """A value for one line: hashes by their first digits."""
     text = "none" if value is None else str(value)
     return text[:12] if len(text) == 64 else text
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, from_numpy, nn
 
-from videomar import model, tokenizer
+from videomar.code_hash import STAGES, code_hash
 from videomar.config import SampleParams
 from videomar.drafts import draft_of
 
@@ -70,10 +70,8 @@ class Parts:
 
 def basis_of(models: Sequence[nn.Module], tokenizer_hash: str, sampling: SampleParams) -> str:
     """Hash of what every part of a run depends on: code, weights and section `sample`."""
-    digest = hashlib.sha256(json.dumps([tokenizer_hash, asdict(sampling)]).encode())
-    for package in (model.__file__, tokenizer.__file__, __file__):
-        for path in sorted(Path(str(package)).parent.glob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
+    facts = [code_hash(STAGES["sample"]), tokenizer_hash, asdict(sampling)]
+    digest = hashlib.sha256(json.dumps(facts).encode())
     for network in models:
         for name, weight in network.state_dict().items():
             digest.update(f"{name} {tuple(weight.shape)}".encode() + weight.cpu().numpy().tobytes())

@@ -15,49 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from videomar import checkpoint
+from videomar.code_hash import TRAINING, code_hash
 from videomar.config import TrainParams
+from videomar.config.section import fixed_keys, free_keys
 from videomar.data.dataset import LatentDataset
 from videomar.drafts import write_json
+from videomar.made_with import BESIDE, differing_keys, rounding
 from videomar.manifest import ModelShape
 
 IDENTITY_FILE = "made_with.json"
-# Parameters of `train` that say where and how safely a run goes, not what it learns.
-FREE = (
-    "num_workers",
-    "sharding",
-    "device",
-    "threads_per_worker",
-    "keep_checkpoints",
-    "keep_best",
-    "preview_every",
-    "on_bad_step",
-    "max_skipped_steps",
-    "runs",
-    "search",
-    "num_samples",
-    "select_by",
-    "asha",
-)
 _log = logging.getLogger(__name__)
 
 
 def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams) -> dict[str, Any]:
-    """JSON of all that a checkpoint depends on; a run goes on only from a checkpoint with the same."""
-    run = {"shape": asdict(shape), "train": asdict(params), "data": dataset.content_hash, "code": code_hash()}
+    """JSON of all that a checkpoint depends on; a run goes on only from a checkpoint with the same.
+
+    What moves its numbers by rounding at most is recorded beside, and may change within a run.
+    """
+    run = {"shape": asdict(shape), "train": fixed_keys(params), "data": dataset.content_hash}
+    run |= {"code": code_hash(TRAINING), BESIDE: rounding(free_keys(params))}
     return json.loads(json.dumps(run))
-
-
-def code_hash() -> str:
-    """Hash of the code of model and training: an edit there may change what a step does."""
-    package = Path(__file__).parent.parent
-    files = sorted([*package.glob("model/*.py"), *package.glob("training/*.py")])
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-
-
-def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Dotted keys whose values differ, as `key: theirs -> ours`; those that a run may change are left out."""
-    a, b = _flat(_fixed(ours)), _flat(_fixed(theirs))
-    return [f"{key}: {b.get(key)} -> {a.get(key)}" for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
 
 
 def claim(out: Path, made_with: Mapping[str, Any]) -> None:
@@ -82,7 +59,7 @@ def claim(out: Path, made_with: Mapping[str, Any]) -> None:
 
 def aside(out: Path, made_with: Mapping[str, Any]) -> Path:
     """Where a run that is not the present one of `out` is kept."""
-    text = json.dumps(_fixed(made_with), sort_keys=True)
+    text = json.dumps({key: value for key, value in made_with.items() if key != BESIDE}, sort_keys=True)
     return out.with_name(f"{out.name}.aside") / hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -116,16 +93,3 @@ def _move(source: Path, target: Path) -> None:
 def _steps(out: Path) -> int:
     newest = checkpoint.latest(out)
     return checkpoint.read_manifest(newest)["step"] if newest else -1
-
-
-def _fixed(made_with: Mapping[str, Any]) -> dict[str, Any]:
-    """What may not change within a run."""
-    train = {key: value for key, value in made_with.get("train", {}).items() if key not in FREE}
-    return {**made_with, "train": train}
-
-
-def _flat(made_with: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in made_with.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat

@@ -8,18 +8,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from videomar.cluster import compute_device, ray_cluster, refuse_missing_gpus
 from videomar.config import Params
+from videomar.config.section import fixed_keys, free_keys
 from videomar.data.dataset import LatentDataset
-from videomar.data.facts import key_facts
-from videomar.data.latents import open_latents
 from videomar.data.place import Where, absolute
 from videomar.errors import CheckpointError, VideomarError
-from videomar.manifest import ModelShape
 from videomar.model.videomar import VideoMAR
 from videomar.tracking.runs import RUN_FILE, TrackedRun, open_run
 from videomar.tracking.store import tracking_uri
@@ -178,22 +176,17 @@ def work(config: dict[str, Any], worker: "Worker", report: Report | None = None)
     import torch
 
     from videomar.training.identity import claim, describe_run
-    from videomar.training.loop import Splits, train
+    from videomar.training.inputs import read_splits, shape_of
+    from videomar.training.loop import train
 
     params: Params = config["params"]
     # A worker may start in another folder, or on another machine, where the default store would be another.
     os.environ["MLFLOW_TRACKING_URI"] = config["tracking_uri"]
     torch.set_num_threads(params.train.threads_per_worker)
     out = Path(config["out"])
-    latents, max_tokens, facts = config["latents"], params.text.max_tokens, key_facts(params)
-
-    def read() -> Splits:
-        val = val_split(params, latents, facts) if params.train.validate_every else None
-        return Splits(LatentDataset(latents, "train", max_tokens, facts), val)
-
     with noted_in(config["messages"], worker.rank):
-        data = worker.together(read)
-        shape = ModelShape(params.model, data.train.latent_channels, data.train.text_channels, max_tokens)
+        data = worker.together(lambda: read_splits(config["latents"], params))
+        shape = shape_of(data.train, params)
 
         def begin() -> TrackedRun | None:
             if worker.rank:
@@ -217,11 +210,8 @@ def _open_run(config: dict[str, Any], dataset: LatentDataset) -> TrackedRun:
     """The run in MLflow. What may change from start to start is a tag: parameters are for ever."""
     import torch
 
-    from videomar.training.identity import FREE
-
     params, out = config["params"], Path(config["out"])
-    sections = {name: asdict(getattr(params, name)) for name in ("text", "model", "train")}
-    free = {f"train.{name}": str(sections["train"].pop(name)) for name in FREE}
+    sections, free = split_params(params)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     facts = {"data_hash": dataset.content_hash, "torch": torch.__version__, "device": device}
     digest = dataset.content_hash[:_DIGEST_LENGTH]
@@ -229,12 +219,11 @@ def _open_run(config: dict[str, Any], dataset: LatentDataset) -> TrackedRun:
     return open_run(out / RUN_FILE, sections, {**config["tags"], **facts, **free}, [latents])
 
 
-def val_split(params: Params, latents: Where, facts: dict[str, Any]) -> LatentDataset | None:
-    """The held-out clips; None where the cache has none, as that of a user's few clips may."""
-    if all(row["split"] != "val" for shard in open_latents(latents) for row in shard.rows):
-        _log.warning("%s: no clip in split val: this run has no validation loss", latents)
-        return None
-    return LatentDataset(latents, "val", params.text.max_tokens, facts)
+def split_params(params: Params) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Parameters of a run for MLflow: what its result depends on by section, and all else as tags."""
+    parts = {name: getattr(params, name) for name in ("text", "model", "train")}
+    free = {f"{name}.{key}": str(value) for name, part in parts.items() for key, value in free_keys(part).items()}
+    return {name: fixed_keys(part) for name, part in parts.items()}, free
 
 
 def _last_line(error: BaseException) -> str:

@@ -8,13 +8,12 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from torch import nn
 
 from videomar import checkpoint
 from videomar.config import TrainParams
-from videomar.data.dataset import LatentDataset
 from videomar.errors import CheckpointError, DataError
 from videomar.manifest import ModelShape
 from videomar.model.videomar import VideoMAR
@@ -23,6 +22,7 @@ from videomar.training.batch_size import with_batch_sizes
 from videomar.training.curriculum import asked_of, check_served, draw_of, place_at, why_ended
 from videomar.training.guards import what_is_wrong
 from videomar.training.identity import claim, describe_run
+from videomar.training.inputs import Splits
 from videomar.training.log import LOG_FILE, write_rows
 from videomar.training.measures import Meter, by_stage, matmul_rate
 from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
@@ -49,13 +49,6 @@ class Tracker(Protocol):
 
     def flush(self) -> None:
         """Make sure that what was recorded is kept."""
-
-
-class Splits(NamedTuple):
-    """The clips that are learnt, and the held-out ones that tell how well; None = there are none."""
-
-    train: LatentDataset
-    val: LatentDataset | None = None
 
 
 def train(

@@ -13,13 +13,13 @@ from torch import Tensor
 from videomar import checkpoint
 from videomar.config import TrainParams
 from videomar.errors import CheckpointError
+from videomar.made_with import differing_keys
 from videomar.manifest import ModelShape
 from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
 from videomar.tensor_file import each_tensor
 from videomar.training.curriculum import StageEnd
 from videomar.training.guards import MEDIAN_STEPS
-from videomar.training.identity import differing_keys
 from videomar.training.log import read_log
 from videomar.training.optim import make_optimizer
 from videomar.training.sharding import in_turn, shard, share_of

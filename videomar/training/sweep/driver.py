@@ -8,22 +8,19 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from videomar import checkpoint
 from videomar.config import Params, TrainParams
 from videomar.config.params import variants_of
-from videomar.data.dataset import LatentDataset
-from videomar.data.facts import key_facts
 from videomar.data.place import Where
 from videomar.errors import CheckpointError, DataError
-from videomar.manifest import ModelShape
 from videomar.tracking.outbox import Outbox, read_json
 from videomar.tracking.runs import OUTBOX, RUN_FILE, TrackedRun, open_run, upload_pending
 from videomar.tracking.sending import PARENT_TAG
-from videomar.training.identity import FREE, describe_run
-from videomar.training.launch import Sampler, run_config, train_on_ray, val_split
+from videomar.training.identity import describe_run
+from videomar.training.inputs import read_splits, shape_of
+from videomar.training.launch import Sampler, run_config, split_params, train_on_ray
 from videomar.training.state import run_summary
 from videomar.training.sweep.comparison import FAILED, FINISHED, STOPPED, Outcome, show, write_comparison
 from videomar.training.sweep.runs import (
@@ -84,7 +81,11 @@ def train_runs(
     figure, folder = params.train.select_by, runs_folder(out)
     set_others_aside(folder, variants_of(params))
     if not variants_of(params):
-        figures = train_on_ray(latents, out, params, tags, sampler)
+        if is_finished(_only_run(latents, out, params)):
+            upload_pending(out)
+            figures = run_summary(out)
+        else:
+            figures = train_on_ray(latents, out, params, tags, sampler)
         write_comparison(folder, [Outcome(ONLY, FINISHED, out, {}, figures)], figure, 0)
         return figures
     runs = _runs(latents, folder, params)
@@ -110,24 +111,28 @@ def train_runs(
     return {**run_summary(out), **counts, "best_run": best}
 
 
+def _only_run(latents: Where, out: Path, params: Params) -> Run:
+    """The run of the parameters as they stand."""
+    train = read_splits(latents, params).train
+    return Run(ONLY, params, {}, out, describe_run(shape_of(train, params), train, params.train))
+
+
 def _runs(latents: Where, folder: Path, params: Params) -> list[Run]:
     """The runs that are asked for.
 
     Raises:
         DataError: they are to be compared by a figure that none will have.
     """
-    max_tokens, facts = params.text.max_tokens, key_facts(params)
-    dataset = LatentDataset(latents, "train", max_tokens, facts)
+    data = read_splits(latents, params)
     by_validation = params.train.select_by == _VALIDATION
-    if by_validation and not (params.train.validate_every and val_split(params, latents, facts)):
+    if by_validation and data.val is None:
         rule = "a figure that all runs have: there is no clip in split val, or train.validate_every is 0"
         raise DataError(f"train.select_by: got {_VALIDATION}, expected {rule}; set it to loss")
     runs = []
     for name, (variant, own) in variants_of(params).items():
         if by_validation and (other := sorted(_OTHER_LOSS & set(variant.overrides))):
             _log.warning("train.runs: run %s: validation differs in %s: compare with care", name, other)
-        shape = ModelShape(own.model, dataset.latent_channels, dataset.text_channels, max_tokens)
-        made_with = describe_run(shape, dataset, own.train)
+        made_with = describe_run(shape_of(data.train, own), data.train, own.train)
         runs.append(Run(name, own, variant.overrides, folder / name, made_with))
     return runs
 
@@ -166,8 +171,7 @@ def _best(outcomes: Sequence[Outcome], figure: str) -> int:
 
 def _open_parent(folder: Path, params: Params, tags: dict[str, str]) -> TrackedRun:
     """The MLflow run that those of the runs lie below. More runs, or another choice, leave it the same."""
-    sections = {name: asdict(getattr(params, name)) for name in ("text", "model", "train")}
-    free = {f"train.{name}": str(sections["train"].pop(name)) for name in FREE}
+    sections, free = split_params(params)
     parent = open_run(folder / RUN_FILE, sections, {**tags, **free, "mlflow.runName": "runs side by side"})
     until = time.monotonic() + _PATIENCE_S
     while parent.run_id is None and time.monotonic() < until:  # a store that is away gets it later

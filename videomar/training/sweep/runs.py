@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from videomar import checkpoint
 from videomar.config import Params
 from videomar.drafts import write_json
-from videomar.training.identity import IDENTITY_FILE, claim, differing_keys, owner, set_aside
+from videomar.made_with import differing_keys
+from videomar.training.identity import IDENTITY_FILE, claim, owner, set_aside
 from videomar.training.log import read_log
 from videomar.training.state import run_summary
 from videomar.training.sweep.comparison import FAILED, FINISHED, STOPPED, Outcome

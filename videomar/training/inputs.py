@@ -1,0 +1,46 @@
+"""What a run is trained on: the clips of the latent cache, and the network that fits them."""
+
+import logging
+from typing import Any, NamedTuple
+
+from videomar.config import Params
+from videomar.data.dataset import LatentDataset
+from videomar.data.facts import key_facts
+from videomar.data.latents import open_latents
+from videomar.data.place import Where
+from videomar.manifest import ModelShape
+
+_log = logging.getLogger(__name__)
+
+
+class Splits(NamedTuple):
+    """The clips that are learnt, and the held-out ones that tell how well; None = there are none."""
+
+    train: LatentDataset
+    val: LatentDataset | None = None
+
+
+def read_splits(latents: Where, params: Params) -> Splits:
+    """The clips of a cache that was made with these parameters.
+
+    Raises:
+        DataError: it was made with others, or is missing, damaged or without a clip to train on.
+    """
+    facts = key_facts(params)
+    val = val_split(params, latents, facts) if params.train.validate_every else None
+    return Splits(LatentDataset(latents, "train", params.text.max_tokens, facts), val)
+
+
+def val_split(params: Params, latents: Where, facts: dict[str, Any]) -> LatentDataset | None:
+    """The held-out clips; None where the cache has none, as that of a user's few clips may."""
+    if all(row["split"] != "val" for shard in open_latents(latents) for row in shard.rows):
+        _log.warning("%s: no clip in split val: this run has no validation loss", latents)
+        return None
+    return LatentDataset(latents, "val", params.text.max_tokens, facts)
+
+
+def shape_of(dataset: LatentDataset, params: Params) -> ModelShape:
+    """The network that section `model` asks for, with the channels of the cache."""
+    return ModelShape(
+        params.model, dataset.latent_channels, dataset.text_channels, params.text.max_tokens
+    )
