@@ -110,7 +110,7 @@ def test_what_prediction_imports_is_among_the_requirements(environment: dict[str
         signature = mlflow.models.get_model_info(MODEL_URI).signature
     wanted = {re.split("[=<>]", line)[0] for line in (folder / "requirements.txt").read_text().split()}
     code = (
-        "import importlib.metadata as m, sys, videomar.tracking.pyfunc, videomar.sampling.animate, ast\n"
+        "import importlib.metadata as m, sys, videomar.serving, videomar.sampling.animate, ast\n"
         "found = set()\n"
         "for name, module in list(sys.modules.items()):\n"
         "    if name.startswith('videomar') and getattr(module, '__file__', None):\n"

