@@ -250,3 +250,78 @@ def test_missing_clips_folder_is_one_line(checkout):
     assert done.returncode == 1
     assert "nowhere" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def finished(checkout):
+    """The checkout with every stage up to date, in git; edits of a test are taken back."""
+    dvc(checkout, "repro")
+    for command in (["add", "-A"], ["commit", "-qm", "finished", "--allow-empty"]):
+        assert run(checkout, "git", *command).returncode == 0
+    yield checkout
+    assert run(checkout, "git", "checkout", "--quiet", "--", ".").returncode == 0
+
+
+def edit(folder, name, old, new):
+    path = folder / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def weights(folder):
+    return {path.name: path.read_bytes() for path in (folder / "checkpoints/videomar").glob("step_*/*.safetensors")}
+
+
+def woken(folder):
+    """Stages that DVC would run, but for the one that runs every time."""
+    return set(json.loads(dvc(folder, "status", "--json"))) - {"list_clips"}
+
+
+def test_comment_in_every_file_makes_nothing_again(finished):
+    before, metrics = weights(finished), (finished / "metrics/train.json").read_bytes()
+    for path in [*(finished / "videomar").rglob("*.py"), *(finished / "stages").glob("*.py")]:
+        path.write_text(f"{path.read_text()}\n# A comment.\n")
+    assert "train" in woken(finished)
+    told = dvc(finished, "repro")
+    kept = {line.split(":")[0] for line in told.splitlines() if "so it stays as it is" in line}
+    assert kept == {"ingest", "train_tokenizer", "train", "sample", "evaluate"}
+    assert "made again" not in told
+    assert json.loads((finished / "metrics/encode.json").read_text())["encoded"] == 0
+    assert weights(finished) == before
+    assert (finished / "metrics/train.json").read_bytes() == metrics
+
+
+def test_changed_choice_of_batches_trains_again(finished):
+    before = weights(finished)
+    edit(finished, "videomar/data/buckets.py", "default_rng([", "default_rng([1, ")
+    assert {"train", "sample"} <= woken(finished)
+    told = dvc(finished, "repro", "--single-item", "train")
+    assert "train: made again: code: " in told
+    assert weights(finished) != before
+
+
+def test_changed_noise_is_noticed_where_it_is_drawn(finished):
+    edit(finished, "videomar/runtime.py", "0x9E3779B97F4A7C15", "0x9E3779B97F4A7C17")
+    assert {"train_tokenizer", "train", "sample"} <= woken(finished)
+
+
+def test_resources_and_words_of_progress_wake_nothing(finished):
+    edit(finished, "videomar/training/display.py", '"""', '"""Reworded. ')
+    (finished / "videomar/evaluation/added.py").write_text("ADDED = 1\n")
+    edit(finished, "params.yaml", "num_workers: 2", "num_workers: 3")
+    assert woken(finished) == set()
+
+
+def test_edited_captioner_reads_clips_again(finished):
+    own = finished / "own.py"
+    own.write_text('def caption(clip):\n    """One."""\n    return "one"\n')
+    set_params(finished, {"ingest": {"captioner": "own:caption"}})
+    dvc(finished, "repro", "ingest")
+    own.write_text(own.read_text().replace("One.", "Other words."))
+    assert "ingest: nothing that its output depends on has changed" in dvc(finished, "repro", "ingest")
+    own.write_text(own.read_text().replace('"one"', '"two"'))
+    assert "ingest: made again: inputs.captioner: " in dvc(finished, "repro", "ingest")
+    ledger = pandas.read_parquet(finished / "data/candidates.parquet")
+    assert "two" in set(ledger["caption"])
+    own.unlink()

@@ -8,10 +8,12 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from videomar.config import Params
+from videomar.data.captioner import find_source
 from videomar.drafts import write_json
 from videomar.errors import DataError
 
@@ -121,15 +123,40 @@ def write_listing(source: Path, raw: Path, out: Path) -> None:
     write_json(out, content)
 
 
-def write_named(named: Mapping[str, Iterable[Path]], out: Path) -> None:
-    """Write what the files and folders hold that parameters name: for each stage, one file in a folder.
+def write_named(params: Params, out: Path) -> None:
+    """Write what the functions, files and folders hold that parameters name: `out/STAGE.json` for each stage."""
+    for stage, content in _named(params).items():
+        write_json(out / f"{stage}.json", content)
 
-    Args:
-        named: by stage; what is not there is left out.
-        out: The folder of `STAGE.json`.
-    """
-    for stage, paths in named.items():
-        write_json(out / f"{stage}.json", {str(path): _content(path) for path in paths if path.exists()})
+
+def changed_named(params: Params, out: Path) -> dict[str, list[str]]:
+    """What of it is not as it was written: names by stage."""
+    changed: dict[str, list[str]] = {}
+    for stage, content in _named(params).items():
+        try:
+            before = json.loads((out / f"{stage}.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            continue  # data version control tells that
+        names = sorted(name for name in {*content, *before} if content.get(name) != before.get(name))
+        changed |= {stage: names} if names else {}
+    return changed
+
+
+def _named(params: Params) -> dict[str, dict[str, dict[str, str]]]:
+    """Contents of what is there, by the name that parameters have for it, by the stage that uses it."""
+    captioner = params.ingest.captioner
+    named = {
+        "ingest": {name: Path(name) for name in params.ingest.scorers.values()},
+        "train_tokenizer": {str(name): Path(name) for name in [params.tokenizer.pretrained] if name},
+        "encode": {params.text.encoder: Path(params.text.encoder)},
+        "evaluate": {params.suite.extractor: Path(params.suite.extractor)},
+    }
+    if captioner is not None and (source := find_source(captioner)) is not None:
+        named["ingest"][captioner] = source
+    return {
+        stage: {name: _content(path) for name, path in paths.items() if path.exists()}
+        for stage, paths in named.items()
+    }
 
 
 def _content(path: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from videomar.config import load_params
-from videomar.data.listing import is_current
+from videomar.data.listing import changed_named, is_current
 from videomar.doctor.finding import BIN, Finding
 from videomar.errors import ParamsError, VideomarError
 from videomar.tracking.code_state import outputs_of
@@ -25,7 +25,7 @@ _WORDS = {
     "not in cache": "has no copy in the cache, expected the one that dvc.lock names",
 }
 _ALWAYS = "always changed"  # of the stage that lists the folder of clips, whatever it finds
-_LISTING = Path("data/clips.json")
+_LISTING, _NAMED = Path("data/clips.json"), Path("data/named")
 _PARAMS = Path("params.yaml")
 Status = Mapping[str, Sequence[Any]]
 """What `dvc status --json` prints: for each stage that is not as recorded, what changed."""
@@ -70,8 +70,11 @@ def pipeline_status() -> Status:
         said = " ".join(done.stderr.split())[-300:].removeprefix("ERROR: ")
         raise VideomarError(said or "no answer") from None
     status = {stage: [fact for fact in facts if fact != _ALWAYS] for stage, facts in told.items()}
-    if _LISTING.is_file() and not is_current(_LISTING, Path(source := load_params(_PARAMS).samples.source)):
+    params = load_params(_PARAMS)
+    if _LISTING.is_file() and not is_current(_LISTING, Path(source := params.samples.source)):
         status.setdefault("samples", []).append({_DEPS: {source: "modified"}})
+    for stage, names in changed_named(params, _NAMED).items():
+        status.setdefault(stage, []).append({_DEPS: dict.fromkeys(names, "modified")})
     return {stage: facts for stage, facts in status.items() if facts}
 
 

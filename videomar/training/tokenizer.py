@@ -4,6 +4,7 @@ Axes: B batch, F frames, H W rows and columns in pixels, C latent channels.
 """
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -87,6 +88,7 @@ def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Pa
     measured: dict[str, VideoTokenizer]
     if params.tokenizer.pretrained is None:
         trained = train_tokenizer(clips, params.tokenizer, plot)
+        shutil.rmtree(out, ignore_errors=True)  # files left there could be taken for another kind
         save_tokenizer(trained, out)
         linear = CausalTokenizer(params.tokenizer)
         _start(linear, clips, params.tokenizer)
