@@ -129,7 +129,7 @@ def test_worker_that_dies_again_and_again_is_one_clear_error(films, cluster):
     killer.start()
     try:
         with pytest.raises(
-            DataError, match=r"^encode: got a worker that died 5 times.*lower encode.num_workers"
+            DataError, match=r"^encode: got a worker that died 5 times.*lower resources.encode.num_workers"
         ):
             list(encode_on_ray(films.videos, films.small, films.with_workers(1)))
     finally:

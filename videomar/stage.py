@@ -12,7 +12,7 @@ from types import TracebackType
 
 import psutil
 
-from videomar.config import Params, load_params
+from videomar.config import Params, load_own_params, load_params
 from videomar.disk import about_full_disk
 from videomar.drafts import draft_of
 from videomar.errors import DataError, VideomarError
@@ -33,7 +33,9 @@ class Stage:
         parser = argparse.ArgumentParser(prog=f"stages.{name}")
         for path in (*paths, "metrics") if metrics else paths:
             parser.add_argument(f"--{path}", type=path_or_url, required=True)
-        parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+        parser.add_argument(
+            "--params", type=Path, help="another file than params.yaml, as a registered model has"
+        )
         self.name = name
         self._writes_metrics = metrics
         self.path = parser.parse_args(arguments)
@@ -48,8 +50,9 @@ class Stage:
 
     @property
     def params(self) -> Params:
-        """All sections of params.yaml, checked."""
-        return load_params(self.path.params)
+        """All sections of params.yaml, or of another file that was asked for, checked."""
+        other = self.path.params
+        return load_own_params(Path("params.yaml")) if other is None else load_params(other)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -11,6 +11,7 @@ from videomar.manifest import ModelShape
 from videomar.model.masking import draw_target_frames
 from videomar.model.objective import Clips
 from videomar.runtime import step_generator
+from videomar.training.curriculum import max_steps
 from videomar.training.log import read_log
 from videomar.training.loop import Splits, train
 from videomar.training.optim import learning_rate_at, make_optimizer
@@ -155,10 +156,10 @@ def test_loss_ignores_frames_after_the_last_target(model, captions, params):
 
 
 def test_learning_rate_warms_up_and_decays_to_its_share(params):
-    rates = [learning_rate_at(step, params.train) for step in range(params.train.max_steps)]
+    rates = [learning_rate_at(step, params.train) for step in range(max_steps(params.train))]
     assert rates[0] == params.train.learning_rate / 2
     assert max(rates) == params.train.learning_rate
-    last = learning_rate_at(params.train.max_steps, params.train)
+    last = learning_rate_at(max_steps(params.train), params.train)
     assert last == pytest.approx(params.train.learning_rate * params.train.final_learning_rate_share)
 
 

@@ -16,34 +16,19 @@ from typing import Any
 
 from videomar import checkpoint
 from videomar.config import TrainParams
+from videomar.config.section import Mark, fixed_keys, keys_marked
 from videomar.data.dataset import LatentDataset
 from videomar.drafts import write_json
 from videomar.manifest import ModelShape
 
 IDENTITY_FILE = "made_with.json"
-# Parameters of `train` that say where and how safely a run goes, not what it learns.
-FREE = (
-    "num_workers",
-    "sharding",
-    "device",
-    "threads_per_worker",
-    "keep_checkpoints",
-    "keep_best",
-    "preview_every",
-    "on_bad_step",
-    "max_skipped_steps",
-    "runs",
-    "search",
-    "num_samples",
-    "select_by",
-    "asha",
-)
 _log = logging.getLogger(__name__)
 
 
 def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams) -> dict[str, Any]:
     """JSON of all that a checkpoint depends on; a run goes on only from a checkpoint with the same."""
-    run = {"shape": asdict(shape), "train": asdict(params), "data": dataset.content_hash, "code": code_hash()}
+    train = fixed_keys(params)
+    run = {"shape": asdict(shape), "train": train, "data": dataset.content_hash, "code": code_hash()}
     return json.loads(json.dumps(run))
 
 
@@ -55,8 +40,8 @@ def code_hash() -> str:
 
 
 def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Dotted keys whose values differ, as `key: theirs -> ours`; those that a run may change are left out."""
-    a, b = _flat(_fixed(ours)), _flat(_fixed(theirs))
+    """Dotted keys whose values differ, as `key: theirs -> ours`."""
+    a, b = _flat(_compared(ours)), _flat(_compared(theirs))
     return [f"{key}: {b.get(key)} -> {a.get(key)}" for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
 
 
@@ -82,7 +67,7 @@ def claim(out: Path, made_with: Mapping[str, Any]) -> None:
 
 def aside(out: Path, made_with: Mapping[str, Any]) -> Path:
     """Where a run that is not the present one of `out` is kept."""
-    text = json.dumps(_fixed(made_with), sort_keys=True)
+    text = json.dumps(_compared(made_with), sort_keys=True)
     return out.with_name(f"{out.name}.aside") / hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -118,9 +103,10 @@ def _steps(out: Path) -> int:
     return checkpoint.read_manifest(newest)["step"] if newest else -1
 
 
-def _fixed(made_with: Mapping[str, Any]) -> dict[str, Any]:
-    """What may not change within a run."""
-    train = {key: value for key, value in made_with.get("train", {}).items() if key not in FREE}
+def _compared(made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """What says which run it is; runs recorded before resources stood apart hold them as well."""
+    free = keys_marked(TrainParams, *Mark)
+    train = {key: value for key, value in made_with.get("train", {}).items() if key not in free}
     return {**made_with, "train": train}
 
 

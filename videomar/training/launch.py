@@ -8,12 +8,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from videomar.cluster import compute_device, ray_cluster, refuse_missing_gpus
 from videomar.config import Params
+from videomar.config.section import fixed_keys, free_keys
 from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
 from videomar.data.latents import open_latents
@@ -89,7 +90,7 @@ def train_on_ray(
         out: folder of the run; training goes on from its newest checkpoint.
         params: sections `text`, `model` and `train` are used.
         tags: lineage for the MLflow run.
-        sampler: makes the clips that are recorded every `train.preview_every` steps.
+        sampler: makes the clips that are recorded every `resources.train.preview_every` steps.
 
     Raises:
         VideomarError: what the workers refused; or a worker failed more often than Ray may restart it.
@@ -214,19 +215,25 @@ def work(config: dict[str, Any], worker: "Worker", report: Report | None = None)
 
 
 def _open_run(config: dict[str, Any], dataset: LatentDataset) -> TrackedRun:
-    """The run in MLflow. What may change from start to start is a tag: parameters are for ever."""
+    """The run in MLflow."""
     import torch
 
-    from videomar.training.identity import FREE
-
-    params, out = config["params"], Path(config["out"])
-    sections = {name: asdict(getattr(params, name)) for name in ("text", "model", "train")}
-    free = {f"train.{name}": str(sections["train"].pop(name)) for name in FREE}
+    out = Path(config["out"])
+    sections, free = recorded(config["params"])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     facts = {"data_hash": dataset.content_hash, "torch": torch.__version__, "device": device}
     digest = dataset.content_hash[:_DIGEST_LENGTH]
     latents = {"name": "latents", "digest": digest, "source_type": "local", "source": str(config["latents"])}
     return open_run(out / RUN_FILE, sections, {**config["tags"], **facts, **free}, [latents])
+
+
+def recorded(params: Params) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """What MLflow holds of the parameters of a run: sections, and tags with what may change within a run.
+
+    In MLflow, parameters are for ever and tags are not.
+    """
+    sections = {name: fixed_keys(getattr(params, name)) for name in ("text", "model", "train")}
+    return sections, {f"train.{name}": str(value) for name, value in free_keys(params.train).items()}
 
 
 def val_split(params: Params, latents: Where, facts: dict[str, Any]) -> LatentDataset | None:

@@ -185,6 +185,7 @@ def _skip_or_stop(
         _log.warning("training: %s: %s; its update is left out", where, wrong)
         return
     raise CheckpointError(
-        f"training: {where}: {wrong}; look at the clips, lower train.learning_rate, or set train.on_bad_step "
-        f"to skip and raise train.max_skipped_steps; last good checkpoint: {checkpoint.latest(out)}"
+        f"training: {where}: {wrong}; look at the clips, lower train.learning_rate, or set "
+        "resources.train.on_bad_step to skip and raise resources.train.max_skipped_steps; "
+        f"last good checkpoint: {checkpoint.latest(out)}"
     )
