@@ -24,13 +24,13 @@ import psutil
 import torch
 
 from benchmarks.record import ROOT, write_result
+from videomar.clip_encoder import Encoded, Video
 from videomar.config import Params, load_params
 from videomar.data.dataset import LatentDataset
 from videomar.data.latents import write_shards
 from videomar.data.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.data.shard import Stored
 from videomar.encode import encode_clips
-from videomar.clip_encoder import Encoded, Video
 from videomar.runtime import step_generator
 from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
 

@@ -17,6 +17,7 @@ import yaml
 
 from benchmarks.metadata_rows import CLIPS_PER_VIDEO, simulated_candidates
 from benchmarks.record import ROOT
+from videomar.clip_encoder import Encoded, Video
 from videomar.config import Params, load_params
 from videomar.data.books import count_candidates
 from videomar.data.curate import curate_clips
@@ -26,7 +27,6 @@ from videomar.data.ledger import read_ledger, write_candidates, write_ledger
 from videomar.data.policies import compare_ledgers, read_policy
 from videomar.data.splits import assign_split
 from videomar.encode import encode_clips
-from videomar.clip_encoder import Encoded, Video
 
 SHAPE = [2, 5, 2, 2]
 DRAW = Draw(batch_size=16, simulated_share=0.5, seed=0)

@@ -16,7 +16,8 @@ from flows.pictures import show_clips
 from flows.pipeline import HOURS
 from flows.scripts import run_elsewhere
 from flows.turn import turn
-from videomar.config import load_params
+from videomar.config import load_own_params, load_params
+from videomar.config.section import fixed_keys
 from videomar.errors import VideomarError
 from videomar.evaluation.facts import read_facts, unlike
 from videomar.release import FACTS
@@ -38,7 +39,9 @@ def sample_and_evaluate(version: str = "champion", hours_per_stage: PositiveFloa
         found = find_model(version)
         files = download_model(found)
         params, out = files / "params.yaml", _OUT / found.number
-        if load_params(params, Path("params.yaml")).ingest != load_params(Path("params.yaml")).ingest:
+        here = Path("params.yaml")
+        theirs, ours = load_params(params, here), load_own_params(here)
+        if fixed_keys(theirs.ingest) != fixed_keys(ours.ingest):
             rule = "that of params.yaml, which cut the clips here; `videomar trace` names its commit"
             raise VideomarError(f"{found}: got another section ingest, expected {rule}")
         places = {_TOKENIZER: files / "tokenizer", "checkpoints/videomar": files / "checkpoint"}

@@ -9,13 +9,13 @@ import torch
 
 from tests.data.conftest import run_ffmpeg
 from tests.test_encode import CLIPS, Project, Simulated
+from videomar.clip_encoder import ClipEncoder
 from videomar.config import CurriculumStage
 from videomar.data.dataset import Draw, LatentDataset
 from videomar.data.facts import key_facts
 from videomar.data.ingest import ingest_videos
 from videomar.data.latents import read_rows
 from videomar.data.ledger import read_candidates
-from videomar.clip_encoder import ClipEncoder
 from videomar.errors import DataError, ParamsError
 from videomar.evaluation.films import ReelPlan, make_reel
 from videomar.evaluation.metrics import is_stretched, read_generated

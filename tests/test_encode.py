@@ -14,6 +14,7 @@ import pandas
 import pytest
 import torch
 
+from videomar.clip_encoder import Encoded, stored_bytes
 from videomar.config import Params
 from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
@@ -21,7 +22,6 @@ from videomar.data.journal import FILE, Journal
 from videomar.data.latents import open_latents, read_rows
 from videomar.data.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.encode import _key, encode_clips
-from videomar.clip_encoder import Encoded, stored_bytes
 from videomar.encode_on_ray import encode_on_ray
 from videomar.errors import DataError
 from videomar.runtime import step_generator

@@ -16,8 +16,8 @@ import pytest
 from tests.conftest import small_params
 from tests.data.conftest import run_ffmpeg
 from tests.deadlines import within
-from videomar.data.shapes import ClipShape
 from videomar.clip_encoder import ClipEncoder, Video
+from videomar.data.shapes import ClipShape
 from videomar.encode_on_ray import encode_on_ray, split_videos
 from videomar.errors import DataError
 from videomar.runtime import step_generator
@@ -130,7 +130,7 @@ def test_worker_that_dies_again_and_again_is_one_clear_error(films, cluster):
     killer.start()
     try:
         with pytest.raises(
-            DataError, match=r"^encode: got a worker that died 5 times.*lower encode.num_workers"
+            DataError, match=r"^encode: got a worker that died 5 times.*lower resources.encode.num_workers"
         ):
             list(encode_on_ray(films.videos, films.small, films.with_workers(1)))
     finally:

@@ -12,12 +12,12 @@ from tests.test_encode import Project, Simulated
 from tests.tokenizer.conftest import redraw, write_tokenizer
 from tests.training.conftest import files_of, with_train
 from tests.training.test_loop import Bomb, Interrupted
+from videomar.clip_encoder import ClipEncoder, Encoded, Video, stored_bytes
 from videomar.data.clip_stream import stream_clips
 from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
 from videomar.data.latents import open_latents, read_rows
 from videomar.data.shapes import ClipShape
-from videomar.clip_encoder import ClipEncoder, Encoded, Video, stored_bytes
 from videomar.errors import DataError, ParamsError
 from videomar.manifest import ModelShape
 from videomar.runtime import step_generator

@@ -16,6 +16,7 @@ from PIL import Image
 
 from videomar.config import SamplesParams
 from videomar.config.edit import update_params
+from videomar.config.layout import set_keys
 from videomar.data.mp4 import find_ffmpeg
 from videomar.data.synthetic import draw_simulated
 
@@ -73,8 +74,7 @@ def stages_run(told):
 def set_params(folder, changes):
     path = folder / "params.yaml"
     params = yaml.safe_load(path.read_text())
-    for section, values in changes.items():
-        params[section] |= values
+    set_keys(params, changes)
     path.write_text(yaml.safe_dump(params))
 
 
@@ -270,7 +270,10 @@ def edit(folder, name, old, new):
 
 
 def weights(folder):
-    return {path.name: path.read_bytes() for path in (folder / "checkpoints/videomar").glob("step_*/*.safetensors")}
+    return {
+        path.name: path.read_bytes()
+        for path in (folder / "checkpoints/videomar").glob("step_*/*.safetensors")
+    }
 
 
 def woken(folder):

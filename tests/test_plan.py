@@ -13,11 +13,12 @@ import torch
 from tests.caches import write_cache
 from tests.conftest import small_params
 from videomar import cli
+from videomar.clip_encoder import stored_bytes
 from videomar.config import CurriculumStage, Params
+from videomar.config.layout import set_keys
 from videomar.data.dataset import LatentDataset
 from videomar.data.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.data.shapes import ClipShape, at_sizes
-from videomar.clip_encoder import stored_bytes
 from videomar.manifest import ModelShape
 from videomar.plan.clips import Strides, Videos, cached_shapes, find_clips, latent_bytes
 from videomar.plan.probes import Subject, training_probe
@@ -133,7 +134,9 @@ def write_small(path: Path) -> Params:
     """params.yaml with a small network; JSON is YAML."""
     params = small_params()
     params = dataclasses.replace(params, text=dataclasses.replace(params.text, encoder="none"))
-    path.write_text(json.dumps(dataclasses.asdict(params)))
+    raw: dict[str, object] = {}
+    set_keys(raw, dataclasses.asdict(params))
+    path.write_text(json.dumps(raw))
     return params
 
 

@@ -232,7 +232,8 @@ def _explained(target: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{target}: could not be written ({' '.join(str(error).split())}), expected room on the disk; "
-            "free some, or lower train.keep_checkpoints, and run again: the checkpoints before it are intact"
+            "free some, or lower resources.train.keep_checkpoints, and run again: the checkpoints before it "
+            "are intact"
         ) from error
 
 

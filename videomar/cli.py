@@ -223,12 +223,12 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 def _model_files(model: str) -> "ModelFiles":
     """A registered model by alias or number, or a folder of checkpoints made here."""
-    from videomar.config import load_params
+    from videomar.config import load_own_params, load_params
     from videomar.sampling.animate import ModelFiles
     from videomar.tracking.registry import CHALLENGER, CHAMPION, download_model, find_model
 
     if model not in (CHAMPION, CHALLENGER) and not model.isdecimal():
-        return ModelFiles(Path(model), Path("checkpoints/tokenizer"), load_params(PARAMS))
+        return ModelFiles(Path(model), Path("checkpoints/tokenizer"), load_own_params(PARAMS))
     version = find_model(model)
     files = download_model(version)
     return ModelFiles(files / "checkpoint", files / "tokenizer", load_params(files / "params.yaml", PARAMS))

@@ -94,8 +94,9 @@ def refuse_missing_gpus(wanted: str, num_workers: int) -> None:
     there = int(ray.cluster_resources().get("GPU", 0))
     if compute_device(wanted) == "cuda" and there < num_workers and not os.environ.get("RAY_ADDRESS"):
         raise DataError(
-            f"train.device: got {wanted} and {there} GPUs for {num_workers} worker(s), expected one each; "
-            "set train.device to cpu, lower train.num_workers, or set RAY_ADDRESS to a cluster that has them"
+            f"resources.train.device: got {wanted} and {there} GPUs for {num_workers} worker(s), expected one"
+            " each; set it to cpu, lower resources.train.num_workers, or set RAY_ADDRESS to a cluster that "
+            "has them"
         )
 
 

@@ -45,7 +45,7 @@ class Encoder(ClipEncoder):
 
 
 def encode_on_ray(videos: Sequence[Video], tokenizer: Path, params: Params) -> Iterator[list[Encoded]]:
-    """Encode videos on the cluster, as many at once as `encode.num_workers`; blocks of arrays as they come.
+    """Encode videos on the cluster, `resources.encode.num_workers` at once; blocks of arrays as they come.
 
     Raises:
         DataError: a video or the tokenizer cannot be read (told when the others are done), or a worker died
@@ -79,7 +79,7 @@ def encode_on_ray(videos: Sequence[Video], tokenizer: Path, params: Params) -> I
                 yield [Encoded(*(row[name] for name in Encoded._fields)) for row in made if not row["error"]]
         except ray.exceptions.RayActorError:
             got = f"a worker that died {_MAX_RESTARTS + 1} times"
-            rule = "it to live; most often memory ran out: lower encode.num_workers and run again"
+            rule = "it to live; most often memory ran out: lower resources.encode.num_workers and run again"
             raise DataError(f"encode: got {got}, expected {rule}") from None
     if errors:
         raise DataError(errors[0] + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""))

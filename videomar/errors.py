@@ -9,6 +9,10 @@ class ParamsError(VideomarError, ValueError):
     """params.yaml holds an unknown key, a wrong type or an impossible value."""
 
 
+class OldLayoutError(ParamsError):
+    """params.yaml has keys where they were before they moved; `videomar migrate` moves them."""
+
+
 class DataError(VideomarError):
     """A file or folder given to the pipeline is missing, empty or not what it should be."""
 

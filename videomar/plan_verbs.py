@@ -14,11 +14,11 @@ app = typer.Typer()
 @app.command()
 def plan(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
     """What the next run would cost by stage, before spending: counted, and timed by a minute's probe here."""
-    from videomar.config import load_params
+    from videomar.config import load_own_params
     from videomar.plan.estimate import Places
     from videomar.plan.estimate import plan as estimate
 
-    found = estimate(load_params(PARAMS), Places())
+    found = estimate(load_own_params(PARAMS), Places())
     if as_json:
         stages = {cost.stage: {k: v for k, v in asdict(cost).items() if k != "stage"} for cost in found.costs}
         typer.echo(json.dumps({"stages": stages, "assumptions": found.assumptions}))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videomar.config import load_params
+from videomar.config import load_own_params
 from videomar.describe import write_card
 from videomar.errors import VideomarError
 from videomar.tracking.alias import carry_out
@@ -31,7 +31,7 @@ def judge(version: Version, params: Path) -> "Decision":
 
     best = champion()
     known = evidence_of(best) if best is not None else None
-    return decide_promotion(evidence_of(version), known, load_params(params).gate)
+    return decide_promotion(evidence_of(version), known, load_own_params(params).gate)
 
 
 def evidence_of(version: Version) -> "Evidence":

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from videomar.checkpoint import latest
+from videomar.config.migration import migrate
 from videomar.errors import CheckpointError, DataError, VideomarError
 from videomar.process import run_in_group
 from videomar.trace import Places, Trace
@@ -79,6 +80,10 @@ def rebuild(traced: Trace, into: Path, places: Places) -> list[Difference]:
         for name in ("params.yaml", "takedowns.csv"):
             if (evidence / name).is_file():
                 shutil.copyfile(evidence / name, into / name)
+        if not (into / "videomar").is_dir():
+            migrate(
+                into / "params.yaml"
+            )  # its stages are those of the installed package, and not of its commit
         recorded = _recorded(evidence)
     for name, source in sources.items():
         target = into / places.raw / name

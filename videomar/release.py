@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videomar.config import load_params
+from videomar.config import load_own_params
 from videomar.describe import write_card
 from videomar.promotion import describe_champion, judge_once
 from videomar.tracking.alias import carry_out
@@ -130,4 +130,4 @@ def _keep_shown(folder: Path) -> None:
 
 def _credits() -> Path:
     """Whose the clips are, where their folder says so."""
-    return Path(load_params(PARAMS).samples.source) / "CREDITS.txt"
+    return Path(load_own_params(PARAMS).samples.source) / "CREDITS.txt"

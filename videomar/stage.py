@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 
 from videomar.code_hash import STAGES
-from videomar.config import Params, load_params
-from videomar.config.section import resources_of, results_of
+from videomar.config import Params, load_own_params, load_params
+from videomar.config.section import Mark, fixed_keys, free_keys
 from videomar.disk import about_full_disk
 from videomar.drafts import draft_of
 from videomar.errors import DataError, VideomarError
@@ -37,7 +37,9 @@ class Stage:
         parser = argparse.ArgumentParser(prog=f"stages.{name}")
         for path in (*paths, "metrics") if metrics else paths:
             parser.add_argument(f"--{path}", type=path_or_url, required=True)
-        parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+        parser.add_argument(
+            "--params", type=Path, help="another file than params.yaml, as a registered model has"
+        )
         self.name = name
         self._writes_metrics = metrics
         self.path = parser.parse_args(arguments)
@@ -55,8 +57,9 @@ class Stage:
 
     @property
     def params(self) -> Params:
-        """All sections of params.yaml, checked."""
-        return load_params(self.path.params)
+        """All sections of params.yaml, or of another file that was asked for, checked."""
+        other = self.path.params
+        return load_own_params(Path("params.yaml")) if other is None else load_params(other)
 
     def is_done(
         self, inputs: Mapping[str, Path | str], sections: Sequence[str], outputs: Sequence[str] = ("out",)
@@ -75,8 +78,8 @@ class Stage:
         self._made_with = describe(
             STAGES[self.name],
             {name: value for name, value in inputs.items() if isinstance(value, str) or value.exists()},
-            {name: results_of(getattr(params, name)) for name in sections},
-            {name: resources_of(getattr(params, name)) for name in sections},
+            {name: fixed_keys(getattr(params, name), Mark.RESOURCE) for name in sections},
+            {name: free_keys(getattr(params, name), Mark.RESOURCE) for name in sections},
         )
         found = read_record(self._outputs[outputs[0]])
         if found is None:

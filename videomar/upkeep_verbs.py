@@ -1,4 +1,4 @@
-"""Verbs that keep a checkout well: `doctor`, `gc`, `backup`, `restore`, `bom`."""
+"""Verbs that keep a checkout well: `doctor`, `migrate`, `gc`, `backup`, `restore`, `bom`."""
 
 import json
 from dataclasses import asdict
@@ -30,6 +30,20 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object
             typer.echo("all is well: dvc.lock, files, MLflow, alias and services agree")
     if health.findings:
         raise typer.Exit(1)
+
+
+@app.command()
+def migrate(
+    file: Annotated[Path, typer.Argument(help="Of parameters, or a preset.")] = Path("params.yaml"),
+) -> None:
+    """Move keys of params.yaml that an earlier version had elsewhere to their places; comments stay."""
+    from videomar.config.migration import migrate as move_keys
+
+    lines = move_keys(file)
+    for line in lines:
+        typer.echo(line)
+    if not lines:
+        typer.echo(f"{file}: nothing to do, every key is in its place")
 
 
 @app.command()

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from tests.services.checkout import REPOSITORY, Checkout, wait_for
+from videomar.config.layout import set_keys
 from videomar.data.mp4 import write_mp4
 
 STAGES = ("train", "sample", "evaluate")
@@ -155,8 +156,7 @@ class Retraining(Checkout):
         """Change keys of params.yaml."""
         path = self.folder / "params.yaml"
         params = yaml.safe_load(path.read_text())
-        for section, values in changes.items():
-            params[section] |= values
+        set_keys(params, changes)
         path.write_text(yaml.safe_dump(params, sort_keys=False))
 
 

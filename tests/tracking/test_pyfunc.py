@@ -23,6 +23,7 @@ import yaml
 from tests.pipeline_outputs import write_outputs
 from videomar import checkpoint, release
 from videomar.config import load_params
+from videomar.config.layout import set_keys
 from videomar.manifest import ModelShape
 from videomar.runtime import step_generator
 from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
@@ -58,8 +59,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("registered")
     write_outputs(root)
     params = yaml.safe_load((root / "params.yaml").read_text())
-    for section, values in SMALL.items():
-        params[section] |= values
+    set_keys(params, SMALL)
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     loaded = load_params(root / "params.yaml")
     coder = CausalTokenizer(loaded.tokenizer).initialise(step_generator(0, 0))

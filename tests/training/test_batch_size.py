@@ -22,7 +22,7 @@ def test_largest_size_within_the_budget_is_taken(peaks, expected):
 
 @pytest.mark.parametrize(("peaks", "least"), [({1: 1.5}, "at least 1.50 GB"), ({}, "more than there is")])
 def test_budget_below_one_clip_is_refused(peaks, least):
-    with pytest.raises(ParamsError, match=f"train.memory_gb: got 1.0, expected .*{least}"):
+    with pytest.raises(ParamsError, match=f"resources.train.memory_gb: got 1.0, expected .*{least}"):
         batch_size._largest(peaks, 0, 1.0)
 
 
@@ -41,12 +41,12 @@ def test_automatic_batch_is_measured_recorded_and_kept(data, shape, params, tmp_
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_resumed_run_takes_the_recorded_size(data, shape, params, tmp_path):
-    settings = with_train(params, stages={"batch_size": AUTO})
-    for name in ("one", "two"):
+def test_resumed_run_takes_the_recorded_size_whatever_memory_there_is_now(data, shape, params, tmp_path):
+    for name, memory_gb in (("one", 4.0), ("two", 0.1)):
         out = tmp_path / name
         out.mkdir()
         (out / BATCH_FILE).write_text(json.dumps({"0": 2, "1": 6}))
+        settings = with_train(params, stages={"batch_size": AUTO}, memory_gb=memory_gb)
         train(shape, data, settings, out, Worker(), None)
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 

@@ -9,11 +9,12 @@ import yaml
 from tests.training.conftest import with_train
 from videomar import checkpoint
 from videomar.config import CurriculumStage, load_params
+from videomar.config.layout import set_keys
 from videomar.data.dataset import LatentDataset
 from videomar.data.latents import read_rows, write_shards
 from videomar.errors import DataError, ParamsError
 from videomar.training.accumulation import parts_of
-from videomar.training.curriculum import StageEnd, draw_of, place_at, why_ended
+from videomar.training.curriculum import StageEnd, draw_of, max_steps, place_at, why_ended
 from videomar.training.inputs import Splits
 from videomar.training.loop import train
 from videomar.training.state import run_summary
@@ -38,7 +39,7 @@ def test_stages_follow_each_other(params):
 def test_stage_that_ended_early_moves_the_schedule_on(params):
     """The last step has the last learning rate, however early the stages before it ended."""
     place = place_at(7, [StageEnd(2, "target")], params.train)
-    assert place.planned == params.train.max_steps - 1
+    assert place.planned == max_steps(params.train) - 1
 
 
 def test_resets_are_counted_from_the_stage_that_asked_for_them(params):
@@ -139,9 +140,9 @@ def test_target_without_held_out_clips_is_refused(dataset, shape, params, tmp_pa
 
 
 def read_with(path, **changes):
-    """What the shipped file says with other values in its section `train`."""
+    """What the shipped file says with other values of the keys of section `train`."""
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
-    raw["train"] |= changes
+    set_keys(raw, {"train": changes})
     path.write_text(yaml.safe_dump(raw))
     return load_params(path)
 
@@ -192,7 +193,7 @@ def test_stage_without_one_of_its_three_keys_is_refused(tmp_path, key):
         ({"curriculum": []}, "train.curriculum: got no stage, expected at least one stage"),
         ({"curriculum": None}, "train.curriculum: got None"),
         ({"accumulation": 3}, "train.curriculum.0.batch_size: got 16, expected a multiple of num_workers x"),
-        ({"num_workers": 0}, "train.num_workers: got 0, expected at least 1"),
+        ({"num_workers": 0}, "resources.train.num_workers: got 0, expected at least 1"),
         ({"learning_rate": 0.0}, "train.learning_rate: got 0.0, expected above 0"),
         ({"learning_rate": float("nan")}, "train.learning_rate"),
         ({"warmup_steps": -1}, "train.warmup_steps: got -1, expected 0 or more"),

@@ -92,7 +92,7 @@ def test_skipped_step_changes_nothing_and_is_counted(spoilt, shape, params, tmp_
 
 def test_too_many_skipped_steps_stop_the_run(spoilt, shape, params, tmp_path):
     settings = with_train(params, on_bad_step="skip", max_skipped_steps=1)
-    with pytest.raises(CheckpointError, match="raise train.max_skipped_steps"):
+    with pytest.raises(CheckpointError, match="raise resources.train.max_skipped_steps"):
         train(shape, spoilt, settings, tmp_path / "run", Worker(), None)
 
 

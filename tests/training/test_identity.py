@@ -6,6 +6,7 @@ import pytest
 
 from tests.training.conftest import files_of
 from videomar import checkpoint
+from videomar.config.section import fixed_keys
 from videomar.errors import CheckpointError
 from videomar.training import identity
 from videomar.training.identity import aside, claim, describe_run, differing_keys
@@ -105,7 +106,20 @@ def test_checkpoint_of_another_run_is_refused_by_its_keys(data, shape, params, t
 def test_keys_of_where_and_how_may_change_within_a_run(data, shape, params):
     moved = dataclasses.replace(params.train, num_workers=2, keep_checkpoints=9, on_bad_step="skip")
     ours, theirs = (describe_run(shape, data.train, settings) for settings in (moved, params.train))
-    assert differing_keys(ours, theirs) == []
+    assert ours == theirs
+    assert ours["train"] == json.loads(json.dumps(fixed_keys(params.train)))
+
+
+def test_run_recorded_before_resources_stood_apart_is_known_again(data, shape, params, tmp_path):
+    """Then the record held all keys of section `train`."""
+    ours = describe_run(shape, data.train, params.train)
+    recorded = ours | {"train": dataclasses.asdict(dataclasses.replace(params.train, checkpoint_every=9))}
+    recorded = json.loads(json.dumps(recorded))
+    assert recorded["train"]["checkpoint_every"] == 9
+    assert differing_keys(ours, recorded) == []
+    assert aside(tmp_path, recorded) == aside(tmp_path, ours)
+    recorded["train"]["seed"] = 7
+    assert differing_keys(ours, recorded) == ["train.seed: 7 -> 0"]
 
 
 def test_differing_keys_name_both_values():

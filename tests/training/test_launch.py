@@ -24,8 +24,8 @@ from videomar.data.facts import key_facts
 from videomar.data.latents import read_rows, write_shards
 from videomar.errors import CheckpointError, DataError
 from videomar.manifest import ModelShape
-from videomar.training.launch import train_on_ray
 from videomar.training.inputs import Splits
+from videomar.training.launch import train_on_ray
 from videomar.training.loop import train
 from videomar.training.refusal import refusal_of
 from videomar.training.worker import Worker

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from videomar.manifest import ModelShape
 from videomar.model.masking import draw_target_frames
 from videomar.model.objective import Clips
 from videomar.runtime import step_generator
-from videomar.training.log import read_log
+from videomar.training.curriculum import max_steps
 from videomar.training.inputs import Splits
+from videomar.training.log import read_log
 from videomar.training.loop import train
 from videomar.training.optim import learning_rate_at, make_optimizer
 from videomar.training.state import keep, new_state, run_summary
@@ -55,13 +57,33 @@ def test_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(data, shape, par
 def test_mean_loss_of_the_log_goes_on_where_a_checkpoint_lies_between_its_rows(
     dataset, shape, params, tmp_path
 ):
-    """Without validation, which would put a row at every checkpoint."""
     settings = with_train(params, log_every=5, checkpoint_every=3, validate_every=0)
     train(shape, Splits(dataset), settings, tmp_path / "whole", Worker(), None)
     with pytest.raises(Interrupted):
         train(shape, Splits(dataset), settings, tmp_path / "cut", Worker(), Bomb(10))
     train(shape, Splits(dataset), settings, tmp_path / "cut", Worker(), None)
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+
+
+def test_when_checkpoints_and_previews_are_made_changes_nothing_else(data, shape, params, tmp_path):
+    """Weights, ends of stages, log and figures: in the first stage each validation reaches the target."""
+    first, last = params.train.curriculum
+    curriculum = (dataclasses.replace(first, steps=50, target_loss=1e3), last)
+    settings = with_train(params, log_every=3, validate_every=4)
+    runs = {
+        "rare": {"checkpoint_every": 500, "keep_best": False, "preview_every": 0},
+        "often": {"checkpoint_every": 1, "keep_checkpoints": 1, "preview_every": 2},
+        "between": {"checkpoint_every": 3, "keep_checkpoints": 9, "preview_every": 5},
+    }
+    ended = {}
+    for name, resources in runs.items():
+        own, out = dataclasses.replace(settings, curriculum=curriculum, **resources), tmp_path / name
+        figures = train(shape, data, own, out, Worker(), Bomb(-1))
+        made = files_of(out)
+        ends = json.loads(made.pop("checkpoint.json"))["progress"]["ends"]
+        ended[name] = figures, ends, made
+    assert ended["rare"][1] == [[4, "target"], [10, "steps"]]
+    assert ended["rare"] == ended["often"] == ended["between"]
 
 
 def test_run_that_is_done_does_nothing_and_says_the_same(data, shape, params, tmp_path):
@@ -108,7 +130,7 @@ def test_best_checkpoint_of_the_stage_is_kept_beside_the_newest(shape, params, t
 
 
 def test_best_checkpoint_is_that_of_the_lowest_validation_loss(data, shape, params, tmp_path):
-    settings = with_train(params, checkpoint_every=2)
+    settings = with_train(params, checkpoint_every=2, validate_every=2)
     train(shape, data, settings, tmp_path / "run", Worker(), None)
     loss, step, _ = checkpoint.read_manifest(checkpoint.latest(tmp_path / "run"))["progress"]["best"]
     losses = {row["step"]: row["val_loss"] for row in read_log(tmp_path / "run") if row["stage"] == 1}
@@ -156,10 +178,10 @@ def test_loss_ignores_frames_after_the_last_target(model, captions, params):
 
 
 def test_learning_rate_warms_up_and_decays_to_its_share(params):
-    rates = [learning_rate_at(step, params.train) for step in range(params.train.max_steps)]
+    rates = [learning_rate_at(step, params.train) for step in range(max_steps(params.train))]
     assert rates[0] == params.train.learning_rate / 2
     assert max(rates) == params.train.learning_rate
-    last = learning_rate_at(params.train.max_steps, params.train)
+    last = learning_rate_at(max_steps(params.train), params.train)
     assert last == pytest.approx(params.train.learning_rate * params.train.final_learning_rate_share)
 
 

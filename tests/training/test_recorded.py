@@ -10,6 +10,7 @@ from mlflow.entities import Run
 
 from tests.conftest import small_params
 from tests.training.test_sweep import write_latents
+from videomar.config.section import free_keys
 from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
 from videomar.runtime import step_generator
@@ -18,7 +19,6 @@ from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
 from videomar.tracking.lineage import made_from
 from videomar.tracking.runs import read_run_id
 from videomar.tracking.store import open_client
-from videomar.training.identity import FREE
 from videomar.training.launch import run_config, work
 from videomar.training.worker import Worker
 
@@ -102,7 +102,7 @@ def test_every_figure_is_there_up_to_the_last_step(run: Run) -> None:
 
 def test_every_parameter_is_there_and_what_a_restart_may_change_is_a_tag(run: Run) -> None:
     train = {f"train.{field.name}" for field in dataclasses.fields(small_params().train)}
-    free = {f"train.{name}" for name in FREE}
+    free = {f"train.{name}" for name in free_keys(small_params().train)}
     assert train - free <= set(run.data.params)
     assert free <= set(run.data.tags)
     assert not free & set(run.data.params)

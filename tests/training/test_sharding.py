@@ -197,13 +197,13 @@ def test_one_worker_does_not_shard():
 
 def test_blocks_in_parts_are_not_compiled():
     with pytest.raises(
-        ParamsError, match=r"train.compile: got True, expected false with train.sharding: fsdp"
+        ParamsError, match=r"train.compile: got True, expected false with resources.train.sharding: fsdp"
     ):
         settings("fsdp", compile=True)
 
 
 def test_batch_size_is_not_sought_for_a_model_in_parts():
     with pytest.raises(
-        ParamsError, match="batch_size: got auto, expected a number with train.sharding: fsdp"
+        ParamsError, match="batch_size: got auto, expected a number with resources.train.sharding: fsdp"
     ):
         with_train(PARAMS, sharding="fsdp", stages={"batch_size": "auto"})

@@ -19,6 +19,7 @@ from tests.conftest import small_params
 from tests.training.conftest import files_of
 from videomar import checkpoint
 from videomar.config import Params
+from videomar.config.layout import set_keys
 from videomar.config.params import load_params, variants_of
 from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
@@ -55,8 +56,10 @@ def write_latents(folder: Path, params: Params) -> Path:
 
 
 def write_params(path: Path, **train: object) -> Params:
-    raw = json.loads(json.dumps(dataclasses.asdict(small_params())))
-    raw["train"] |= train
+    values = json.loads(json.dumps(dataclasses.asdict(small_params())))
+    values["train"] |= train
+    raw: dict[str, object] = {}
+    set_keys(raw, values)
     path.write_text(yaml.safe_dump(raw))
     return load_params(path)
 

@@ -61,6 +61,8 @@ def test_runs_of_two_workers_each_end_with_the_bits_of_two_processes(tmp_path: P
 def test_gpu_that_is_not_there_is_refused_instead_of_waited_for(tmp_path: Path, runs: list[object]) -> None:
     params = write_params(tmp_path / "params.yaml", device="cuda", runs=runs)
     latents = write_latents(tmp_path / "latents", params)
-    with pytest.raises(DataError, match=r"train\.device: got cuda and 0 GPUs for 1 worker") as refused:
+    with pytest.raises(
+        DataError, match=r"resources\.train\.device: got cuda and 0 GPUs for 1 worker"
+    ) as refused:
         train_runs(latents, tmp_path / "out", params, {})
     assert "\n" not in str(refused.value)

@@ -3,7 +3,7 @@
 import re
 from itertools import pairwise
 
-from videomar.config.section import require, section
+from videomar.config.section import Resource, require, section
 
 
 @section
@@ -48,11 +48,11 @@ class IngestParams:
     """Frames between the starts of neighbouring clips of one shot."""
     shot_threshold: float
     """Content change that starts a new shot (PySceneDetect's ContentDetector; 27 is its usual value)."""
-    timeout_s: float
+    timeout_s: Resource[float]
     """Longest time one file may take, seconds; then it is rejected."""
-    memory_gb: float
+    memory_gb: Resource[float]
     """Most memory one of these processes may hold, 10^9 bytes; a file that takes more is rejected."""
-    num_workers: int
+    num_workers: Resource[int]
     """Processes that read files side by side."""
     captioner: str | None
     """`package.module:function` that captions clips which have no caption, see `captioner`; or null."""
@@ -64,10 +64,10 @@ class IngestParams:
         require(self.fps > 0, "ingest.fps", self.fps, "a rate above 0")
         self._check_shapes()
         require(self.stride_frames >= 1, "ingest.stride_frames", self.stride_frames, "at least 1")
-        require(self.timeout_s > 0, "ingest.timeout_s", self.timeout_s, "seconds above 0")
+        require(self.timeout_s > 0, "resources.ingest.timeout_s", self.timeout_s, "seconds above 0")
         # Python and the decoders take 0.2 GB before the first file.
-        require(self.memory_gb >= 0.5, "ingest.memory_gb", self.memory_gb, "at least 0.5")
-        require(self.num_workers >= 1, "ingest.num_workers", self.num_workers, "at least 1")
+        require(self.memory_gb >= 0.5, "resources.ingest.memory_gb", self.memory_gb, "at least 0.5")
+        require(self.num_workers >= 1, "resources.ingest.num_workers", self.num_workers, "at least 1")
 
     def _check_shapes(self) -> None:
         multiple, ratios = self.side_multiple_px, self.aspect_ratios

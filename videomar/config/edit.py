@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videomar.config.params import load_params
+from videomar.config.layout import in_sections, refuse_misplaced, refuse_moved, set_keys
+from videomar.config.params import load_own_params, read_params_file
 from videomar.drafts import draft_of
 from videomar.errors import ParamsError
 
@@ -17,32 +18,35 @@ def update_params(path: Path, changes: Mapping[str, Mapping[str, object]]) -> No
 
     Args:
         path: params.yaml.
-        changes: new values by section and key.
+        changes: new values by section and key; each is set where it stands in the file.
 
     Raises:
         ParamsError: the file is missing or damaged, or would be wrong afterwards; it is then as it was.
     """
-    load_params(path)
+    load_own_params(path)
     yaml = round_trip()
     content = yaml.load(path.read_text(encoding="utf-8"))
-    for section, values in changes.items():
-        content[section].update(values)
+    set_keys(content, changes)
     with draft_of(path) as draft:
         with draft.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
-        load_params(draft)
+        load_own_params(draft)
 
 
 def read_preset(folder: Path, name: str) -> dict[str, Any]:
     """Values of `folder/NAME.yaml` by section and key, with the look they have there.
 
     Raises:
-        ParamsError: there is no such preset.
+        ParamsError: there is no such preset, or it has keys in a wrong place.
     """
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
         raise ParamsError(f"preset: got {name}, expected {' or '.join(known) or f'files in {folder}'}")
-    return round_trip().load((folder / f"{name}.yaml").read_text("utf-8"))
+    path = folder / f"{name}.yaml"
+    refuse_moved(read_params_file(path), path)
+    content = round_trip().load(path.read_text("utf-8"))
+    refuse_misplaced(content, path)
+    return in_sections(content)
 
 
 def round_trip() -> "YAML":

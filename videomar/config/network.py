@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from videomar.config.section import require, require_one_of, section
+from videomar.config.section import Resource, require, require_one_of, section
 
 HEADS = ("flow", "ddpm")
 CONDITIONS = ("fps", "motion", "history_noise")
@@ -31,7 +31,7 @@ class TokenizerParams:
     steps: int
     batch_size: int
     learning_rate: float
-    threads: int
+    threads: Resource[int]
     seed: int
 
 
@@ -61,7 +61,7 @@ class EncodeParams:
     smaller_sizes_px: tuple[int, ...]
     """Each clip is cached at these base sizes, too, falling from below `ingest.size_px`, for stages of the
     curriculum at lower resolution."""
-    num_workers: int
+    num_workers: Resource[int]
     """Ray actors that hold a tokenizer."""
 
     def __post_init__(self) -> None:

@@ -1,49 +1,28 @@
 """The whole of params.yaml, and how it is read."""
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videomar.config.clips import CurateParams, IngestParams, SamplesParams
-from videomar.config.network import EncodeParams, ModelParams, TextParams, TokenizerParams
-from videomar.config.runs import GateParams, SampleParams, SuiteParams
-from videomar.config.section import require, section
+from videomar.config.layout import (
+    RESOURCE_KEYS,
+    Params,
+    absent,
+    in_sections,
+    misplaced,
+    refuse_moved,
+)
+from videomar.config.section import RESOURCES, require
 from videomar.config.sweep import Variant
-from videomar.config.training import TrainParams
 from videomar.errors import ParamsError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
-
-
-@section
-class Params:
-    """The whole of params.yaml."""
-
-    samples: SamplesParams
-    ingest: IngestParams
-    curate: CurateParams
-    tokenizer: TokenizerParams
-    text: TextParams
-    encode: EncodeParams
-    model: ModelParams
-    train: TrainParams
-    sample: SampleParams
-    suite: SuiteParams
-    gate: GateParams
-
-    def __post_init__(self) -> None:
-        multiple, largest = self.ingest.side_multiple_px, self.ingest.size_px
-        sizes = self.encode.smaller_sizes_px
-        rule = f"multiples of ingest.side_multiple_px {multiple} below ingest.size_px {largest}"
-        fits = all(size < largest and size % multiple == 0 for size in sizes)
-        require(fits, "encode.smaller_sizes_px", list(sizes), rule)
-        served = self.encode.moments or not self.train.draw_latents
-        require(served, "train.draw_latents", "true, and encode.moments false", "both true")
-
 
 # Keys that came later, with values that mean what was before them: the files of registered models lack them,
 # and the code stored with a model reads its file by this function.
@@ -51,7 +30,9 @@ _CAME_LATER = {"samples": {"ffmpeg": "packaged"}}
 
 
 def load_params(path: Path, newer: Path | None = None) -> Params:
-    """Read and check params.yaml.
+    """Read and check parameters, of today's layout or of before: files of registered models stay as they are.
+
+    Accepting both is the default, because the code stored with a model calls it with its file alone.
 
     Args:
         path: the file.
@@ -60,30 +41,56 @@ def load_params(path: Path, newer: Path | None = None) -> Params:
     Raises:
         ParamsError: a file is missing, no YAML, or wrong; all problems are named at once.
     """
-    raw = _read(path)
-    for name, later in _CAME_LATER.items():
-        if isinstance(raw, dict) and isinstance(raw.get(name), dict):
-            raw[name] = {**later, **raw[name]}
-    if newer is not None and isinstance(raw, dict):
-        later = _read(newer)
-        raw = {name: {**later.get(name, {}), **raw.get(name, {})} for name in {**later, **raw}}
-    params = _checked(raw, str(path))
+    raw = read_params_file(path)
+    sections, problems = _completed(raw), misplaced(raw)
+    if newer is None:
+        problems = {**absent(raw), **problems}
+    else:
+        later = _completed(read_params_file(newer))
+        sections = {name: {**later.get(name, {}), **sections.get(name, {})} for name in {**later, **sections}}
+    params = _checked(sections, str(path), problems)
     variants_of(params)
     return params
 
 
-def _read(path: Path) -> Any:
-    """What a YAML file says, unchecked."""
+def load_own_params(path: Path) -> Params:
+    """Read and check the user's own file, the one that DVC reads, too: it must be of today's layout.
+
+    Raises:
+        ParamsError: as `load_params`; or the file is of the old layout, see `refuse_moved`.
+    """
+    refuse_moved(read_params_file(path), path)
+    return load_params(path)
+
+
+def read_params_file(path: Path) -> dict[str, Any]:
+    """What a file of parameters says, unchecked.
+
+    Raises:
+        ParamsError: it is missing, no YAML, or no mapping.
+    """
     import yaml  # here, because a bare GPU machine runs the model without yaml and pydantic
 
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _loader())
+        raw = yaml.load(path.read_text(encoding="utf-8"), _loader())
     except FileNotFoundError:
         raise ParamsError(
             f"{path}: no such file, expected the parameters; run from the repository root"
         ) from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path}: got {raw!r}, expected sections of keys")
+    return raw
+
+
+def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says, each key in its section, with the keys that came later."""
+    sections = in_sections(raw)
+    for name, later in _CAME_LATER.items():
+        if isinstance(sections.get(name), dict):
+            sections[name] = {**later, **sections[name]}
+    return sections
 
 
 def _loader() -> type:
@@ -120,18 +127,30 @@ def variants_of(params: Params) -> dict[str, tuple[Variant, Params]]:
     return found
 
 
-def _checked(raw: object, where: str) -> Params:
+def _checked(raw: object, where: str, layout: Mapping[str, str] | None = None) -> Params:
     """All sections from what a YAML file says.
 
+    Args:
+        raw: each key in its section.
+        where: what the message begins with.
+        layout: problems of the file's layout, by place.
+
     Raises:
-        ParamsError: something is wrong; all problems are named at once, after `where`.
+        ParamsError: something is wrong; all problems are named at once.
     """
     from pydantic import ValidationError
 
+    layout = layout or {}
+    problems = [f"{place}: {said}" for place, said in layout.items()]
     try:
-        return _adapter().validate_json(json.dumps(raw), strict=True)
+        params = _adapter().validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
-        raise ParamsError(f"{where}: " + "; ".join(_problem(item) for item in error.errors())) from None
+        # Keys that are missing because their section is are one problem.
+        found = [item for item in error.errors() if not layout.keys() & {*_places(_place(item["loc"]))}]
+        problems += [_problem(item) for item in found]
+    if problems:
+        raise ParamsError(f"{where}: {'; '.join(problems)}")
+    return params
 
 
 @cache
@@ -144,7 +163,7 @@ def _adapter() -> "TypeAdapter[Params]":
 
 def _problem(item: "ErrorDetails") -> str:
     """One of pydantic's findings in the house's words: where, got, rule."""
-    where = ".".join(str(part) for part in item["loc"]) or "file"
+    where = _place(item["loc"])
     match item["type"]:
         case "missing":
             return f"{where}: missing, expected a value; take it from the file in git"
@@ -158,3 +177,14 @@ def _problem(item: "ErrorDetails") -> str:
             return f"{where}: got the text {item['input']!r}, expected a number; YAML wants 1.0e-4, not 1e-4"
         case _:
             return f"{where}: got {item['input']!r}, expected: {item['msg']}"
+
+
+def _place(loc: Sequence[int | str]) -> str:
+    """Where in the file a finding of pydantic is."""
+    resource = len(loc) > 1 and loc[1] in RESOURCE_KEYS.get(str(loc[0]), ())
+    return ".".join(str(part) for part in ([RESOURCES, *loc] if resource else loc)) or "file"
+
+
+def _places(place: str) -> Iterator[str]:
+    """The places that hold this one, and itself."""
+    return accumulate(place.split("."), "{}.{}".format)

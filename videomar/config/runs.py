@@ -1,6 +1,6 @@
 """Sections of what follows training: sampling, judging."""
 
-from videomar.config.section import require, section
+from videomar.config.section import Resource, place_of, require, section
 
 
 @section
@@ -65,7 +65,7 @@ class SuiteParams:
     extractor: str
     """Features of the Fréchet distance: `random`, `backbone`, or a folder with a VideoMAE or an I3D."""
     batch_size: int
-    threads: int
+    threads: Resource[int]
     seed: int
 
     def __post_init__(self) -> None:
@@ -74,7 +74,8 @@ class SuiteParams:
         fits = {1, 2} <= set(frames) and min(frames) >= 1 and len(set(frames)) == len(frames)
         require(fits, "suite.context_frames", list(frames), rule)
         for name in ("seeds", "batch_size", "threads"):
-            require(getattr(self, name) >= 1, f"suite.{name}", getattr(self, name), "at least 1")
+            where = place_of("suite", SuiteParams, name)
+            require(getattr(self, name) >= 1, where, getattr(self, name), "at least 1")
         for name in ("simulated_clips", "real_clips", "extra_clips", "metric_clips", "feature_clips"):
             require(getattr(self, name) >= 0, f"suite.{name}", getattr(self, name), "0 or more")
         rule = f"at most suite.metric_clips {self.metric_clips}"

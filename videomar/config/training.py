@@ -1,6 +1,6 @@
 """Section of a training run."""
 
-from videomar.config.section import require, require_one_of, section
+from videomar.config.section import Resource, Selection, place_of, require, require_one_of, section
 from videomar.config.sweep import SearchSpace, Variant
 
 OBJECTIVES = ("single_frame", "all_frames")
@@ -22,7 +22,7 @@ class CurriculumStage:
     steps: int
     batch_size: int | str
     """Clips in one step, over all workers; `auto` = the largest power of two clips a worker and micro-batch
-    within `train.memory_gb`, measured before step 0 and recorded in the run's folder."""
+    within `resources.train.memory_gb`, measured before step 0 and recorded in the run's folder."""
     size_px: int = 0
     """Size that the clips were encoded at, one of `encode`; 0 = the largest."""
     target_loss: float | None = None
@@ -92,8 +92,9 @@ class TrainParams:
     means; wants `encode.moments`."""
     accumulation: int
     """Micro-batches that each worker's part of a batch is worked through in, to save memory."""
-    memory_gb: float
-    """Memory of one worker that a batch size of `auto` may fill, GB: of the device, or of the process."""
+    memory_gb: Resource[float]
+    """Memory of one worker that a batch size of `auto` may fill, GB: of the device, or of the process. A run
+    whose folder has a batch size recorded keeps it."""
     precision: str
     """`float32`, or `bfloat16`: matrix products in it where the hardware has them, weights in float32."""
     activation_checkpointing: bool
@@ -101,64 +102,58 @@ class TrainParams:
     compile: bool
     """Compile the blocks with torch.compile: minutes before the first step, which must be won back."""
     validate_every: int
-    """Steps between two validations; one more belongs to every checkpoint. 0 = none."""
+    """Steps between two validations, which the log shows and a stage's `target_loss` looks at; one more comes
+    with its last step. 0 = none."""
     validation_clips: int
     """Clips of the split `val`, at most, that the validation loss is the mean of."""
-    on_bad_step: str
+    on_bad_step: Resource[str]
     """At a loss that is not finite, or a spike: `stop`, or `skip` the step's update."""
     spike_factor: float
     """A spike is a loss above this multiple of the median of the stage's latest steps; 0 = no such check."""
-    max_skipped_steps: int
+    max_skipped_steps: Resource[int]
     """Skipped steps of one stage before the run stops all the same."""
     log_every: int
-    preview_every: int
+    preview_every: Resource[int]
     """Steps between two previews, four held-out clips made by the moving average; 0 = none. What they cost is
     the time of sampling, which no figure of speed counts."""
-    checkpoint_every: int
-    keep_checkpoints: int
+    checkpoint_every: Resource[int]
+    """Steps between two checkpoints; one more belongs to the last step of every stage."""
+    keep_checkpoints: Resource[int]
     """Newest checkpoints that are kept."""
-    keep_best: bool
-    """Keep the checkpoint of the present stage with the lowest validation loss, too."""
-    num_workers: int
+    keep_best: Resource[bool]
+    """Keep the checkpoint of the present stage with the lowest validation loss, too. Where a checkpoint is no
+    step of `validate_every`, it is validated for that alone."""
+    num_workers: Resource[int]
     """Ray Train workers; they share each batch."""
-    sharding: str
+    sharding: Resource[str]
     """`ddp`: every worker holds the whole model; `fsdp`: each holds a share of weights, their averages and
     optimizer states, for models that do not fit into one device."""
-    device: str
+    device: Resource[str]
     """`cuda`: one GPU for each worker; `cpu`; `auto` = `cuda` where the cluster has a GPU at the start."""
-    threads_per_worker: int
+    threads_per_worker: Resource[int]
     seed: int
-    runs: tuple[Variant, ...]
+    runs: Selection[tuple[Variant, ...]]
     """Runs side by side, each with parameters of its own; none, here and in `search` = one run of these."""
-    search: SearchSpace
+    search: Selection[SearchSpace]
     """More such runs: every combination of the values listed, or random draws from ranges."""
-    num_samples: int
+    num_samples: Selection[int]
     """Random draws, where `search` has a range; drawn by `seed`."""
-    select_by: str
+    select_by: Selection[str]
     """Figure of the runs' logs by which the best becomes the candidate; the lowest wins."""
-    asha: bool
+    asha: Selection[bool]
     """Stop runs early whose `select_by` is in the worse half at the first, second, fourth ... validation of
     the last stage (ASHA, arXiv 1810.05934). Which are, depends on timing: off = each run is deterministic."""
-
-    @property
-    def max_steps(self) -> int:
-        """Steps of all stages together, if none reaches its target before."""
-        return sum(stage.steps for stage in self.curriculum)
-
-    @property
-    def parts(self) -> int:
-        """Equal parts that each batch is dealt into: one for each worker and micro-batch."""
-        return self.num_workers * self.accumulation
 
     def __post_init__(self) -> None:
         require_one_of(self.objective, "train.objective", OBJECTIVES)
         require_one_of(self.time_distribution, "train.time_distribution", TIMES)
         require_one_of(self.precision, "train.precision", PRECISIONS)
-        require_one_of(self.sharding, "train.sharding", ("ddp", "fsdp"))
+        require_one_of(self.sharding, "resources.train.sharding", ("ddp", "fsdp"))
         both = self.compile and self.sharding == "fsdp"
-        require(not both, "train.compile", True, "false with train.sharding: fsdp: together they are untried")
-        require_one_of(self.device, "train.device", ("auto", "cpu", "cuda"))
-        require_one_of(self.on_bad_step, "train.on_bad_step", ("stop", "skip"))
+        rule = "false with resources.train.sharding: fsdp: together they are untried"
+        require(not both, "train.compile", True, rule)
+        require_one_of(self.device, "resources.train.device", ("auto", "cpu", "cuda"))
+        require_one_of(self.on_bad_step, "resources.train.on_bad_step", ("stop", "skip"))
         self._check_numbers()
         rule = "0 (no check) or above 1"
         require(
@@ -171,13 +166,14 @@ class TrainParams:
         require(last == 0, "train.curriculum", f"a last stage of {last} latent frames", "the full length (0)")
         size_px = self.curriculum[-1].size_px
         require(size_px == 0, "train.curriculum", f"a last stage of {size_px} pixels", "the full size (0)")
-        rule = f"a multiple of num_workers x accumulation = {self.parts}"
+        parts = self.num_workers * self.accumulation
+        rule = f"a multiple of num_workers x accumulation = {parts}"
         for number, stage in enumerate(self.curriculum):
             where = f"train.curriculum.{number}.batch_size"
-            fits = isinstance(stage.batch_size, str) or stage.batch_size % self.parts == 0
+            fits = isinstance(stage.batch_size, str) or stage.batch_size % parts == 0
             require(fits, where, stage.batch_size, rule)
             alone = stage.batch_size != AUTO or self.sharding == "ddp"
-            fsdp = "a number with train.sharding: fsdp, as one process alone measures what fits"
+            fsdp = "a number with resources.train.sharding: fsdp, as one process alone measures what fits"
             require(alone, where, stage.batch_size, fsdp)
             aims = stage.target_loss is not None and not self.validate_every
             require(not aims, "train.validate_every", 0, "above 0, as a stage has a target_loss")
@@ -186,16 +182,20 @@ class TrainParams:
         """Each number by itself."""
         counts = ("accumulation", "validation_clips", "log_every", "checkpoint_every", "keep_checkpoints")
         for name in (*counts, "num_samples", "batch_multiplier", "num_workers", "threads_per_worker"):
-            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+            require(getattr(self, name) >= 1, self._place(name), getattr(self, name), "at least 1")
         for name in ("learning_rate", "max_grad_norm", "memory_gb"):
-            require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "above 0")
+            require(getattr(self, name) > 0, self._place(name), getattr(self, name), "above 0")
         numbers = ("weight_decay", "mask_ratio_std", "warmup_steps", "validate_every", "preview_every")
         for name in (*numbers, "max_skipped_steps"):
-            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+            require(getattr(self, name) >= 0, self._place(name), getattr(self, name), "0 or more")
         shares = ("final_learning_rate_share", "mask_ratio_min", "simulated_share")
         for name in (*shares, "cond_drop_prob", "condition_drop_prob"):
-            require(0 <= getattr(self, name) <= 1, f"train.{name}", getattr(self, name), "0 to 1")
+            require(0 <= getattr(self, name) <= 1, self._place(name), getattr(self, name), "0 to 1")
         for name in ("history_noise", "ema_decay"):
-            require(0 <= getattr(self, name) < 1, f"train.{name}", getattr(self, name), "0 to below 1")
+            require(0 <= getattr(self, name) < 1, self._place(name), getattr(self, name), "0 to below 1")
         fits = all(0 <= beta < 1 for beta in self.betas)
         require(fits, "train.betas", list(self.betas), "two numbers from 0 to below 1")
+
+    @staticmethod
+    def _place(key: str) -> str:
+        return place_of("train", TrainParams, key)

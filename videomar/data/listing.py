@@ -124,7 +124,7 @@ def write_listing(source: Path, raw: Path, out: Path) -> None:
 
 
 def write_named(params: Params, out: Path) -> None:
-    """Write what the functions, files and folders hold that parameters name: `out/STAGE.json` for each stage."""
+    """Write what the functions, files and folders that parameters name hold: `out/STAGE.json`."""
     for stage, content in _named(params).items():
         write_json(out / f"{stage}.json", content)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from videomar.config import load_params
+from videomar.config import load_own_params, load_params
 from videomar.data.listing import changed_named, is_current
 from videomar.doctor.finding import BIN, Finding
-from videomar.errors import ParamsError, VideomarError
+from videomar.errors import OldLayoutError, ParamsError, VideomarError
 from videomar.tracking.code_state import outputs_of
 
 _OUTS, _DEPS = "changed outs", "changed deps"
@@ -32,12 +32,14 @@ Status = Mapping[str, Sequence[Any]]
 
 
 def params_findings(path: Path) -> list[Finding]:
-    """Whether params.yaml can be read."""
+    """Whether params.yaml can be read, and has its keys where they are today."""
     try:
-        load_params(path)
+        load_own_params(path)
     except (ParamsError, OSError, yaml.YAMLError) as error:
         told = " ".join(str(error).split()).removeprefix(f"{path}: ")
-        return [Finding(str(path), told, f"git stash push {quote(str(path))}")]
+        moved = isinstance(error, OldLayoutError)
+        mend = f"{BIN}videomar migrate" if moved else f"git stash push {quote(str(path))}"
+        return [Finding(str(path), told, mend)]
     return []
 
 

@@ -28,8 +28,8 @@ from videomar.plan.clips import LatentShape
 from videomar.runtime import step_generator
 from videomar.tokenizer.interface import VideoTokenizer
 from videomar.tokenizer.loading import load_tokenizer
-from videomar.training.log import LOG_FILE, write_rows
 from videomar.training.inputs import Splits
+from videomar.training.log import LOG_FILE, write_rows
 from videomar.training.loop import train
 from videomar.training.measures import peak_memory_gb
 from videomar.training.state import untrained

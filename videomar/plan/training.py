@@ -103,12 +103,13 @@ def _stage_seconds(
 ) -> float:
     """Steps, rows of the log, validations and checkpoints of a curriculum stage."""
     kept = stage.steps // params.checkpoint_every + 1
-    validated = 0
-    if params.validate_every:
+    shown = stage.steps // params.validate_every + 1 if params.validate_every else 0
+    ranked = 0  # validations that only tell which checkpoint is best
+    if params.validate_every and params.keep_best:
         both = math.lcm(params.validate_every, params.checkpoint_every)
-        validated = kept + stage.steps // params.validate_every - stage.steps // both
-    logged = stage.steps // params.log_every + validated
-    seconds = stage.steps * speed.step_s + validated * speed.validation_s
+        ranked = stage.steps // params.checkpoint_every - stage.steps // both
+    logged = stage.steps // params.log_every + shown
+    seconds = stage.steps * speed.step_s + (shown + ranked) * speed.validation_s
     return seconds + logged * figures.get("log", 0.0) + kept * figures.get("keep", 0.0)
 
 

@@ -119,8 +119,8 @@ def _largest(peaks: dict[int, float], number: int, memory_gb: float) -> int:
     if not fitting:
         least = f"{peaks[1]:.2f} GB" if peaks else "more than there is"
         raise ParamsError(
-            f"train.memory_gb: got {memory_gb}, expected at least {least}, which one clip of stage {number} "
-            "takes; raise it, or set train.activation_checkpointing"
+            f"resources.train.memory_gb: got {memory_gb}, expected at least {least}, which one clip of stage "
+            f"{number} takes; raise it, or set train.activation_checkpointing"
         )
     return max(fitting)
 

@@ -39,6 +39,11 @@ class Place(NamedTuple):
     """Steps since the moving average was last reset."""
 
 
+def max_steps(params: TrainParams) -> int:
+    """Steps of all stages together, if none reaches its target before."""
+    return sum(stage.steps for stage in params.curriculum)
+
+
 def place_at(step: int, ends: Sequence[StageEnd], params: TrainParams) -> Place:
     """Place of a step of a run whose stages so far ended at `ends`."""
     number = len(ends)

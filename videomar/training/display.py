@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from videomar.config import TrainParams
+from videomar.training.curriculum import max_steps
 from videomar.training.log import LOG_FILE, read_log
 
 _POLL_S = 1.0
@@ -36,7 +37,7 @@ class Display:
         bar = None
         for row in self._rows():
             # A resumed run begins where it is: what was done before is not this run's speed.
-            bar = bar or tqdm(total=self.params.max_steps, initial=int(row["step"]), unit="step")
+            bar = bar or tqdm(total=max_steps(self.params), initial=int(row["step"]), unit="step")
             bar.set_description(f"training, stage {row['stage'] + 1:.0f} of {len(self.params.curriculum)}")
             bar.set_postfix(figures(row))
             bar.update(int(row["step"]) - bar.n)
@@ -75,19 +76,19 @@ def figures(row: Mapping[str, float]) -> dict[str, str]:
 
 def is_due(row: Mapping[str, float], said: Mapping[str, float] | None, params: TrainParams) -> bool:
     """Whether a row is worth a line: the first of a stage, every tenth of the run, the last."""
-    if said is None or row["stage"] != said["stage"] or row["step"] == params.max_steps:
+    if said is None or row["stage"] != said["stage"] or row["step"] == max_steps(params):
         return True
-    return row["step"] - said["step"] >= _LINE_EVERY_SHARE * params.max_steps
+    return row["step"] - said["step"] >= _LINE_EVERY_SHARE * max_steps(params)
 
 
 def line(row: Mapping[str, float], params: TrainParams, steps_per_s: float) -> str:
     """A row in words; rate and time left where the rate is known."""
     words = [
         f"training: stage {row['stage'] + 1:.0f} of {len(params.curriculum)}",
-        f"step {row['step']:.0f} of {params.max_steps}",
+        f"step {row['step']:.0f} of {max_steps(params)}",
         *(f"{name} {value}" for name, value in figures(row).items()),
     ]
     if steps_per_s > 0:
-        minutes = (params.max_steps - row["step"]) / steps_per_s / 60
+        minutes = (max_steps(params) - row["step"]) / steps_per_s / 60
         words += [f"{steps_per_s:.1f} steps/s", f"{minutes:.0f} min left"]
     return ", ".join(words)

@@ -41,6 +41,4 @@ def val_split(params: Params, latents: Where, facts: dict[str, Any]) -> LatentDa
 
 def shape_of(dataset: LatentDataset, params: Params) -> ModelShape:
     """The network that section `model` asks for, with the channels of the cache."""
-    return ModelShape(
-        params.model, dataset.latent_channels, dataset.text_channels, params.text.max_tokens
-    )
+    return ModelShape(params.model, dataset.latent_channels, dataset.text_channels, params.text.max_tokens)

@@ -87,7 +87,7 @@ def train_on_ray(
         out: folder of the run; training goes on from its newest checkpoint.
         params: sections `text`, `model` and `train` are used.
         tags: lineage for the MLflow run.
-        sampler: makes the clips that are recorded every `train.preview_every` steps.
+        sampler: makes the clips that are recorded every `resources.train.preview_every` steps.
 
     Raises:
         VideomarError: what the workers refused; or a worker failed more often than Ray may restart it.
@@ -207,11 +207,11 @@ def work(config: dict[str, Any], worker: "Worker", report: Report | None = None)
 
 
 def _open_run(config: dict[str, Any], dataset: LatentDataset) -> TrackedRun:
-    """The run in MLflow. What may change from start to start is a tag: parameters are for ever."""
+    """The run in MLflow."""
     import torch
 
-    params, out = config["params"], Path(config["out"])
-    sections, free = split_params(params)
+    out = Path(config["out"])
+    sections, free = recorded(config["params"])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     facts = {"data_hash": dataset.content_hash, "torch": torch.__version__, "device": device}
     digest = dataset.content_hash[:_DIGEST_LENGTH]
@@ -219,11 +219,13 @@ def _open_run(config: dict[str, Any], dataset: LatentDataset) -> TrackedRun:
     return open_run(out / RUN_FILE, sections, {**config["tags"], **facts, **free}, [latents])
 
 
-def split_params(params: Params) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Parameters of a run for MLflow: what its result depends on by section, and all else as tags."""
-    parts = {name: getattr(params, name) for name in ("text", "model", "train")}
-    free = {f"{name}.{key}": str(value) for name, part in parts.items() for key, value in free_keys(part).items()}
-    return {name: fixed_keys(part) for name, part in parts.items()}, free
+def recorded(params: Params) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """What MLflow holds of the parameters of a run: sections, and tags with what may change within a run.
+
+    In MLflow, parameters are for ever and tags are not.
+    """
+    sections = {name: fixed_keys(getattr(params, name)) for name in ("text", "model", "train")}
+    return sections, {f"train.{name}": str(value) for name, value in free_keys(params.train).items()}
 
 
 def _last_line(error: BaseException) -> str:

@@ -110,9 +110,16 @@ def train(
         is_last = done - place.start >= stage.steps
         saving = is_last or done % params.checkpoint_every == 0
         figures: dict[str, float] = {}
-        if data.val and params.validate_every and (saving or done % params.validate_every == 0):
+        if data.val and params.validate_every and (is_last or done % params.validate_every == 0):
             figures["val_loss"] = validation_loss(ema_loss_of, data.val, stage, params, worker)
         why = why_ended(place, done, figures.get("val_loss"))
+        if saving and data.val and params.validate_every:
+            # Another validation than those above only ranks the checkpoint. Neither target nor log sees it:
+            # when checkpoints are written must not change what a run comes to.
+            rank = figures.get("val_loss")
+            if rank is None and params.keep_best:
+                rank = validation_loss(ema_loss_of, data.val, stage, params, worker)
+            progress.note_checkpoint(rank, place.number)
         if why or figures or done % params.log_every == 0:
             numbers = {"grad_norm": grad_norm, "learning_rate": rate, "skipped": progress.all_skipped}
             figures = {"stage": place.number} | progress.take_mean() | numbers | figures
@@ -126,8 +133,6 @@ def train(
             shown = in_one_piece(ema, shape, worker)
             if tracker:
                 tracker.show(done, shown)
-        if saving and "val_loss" in figures:
-            progress.note_checkpoint(figures["val_loss"], place.number)
         if why:
             _log.warning("stage %d ended after step %d: %s", place.number, done, why)
             progress.end_stage(why)
@@ -178,6 +183,7 @@ def _skip_or_stop(
         _log.warning("training: %s: %s; its update is left out", where, wrong)
         return
     raise CheckpointError(
-        f"training: {where}: {wrong}; look at the clips, lower train.learning_rate, or set train.on_bad_step "
-        f"to skip and raise train.max_skipped_steps; last good checkpoint: {checkpoint.latest(out)}"
+        f"training: {where}: {wrong}; look at the clips, lower train.learning_rate, or set "
+        "resources.train.on_bad_step to skip and raise resources.train.max_skipped_steps; "
+        f"last good checkpoint: {checkpoint.latest(out)}"
     )

@@ -7,6 +7,7 @@ from torch import nn
 
 from videomar.config import TrainParams
 from videomar.model.videomar import VideoMAR
+from videomar.training.curriculum import max_steps
 
 
 def make_optimizer(model: VideoMAR, params: TrainParams) -> torch.optim.AdamW:
@@ -30,7 +31,7 @@ def learning_rate_at(step: int, params: TrainParams, since_reset: int | None = N
         params: section `train`.
         since_reset: steps since the optimizer was made or reset, which warm-up counts; None = `step`.
     """
-    share = max(0, step - params.warmup_steps) / max(1, params.max_steps - params.warmup_steps)
+    share = max(0, step - params.warmup_steps) / max(1, max_steps(params) - params.warmup_steps)
     low = params.final_learning_rate_share
     rate = params.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
     warm = step if since_reset is None else since_reset

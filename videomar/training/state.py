@@ -62,9 +62,9 @@ class Progress:
         self.window.append(loss)
         self.latest = [*self.latest, loss][-MEDIAN_STEPS:]
 
-    def note_checkpoint(self, val_loss: float, stage: int) -> None:
+    def note_checkpoint(self, val_loss: float | None, stage: int) -> None:
         """Remember a checkpoint if it is the best of its stage; losses of two stages are not comparable."""
-        if self.best is None or self.best[2] != stage or val_loss < self.best[0]:
+        if val_loss is not None and (self.best is None or self.best[2] != stage or val_loss < self.best[0]):
             self.best = (val_loss, self.step, stage)
 
     @property

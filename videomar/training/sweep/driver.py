@@ -20,7 +20,7 @@ from videomar.tracking.runs import OUTBOX, RUN_FILE, TrackedRun, open_run, uploa
 from videomar.tracking.sending import PARENT_TAG
 from videomar.training.identity import describe_run
 from videomar.training.inputs import read_splits, shape_of
-from videomar.training.launch import Sampler, run_config, split_params, train_on_ray
+from videomar.training.launch import Sampler, recorded, run_config, train_on_ray
 from videomar.training.state import run_summary
 from videomar.training.sweep.comparison import FAILED, FINISHED, STOPPED, Outcome, show, write_comparison
 from videomar.training.sweep.runs import (
@@ -69,7 +69,7 @@ def train_runs(
         out: folder of the candidate's run.
         params: sections `text`, `model` and `train` are used.
         tags: lineage for the MLflow runs.
-        sampler: makes the clips that are recorded every `train.preview_every` steps.
+        sampler: makes the clips that are recorded every `resources.train.preview_every` steps.
 
     Returns:
         Figures of the best run; with several, also how many `runs` there were, how many of them failed or
@@ -171,7 +171,7 @@ def _best(outcomes: Sequence[Outcome], figure: str) -> int:
 
 def _open_parent(folder: Path, params: Params, tags: dict[str, str]) -> TrackedRun:
     """The MLflow run that those of the runs lie below. More runs, or another choice, leave it the same."""
-    sections, free = split_params(params)
+    sections, free = recorded(params)
     parent = open_run(folder / RUN_FILE, sections, {**tags, **free, "mlflow.runName": "runs side by side"})
     until = time.monotonic() + _PATIENCE_S
     while parent.run_id is None and time.monotonic() < until:  # a store that is away gets it later

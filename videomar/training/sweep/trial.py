@@ -18,6 +18,7 @@ import torch
 from videomar.cluster import compute_device, ray_cluster, refuse_missing_gpus
 from videomar.config import TrainParams
 from videomar.errors import VideomarError
+from videomar.training.curriculum import max_steps
 from videomar.training.display import is_due, line
 from videomar.training.launch import MAX_FAILURES, fit, work
 from videomar.training.log import read_log
@@ -165,7 +166,7 @@ def _scheduler(params: TrainParams) -> Any:
         mode="min",
         grace_period=params.validate_every or params.log_every,
         reduction_factor=_HALF,
-        max_t=params.max_steps + 1,
+        max_t=max_steps(params) + 1,
     )
 
 
