@@ -5,15 +5,17 @@ dvc.yaml says what to do and in which order.
 
 import sys
 import time
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
 import yaml
 from prefect import task
 
-from flows.again import OverTimeError, run_within, unless
+from flows.again import unless
 from flows.artifacts import show_stages
 from flows.dvc_lock import mend_dvc_lock
+from videomar.process import OverTimeError, run_within
 
 HOURS = 24.0
 
@@ -28,6 +30,12 @@ def run_stage(stage: str, folder: Path, hours: float = HOURS) -> None:
     """Bring one stage up to date; DVC skips it if nothing it depends on has changed."""
     mend_dvc_lock(folder)
     run_within(hours, stage, [sys.executable, "-m", "dvc", "repro", "--single-item", stage], folder)
+
+
+@task(task_run_name="{stage}", retries=1, retry_delay_seconds=10, retry_condition_fn=unless(OverTimeError))
+def run_command(stage: str, command: Sequence[str], hours: float = HOURS) -> None:
+    """Run a stage's command on other files than its own."""
+    run_within(hours, stage, command, Path().resolve())
 
 
 def run_stages(folder: Path, hours: float, until: str | None = None) -> None:

@@ -1,5 +1,6 @@
 """The steps of videomar/release.py as Prefect tasks, each with its state and another try."""
 
+from functools import partial
 from pathlib import Path
 
 from prefect import task
@@ -8,8 +9,10 @@ from tqdm import tqdm
 from flows.again import unless
 from flows.artifacts import show_release
 from flows.pictures import show_clips
+from flows.pipeline import HOURS, run_command
 from videomar import release as steps
 from videomar.errors import VideomarError
+from videomar.judging import GENERATED
 from videomar.promotion import describe_champion
 from videomar.tracking.registry import version_of
 
@@ -23,9 +26,9 @@ def register() -> str:
 
 
 @task(retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
-def decide(number: str) -> str:
-    """Gives the gate's decision in words."""
-    return steps.decide(number)
+def decide(number: str, hours: float) -> str:
+    """Gives the gate's decision in words; where a version is judged again for it, stages are tasks, too."""
+    return steps.decide(number, partial(run_command, hours=hours))
 
 
 @task(name="move alias", retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)
@@ -40,12 +43,16 @@ def report(number: str) -> Path:
     return steps.report(number)
 
 
-def release_steps() -> str:
-    """Register, decide, promote, report; gives the number of the version."""
+def release_steps(hours: float = HOURS) -> str:
+    """Register, decide, promote, report; gives the number of the version.
+
+    Args:
+        hours: A stage in which a version is judged again is ended if it takes longer.
+    """
     with tqdm(total=4, desc="releasing", unit="step", disable=None) as bar:
         number = register()
         bar.update()
-        decision = decide(number)
+        decision = decide(number, hours)
         bar.write(decision)
         bar.update()
         move_alias(number)
@@ -53,5 +60,5 @@ def release_steps() -> str:
         path = report(number)
         bar.update()
     show_release(number, decision, describe_champion(version_of(number)), path)
-    show_clips(Path("data/generated.parquet"))
+    show_clips(GENERATED)
     return number

@@ -51,5 +51,5 @@ def retrain(clips: str = "", force: bool = False, hours_per_stage: PositiveFloat
         if changed is None and not force:
             return Completed(name="Skipped", message="nothing changed since the last release")
         run_stages(Path().resolve(), hours_per_stage)
-        number = release_steps()
+        number = release_steps(hours_per_stage)
         return Completed(message=f"version {number} released ({changed or 'by force'})")

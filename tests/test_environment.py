@@ -10,7 +10,8 @@ from unittest.mock import patch
 
 import pytest
 
-from videomar.environment import SERVICES, apply_settings, prepare_prefect
+from videomar import environment
+from videomar.environment import SERVICES, apply_settings, prepare_prefect, processor_kind
 
 
 class _Healthy(BaseHTTPRequestHandler):
@@ -90,3 +91,23 @@ def test_a_machine_without_any_proxy_keeps_it_so() -> None:
     os.environ["no_proxy"] = "*"
     apply_settings()
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "capability", "kind"),
+    [
+        ("processor: 0\nvendor_id\t: AuthenticAMD\nflags: avx2", "AVX2", "AuthenticAMD AVX2"),
+        ("vendor_id\t: GenuineIntel\nvendor_id\t: GenuineIntel", "AVX512", "GenuineIntel AVX512"),
+        ("CPU implementer\t: 0x41", "DEFAULT", "arm64"),
+        (None, "SVE256", "arm64 SVE256"),
+    ],
+)
+def test_kind_of_processor_is_vendor_and_instruction_set(
+    checkout: None, monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None, capability: str, kind: str
+) -> None:
+    if cpuinfo is not None:
+        Path("cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(environment, "_CPUINFO", Path("cpuinfo"))
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    assert processor_kind() == kind

@@ -1,11 +1,13 @@
-"""Settings that other people's programs read from the environment: nothing is reported home, little is said.
+"""The machine around us: settings that other people's programs read from it, and the kind of its processor.
 
-One place for them all, so that `make`, `dvc repro` and a flow behave alike. What the user has set stays.
+By the settings nothing is reported home, and little is said. One place for them all, so that `make`,
+`dvc repro` and a flow behave alike. What the user has set stays.
 """
 
 import contextlib
 import json
 import os
+import platform
 import socket
 import tempfile
 import urllib.request
@@ -45,6 +47,7 @@ _SOCKET_FOLDER_BYTES = 38
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PREFECT_HOME = Path(".local/prefect")
 _PATIENCE_S = 3.0
+_CPUINFO = Path("/proc/cpuinfo")
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of our ports
 
 
@@ -130,3 +133,20 @@ def listens(address: str) -> bool:
     with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=_PATIENCE_S):
         return True
     return False
+
+
+def processor_kind() -> str:
+    """Vendor and instruction set of the processor, as `AuthenticAMD AVX2` or `arm64`.
+
+    Where these are equal, so are the kernels that the libraries choose, and with them the last bits.
+    """
+    import torch  # here, because most of those who need the settings need no torch
+
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    vendors = [line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")]
+    capability = torch.backends.cpu.get_cpu_capability()
+    known = [] if capability == "DEFAULT" else [capability]
+    return " ".join([next(iter(vendors), platform.machine()), *known])

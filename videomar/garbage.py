@@ -53,6 +53,7 @@ def find_files(days: float, versions: Sequence[Version]) -> tuple[list[Garbage],
         "ray/*/": "Ray's notes of a training that has ended",
         "journals/*/": "unfinished work for a cache in an object store",
         "mirrors/*/": "a copy of an object store's folder; fetched again if needed",
+        "evaluations/*/": "clips of a registered version that was judged again",
         "sweeps/*/": "a sweep that was broken off",
         f"{REPLACED}*/": "what a restore has replaced",
     }

@@ -15,7 +15,30 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from videomar.errors import VideomarError
+
 _GRACE_S = 5.0
+
+
+class OverTimeError(VideomarError):
+    """A stage took longer than it may, and would again."""
+
+
+def run_within(hours: float | None, stage: str, command: Sequence[str], folder: Path) -> None:
+    """Run a stage's command in a folder, and all that it starts for no longer than so many hours; None = any.
+
+    Raises:
+        OverTimeError: it took longer.
+        VideomarError: it failed.
+    """
+    try:
+        code = run_in_group(command, folder, limit_s=None if hours is None else hours * 3600)
+    except subprocess.TimeoutExpired:
+        raise OverTimeError(
+            f"stage {stage}: took over {hours} h; allow more hours, or make it smaller"
+        ) from None
+    if code != 0:
+        raise VideomarError(f"stage {stage}: ended with code {code}, expected 0; its message stands above")
 
 
 def run_in_group(command: Sequence[str], folder: Path, limit_s: float | None = None) -> int:

@@ -1,60 +1,179 @@
 """A registered version before the gate: numbers from the registry, the decision back into it."""
 
-import json
-import tempfile
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from tqdm import tqdm
 
 from videomar.config import load_own_params
 from videomar.describe import write_card
-from videomar.errors import VideomarError
+from videomar.errors import DataError, VideomarError
+from videomar.judging import FACTS, RunStage, judge_again, keep_scores, key_of, run_here
+from videomar.trace import SEEN_SPLIT, Places, trace
 from videomar.tracking.alias import carry_out
 from videomar.tracking.registry import (
     Version,
     challenger,
     champion,
-    download_evidence,
     evaluation_of,
+    evidence_folder,
+    facts_of,
     record_decision,
     require_run,
     version_of,
 )
 
 if TYPE_CHECKING:
+    from videomar.evaluation.fingerprint import Fingerprint
     from videomar.evaluation.gate import Decision, Evidence
 
 
-def judge(version: Version, params: Path) -> "Decision":
-    """The gate's decision about a version, against the present champion if there is one."""
+class _Sides(NamedTuple):
+    """What the gate is to compare."""
+
+    candidate: "Evidence"
+    champion: "Evidence"
+    not_again: str = ""
+    """Why there are no scores that may be compared."""
+
+
+def judge(version: Version, params: Path, run: RunStage = run_here) -> "Decision":
+    """The gate's decision about a version, against the present champion if there is one.
+
+    Args:
+        version: The candidate.
+        params: params.yaml, for section `gate`.
+        run: What runs a stage, where a version has to be judged again.
+    """
     from videomar.evaluation.gate import decide_promotion  # here: an idle release needs no pandas
 
-    best = champion()
-    known = evidence_of(best) if best is not None else None
-    return decide_promotion(evidence_of(version), known, load_own_params(params).gate)
+    best, gate = champion(), load_own_params(params).gate
+    if best is None:
+        return decide_promotion(evidence_of(version), None, gate)
+    sides = _find_sides(version, best, run)
+    left_out = ""
+    if sides.candidate.again or sides.champion.again:
+        sides, left_out = _leave_out_trained(sides, (version, best))
+    decision = decide_promotion(sides.candidate, sides.champion, gate, sides.not_again)
+    return replace(decision, reasons=(*decision.reasons, left_out)) if left_out else decision
 
 
-def evidence_of(version: Version) -> "Evidence":
-    """What the gate saw of a version: rows, and the fingerprint where one was recorded."""
-    from videomar.evaluation.fingerprint import from_json
+def evidence_of(version: Version, key: str = "") -> "Evidence":
+    """What the gate saw of a version: rows, and the fingerprint where one was recorded.
+
+    Args:
+        version: Whose.
+        key: Of scores that it got when it was judged again; empty: those of its registration.
+    """
     from videomar.evaluation.gate import Evidence
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = download_evidence(version, Path(folder)) / "evaluation.json"
-        details = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    stated = details.get("fingerprint")
-    return Evidence(evaluation_of(version), None if stated is None else from_json(json.dumps(stated)))
+    folder = evidence_folder(key)
+    fingerprint, unreadable = _fingerprint_in(version, folder)
+    again = _when(version.judged_again[key]) if key else ""
+    return Evidence(evaluation_of(version, folder), fingerprint, unreadable, folder, again)
 
 
-def judge_once(version: Version, params: Path) -> Version:
-    """The version with the gate's decision on it; one that is recorded already stays."""
+def _find_sides(candidate: Version, best: Version, run: RunStage) -> _Sides:
+    """Scores of both that may be compared; where there are none, those of their registrations, and why.
+
+    Where these may not be compared, and no others are kept that may, the champion is judged again. So is the
+    candidate where its scores are not such as the pipeline makes here and now.
+    """
+    from videomar.evaluation.gate import what_stands_against
+
+    sides = _Sides(evidence_of(candidate), evidence_of(best))
+    against = what_stands_against(sides.candidate, sides.champion)
+    if not against:
+        return sides
+    left = [best, candidate] if _is_present(sides.candidate) else [candidate, best]
+    while (found := _in_common(candidate.number, best.number)) is None and left:
+        version = left.pop(0)
+        told = f"{candidate} and {best} cannot be compared yet ({'; '.join(against)})"
+        tqdm.write(f"gate: {told}: {version} is judged again", file=sys.stderr)
+        try:
+            keep_scores(version, judge_again(version, run))
+        except VideomarError as error:
+            name = "It" if version is best else "The candidate"
+            why = " ".join(str(error).split())
+            return sides._replace(not_again=f"{name} could not be judged again: {why}.")
+    return found or sides
+
+
+def _leave_out_trained(sides: _Sides, versions: Sequence[Version]) -> tuple[_Sides, str]:
+    """The sides without the clips that one of them was trained on, and a sentence if there are any.
+
+    Which videos are held out changes as videos come and go: those of today are not all those of that day.
+    """
+    known = [clips for version in versions if (clips := trace(version, Places()).clips) is not None]
+    trained = {clip for clips in known for clip in clips.loc[clips["split"] == SEEN_SPLIT, "clip_id"]}
+    judged = set(sides.candidate.rows["clip_id"])
+    if not judged & trained:
+        return sides, ""
+    candidate, best = (
+        replace(side, rows=side.rows[~side.rows["clip_id"].isin(trained)]) for side in sides[:2]
+    )
+    told = f"Left out: {len(judged & trained)} of {len(judged)} clips, on which one of the two was trained."
+    return _Sides(candidate, best, sides.not_again), told
+
+
+def _in_common(candidate: str, best: str) -> _Sides | None:
+    """Kept scores of two versions, by number, with equal fingerprints; None where there are none."""
+    ours, theirs = version_of(candidate), version_of(best)
+    mine, known = _keys(ours), _keys(theirs)
+    common = next((scores for scores in mine if scores in known), None)
+    if common is None:
+        return None
+    return _Sides(evidence_of(ours, mine[common]), evidence_of(theirs, known[common]))
+
+
+def _keys(version: Version) -> dict[str, str]:
+    """What `evidence_of` takes, by the key of the scores' fingerprint: the registration's first."""
+    registered, _ = _fingerprint_in(version, evidence_folder())
+    keys = {} if registered is None else {key_of(registered): ""}
+    return {**keys, **{key: key for key in version.judged_again if key not in keys}}
+
+
+def _fingerprint_in(version: Version, folder: str) -> "tuple[Fingerprint | None, str]":
+    """The fingerprint that was recorded there, if one was, and why it cannot be read, if it cannot."""
+    from videomar.evaluation.fingerprint import recorded_in
+
+    try:
+        return recorded_in(facts_of(version, folder)), ""
+    except DataError as error:
+        return None, str(error)
+
+
+def _is_present(evidence: "Evidence") -> bool:
+    """Whether the scores are such as the pipeline made here last."""
+    from videomar.evaluation.facts import read_facts
+    from videomar.evaluation.fingerprint import recorded_in
+
+    try:
+        here = recorded_in(read_facts(FACTS))
+    except DataError:
+        return False
+    given = evidence.fingerprint
+    return given is not None and here is not None and key_of(given) == key_of(here)
+
+
+def _when(about: Mapping[str, str]) -> str:
+    """The time and the code of a judgement, in words."""
+    changes = " with changes" if about.get("git_dirty") == "true" else ""
+    return f"{about['at']}, commit {about.get('git_commit', 'none')[:12]}{changes}"
+
+
+def judge_once(version: Version, params: Path, run: RunStage = run_here) -> Version:
+    """The version with the gate's decision on it, see `judge`; one that is recorded already stays."""
     if version.decision is not None:
         return version
-    return record_decision(version, judge(version, params).to_dict())
+    return record_decision(version, judge(version, params, run).to_dict())
 
 
 def promote_version(number: str, force_reason: str, params: Path) -> list[str]:
-    """Judge a version again and move the alias if the gate allows, or if a reason to overrule it is given.
+    """Let the gate decide about a version, and move the alias if it allows or a reason overrules it.
 
     Args:
         number: A version's number; the newest candidate if empty.

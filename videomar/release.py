@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from videomar.config import load_own_params
 from videomar.describe import write_card
+from videomar.judging import EVALUATION, FACTS, GENERATED, RunStage, run_here
 from videomar.promotion import describe_champion, judge_once
 from videomar.tracking.alias import carry_out
 from videomar.tracking.candidate import Candidate, register_candidate
@@ -16,6 +17,7 @@ from videomar.tracking.registry import (
     Version,
     download_evidence,
     evaluation_of,
+    evidence_folder,
     mark_released,
     version_of,
 )
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
 
 REPORT = Path("reports/index.html")
 PARAMS = Path("params.yaml")
-GENERATED = Path("data/generated.parquet")
-EVALUATION = Path("data/evaluation.parquet")
-FACTS = Path("data/evaluation.json")
 LOCK = Path("dvc.lock")
 LINEAGE = (
     "git_commit",
@@ -60,9 +59,14 @@ def register() -> str:
     return register_candidate(candidate).number
 
 
-def decide(number: str) -> str:
-    """Let the gate decide about a version, unless it has; gives the decision in words."""
-    version = judge_once(version_of(number), PARAMS)
+def decide(number: str, run: RunStage = run_here) -> str:
+    """Let the gate decide about a version, unless it has; gives the decision in words.
+
+    Args:
+        number: The version's.
+        run: What runs a stage, where the champion has to be judged again.
+    """
+    version = judge_once(version_of(number), PARAMS, run)
     write_card(version)
     decision = version.decision or {}
     return f"gate: {'promoted' if decision['promote'] else 'refused'}. {' '.join(decision['reasons'])}"
@@ -107,18 +111,19 @@ def report_is_about(version: Version) -> bool:
 
 
 def _opponent(version: Version, folder: Path) -> "Opponent | None":
-    """The champion that the version met at the gate, with its evidence; None where it met none."""
+    """The champion that the version met at the gate, with what was compared; None where it met none."""
     from videomar.evaluation.reels import Opponent
     from videomar.evaluation.shown import NAME
 
     number = version.tags.get("previous_champion", "none")
     if number == "none":
         return None
-    before = version_of(number)
-    evidence = download_evidence(before, folder)
+    before, decision = version_of(number), version.decision or {}
+    compared = decision.get("champion_evidence") or evidence_folder()
+    evidence = download_evidence(before, folder, compared)
     if not (evidence / EVALUATION.name).is_file():
         return None
-    return Opponent(str(before), evaluation_of(before), evidence / NAME, evidence / FACTS.name)
+    return Opponent(str(before), evaluation_of(before, compared), evidence / NAME, evidence / FACTS.name)
 
 
 def _keep_shown(folder: Path) -> None:

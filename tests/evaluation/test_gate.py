@@ -264,6 +264,38 @@ def test_gate_refuses_unlike_fingerprints_and_shows_what_differs(change: dict, t
     assert told in reasons
 
 
+def test_gate_says_why_scores_that_may_be_compared_are_not_to_be_had() -> None:
+    other = Evidence(evaluation(), dataclasses.replace(FINGERPRINT, split="val"))
+    sides = Evidence(evaluation(9.0), FINGERPRINT), other
+    why = "It could not be judged again: its files are gone."
+    decision = gate.decide_promotion(*sides, PARAMS, why)
+    assert decision.reasons == (f"Not comparable with the champion: split test against val. {why}",)
+    assert not decision.promote
+
+
+def test_gate_refuses_a_fingerprint_that_it_cannot_read() -> None:
+    old = Evidence(evaluation(), None, "fingerprint: got the key colour")
+    reasons = refusal(gate.decide_promotion(Evidence(evaluation(9.0), FINGERPRINT), old, PARAMS))
+    assert reasons.startswith("Not comparable with the champion: fingerprint: got the key colour.")
+
+
+def test_gate_notes_what_moves_scores_by_rounding_and_who_was_judged_again() -> None:
+    elsewhere = dataclasses.replace(FINGERPRINT, processor="arm64", threads=FINGERPRINT.threads + 1)
+    told = {"folder": "evidence/judged_again/a", "again": "today"}
+    champion = Evidence(evaluation(), elsewhere, **told)
+    decision = gate.decide_promotion(
+        Evidence(evaluation(9.0), FINGERPRINT, folder="evidence"), champion, PARAMS
+    )
+    assert decision.promote
+    assert decision.reasons[-2:] == (
+        "The champion was judged again (today).",
+        f"Judged on another kind of processor ({FINGERPRINT.processor}, not arm64) and number of threads "
+        f"({FINGERPRINT.threads}, not {elsewhere.threads}): differences of rounding size.",
+    )
+    evidence = decision.candidate_evidence, decision.champion_evidence
+    assert evidence == ("evidence", "evidence/judged_again/a")
+
+
 def test_gate_compares_with_a_champion_from_before_fingerprints_and_says_so() -> None:
     old = evaluation()
     old = Evidence(old[old["kind"] != "continuation_linear"])

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
 import pytest
 import yaml
 
-from tests.test_pipeline import checkout, run, set_params
+from tests.test_pipeline import checkout, dvc, run, set_params
 from videomar.evaluation.facts import read_facts, unlike
 
 pytestmark = pytest.mark.slow
@@ -32,6 +34,17 @@ def figures(path: Path) -> dict[str, float]:
     return {key: value for key, value in json.loads(path.read_text()).items() if not key.endswith(costs)}
 
 
+def version_tags(checkout: Path, number: str) -> dict[str, str]:
+    client = mlflow.MlflowClient(f"sqlite:///{checkout / '.local/mlflow.db'}")
+    return dict(client.get_model_version("videomar", number).tags)
+
+
+def tasks_of(checkout: Path) -> set[str]:
+    """Names of all tasks that Prefect has run."""
+    with closing(sqlite3.connect(checkout / ".local/prefect/prefect.db")) as database:
+        return {name for (name,) in database.execute("SELECT name FROM task_run")}
+
+
 def test_version_of_another_tokenizer_is_judged_on_latents_of_its_own(checkout: Path) -> None:
     """The figures of its release come out again, though the checkout has gone on to another tokenizer."""
     released = run(checkout, sys.executable, "-m", "flows.release")
@@ -39,7 +52,7 @@ def test_version_of_another_tokenizer_is_judged_on_latents_of_its_own(checkout: 
     first, facts = figures(checkout / "metrics/evaluate.json"), read_facts(checkout / "data/evaluation.json")
     tokenizer = checkout / "checkpoints/tokenizer/tokenizer.safetensors"
     before = bytes_of(tokenizer)
-    set_params(checkout, {"tokenizer": {"seed": 1}, "suite": {"simulated_clips": 2}})
+    set_params(checkout, {"tokenizer": {"seed": 1}})
     again = run(checkout, sys.executable, "-m", "dvc", "repro", "--single-item", "train_tokenizer")
     assert again.returncode == 0, again.stdout + again.stderr
     assert bytes_of(tokenizer) != before
@@ -53,6 +66,33 @@ def test_version_of_another_tokenizer_is_judged_on_latents_of_its_own(checkout: 
     assert unlike(read_facts(out / "data/evaluation.json"), facts) == []
     assert list((out / "data/latents").glob("*.parquet")), "encoded by its own tokenizer"
     assert bytes_of(*kept) == before
+
+
+def test_changed_code_and_suite_have_the_champion_judged_again_and_the_gate_decides_by_numbers(
+    checkout: Path,
+) -> None:
+    """No `--force` but for the first champion, which eight steps of training do not make."""
+    promote = [sys.executable, "-m", "videomar.cli", "promote"]
+    forced = run(checkout, *promote, "1", "--force", "--reason", "a test")
+    assert forced.returncode == 0, forced.stdout + forced.stderr
+    with (checkout / "videomar/evaluation/fidelity.py").open("a") as code:
+        code.write("\n\ndef unused() -> int:\n    return 1\n")
+    set_params(checkout, {"suite": {"simulated_clips": 2}})
+    dvc(checkout, "repro")
+    released = run(checkout, sys.executable, "-m", "flows.release")
+    assert released.returncode == 0, released.stdout + released.stderr
+    assert "videomar version 1 (checkpoint step 8) is judged again" in released.stderr
+    decision = version_tags(checkout, "2")["decision"]
+    assert "Not comparable" not in decision
+    assert "simulated continuation over the champion" in decision
+    (key,) = [name for name in version_tags(checkout, "1") if name.startswith("judged_again.")]
+    assert json.loads(decision)["champion_evidence"] == f"evidence/{key.replace('.', '/')}"
+    assert {"encode", "sample", "evaluate"} <= tasks_of(checkout), "the stages are tasks of the flow"
+
+    again = run(checkout, *promote, "2")
+    assert again.returncode == 1
+    assert "judged again (" in again.stderr
+    assert "is judged again" not in again.stderr, "what is kept is taken"
 
 
 def test_sweep_is_an_experiment_of_the_best_run_under_one_mlflow_run(checkout: Path) -> None:

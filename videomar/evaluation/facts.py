@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from videomar.errors import DataError
+from videomar.evaluation.fingerprint import recorded_in, what_forbids
 
 _PHASES = {"sampling": "model", "metrics": "tokenizer", "io": "repeat"}
 
@@ -68,20 +69,13 @@ def unlike(facts: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
 
     A fingerprint of other keys, as another version of this code may have made, is a reason too.
     """
-    from videomar.evaluation.fingerprint import INFORMATIVE, differences, from_json  # here: needs torch
-
     if "fingerprint" not in facts or "fingerprint" not in others:
         return []
     try:
-        mine, theirs = (from_json(json.dumps(each["fingerprint"])) for each in (facts, others))
+        mine, theirs = recorded_in(facts), recorded_in(others)
     except DataError as error:
         return [str(error)]
-    pairs = differences(mine, theirs).items()
-    return [
-        f"{key}: {_text(own)} against {_text(other)}"
-        for key, (own, other) in pairs
-        if key.split(".")[0] not in INFORMATIVE
-    ]
+    return what_forbids(mine, theirs) if mine is not None and theirs is not None else []
 
 
 def _text(value: object) -> str:

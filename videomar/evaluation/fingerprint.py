@@ -7,12 +7,12 @@ a score is the same; what only says where a table came from (host, time, threads
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from videomar.code_hash import SCORES, code_hash
+from videomar.environment import processor_kind
 from videomar.errors import DataError
 from videomar.made_with import package_versions
 
@@ -47,6 +47,7 @@ class Fingerprint:
     """cpu, or the name of the accelerator."""
     libraries: Mapping[str, str]
     processor: str
+    """As `environment.processor_kind` names it; before 2026-11-30 only the type, as `x86_64`."""
     threads: int
 
     def to_json(self) -> str:
@@ -79,11 +80,30 @@ def from_json(text: str) -> Fingerprint:
         ) from None
 
 
+def recorded_in(facts: Mapping[str, Any]) -> Fingerprint | None:
+    """The fingerprint that evaluation.json states; None where it states none.
+
+    Raises:
+        DataError: it has other keys.
+    """
+    stated = facts.get("fingerprint")
+    return None if stated is None else from_json(json.dumps(stated))
+
+
 def differences(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[Any, Any]]:
     """What differs, informative keys too: key, or `key.part` of a mapping, to both values."""
     left, right = _flat(asdict(a)), _flat(asdict(b))
     keys = [*left, *(key for key in right if key not in left)]
     return {key: (left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)}
+
+
+def what_forbids(a: Fingerprint, b: Fingerprint) -> list[str]:
+    """Each key that differs and must not, with both values; none where tables may be compared."""
+    return [
+        f"{key} {_short(one)} against {_short(other)}"
+        for key, (one, other) in differences(a, b).items()
+        if key.split(".")[0] not in INFORMATIVE
+    ]
 
 
 def compare(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[Any, Any]]:
@@ -92,16 +112,12 @@ def compare(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[Any, Any]]:
     Raises:
         DataError: naming each key that differs and must not, with both values.
     """
-    unlike = differences(a, b)
-    against = {key: pair for key, pair in unlike.items() if key.split(".")[0] not in INFORMATIVE}
-    if against:
-        told = "; ".join(
-            f"{key} {_short(one)} against {_short(other)}" for key, (one, other) in against.items()
-        )
+    if against := what_forbids(a, b):
+        told = "; ".join(against)
         raise DataError(
             f"comparison: got {told}, expected equal fingerprints; evaluate both in one environment"
         )
-    return unlike
+    return differences(a, b)
 
 
 def clips_sha256(rows: Sequence[tuple[str, str, bytes]]) -> str:
@@ -123,7 +139,7 @@ def environment(device: "torch.device | str") -> dict[str, Any]:
         "code": code_hash(SCORES),
         "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
         "libraries": package_versions(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor_kind(),
         "threads": torch.get_num_threads(),
     }
 

@@ -14,8 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from videomar.config import GateParams
-from videomar.errors import DataError
-from videomar.evaluation.fingerprint import Fingerprint, compare
+from videomar.evaluation.fingerprint import INFORMATIVE, Fingerprint, differences, what_forbids
 from videomar.evaluation.pairing import Figure, interval, paired, table_of
 
 _BASELINES = {"continuation_untrained": "the untrained model", "continuation_linear": "a straight line"}
@@ -29,6 +28,12 @@ class Evidence:
     """evaluation.parquet: clip_id, group, kind, psnr_db, repeat_psnr_db, gain_db, and metrics by key."""
     fingerprint: Fingerprint | None = None
     """What its scores depend on; None of models that were judged before it was recorded."""
+    unreadable: str = ""
+    """Why the fingerprint, though recorded, is None: such scores are compared with no others."""
+    folder: str = ""
+    """Of the artifacts of its run, where rows and fingerprint are from."""
+    again: str = ""
+    """When and by which code it was judged again; empty for the scores of its registration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,10 @@ class Decision:
     reasons: tuple[str, ...]
     """Sentences with numbers; of a refusal, what stands against the candidate, and what was not recorded."""
     figures: tuple[Figure, ...]
+    candidate_evidence: str
+    """Folder of its run's artifacts whose scores were judged."""
+    champion_evidence: str | None
+    """The same of the champion; None where there was none."""
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as plain values, ready for JSON."""
@@ -54,7 +63,9 @@ class _Check:
     figure: Figure | None = None
 
 
-def decide_promotion(candidate: Evidence, champion: Evidence | None, params: GateParams) -> Decision:
+def decide_promotion(
+    candidate: Evidence, champion: Evidence | None, params: GateParams, not_again: str = ""
+) -> Decision:
     """Judge a candidate against the baselines and, where there is one, against the champion.
 
     The primary figure is the gain of the continuation over repeating the last frame, on simulated clips where
@@ -70,40 +81,57 @@ def decide_promotion(candidate: Evidence, champion: Evidence | None, params: Gat
         candidate: The one that wants to become champion.
         champion: The present one; None if there is none yet.
         params: Section `gate`.
+        not_again: A sentence that says why scores that may be compared are not to be had; for a refusal.
     """
     group, other = _groups(candidate.rows)
     checks = _check_baselines(candidate, group, params)
     notes: list[str] = []
     if champion is not None:
-        unlike = _unlike(candidate, champion)
-        if unlike:
-            checks.append(_Check(False, unlike))
+        against = what_stands_against(candidate, champion)
+        if against:
+            told = f"Not comparable with the champion: {'; '.join(against)}."
+            checks.append(_Check(False, f"{told} {not_again}".strip()))
         else:
             checks += _check_champion(candidate.rows, champion.rows, (group, other), params)
             notes = _notes(candidate, champion)
-    against = tuple(check.sentence for check in checks if not check.holds)
-    reasons = against or tuple(check.sentence for check in checks)
+    failed = tuple(check.sentence for check in checks if not check.holds)
+    reasons = failed or tuple(check.sentence for check in checks)
     figures = tuple(check.figure for check in checks if check.figure is not None)
-    return Decision(not against, (*reasons, *notes), figures)
+    champion_evidence = champion.folder if champion is not None else None
+    return Decision(not failed, (*reasons, *notes), figures, candidate.folder, champion_evidence)
 
 
-def _unlike(candidate: Evidence, champion: Evidence) -> str:
-    """Why the two may not be compared; empty if they may."""
-    if candidate.fingerprint is None or champion.fingerprint is None:
-        return ""
-    try:
-        compare(candidate.fingerprint, champion.fingerprint)
-    except DataError as error:
-        return f"Not comparable with the champion: {error}."
-    return ""
+def what_stands_against(candidate: Evidence, champion: Evidence) -> list[str]:
+    """Why the two may not be compared, key by key; nothing if they may."""
+    unreadable = [evidence.unreadable for evidence in (candidate, champion) if evidence.unreadable]
+    if unreadable or candidate.fingerprint is None or champion.fingerprint is None:
+        return unreadable
+    return what_forbids(candidate.fingerprint, champion.fingerprint)
 
 
 def _notes(candidate: Evidence, champion: Evidence) -> list[str]:
+    """What the reader of a comparison should know of the evidence."""
     both = {"candidate": candidate, "champion": champion}
+    notes = [
+        f"The {name} was judged again ({evidence.again})."
+        for name, evidence in both.items()
+        if evidence.again
+    ]
     bare = [name for name, evidence in both.items() if evidence.fingerprint is None]
-    if not bare:
-        return []
-    return [f"Fingerprint of the {' and the '.join(bare)} not recorded: compared on clips of the same truth."]
+    if bare:
+        told = f"Fingerprint of the {' and the '.join(bare)} not recorded"
+        return [*notes, f"{told}: compared on clips of the same truth."]
+    assert candidate.fingerprint is not None
+    assert champion.fingerprint is not None
+    return [*notes, *_rounding(candidate.fingerprint, champion.fingerprint)]
+
+
+def _rounding(candidate: Fingerprint, champion: Fingerprint) -> list[str]:
+    """A sentence on what moves scores by rounding alone, where it differs."""
+    unlike = differences(candidate, champion)
+    names = {"processor": "kind of processor", "threads": "number of threads"}
+    told = [f"{names[key]} ({unlike[key][0]}, not {unlike[key][1]})" for key in INFORMATIVE if key in unlike]
+    return [f"Judged on another {' and '.join(told)}: differences of rounding size."] if told else []
 
 
 def _check_baselines(candidate: Evidence, group: str, params: GateParams) -> list[_Check]:

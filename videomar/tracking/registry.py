@@ -6,7 +6,7 @@ kept, and the alias moves last, with an entry in its history (history.py).
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER = "challenger"
+_EVIDENCE = "evidence"
+_JUDGED_AGAIN = "judged_again"
+"""Below the evidence, a folder with one for each time that a version was judged again; starts their tags."""
+_ROWS, _FACTS = "evaluation.parquet", "evaluation.json"
 _LONGEST_DESCRIPTION = 5000
 """Characters in MLflow's tables; PostgreSQL refuses more."""
 
@@ -45,6 +49,16 @@ class Version:
     def decision(self) -> dict[str, Any] | None:
         """What the gate decided about it; None before."""
         return json.loads(self.tags["decision"]) if "decision" in self.tags else None
+
+    @property
+    def judged_again(self) -> dict[str, dict[str, str]]:
+        """When and by which code it was judged again, by the key of the scores' fingerprint."""
+        begin = f"{_JUDGED_AGAIN}."
+        return {
+            name.removeprefix(begin): json.loads(text)
+            for name, text in self.tags.items()
+            if name.startswith(begin)
+        }
 
     def __str__(self) -> str:
         return f"{MODEL} version {self.number} (checkpoint step {self.step})"
@@ -146,32 +160,54 @@ def aliases_of(version: Version) -> list[str]:
     return sorted(open_client().get_model_version(MODEL, version.number).aliases)
 
 
-def download_evidence(version: Version, folder: Path) -> Path:
-    """Folder with the evidence of a version's run; one that is not there where the run has none."""
-    import mlflow
+def evidence_folder(key: str = "") -> str:
+    """Folder of a run's artifacts with what the gate saw: at registration, or judged again under a key."""
+    return f"{_EVIDENCE}/{_JUDGED_AGAIN}/{key}" if key else _EVIDENCE
+
+
+def download_evidence(version: Version, into: Path, folder: str = _EVIDENCE) -> Path:
+    """Local folder with the evidence of a version's run; one that is not there where the run has none."""
     from mlflow.exceptions import MlflowException
 
-    open_client()
     try:
-        found = mlflow.artifacts.download_artifacts(
-            run_id=version.run_id, artifact_path="evidence", dst_path=str(folder)
-        )
+        return _download(version, folder, into)
     except (MlflowException, OSError):
-        return folder / "evidence"
-    return Path(found)
+        return into / folder
 
 
-def evaluation_of(version: Version) -> "pd.DataFrame":
+def evaluation_of(version: Version, folder: str = _EVIDENCE) -> "pd.DataFrame":
     """Rows of the evaluation.parquet that the gate saw for this version."""
-    import mlflow
     import pandas as pd
 
-    open_client()
-    with tempfile.TemporaryDirectory() as folder:
-        where = "evidence/evaluation.parquet"
-        return pd.read_parquet(
-            mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=where, dst_path=folder)
-        )
+    with tempfile.TemporaryDirectory() as into:
+        return pd.read_parquet(_download(version, f"{folder}/{_ROWS}", Path(into)))
+
+
+def facts_of(version: Version, folder: str = _EVIDENCE) -> dict[str, Any]:
+    """The evaluation.json beside these rows; nothing where there is none."""
+    path = f"{folder}/{_FACTS}"
+    if path not in [item.path for item in open_client().list_artifacts(version.run_id, folder)]:
+        return {}
+    with tempfile.TemporaryDirectory() as into:
+        return json.loads(_download(version, path, Path(into)).read_text("utf-8"))
+
+
+def keep_judged_again(version: Version, key: str, files: Sequence[Path], about: Mapping[str, str]) -> Version:
+    """Keep what a version was judged by on a later day.
+
+    Args:
+        version: The one that was judged again.
+        key: Of the scores' fingerprint.
+        files: evaluation.parquet and what belongs to it.
+        about: By which code; the tag says it, and the time.
+    """
+    client = open_client()
+    for file in files:
+        client.log_artifact(version.run_id, str(file), evidence_folder(key))
+    # The tag comes last: where it is, the files are whole.
+    told = json.dumps({"at": _now(), **about})
+    client.set_model_version_tag(MODEL, version.number, f"{_JUDGED_AGAIN}.{key}", told)
+    return version_of(version.number)
 
 
 def download_model(version: Version) -> Path:
@@ -215,6 +251,15 @@ def find_version(client: "MlflowClient", lock_sha256: str) -> Version | None:
     found = client.search_model_versions(f"name = '{MODEL}' and tags.lock_sha256 = '{lock_sha256}'")
     newest = max(found, key=lambda version: int(version.version), default=None)
     return _version(newest) if newest is not None else None
+
+
+def _download(version: Version, artifact: str, into: Path) -> Path:
+    import mlflow
+
+    open_client()
+    return Path(
+        mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=artifact, dst_path=str(into))
+    )
 
 
 def _by_alias(alias: str) -> Version | None:
