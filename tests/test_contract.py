@@ -35,7 +35,7 @@ def test_no_value_of_a_user_reaches_a_shell():
     """DVC puts values of params.yaml into commands as they are; folders may have any name."""
     text = (ROOT / "dvc.yaml").read_text()
     assert "${" not in text
-    assert PIPELINE[LISTING]["params"] == ["samples.source"]
+    assert "samples.source" in PIPELINE[LISTING]["params"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -245,7 +245,7 @@ def test_full_disk_is_one_line_and_loses_nothing(checkout):
 def test_missing_clips_folder_is_one_line(checkout):
     shutil.copy(ROOT / "params.yaml", checkout / "other.yaml")
     update_params(checkout / "other.yaml", {"samples": {"source": "nowhere"}})
-    paths = ["--raw", "data/raw", "--out", "clips.json", "--params", "other.yaml"]
+    paths = ["--raw", "data/raw", "--out", "clips.json", "--named", "named", "--params", "other.yaml"]
     done = run(checkout, "./stages/run", "list_clips", *paths)
     assert done.returncode == 1
     assert "nowhere" in done.stderr

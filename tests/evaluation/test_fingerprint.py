@@ -1,16 +1,12 @@
 import dataclasses
-from pathlib import Path
 
 import pytest
-import yaml
 
 from videomar.errors import DataError
-from videomar.evaluation import fingerprint as fingerprint_module
 from videomar.evaluation.fingerprint import (
     INFORMATIVE,
     Fingerprint,
     clips_sha256,
-    code_sha256,
     compare,
     differences,
     environment,
@@ -97,21 +93,6 @@ def test_text_that_is_no_fingerprint_is_refused(text: str) -> None:
         from_json(text)
 
 
-def test_code_hash_follows_the_program_and_not_its_words(tmp_path: Path) -> None:
-    source = tmp_path / "metric.py"
-
-    def hashed(text: str) -> str:
-        source.write_text(text)
-        return code_sha256(tmp_path)
-
-    first = hashed('def f(x):\n    """Twice."""\n    return 2 * x\n')
-    assert hashed('"""A metric."""\n\n# why\ndef f(x):\n    """Double."""\n    return 2 * x  # so\n') == first
-    assert hashed("def f(x):\n    return 3 * x\n") != first
-    (tmp_path / "report.py").write_text("x = 1")
-    assert hashed('def f(x):\n    """Twice."""\n    return 2 * x\n') == first
-    assert code_sha256() == code_sha256()
-
-
 def test_clips_hash_depends_on_ids_prompts_pixels_and_order() -> None:
     rows = [("a", "red", b"1"), ("b", "blue", b"2")]
     others = [
@@ -122,12 +103,3 @@ def test_clips_hash_depends_on_ids_prompts_pixels_and_order() -> None:
     ]
     hashes = {clips_sha256(other) for other in [rows, *others]}
     assert len(hashes) == 5
-
-
-def test_stage_evaluate_runs_again_when_a_file_that_makes_scores_changes() -> None:
-    folder = Path(fingerprint_module.__file__).parent
-    stage = yaml.safe_load((folder.parent.parent / "dvc.yaml").read_text())["stages"]["evaluate"]
-    scoring = {path.stem for path in folder.glob("*.py")} - set(fingerprint_module._NOT_SCORING)
-    # The benchmark's aggregation is asked of its own dimensions only.
-    scoring -= {"__init__", "vbench"}
-    assert {f"videomar/evaluation/{name}.py" for name in scoring} <= set(stage["deps"])

@@ -24,7 +24,8 @@ def test_data_stages_lead_from_a_folder_to_a_ledger(tmp_path: Path) -> None:
     update_params(Path(params), {"samples": {"source": str(own)}})
     end = ["--metrics", str(tmp_path / "metrics.json"), "--params", params]
     listing = tmp_path / "clips.json"
-    list_clips.main(["--raw", str(raw), "--out", str(listing), "--params", params])
+    named = ["--named", str(tmp_path / "named")]
+    list_clips.main(["--raw", str(raw), "--out", str(listing), *named, "--params", params])
     assert set(json.loads(listing.read_text())) == {"a.mp4", "b.mp4"}
     samples.main(["--out", str(raw), *end])
     ingest.main(["--raw", str(raw), "--out", candidates, *end])

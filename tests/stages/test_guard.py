@@ -74,7 +74,7 @@ def test_output_that_would_come_out_the_same_stays_with_its_metrics(
         (lambda work: work.metrics.unlink(), "its output is not the one that was recorded"),
         (lambda work: record_of(work.out).unlink(), ""),
         (lambda work: record_of(work.out).write_text("{"), ""),
-        (lambda work: record_of(work.out).write_text("{}"), "inputs.raw: "),
+        (lambda work: record_of(work.out).write_text("{}"), "code: None -> "),
     ],
 )
 def test_whatever_differs_is_named_and_the_work_done_again(
