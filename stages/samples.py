@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from videomar.data.samples import collect_samples, recipe_inputs
+from videomar.made_with import SUFFIX
 from videomar.stage import Stage
 
 
@@ -12,7 +13,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         params = stage.params.samples
         inputs = recipe_inputs(params)
         # What is made by a recipe takes a minute; a folder is linked in less time than it is compared.
-        if inputs is None or not stage.is_done(inputs, ["samples"]):
+        record = stage.path.out / SUFFIX
+        if inputs is None:
+            record.unlink(missing_ok=True)
+        if inputs is None or not stage.is_done(inputs, ["samples"], record=record):
             stage.metrics = collect_samples(params.source, stage.path.out, params)
 
 

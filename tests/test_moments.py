@@ -18,6 +18,7 @@ from videomar.data.dataset import LatentDataset
 from videomar.data.facts import key_facts
 from videomar.data.latents import open_latents, read_rows
 from videomar.data.shapes import ClipShape
+from videomar.encode_on_ray import Encoder
 from videomar.errors import DataError, ParamsError
 from videomar.manifest import ModelShape
 from videomar.runtime import step_generator
@@ -176,14 +177,16 @@ def test_stored_deviations_are_those_of_the_tokenizer(film, dtype):
 
 def test_same_bits_clip_by_clip_and_as_rows_of_an_actor(film):
     folder, _, video = film
-    encoder = ClipEncoder(str(folder / "tokenizer"), "float16", moments=True)
+    encoder, actor = (
+        kind(str(folder / "tokenizer"), "float16", moments=True) for kind in (ClipEncoder, Encoder)
+    )
     whole = encoder.encode(video)
     alone = [
         encoder.encode(video._replace(starts_s=[start], keys=[key]))[0]
         for start, key in zip(video.starts_s, video.keys, strict=True)
     ]
     row = video._asdict() | {"shape": dataclasses.asdict(video.shape)}
-    rows = [Encoded(*(made[name] for name in Encoded._fields)) for made in encoder(row)]
+    rows = [Encoded(*(made[name] for name in Encoded._fields)) for made in actor(row)]
     assert whole == alone == rows
     assert all(len(clip.std) == len(clip.data) for clip in whole)
 

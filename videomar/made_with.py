@@ -31,12 +31,12 @@ PACKAGES = (
 """Packages of others whose versions may move bits."""
 BESIDE = "beside"
 """Key of what is recorded and not compared."""
-# What MLflow has been told of a run may be told later, and changes nothing of the run.
-_LATER = ("run.json", "outbox")
+# Notes in a folder that are no part of what is in it: how it was filled, what MLflow has been told so far.
+_NOTES = (SUFFIX, ".collected.json", ".ffmpeg", "run.json", "outbox")
 
 
 def record_of(out: Path) -> Path:
-    """The file that says what an output was made with."""
+    """The file beside an output that says what it was made with."""
     return out.with_name(out.name + SUFFIX)
 
 
@@ -63,17 +63,17 @@ def rounding(resources: Mapping[str, Any]) -> dict[str, Any]:
     return {"packages": package_versions(), "processor": processor_kind(), "resources": dict(resources)}
 
 
-def read_record(out: Path) -> dict[str, Any] | None:
+def read_record(record: Path) -> dict[str, Any] | None:
     """What is recorded of an output; None where nothing is."""
     try:
-        return dict(json.loads(record_of(out).read_text("utf-8")))
+        return dict(json.loads(record.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def write_record(out: Path, made_with: Mapping[str, Any], outputs: Mapping[str, Path]) -> None:
-    """Record what an output, and what was written with it, was made with."""
-    write_json(record_of(out), {**made_with, "outputs": sums_of(outputs)})
+def write_record(record: Path, made_with: Mapping[str, Any], outputs: Mapping[str, Path]) -> None:
+    """Record what outputs were made with."""
+    write_json(record, {**made_with, "outputs": sums_of(outputs)})
 
 
 def sums_of(outputs: Mapping[str, Path]) -> dict[str, str | None]:
@@ -120,8 +120,8 @@ def _files(folder: Path) -> Iterator[str]:
     """Names of all files below a folder that count, sorted."""
     names = []
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if name not in _LATER]
-        names += [os.path.relpath(os.path.join(place, name), folder) for name in files if name not in _LATER]
+        folders[:] = [name for name in folders if name not in _NOTES]
+        names += [os.path.relpath(os.path.join(place, name), folder) for name in files if name not in _NOTES]
     yield from sorted(names)
 
 

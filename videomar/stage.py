@@ -19,7 +19,15 @@ from videomar.config.section import Mark, fixed_keys, free_keys
 from videomar.disk import about_full_disk
 from videomar.drafts import draft_of
 from videomar.errors import DataError, VideomarError
-from videomar.made_with import BESIDE, describe, differing_keys, read_record, sums_of, write_record
+from videomar.made_with import (
+    BESIDE,
+    describe,
+    differing_keys,
+    read_record,
+    record_of,
+    sums_of,
+    write_record,
+)
 
 # A look at the memory of all processes takes tens of milliseconds.
 _WATCH_S = 5.0
@@ -44,6 +52,7 @@ class Stage:
         self._writes_metrics = metrics
         self.path = parser.parse_args(arguments)
         self.metrics: dict[str, float] = {}
+        self._record = Path()
         self._outputs: dict[str, Path] = {}
         self._made_with: dict[str, Any] | None = None
         self._is_done = False
@@ -62,39 +71,46 @@ class Stage:
         return load_own_params(Path("params.yaml")) if other is None else load_params(other)
 
     def is_done(
-        self, inputs: Mapping[str, Path | str], sections: Sequence[str], outputs: Sequence[str] = ("out",)
+        self,
+        inputs: Mapping[str, Path | str],
+        sections: Sequence[str],
+        outputs: Sequence[str] = ("out",),
+        record: Path | None = None,
     ) -> bool:
         """Whether the outputs are there and would come out the same; says so, or what is different.
 
-        If they would not, what the new ones are made with is recorded beside the first when the stage ends.
+        If they would not, what the new ones are made with is recorded when the stage ends.
 
         Args:
             inputs: what the stage reads: files and folders, or text that stands for what one holds.
             sections: parameters that it uses.
             outputs: names of the paths that it writes.
+            record: the file of that record; None means beside `out`.
         """
-        params, names = self.params, [*outputs, "metrics"]
-        self._outputs = {name: getattr(self.path, name) for name in names}
+        params = self.params
+        self._record = record or record_of(self.path.out)
+        self._outputs = {name: getattr(self.path, name) for name in [*outputs, "metrics"]}
         self._made_with = describe(
             STAGES[self.name],
             {name: value for name, value in inputs.items() if isinstance(value, str) or value.exists()},
             {name: fixed_keys(getattr(params, name), Mark.RESOURCE) for name in sections},
             {name: free_keys(getattr(params, name), Mark.RESOURCE) for name in sections},
         )
-        found = read_record(self._outputs[outputs[0]])
+        found = read_record(self._record)
         if found is None:
             return False
         recorded = found.pop("outputs", None)
         different = differing_keys(self._made_with, found)
         self._is_done = not different and sums_of(self._outputs) == recorded
-        if self._is_done:
-            print(f"{self.name}: nothing that its output depends on has changed, so it stays as it is")
-            for line in differing_keys(self._made_with[BESIDE], found.get(BESIDE, {})):
-                print(f"{self.name}: was made with another {line}")
-        else:
+        if not self._is_done:
             told = "; ".join(different[:5]) or "its output is not the one that was recorded"
             print(f"{self.name}: made again: {told}")
-        return self._is_done
+            return False
+        print(f"{self.name}: nothing that its output depends on has changed, so it stays as it is")
+        for line in differing_keys(self._made_with[BESIDE], found.get(BESIDE, {})):
+            print(f"{self.name}: was made with another {line}")
+        print(f"{self.name}: remove {self._record} to have it made again")
+        return True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -113,7 +129,7 @@ class Stage:
             with draft_of(self.path.metrics) as draft:
                 draft.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
             if self._made_with is not None:
-                write_record(next(iter(self._outputs.values())), self._made_with, self._outputs)
+                write_record(self._record, self._made_with, self._outputs)
 
     def _watch_memory(self) -> None:
         while not self._ended.wait(_WATCH_S):

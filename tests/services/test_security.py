@@ -15,6 +15,7 @@ ALLOWED = {
     ("videomar/released/convert.py", "import pickle"),
     # ruamel.yaml's, of its default kind, which keeps comments and makes no objects.
     ("videomar/config/edit.py", "yaml.load"),
+    ("videomar/config/migration.py", "yaml.load"),
     ("videomar/project.py", "yaml.load"),
     # PyYAML's safe loader, to which `1:1` is text.
     ("videomar/config/params.py", "yaml.load"),

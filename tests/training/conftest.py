@@ -1,6 +1,7 @@
 """A small run: clips, a network and what is left of it on disk."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from videomar import checkpoint
 from videomar.config import Params
 from videomar.data.dataset import LatentDataset
 from videomar.data.latents import read_rows, write_shards
+from videomar.made_with import BESIDE
 from videomar.manifest import ModelShape
 from videomar.training.inputs import Splits
 
@@ -50,7 +52,10 @@ def spoil(folder: Path, *numbers: int) -> None:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """The newest checkpoint of a run and its log, byte by byte."""
+    """The newest checkpoint of a run and its log, byte by byte, but for what is recorded beside."""
     newest = checkpoint.latest(folder)
     assert newest is not None
-    return {path.name: path.read_bytes() for path in [*newest.iterdir(), folder / "log.csv"]}
+    files = {path.name: path.read_bytes() for path in [*newest.iterdir(), folder / "log.csv"]}
+    manifest = json.loads(files["checkpoint.json"])
+    manifest["made_with"].pop(BESIDE)
+    return {**files, "checkpoint.json": json.dumps(manifest).encode()}

@@ -72,8 +72,10 @@ def pipeline_status() -> Status:
         said = " ".join(done.stderr.split())[-300:].removeprefix("ERROR: ")
         raise VideomarError(said or "no answer") from None
     status = {stage: [fact for fact in facts if fact != _ALWAYS] for stage, facts in told.items()}
+    if not _LISTING.is_file():
+        return {stage: facts for stage, facts in status.items() if facts}
     params = load_params(_PARAMS)
-    if _LISTING.is_file() and not is_current(_LISTING, Path(source := params.samples.source)):
+    if not is_current(_LISTING, Path(source := params.samples.source)):
         status.setdefault("samples", []).append({_DEPS: {source: "modified"}})
     for stage, names in changed_named(params, _NAMED).items():
         status.setdefault(stage, []).append({_DEPS: dict.fromkeys(names, "modified")})
