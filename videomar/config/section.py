@@ -30,7 +30,9 @@ class Mark(Enum):
 
 _Value = TypeVar("_Value")
 Resource = Annotated[_Value, Mark.RESOURCE]
+"""Type of a key that stands below `resources`: `num_workers: Resource[int]`."""
 Selection = Annotated[_Value, Mark.SELECTION]
+"""Type of a key that chooses among runs."""
 _Class = TypeVar("_Class")
 
 
