@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -9,10 +10,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.pipeline_outputs import write_outputs
+from tests.pipeline_outputs import REPOSITORY, write_outputs
 from videomar import cli, release
 from videomar.errors import DataError, VideomarError
-from videomar.rebuild import Difference, Made, compare, rebuild
+from videomar.rebuild import Difference, Made, compare, compare_bits, compare_figures, rebuild
 from videomar.trace import Places, Trace, trace
 from videomar.tracking.registry import Version, find_model
 
@@ -28,6 +29,7 @@ MADE = Made(
         "samples.videos": 3.0,
     },
 )
+KIND = {"processor": "AuthenticAMD AVX2", "threads": "train 2"}
 KEPT_APART = ("data/ledger.parquet", "data/latents", "checkpoints", "metrics", "data/evaluation.parquet")
 
 
@@ -38,7 +40,7 @@ def test_equal_results_differ_in_nothing_whatever_they_cost() -> None:
         "evaluate.io_time_share": 0.2,
         "encode.encoded": 0.0,
     }
-    assert compare(MADE, replace(MADE, metrics=other)) == []
+    assert compare_bits(MADE, replace(MADE, metrics=other)) == []
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,68 @@ def test_equal_results_differ_in_nothing_whatever_they_cost() -> None:
     ],
 )
 def test_each_difference_is_named(changed: dict[str, dict[str, str]], difference: Difference) -> None:
-    assert compare(MADE, replace(MADE, **changed)) == [difference]  # type: ignore[arg-type]
+    assert compare_bits(MADE, replace(MADE, **changed)) == [difference]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("then", "by_bits"),
+    [
+        (KIND, True),
+        ({**KIND, "processor": "GenuineIntel AVX512"}, False),
+        ({**KIND, "threads": "train 1"}, False),
+    ],
+)
+def test_bits_are_compared_where_the_kinds_of_machine_agree(then: dict[str, str], by_bits: bool) -> None:
+    moved = replace(
+        MADE,
+        keys={"1": "other", "2": "ones"},
+        files=dict.fromkeys(MADE.files, "others"),
+        metrics={"evaluate.gain_db": 1.9},
+    )
+    found = compare(MADE, moved, then, KIND)
+    assert found.by_bits is by_bits
+    assert len(found.differences) == (5 if by_bits else 0)
+    assert all(word in found.because for word in {*then.values(), *KIND.values()})
+
+
+def test_machine_that_was_not_recorded_is_compared_by_bits_first() -> None:
+    nothing = dict.fromkeys(KIND, "")
+    equal = compare(MADE, MADE, nothing, KIND)
+    assert (equal.differences, equal.by_bits) == ([], True)
+    assert "all is equal, though recorded on a kind that was not recorded" in equal.because
+    moved = compare(MADE, replace(MADE, metrics={"evaluate.gain_db": 1.9}), nothing, KIND)
+    assert (moved.differences, moved.by_bits) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"keys": {"1": "k1"}}, "latent of clip 2"),
+        ({"files": {"latents/part": "aa"}}, "checkpoint/ema.safetensors"),
+        ({"metrics": {"evaluate.gain_db": 3.0}}, "metric evaluate.gain_db (within 1)"),
+        (
+            {"metrics": {"evaluate.gain_db": 1.5, "evaluate.sim_clips": 8.0}},
+            "metric evaluate.sim_clips (within 0)",
+        ),
+    ],
+)
+def test_on_another_kind_of_machine_clips_files_and_counts_are_the_same_and_figures_as_good(
+    changed: dict[str, dict[str, str]], what: str
+) -> None:
+    elsewhere = {**KIND, "processor": "arm64"}
+    (difference,) = compare(MADE, replace(MADE, **changed), elsewhere, KIND).differences  # type: ignore[arg-type]
+    assert difference.what == what
+
+
+@pytest.mark.parametrize(
+    "stage", ["ingest", "curate", "train_tokenizer", "encode", "train", "sample", "evaluate"]
+)
+def test_every_metric_is_a_cost_or_a_count_or_has_a_tolerance(stage: str) -> None:
+    """Else it would be a difference on every other machine."""
+    for name, value in json.loads((REPOSITORY / f"metrics/{stage}.json").read_text()).items():
+        metric = f"{stage}.{name}"
+        moved = replace(MADE, metrics={metric: value + 1e-9}), replace(MADE, metrics={metric: value})
+        assert compare_figures(*moved) == [] or value.is_integer(), metric
 
 
 def run(folder: Path, *command: str) -> None:
@@ -118,15 +181,23 @@ def test_rebuild_tells_equal_from_different(here: Path, tmp_path: Path) -> None:
         patch.setenv("MLFLOW_TRACKING_URI", store)
         same = CliRunner().invoke(cli.app, ["rebuild", "1", "--into", str(tmp_path / "one")])
     assert same.exit_code == 0, same.output
+    assert "compared bit by bit: both were made on " in same.stdout
     assert "same latents, same weights, same metrics" in same.stdout
 
     ready = Path((here / "ready").read_text())
     weights = ready / "checkpoints/videomar/step_00000030/ema.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + bytes([weights.read_bytes()[-1] ^ 1]))
     (ready / "metrics/evaluate.json").write_text('{"sim_psnr_gain_db": 0.0, "seconds": 9.0}')
-    differing = {row.what for row in rebuild(traced(), tmp_path / "two", PLACES)}
+    differing = {row.what for row in rebuild(traced(), tmp_path / "two", PLACES).differences}
     assert {"checkpoint/ema.safetensors", "metric evaluate.sim_psnr_gain_db"} <= differing
     assert not {what for what in differing if "seconds" in what or "latent" in what or "model" in what}
+
+    found = rebuild(tagged(processor="GenuineIntel AVX512"), tmp_path / "three", PLACES)
+    assert not found.by_bits
+    assert "recorded on GenuineIntel AVX512; " in found.because
+    named = {row.what for row in found.differences}
+    assert "metric evaluate.sim_psnr_gain_db (within 1)" in named
+    assert not any("safetensors" in what for what in named)
 
 
 def test_missing_raw_file_is_named_before_anything_is_made(here: Path, tmp_path: Path) -> None:

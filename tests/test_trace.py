@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from tests.pipeline_outputs import write_outputs
 from videomar import cli, release
 from videomar.audit import verify
+from videomar.environment import processor_kind
 from videomar.errors import DataError, VideomarError
 from videomar.trace import Places, Trace, digest_of, find_sightings, trace
 from videomar.tracking.code_state import outputs_of, uncommitted_changes
@@ -69,6 +70,8 @@ def test_trace_goes_down_to_the_raw_bytes(root: Path) -> None:
     assert facts["params"] == yaml.safe_load((root / "params.yaml").read_text())
     assert facts["outputs_md5"] == outputs_of((root / "dvc.lock").read_text())
     assert facts["tokenizer_sha256"] == "f" * 64
+    assert facts["processor"] == processor_kind()
+    assert facts["threads"] == "tokenizer 2, train 2, suite 2"
     clip = {"clip_id": "1", "video": "simulated/a.mp4", "video_sha256": digest, "split": "train"}
     assert facts["latents"] == [{"key": "k1", **clip, "saw": True}]
     assert facts["saw"] == ["simulated/a.mp4"]

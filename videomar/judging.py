@@ -83,6 +83,7 @@ def judge_again(version: Version, run: RunStage = run_here) -> Path:
         for stage in tqdm(names, desc=f"judging version {version.number} again", unit="stage", disable=None):
             _require_inputs(stage, stages[stage], places)
             command = command_elsewhere(stages[stage], places, out)
+            _remove_files(out, stages[stage])
             run(stage, [*command, "--params", str(params)])
     return out
 
@@ -179,6 +180,16 @@ def _stages() -> dict[str, Any]:
 def _outputs(entry: dict[str, Any]) -> list[str]:
     made = [item for kind in ("outs", "plots", "metrics") for item in entry.get(kind, [])]
     return [item if isinstance(item, str) else next(iter(item)) for item in made]
+
+
+def _remove_files(out: Path, entry: dict[str, Any]) -> None:
+    """Nothing of an earlier time, as of before an upgrade of packages, may be taken for the result.
+
+    What is a folder is a cache that knows its contents.
+    """
+    for path in _outputs(entry):
+        if (out / path).is_file():
+            (out / path).unlink()
 
 
 def _require_inputs(stage: str, entry: dict[str, Any], places: dict[str, Path]) -> None:

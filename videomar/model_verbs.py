@@ -104,7 +104,11 @@ def rebuild(
     model: ModelName,
     into: Annotated[Path, typer.Option(help="A new folder for the clone.")],
 ) -> None:
-    """Make a model again in a clean clone from the same raw files; exit 1 if anything differs."""
+    """Make a model again in a clean clone from the same raw files; exit 1 if it differs.
+
+    Every bit is compared where the kind of processor and the threads are those of that day; elsewhere bits
+    differ, and the metrics are compared within tolerances.
+    """
     from videomar.rebuild import rebuild as make_again
     from videomar.trace import Places
     from videomar.trace import trace as read_trace
@@ -112,12 +116,14 @@ def rebuild(
 
     places = Places()
     traced = read_trace(find_model(model), places)
-    differences = make_again(traced, into, places)
-    if not differences:
-        typer.echo(f"{traced.version}: rebuilt in {into}: same latents, same weights, same metrics")
-        return
-    _print_differences(differences)
-    raise typer.Exit(1)
+    found = make_again(traced, into, places)
+    how = "bit by bit" if found.by_bits else "within tolerances"
+    typer.echo(f"{traced.version}: rebuilt in {into}; compared {how}: {found.because}")
+    if found.differences:
+        _print_differences(found.differences)
+        raise typer.Exit(1)
+    equal = "same latents, same weights, same metrics"
+    typer.echo(equal if found.by_bits else "same clips, same files, metrics within their tolerances")
 
 
 def _print_sightings(video: str, places: "Places", as_json: bool) -> None:
@@ -143,7 +149,7 @@ def _print_trace(traced: "Trace") -> None:
     typer.echo(f"{traced.version}{named}, run {traced.version.run_id}")
     for name in ("git_commit", "git_dirty", "uncommitted", "lock_sha256", "ledger_sha256"):
         typer.echo(f"  {name}: {facts[name] or '-'}")
-    for name in ("tokenizer_sha256", "checkpoint_sha256", "training_run"):
+    for name in ("tokenizer_sha256", "checkpoint_sha256", "training_run", "machine", "processor", "threads"):
         typer.echo(f"  {name}: {facts[name] or '-'}")
     for path, md5 in facts["outputs_md5"].items():
         if path.startswith(("data/", "checkpoints/")):

@@ -49,6 +49,9 @@ _TAGS = (
     "checkpoint_sha256",
     "checkpoint_step",
     "training_run",
+    "machine",
+    "processor",
+    "threads",
 )
 
 

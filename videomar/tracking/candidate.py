@@ -17,7 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videomar.config import Params, load_params
 from videomar.data.latents import open_latents
+from videomar.environment import processor_kind
 from videomar.errors import CheckpointError, DataError
 from videomar.tracking.code_state import uncommitted_changes
 from videomar.tracking.evidence import FILES, LINEAGE, write_file_sums, write_lineage
@@ -120,6 +122,17 @@ def register_candidate(candidate: Candidate) -> Version:
     return version_of(created.version)
 
 
+def machine_kind(params: Params) -> dict[str, str]:
+    """What the last bits of a result depend on beside code, parameters and data, as tags of a version."""
+    threads = {
+        "tokenizer": params.tokenizer.threads,
+        "train": params.train.threads_per_worker,
+        "suite": params.suite.threads,
+    }
+    told = ", ".join(f"{stage} {count}" for stage, count in threads.items())
+    return {"processor": processor_kind(), "threads": told}
+
+
 def _tags(candidate: Candidate, checkpoint: Path, lock_sha256: str) -> dict[str, str]:
     """Lineage of a candidate, and its chief figures."""
     figures = _read_metrics(candidate.metrics).get("evaluate", {})
@@ -130,6 +143,7 @@ def _tags(candidate: Candidate, checkpoint: Path, lock_sha256: str) -> dict[str,
         **git_state(Path.cwd()),
         "uncommitted": "unknown" if changes is None else " ".join(changes),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        **machine_kind(load_params(candidate.params)),
         "ledger_sha256": sha256_of(candidate.ledger),
         "tokenizer_sha256": str(open_latents(candidate.latents)[0].facts["tokenizer"]),
         "lock_sha256": lock_sha256,
