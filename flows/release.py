@@ -9,7 +9,6 @@ from videomar.disk import full_disk_told
 from videomar.errors import DataError, VideomarError
 from videomar.promotion import describe_champion
 from videomar.release import LOCK, REPORT, report, report_is_about
-from videomar.tracking.lineage import sha256_of
 from videomar.tracking.registry import Version, find_released, version_of
 
 
@@ -31,7 +30,7 @@ def _released() -> Version:
     """The version of the pipeline's present state, which is released if it was not."""
     if not LOCK.is_file():
         raise DataError(f"{LOCK}: no such file, expected the pipeline's record; run `dvc repro`")
-    released = find_released(sha256_of(LOCK))
+    released = find_released(LOCK)
     if released is None:
         from flows.release_flow import release
 

@@ -15,7 +15,6 @@ from videomar.doctor.pipeline import pipeline_status
 from videomar.errors import VideomarError
 from videomar.process import run_in_group
 from videomar.release import LOCK
-from videomar.tracking.lineage import sha256_of
 from videomar.tracking.registry import find_released
 
 
@@ -32,7 +31,7 @@ def what_changed() -> str | None:
     """What DVC says has changed, or that the release is missing; None where there is nothing to do."""
     if stages := pipeline_status():
         return f"changed: {', '.join(stages)}"
-    return None if find_released(sha256_of(LOCK)) is not None else "the last results are not released"
+    return None if find_released(LOCK) is not None else "the last results are not released"
 
 
 @flow(name="retrain")

@@ -96,7 +96,7 @@ def version_findings(lock: Path) -> list[Finding]:
     """Whether runs, tags and bytes of champion, challenger and present state of the pipeline agree."""
     client = open_client()
     history, newest = read_history(client), challenger()
-    present = find_version(client, sha256_of(lock)) if lock.is_file() else None
+    present = find_version(client, lock) if lock.is_file() else None
     wanted = {history.alias, newest and newest.number, present and present.number}
     return [
         finding
@@ -118,7 +118,7 @@ def release_findings(lock: Path, checkpoints: Path) -> list[Finding]:
         if stage != "active":
             what = f"names training run {training}, which is {stage} in MLflow, expected an active one"
             findings.append(Finding(str(checkpoints / RUN_FILE), what, mend))
-    present = find_version(client, sha256_of(lock))
+    present = find_version(client, lock)
     if present is None:
         what = "its newest checkpoint is of no registered version, expected one made from this dvc.lock"
         findings.append(Finding(str(checkpoints), what, "make run"))

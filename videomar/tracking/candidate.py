@@ -21,7 +21,7 @@ from videomar.config import Params, load_params
 from videomar.data.latents import open_latents
 from videomar.environment import processor_kind
 from videomar.errors import CheckpointError, DataError
-from videomar.tracking.code_state import uncommitted_changes
+from videomar.tracking.code_state import results_sha256, uncommitted_changes
 from videomar.tracking.evidence import FILES, LINEAGE, write_file_sums, write_lineage
 from videomar.tracking.lineage import git_state, sha256_of
 from videomar.tracking.registry import CHALLENGER, MODEL, Version, find_version, version_of
@@ -90,14 +90,13 @@ def register_candidate(candidate: Candidate) -> Version:
     from videomar.checkpoint import export, latest  # here: a release with nothing to do needs no torch
 
     client = open_client()
-    lock_sha256 = sha256_of(candidate.lock)
-    known = find_version(client, lock_sha256)
+    known = find_version(client, candidate.lock)
     if known is not None:
         return known
     checkpoint = latest(candidate.checkpoints)
     if checkpoint is None:
         raise CheckpointError(f"{candidate.checkpoints}: got no checkpoint; run `dvc repro train`")
-    tags = _tags(candidate, checkpoint, lock_sha256)
+    tags = _tags(candidate, checkpoint)
     run_tags = {**tags, "mlflow.runName": f"candidate {checkpoint.name}"}
     training_run = read_run_id(candidate.checkpoints / "run.json")
     if training_run is not None:
@@ -133,7 +132,7 @@ def machine_kind(params: Params) -> dict[str, str]:
     return {"processor": processor_kind(), "threads": told}
 
 
-def _tags(candidate: Candidate, checkpoint: Path, lock_sha256: str) -> dict[str, str]:
+def _tags(candidate: Candidate, checkpoint: Path) -> dict[str, str]:
     """Lineage of a candidate, and its chief figures."""
     figures = _read_metrics(candidate.metrics).get("evaluate", {})
     chief = {key: f"{value:.4f}" for key, value in figures.items() if "gain" in key or "margin" in key}
@@ -146,7 +145,8 @@ def _tags(candidate: Candidate, checkpoint: Path, lock_sha256: str) -> dict[str,
         **machine_kind(load_params(candidate.params)),
         "ledger_sha256": sha256_of(candidate.ledger),
         "tokenizer_sha256": str(open_latents(candidate.latents)[0].facts["tokenizer"]),
-        "lock_sha256": lock_sha256,
+        "lock_sha256": sha256_of(candidate.lock),
+        "results_sha256": results_sha256(candidate.lock),
         "checkpoint_step": str(int(checkpoint.name.removeprefix("step_"))),
         "checkpoint_sha256": sha256_of(checkpoint / "model.safetensors", checkpoint / "ema.safetensors"),
         "training_run": read_run_id(candidate.checkpoints / "run.json") or "none",

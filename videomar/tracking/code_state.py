@@ -1,12 +1,18 @@
-"""Whether the code that made a model is the commit it names: changes that nothing else records."""
+"""What a dvc.lock says was made, and whether the code that made it is the commit that it names."""
 
+import hashlib
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from videomar.tracking.lineage import git
+from videomar.made_with import SUFFIX
+from videomar.tracking.lineage import git, sha256_of
+
+# Outputs that may differ between equal results: costs, listings, and what later outputs tell better.
+_NO_RESULT = ("metrics/", "plots/", "data/clips.json", "data/named", "data/raw", "data/candidates.parquet")
 
 
 def uncommitted_changes(folder: Path, recorded: Collection[str], lock: Path) -> list[str] | None:
@@ -28,6 +34,13 @@ def uncommitted_changes(folder: Path, recorded: Collection[str], lock: Path) -> 
         return None
     results = {lock.name, *recorded, *outputs_of(lock.read_text(encoding="utf-8"))}
     return sorted(path for line in told.split("\0") if (path := line[3:]) and path not in results)
+
+
+def results_sha256(lock: Path) -> str:
+    """Hash of what the stages came to, whatever woke them: a reworded comment makes no other version."""
+    outs = outputs_of(lock.read_text(encoding="utf-8")).items()
+    results = [out for out in outs if not (out[0].startswith(_NO_RESULT) or out[0].endswith(SUFFIX))]
+    return hashlib.sha256(json.dumps(sorted(results)).encode()).hexdigest() if results else sha256_of(lock)
 
 
 def outputs_of(lock: str) -> dict[str, str]:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomar.errors import VideomarError
+from videomar.tracking.code_state import results_sha256
 from videomar.tracking.history import CHAMPION as CHAMPION
 from videomar.tracking.history import MODEL as MODEL
 from videomar.tracking.history import settled_history
+from videomar.tracking.lineage import sha256_of
 from videomar.tracking.store import open_client
 
 if TYPE_CHECKING:
@@ -64,15 +66,15 @@ class Version:
         return f"{MODEL} version {self.number} (checkpoint step {self.step})"
 
 
-def find_released(lock_sha256: str) -> Version | None:
+def find_released(lock: Path) -> Version | None:
     """The version made from this dvc.lock, if it has been judged and reported."""
-    version = find_version(open_client(), lock_sha256)
+    version = find_version(open_client(), lock)
     return version if version is not None and "released_at" in version.tags else None
 
 
-def is_released(lock_sha256: str) -> bool:
+def is_released(lock: Path) -> bool:
     """Whether there is nothing left to do for the pipeline's present state."""
-    return find_released(lock_sha256) is not None
+    return find_released(lock) is not None
 
 
 def champion() -> Version | None:
@@ -246,11 +248,13 @@ def mark_released(version: Version) -> None:
     open_client().set_model_version_tag(MODEL, version.number, "released_at", _now())
 
 
-def find_version(client: "MlflowClient", lock_sha256: str) -> Version | None:
-    """The newest version made from this dvc.lock."""
-    found = client.search_model_versions(f"name = '{MODEL}' and tags.lock_sha256 = '{lock_sha256}'")
-    newest = max(found, key=lambda version: int(version.version), default=None)
-    return _version(newest) if newest is not None else None
+def find_version(client: "MlflowClient", lock: Path) -> Version | None:
+    """The newest version with the results of this dvc.lock, or from before these were recorded, with it."""
+    for tag, value in (("results_sha256", results_sha256(lock)), ("lock_sha256", sha256_of(lock))):
+        found = client.search_model_versions(f"name = '{MODEL}' and tags.{tag} = '{value}'")
+        if found:
+            return _version(max(found, key=lambda version: int(version.version)))
+    return None
 
 
 def _download(version: Version, artifact: str, into: Path) -> Path:
