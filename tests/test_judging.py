@@ -15,6 +15,7 @@ from tests.pipeline_outputs import REPOSITORY, write_outputs
 from videomar import cli, promotion, release
 from videomar.config.edit import update_params
 from videomar.evaluation.gate import Decision
+from videomar.judging import judge_again
 from videomar.promotion import judge
 from videomar.tracking.registry import (
     MODEL,
@@ -182,6 +183,15 @@ def test_fingerprint_that_this_code_cannot_read_is_no_end_of_comparisons(root: P
         assert judged().reasons[0].startswith("No better: equal")
     finally:
         facts.write_text(before)
+
+
+def test_what_an_earlier_judging_left_is_not_taken_for_its_result(root: Path) -> None:
+    """A stage may keep an output that it finds, which would have the fingerprint of before an upgrade."""
+    left = root / ".local/evaluations/1" / FACTS
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_text("{}")
+    judge_again(version_of("1"), lambda _stage, _command: None)
+    assert not left.exists()
 
 
 def without(path: str) -> Callable[[Path], Callable[[], None]]:

@@ -182,7 +182,10 @@ def _outputs(entry: dict[str, Any]) -> list[str]:
 
 
 def _remove_files(out: Path, entry: dict[str, Any]) -> None:
-    """Nothing of an earlier time may be taken for the result; a folder is a cache that knows its contents."""
+    """Nothing of an earlier time, as of before an upgrade of packages, may be taken for the result.
+
+    What is a folder is a cache that knows its contents.
+    """
     for path in _outputs(entry):
         if (out / path).is_file():
             (out / path).unlink()
