@@ -79,7 +79,11 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Promote although the gate refuses.")] = False,
     reason: Annotated[str, typer.Option(help="Why; kept with the version for ever.")] = "",
 ) -> None:
-    """Run the gate on a registered version and move the alias `champion` if it allows."""
+    """Run the gate on a registered version and move the alias `champion` if it allows.
+
+    Where scores may not be compared, as after an upgrade, the champion is judged again first, by the present
+    code on the present clips.
+    """
     from videomar.promotion import promote_version
 
     if force != bool(reason.strip()):
