@@ -53,7 +53,8 @@ def bare_machine(folder):
     (folder / "videomar").symlink_to(ROOT / "videomar")
     for distribution in with_all_they_need(BARE):
         for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
-            (folder / top).symlink_to(distribution.locate_file(top))
+            if not (folder / top).exists():  # several may share one, as those of CUDA do
+                (folder / top).symlink_to(distribution.locate_file(top))
     return folder
 
 

@@ -57,8 +57,7 @@ class IngestParams:
     captioner: str | None
     """`package.module:function` that captions clips which have no caption, see `captioner`; or null."""
     scorers: dict[str, str]
-    """Learned scores: the folder of each by its name, see `scorers`. Put other weights into another folder:
-    only its name tells that something changed."""
+    """Learned scores: the folder of each by its name, see `scorers`."""
 
     def __post_init__(self) -> None:
         require(self.fps > 0, "ingest.fps", self.fps, "a rate above 0")
