@@ -22,6 +22,7 @@ import yaml
 from videomar.checkpoint import latest
 from videomar.config import load_params
 from videomar.config.migration import migrate
+from videomar.data.listing import write_named
 from videomar.errors import CheckpointError, DataError, VideomarError
 from videomar.process import run_within
 from videomar.trace import Places, Trace
@@ -120,6 +121,8 @@ def rebuild(traced: Trace, into: Path, places: Places) -> Comparison:
         target = into / places.raw / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target)
+    # Made by the stage that lists the folder of clips, which need not be there any more.
+    write_named(load_params(into / PARAMS, PARAMS), into / places.named)
     made = _stages_after(into / "dvc.yaml", places.raw.as_posix())
     for stage in made:
         _run_stage(stage, into)

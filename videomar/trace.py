@@ -66,6 +66,8 @@ class Places:
     tokenizer: Path = Path("checkpoints/tokenizer")
     lock: Path = Path("dvc.lock")
     takedowns: Path = Path("takedowns.csv")
+    named: Path = Path("data/named")
+    """What functions, files and folders hold that parameters name; see `listing.write_named`."""
     cache: Path = Path(".dvc/cache/files/md5")
     """Earlier outputs by their MD5."""
 

@@ -14,6 +14,7 @@ from videomar.config import load_own_params, load_params
 from videomar.data.listing import changed_named, is_current
 from videomar.doctor.finding import BIN, Finding
 from videomar.errors import OldLayoutError, ParamsError, VideomarError
+from videomar.trace import Places
 from videomar.tracking.code_state import outputs_of
 
 _OUTS, _DEPS = "changed outs", "changed deps"
@@ -25,7 +26,7 @@ _WORDS = {
     "not in cache": "has no copy in the cache, expected the one that dvc.lock names",
 }
 _ALWAYS = "always changed"  # of the stage that lists the folder of clips, whatever it finds
-_LISTING, _NAMED = Path("data/clips.json"), Path("data/named")
+_LISTING = Path("data/clips.json")
 _PARAMS = Path("params.yaml")
 Status = Mapping[str, Sequence[Any]]
 """What `dvc status --json` prints: for each stage that is not as recorded, what changed."""
@@ -77,7 +78,7 @@ def pipeline_status() -> Status:
     params = load_params(_PARAMS)
     if not is_current(_LISTING, Path(source := params.samples.source)):
         status.setdefault("samples", []).append({_DEPS: {source: "modified"}})
-    for stage, names in changed_named(params, _NAMED).items():
+    for stage, names in changed_named(params, Places().named).items():
         status.setdefault(stage, []).append({_DEPS: dict.fromkeys(names, "modified")})
     return {stage: facts for stage, facts in status.items() if facts}
 
