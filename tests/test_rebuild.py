@@ -139,8 +139,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, ready / name)
     make = f"test -z $MLFLOW_TRACKING_URI && test -f data/raw/simulated/a.mp4 && cp -r {ready}/. ."
     stages = {
-        "samples": {"cmd": "exit 1", "outs": ["data/raw"]},
-        "evaluate": {"cmd": make, "deps": ["data/raw"], "outs": ["data/latents", "checkpoints/videomar"]},
+        "list_clips": {"cmd": "exit 1", "outs": ["data/clips.json", "data/named"]},
+        "samples": {"cmd": "exit 1", "deps": ["data/clips.json"], "outs": ["data/raw"]},
+        "evaluate": {
+            "cmd": make,
+            "deps": ["data/raw", "data/named/ingest.json"],
+            "outs": ["data/latents", "checkpoints/videomar"],
+        },
     }
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     (root / ".gitignore").write_text("/data\n/checkpoints\n/metrics\n/plots\n/.local\n")
