@@ -1,9 +1,8 @@
 """Where scores may not be compared, versions are judged again; a refusal says why they could not be."""
 
 import json
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas
@@ -190,7 +189,13 @@ def test_what_an_earlier_judging_left_is_not_taken_for_its_result(root: Path) ->
     left = root / ".local/evaluations/1" / FACTS
     left.parent.mkdir(parents=True, exist_ok=True)
     left.write_text("{}")
-    judge_again(version_of("1"), lambda _stage, _command: None)
+
+    def run(stage: str, command: Sequence[str]) -> None:
+        """Only `sample` leaves something."""
+        if stage == "sample":
+            Path(command[command.index("--out") + 1]).write_text("clips")
+
+    judge_again(version_of("1"), run)
     assert not left.exists()
 
 
@@ -198,10 +203,16 @@ def without(path: str) -> Callable[[Path], Callable[[], None]]:
     """A change: a file or folder is gone meanwhile."""
 
     def take(root: Path) -> Callable[[], None]:
-        there = next(root.glob(path))
-        away = there.with_name("away")
-        there.rename(away)
-        return lambda: os.rename(away, there)
+        found = list(root.glob(path))
+        assert found
+        for there in found:
+            there.rename(there.with_name("away"))
+
+        def put_back() -> None:
+            for there in found:
+                there.with_name("away").rename(there)
+
+        return put_back
 
     return take
 
