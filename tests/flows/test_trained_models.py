@@ -35,7 +35,8 @@ def figures(path: Path) -> dict[str, float]:
 
 
 def version_tags(checkout: Path, number: str) -> dict[str, str]:
-    client = mlflow.MlflowClient(f"sqlite:///{checkout / '.local/mlflow.db'}")
+    store = f"sqlite:///{checkout / '.local/mlflow.db'}"
+    client = mlflow.MlflowClient(store, registry_uri=store)  # else a server of another test may be asked
     return dict(client.get_model_version("videomar", number).tags)
 
 

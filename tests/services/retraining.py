@@ -17,7 +17,7 @@ from videomar.config.layout import set_keys
 from videomar.data.mp4 import write_mp4
 
 STAGES = ("train", "sample", "evaluate")
-PREPARED = ("samples", "ingest", "curate", "train_tokenizer", "encode")
+PREPARED = ("list_clips", "samples", "ingest", "curate", "train_tokenizer", "encode")
 STARTED = ".local/started"
 """The checkout's own stages/run writes a line into it for each stage that is started."""
 _TRIES = 90
