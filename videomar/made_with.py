@@ -31,8 +31,10 @@ PACKAGES = (
 """Packages of others whose versions may move bits."""
 BESIDE = "beside"
 """Key of what is recorded and not compared."""
-# Notes in a folder that are no part of what is in it: how it was filled, what MLflow has been told so far.
-_NOTES = (SUFFIX, ".collected.json", ".ffmpeg", "run.json", "outbox")
+# Notes on how a folder was filled, which are no part of what is in it.
+_NOTES = {SUFFIX, ".collected.json", ".ffmpeg"}
+# In the folder of a training run, which has all files of the first line: what MLflow has received so far.
+_RUN, _SENT = {"made_with.json", "log.csv"}, {"run.json", "outbox"}
 
 
 def record_of(out: Path) -> Path:
@@ -96,7 +98,7 @@ def content_sha256(path: Path) -> str:
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    sums = [[name, content_sha256(path / name)] for name in _files(path)]
+    sums = [[name, _sum_in_folder(path / name)] for name in _files(path)]
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
@@ -116,12 +118,30 @@ def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     return found
 
 
+def _sum_in_folder(path: Path) -> str:
+    """Hash of a file; of what is none that can be read, which must not end the stage, why."""
+    if not path.is_file():  # a pipe would be waited for
+        return "no file"
+    try:
+        return content_sha256(path)
+    except OSError as error:
+        return str(error.strerror)
+
+
 def _files(folder: Path) -> Iterator[str]:
-    """Names of all files below a folder that count, sorted."""
-    names = []
+    """Names of all files below a folder that count, sorted; links that lead in circles are followed once."""
+    names, seen = [], set[str]()
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if name not in _NOTES]
-        names += [os.path.relpath(os.path.join(place, name), folder) for name in files if name not in _NOTES]
+        left_out = _NOTES | (_SENT if {*files} >= _RUN else set())
+        seen.add(os.path.realpath(place))
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if name not in left_out and os.path.realpath(os.path.join(place, name)) not in seen
+        ]
+        names += [
+            os.path.relpath(os.path.join(place, name), folder) for name in files if name not in left_out
+        ]
     yield from sorted(names)
 
 

@@ -1,6 +1,7 @@
 """A stage whose output would come out the same leaves it as it is."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -129,3 +130,27 @@ def test_hash_of_a_folder_tells_names_from_contents(tmp_path: Path) -> None:
         (folder / name).write_text(text)
         hashes.append(content_sha256(folder))
     assert len(set(hashes)) == 3
+
+
+def test_captions_of_any_name_count_and_notes_of_a_run_do_not(tmp_path: Path) -> None:
+    """`run.json` beside `run.mp4` holds captions; in the folder of a training run, what MLflow received."""
+    for name, files in (("clips", ["run.mp4"]), ("run", ["made_with.json", "log.csv"])):
+        (tmp_path / name / "outbox").mkdir(parents=True)
+        for file in files:
+            (tmp_path / name / file).touch()
+    before = {name: content_sha256(tmp_path / name) for name in ("clips", "run")}
+    for name in before:
+        (tmp_path / name / "run.json").write_text("{}")
+        (tmp_path / name / "outbox" / "a.mp4").touch()
+    assert content_sha256(tmp_path / "clips") != before["clips"]
+    assert content_sha256(tmp_path / "run") == before["run"]
+
+
+def test_entries_that_are_no_files_neither_end_nor_hold_the_comparison(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "lost.mp4").symlink_to("nowhere.mp4")
+    (tmp_path / "round").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
+    first = content_sha256(tmp_path)
+    (tmp_path / "lost.mp4").unlink()
+    assert content_sha256(tmp_path) != first
