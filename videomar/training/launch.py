@@ -222,7 +222,7 @@ def _open_run(config: dict[str, Any], dataset: LatentDataset) -> TrackedRun:
 def recorded(params: Params) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """What MLflow holds of the parameters of a run: sections, and tags with what may change within a run.
 
-    In MLflow, parameters are for ever and tags are not.
+    MLflow lets nobody change a parameter; tags it does.
     """
     sections = {name: fixed_keys(getattr(params, name)) for name in ("text", "model", "train")}
     return sections, {f"train.{name}": str(value) for name, value in free_keys(params.train).items()}
