@@ -1,6 +1,7 @@
 """Small parameters and fixtures that several tests share."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from videomar.model.videomar import VideoMAR
 from videomar.runtime import step_generator
 
 ROOT = Path(__file__).parent.parent
+# Environment of child processes. Importing `flows` sets PREFECT_HOME for the whole test process, so this copy
+# is taken first: a child in a folder of its own must not use the Prefect database of the repository.
+ENVIRONMENT_AT_START = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
 _THREADS = torch.get_num_threads()
 
 

@@ -1,7 +1,6 @@
 """The whole pipeline on a handful of clips: raw files to a report, as a user runs it."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.conftest import ENVIRONMENT_AT_START
 from videomar.config import SamplesParams
 from videomar.config.edit import update_params
 from videomar.config.layout import set_keys
@@ -23,7 +23,7 @@ from videomar.data.synthetic import draw_simulated
 ROOT = Path(__file__).parent.parent
 NAME, MAIL = "A Tester", "tester@localhost"
 ENVIRONMENT = {
-    **os.environ,
+    **ENVIRONMENT_AT_START,
     "VIRTUAL_ENV": sys.prefix,
     "OMP_NUM_THREADS": "1",
     "GIT_AUTHOR_NAME": NAME,

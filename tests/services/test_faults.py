@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.conftest import ENVIRONMENT_AT_START
 from tests.pipeline_outputs import REPOSITORY, write_outputs
 from tests.services.checkout import wait_for
 from videomar.disk import about_full_disk
@@ -32,8 +33,7 @@ def on_full_disk(root: Path, folder: str, free_kb: int, *command: str) -> dict[s
     """See full_disk.py; in a checkout `root`."""
     if not mounts_are_allowed(root):
         pytest.skip("this kernel lets no ordinary user mount a tmpfs")
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
+    environment = {**ENVIRONMENT_AT_START, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     whole = [*NAMESPACE, sys.executable, "-m", "tests.services.full_disk", folder, str(free_kb)]
     done = subprocess.run(
         [*whole, sys.executable, "-m", *command],

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.conftest import ENVIRONMENT_AT_START
 from tests.training.test_sweep import write_latents, write_params
 from videomar import checkpoint
 from videomar.environment import apply_settings
@@ -28,10 +29,9 @@ def run(folder: Path, *command: str) -> str:
         for role in ("AUTHOR", "COMMITTER")
         for what in ("NAME", "EMAIL")
     }
-    environment = {**os.environ, **who, "VIRTUAL_ENV": sys.prefix, "DVC_NO_ANALYTICS": "true"}
+    environment = {**ENVIRONMENT_AT_START, **who, "VIRTUAL_ENV": sys.prefix, "DVC_NO_ANALYTICS": "true"}
     # The workers of the queue call `dvc` by its name.
     environment |= {"PATH": f"{sys.prefix}/bin:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=900
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import torch
 import yaml
 
 from tests.caches import write_cache
-from tests.conftest import small_params
+from tests.conftest import ENVIRONMENT_AT_START, small_params
 from tests.training.conftest import files_of
 from videomar import checkpoint
 from videomar.config import Params
@@ -65,8 +64,7 @@ def write_params(path: Path, **train: object) -> Params:
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
+    environment = {**ENVIRONMENT_AT_START, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with (folder / "said").open("ab") as said:
         return subprocess.Popen(
             [sys.executable, "-c", DRIVER], cwd=folder, env=environment, stdout=said, stderr=said
