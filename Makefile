@@ -80,8 +80,8 @@ faults: setup-dev
 
 # Other Pythons than that of .venv; those of pyenv are found, too.
 OTHER_PYTHONS ?= 3.12 3.13
-OTHER_TESTS := tests/test_contract.py tests/test_architecture.py tests/test_cli.py tests/test_project.py tests/test_pipeline.py \
-	tests/model tests/data/test_decode.py tests/data/test_ingest.py tests/tracking/test_pyfunc.py tests/test_serving.py
+OTHER_TESTS := tests/repository/test_contract.py tests/repository/test_architecture.py tests/cli/test_cli.py tests/cli/test_project.py tests/repository/test_pipeline.py \
+	tests/model tests/media/test_decode.py tests/curation/test_ingest.py tests/registry/test_pyfunc.py tests/registry/test_serving.py
 
 pythons:
 	@for version in $(OTHER_PYTHONS); do \

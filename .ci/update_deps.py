@@ -1,6 +1,6 @@
 """Write the code that each stage depends on into dvc.yaml: `make deps`. `--check` only says what differs.
 
-The files are those of the import closures in videomar/code_hash.py; what a stage reads besides stays.
+The files are those of the import closures in videomar/provenance/code_hash.py; a stage's other inputs stay.
 """
 
 import sys
@@ -9,9 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the stages are no part of the installed package
 
-from videomar.code_hash import STAGES, closure  # noqa: E402
 from videomar.config.edit import round_trip  # noqa: E402
-from videomar.drafts import draft_of  # noqa: E402
+from videomar.files import draft_of  # noqa: E402
+from videomar.provenance.code_hash import STAGES, closure  # noqa: E402
 
 PIPELINE = ROOT / "dvc.yaml"
 

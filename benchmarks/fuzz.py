@@ -21,10 +21,10 @@ import pandas
 
 from benchmarks.record import ROOT, available_cores, write_result
 from videomar.config import load_params
-from videomar.data.ingest import ingest_videos
-from videomar.data.ledger import read_candidates
-from videomar.data.listing import list_videos
-from videomar.data.mp4 import find_ffmpeg
+from videomar.curation.ingest import ingest_videos
+from videomar.curation.ledger import read_candidates
+from videomar.media.mp4 import find_ffmpeg
+from videomar.sources.listing import list_videos
 
 _SOURCE = "-f lavfi -i testsrc2=size=96x64:rate=24:duration=1.5,gblur=2"
 _TEN_BIT = "-pix_fmt yuv420p10le -color_trc smpte2084 -color_primaries bt2020 -colorspace bt2020nc"

@@ -19,11 +19,11 @@ import av
 
 from benchmarks.record import ROOT, available_cores, write_result
 from videomar.config import IngestParams, load_params
-from videomar.data.decode import cover_height
-from videomar.data.ingest import ingest_videos
-from videomar.data.mp4 import find_ffmpeg
-from videomar.data.probe import probe
-from videomar.data.shapes import clip_size
+from videomar.curation.ingest import ingest_videos
+from videomar.media.decode import cover_height
+from videomar.media.mp4 import find_ffmpeg
+from videomar.media.probe import probe
+from videomar.media.shapes import clip_size
 
 CORES = available_cores()
 

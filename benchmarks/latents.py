@@ -24,15 +24,15 @@ import psutil
 import torch
 
 from benchmarks.record import ROOT, write_result
-from videomar.clip_encoder import Encoded, Video
 from videomar.config import Params, load_params
-from videomar.data.dataset import LatentDataset
-from videomar.data.latents import write_shards
-from videomar.data.ledger import LEDGER_SCHEMA, write_ledger
-from videomar.data.shard import Stored
-from videomar.encode import encode_clips
-from videomar.runtime import step_generator
-from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
+from videomar.curation.ledger import LEDGER_SCHEMA, write_ledger
+from videomar.encoders.causal import CausalTokenizer, save_tokenizer
+from videomar.latents.clip_encoder import Encoded, Video
+from videomar.latents.dataset import LatentDataset
+from videomar.latents.encode import encode_clips
+from videomar.latents.parquet import Stored
+from videomar.latents.shards import write_shards
+from videomar.seeding import step_generator
 
 SHAPE = (16, 6, 32, 32)  # 192 KiB a clip
 CLIPS = 6000

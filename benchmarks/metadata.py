@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from benchmarks.metadata_parts import PARTS, write_settings
 from benchmarks.record import write_result
-from videomar.training.measures import peak_host_gb
+from videomar.training.throughput import peak_host_gb
 
 MILLION = 1_000_000
 CLIPS = (10_000, 100_000, MILLION)

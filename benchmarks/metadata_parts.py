@@ -17,16 +17,16 @@ import yaml
 
 from benchmarks.metadata_rows import CLIPS_PER_VIDEO, simulated_candidates
 from benchmarks.record import ROOT
-from videomar.clip_encoder import Encoded, Video
 from videomar.config import Params, load_params
-from videomar.data.books import count_candidates
-from videomar.data.curate import curate_clips
-from videomar.data.dataset import Draw, LatentDataset
-from videomar.data.duplicates import find_clusters
-from videomar.data.ledger import read_ledger, write_candidates, write_ledger
-from videomar.data.policies import compare_ledgers, read_policy
-from videomar.data.splits import assign_split
-from videomar.encode import encode_clips
+from videomar.curation.books import count_candidates
+from videomar.curation.curate import curate_clips
+from videomar.curation.duplicates import find_clusters
+from videomar.curation.ledger import read_ledger, write_candidates, write_ledger
+from videomar.curation.ledger_diff import compare_ledgers, read_policy
+from videomar.curation.splits import assign_split
+from videomar.latents.clip_encoder import Encoded, Video
+from videomar.latents.dataset import Draw, LatentDataset
+from videomar.latents.encode import encode_clips
 
 SHAPE = [2, 5, 2, 2]
 DRAW = Draw(batch_size=16, simulated_share=0.5, seed=0)
@@ -37,8 +37,8 @@ Part = Callable[[Path, int], Callable[[], object]]
 
 def write_settings(folder: Path) -> None:
     """Parameters, other thresholds, no takedowns, a tokenizer."""
-    from videomar.runtime import step_generator
-    from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
+    from videomar.encoders.causal import CausalTokenizer, save_tokenizer
+    from videomar.seeding import step_generator
 
     values = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
     values["text"]["encoder"] = "none"
@@ -89,7 +89,7 @@ def ledger_diff(folder: Path, _: int) -> Callable[[], object]:
 
 def ledger_show(folder: Path, _: int) -> Callable[[], object]:
     """`videomar ledger show`."""
-    from videomar.evaluation.contents import read_contents
+    from videomar.report.contents import read_contents
 
     return lambda: read_contents(folder / "ledger.parquet")
 
@@ -135,7 +135,7 @@ def batches(folder: Path, _: int) -> Callable[[], object]:
 
 def manifest(folder: Path, _: int) -> Callable[[], object]:
     """What a registered version keeps of its clips."""
-    from videomar.tracking.evidence import write_lineage
+    from videomar.registry.evidence import write_lineage
 
     paths = (folder / name for name in ("lineage.parquet", "ledger.parquet", "latents"))
     return lambda: write_lineage(*paths)
@@ -143,9 +143,9 @@ def manifest(folder: Path, _: int) -> Callable[[], object]:
 
 def trace_forward(folder: Path, _: int) -> Callable[[], object]:
     """`videomar trace VERSION --json`: down to every clip and raw file."""
-    from videomar.trace import Places, trace
-    from videomar.tracking.registry import MODEL, version_of
-    from videomar.tracking.store import experiment_id, open_client
+    from videomar.registry.trace import Places, trace
+    from videomar.registry.versions import MODEL, version_of
+    from videomar.tracking.mlflow_store import experiment_id, open_client
 
     client = open_client()
     run = client.create_run(experiment_id(client))
@@ -157,8 +157,8 @@ def trace_forward(folder: Path, _: int) -> Callable[[], object]:
 
 def trace_back(folder: Path, _: int) -> Callable[[], object]:
     """`videomar trace VIDEO`, with one registered version; its store is there already."""
-    from videomar.trace import Places, find_sightings
-    from videomar.tracking.store import open_client
+    from videomar.registry.trace import Places, find_sightings
+    from videomar.tracking.mlflow_store import open_client
 
     open_client()
     digest = hashlib.sha256(b"0").hexdigest()
@@ -173,7 +173,7 @@ def gc_objects(folder: Path, clips: int) -> Callable[[], object]:
     """`videomar gc` on DVC's cache of the videos: the tree names half of them, nothing the others."""
     from dvc.repo import Repo
 
-    from videomar.garbage_in_stores import find_objects
+    from videomar.ops.gc_stores import find_objects
 
     Repo.init(no_scm=True).close()
     cache = folder / ".dvc/cache/files/md5"

@@ -4,8 +4,8 @@ import hashlib
 
 import numpy as np
 
-from videomar.data.duplicates import FINGERPRINT_BYTES
-from videomar.data.ledger import Candidate
+from videomar.curation.duplicates import FINGERPRINT_BYTES
+from videomar.curation.ledger import Candidate
 
 CLIPS_PER_VIDEO = 10
 THUMBNAIL_BYTES, CAPTION_LENGTH = 3066, 64  # means of the shipped clips

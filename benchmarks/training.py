@@ -34,14 +34,17 @@ from benchmarks.training_subjects import (
     train_params,
     write_cache,
 )
+from videomar.checkpoint.manifest import ModelShape
 from videomar.config import TrainParams
-from videomar.data.dataset import LatentDataset
-from videomar.manifest import ModelShape
+from videomar.latents.dataset import LatentDataset
 from videomar.model.objective import Clips
-from videomar.runtime import pick_device, step_generator
-from videomar.training.accumulation import backward, parts_of
+from videomar.seeding import pick_device, step_generator
 from videomar.training.curriculum import draw_of
-from videomar.training.measures import (
+from videomar.training.micro_batches import backward, parts_of
+from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
+from videomar.training.precision import Loss, compile_blocks, recompute_blocks
+from videomar.training.state import State, new_state
+from videomar.training.throughput import (
     ClipShape,
     matmul_rate,
     peak_memory_gb,
@@ -50,9 +53,6 @@ from videomar.training.measures import (
     supervised_tokens,
     wait_for,
 )
-from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
-from videomar.training.precision import Loss, compile_blocks, recompute_blocks
-from videomar.training.state import State, new_state
 from videomar.training.worker import Worker
 
 CLIPS, VAL_CLIPS = 512, 64

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomar.config import CurriculumStage, ModelParams, SearchSpace, TrainParams
-from videomar.data.dataset import LatentDataset
-from videomar.data.latents import write_shards
+from videomar.latents.dataset import LatentDataset
+from videomar.latents.shards import write_shards
 
 FRAMES = 9
 PAPER, OURS = "single_frame", "all_frames"

@@ -8,7 +8,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parent.parent
-TESTS = ["tests/model", "tests/training/test_overfit.py", "tests/tokenizer", "tests/test_released.py"]
+TESTS = [
+    "tests/model",
+    "tests/training/test_overfit.py",
+    "tests/encoders",
+    "tests/checkpoint/test_released.py",
+]
 HEAD = """# Proofs of the model
 
 Each line is one comparison that a test makes, with the error measured when this file was written (`make

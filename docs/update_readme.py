@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from videomar.evaluation.metrics import read_generated, repeat_last
+from videomar.evaluation.generated import read_generated, repeat_last
 
 ROOT = Path(__file__).parent.parent
 ROWS = [

@@ -6,8 +6,8 @@ from pathlib import Path
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from videomar.environment import read_services
-from videomar.tracking.registry import Version, version_of
-from videomar.tracking.store import experiment_id, open_client
+from videomar.registry.versions import Version, version_of
+from videomar.tracking.mlflow_store import experiment_id, open_client
 
 
 def show_stages(

@@ -15,9 +15,9 @@ from flows.pictures import show_clips
 from flows.pipeline import HOURS, run_command
 from flows.turn import turn
 from videomar.errors import VideomarError
-from videomar.evaluation.facts import read_facts, unlike
-from videomar.judging import FACTS, GENERATED, judge_again
-from videomar.tracking.registry import find_model
+from videomar.registry.judging import FACTS, GENERATED, judge_again
+from videomar.registry.versions import find_model
+from videomar.report.facts import read_facts, unlike
 
 
 @flow(name="sample_and_evaluate")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import yaml
 
-from videomar.data.listing import walk
+from videomar.sources.listing import walk
 
 _RAW = Path("data/raw")
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from prefect.artifacts import create_image_artifact
 
-from videomar.evaluation.metrics import read_generated
+from videomar.evaluation.generated import read_generated
 
 _CLIPS, _FRAMES = 4, 6
 _KINDS = ("truth", "continuation")

@@ -15,7 +15,7 @@ from prefect import task
 from flows.again import unless
 from flows.artifacts import show_stages
 from flows.dvc_lock import mend_dvc_lock
-from videomar.process import OverTimeError, run_within
+from videomar.processes import OverTimeError, run_within
 
 HOURS = 24.0
 

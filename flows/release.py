@@ -7,9 +7,9 @@ import sys
 
 from videomar.disk import full_disk_told
 from videomar.errors import DataError, VideomarError
-from videomar.promotion import describe_champion
-from videomar.release import LOCK, REPORT, report, report_is_about
-from videomar.tracking.registry import Version, find_released, version_of
+from videomar.registry.promotion import describe_champion
+from videomar.registry.release import LOCK, REPORT, report, report_is_about
+from videomar.registry.versions import Version, find_released, version_of
 
 
 def main() -> None:

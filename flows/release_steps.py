@@ -1,4 +1,4 @@
-"""The steps of videomar/release.py as Prefect tasks, each with its state and another try."""
+"""The steps of videomar/registry/release.py as Prefect tasks, each with its state and another try."""
 
 from functools import partial
 from pathlib import Path
@@ -10,11 +10,11 @@ from flows.again import unless
 from flows.artifacts import show_release
 from flows.pictures import show_clips
 from flows.pipeline import HOURS, run_command
-from videomar import release as steps
 from videomar.errors import VideomarError
-from videomar.judging import GENERATED
-from videomar.promotion import describe_champion
-from videomar.tracking.registry import version_of
+from videomar.registry import release as steps
+from videomar.registry.judging import GENERATED
+from videomar.registry.promotion import describe_champion
+from videomar.registry.versions import version_of
 
 _may_retry = unless(VideomarError)  # else the user has to mend something
 

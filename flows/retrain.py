@@ -11,11 +11,11 @@ from pydantic import PositiveFloat
 from flows.pipeline import HOURS, run_stages
 from flows.release_steps import release_steps
 from flows.turn import turn
-from videomar.doctor.pipeline import pipeline_status
 from videomar.errors import VideomarError
-from videomar.process import run_in_group
-from videomar.release import LOCK
-from videomar.tracking.registry import find_released
+from videomar.ops.check_pipeline import pipeline_status
+from videomar.processes import run_in_group
+from videomar.registry.release import LOCK
+from videomar.registry.versions import find_released
 
 
 @task(name="take clips from {clips}", task_run_name="take clips from {clips}")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from flows.new_files import Seen
-from videomar.drafts import write_json
+from videomar.files import write_json
 
 
 class Watch:

@@ -14,8 +14,8 @@ from flows.sweep_artifacts import show_sweep
 from flows.turn import turn
 from videomar.config.edit import update_params
 from videomar.errors import VideomarError
-from videomar.side_copy import COPIES, SideCopy
-from videomar.tracking.store import tracking_uri
+from videomar.ops.worktree import COPIES, SideCopy
+from videomar.tracking.mlflow_store import tracking_uri
 
 _TRAIN = "train"
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from videomar.data.curate import curate_clips
-from videomar.stage import Stage
+from stages.stage import Stage
+from videomar.curation.curate import curate_clips
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from videomar.encode import encode_clips
-from videomar.stage import Stage
+from stages.stage import Stage
+from videomar.latents.encode import encode_clips
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

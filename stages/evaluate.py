@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from stages.stage import Stage
 from videomar.evaluation.suite import evaluate_clips
-from videomar.made_with import named_folders
-from videomar.stage import Stage
+from videomar.provenance.made_with import named_folders
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

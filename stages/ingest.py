@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from videomar.data.ingest import ingest_videos, learned_parts
-from videomar.stage import Stage
+from stages.stage import Stage
+from videomar.curation.ingest import ingest_videos, learned_parts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

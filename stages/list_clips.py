@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from videomar.data.listing import write_listing, write_named
-from videomar.stage import Stage
+from stages.stage import Stage
+from videomar.sources.listing import write_listing, write_named
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

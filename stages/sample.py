@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from videomar.checkpoint import weights_hash
-from videomar.data.latents import contents_hash
-from videomar.sampling.clips import sample_held_out
-from videomar.stage import Stage
+from stages.stage import Stage
+from videomar.checkpoint.folder import weights_hash
+from videomar.latents.shards import contents_hash
+from videomar.sampling.sample import sample_held_out
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from videomar.data.samples import collect_samples, recipe_inputs
-from videomar.made_with import SUFFIX
-from videomar.stage import Stage
+from stages.stage import Stage
+from videomar.provenance.made_with import SUFFIX
+from videomar.sources.collect import collect_samples, recipe_inputs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

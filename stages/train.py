@@ -4,14 +4,14 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from videomar.data.latents import contents_hash
-from videomar.data.place import absolute
+from stages.stage import Stage
+from videomar.latents.shards import contents_hash
+from videomar.log import LOG_FILE
+from videomar.place import absolute
+from videomar.provenance.lineage import made_from
 from videomar.sampling.previews import Previews
-from videomar.stage import Stage
-from videomar.tracking.lineage import made_from
-from videomar.training.log import LOG_FILE
-from videomar.training.sweep.comparison import CURVES_FILE, TABLE_FILE
-from videomar.training.sweep.driver import runs_folder, train_runs
+from videomar.training.sweep import runs_folder, train_runs
+from videomar.training.sweep_comparison import CURVES_FILE, TABLE_FILE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

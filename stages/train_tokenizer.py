@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from videomar.made_with import named_folders
-from videomar.stage import Stage
-from videomar.training.tokenizer import train_from_ledger
+from stages.stage import Stage
+from videomar.encoders.train_tokenizer import train_from_ledger
+from videomar.provenance.made_with import named_folders
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from videomar.config import CurriculumStage, ModelParams, Params, load_params
-from videomar.config.network import CONDITIONS
+from videomar.config.models import CONDITIONS
 from videomar.model.videomar import VideoMAR
-from videomar.runtime import step_generator
+from videomar.seeding import step_generator
 
 ROOT = Path(__file__).parent.parent
 # Environment of child processes. Importing `flows` sets PREFECT_HOME for the whole test process, so this copy

@@ -6,7 +6,8 @@ becomes one of mp4 files.
 
 Registered versions import this module and `VideomarModel` by name: do not rename or move either. The modules
 imported here may move. Versions registered before this module existed import five of them themselves: when
-one of the five moves, leave a module at its old name that only re-exports the names in tests/test_serving.py.
+one of the five moves, leave a module at its old name that only re-exports the names listed in
+tests/registry/test_serving.py.
 
 Axes: B clips, F frames, H W rows and columns in pixels.
 """
@@ -22,9 +23,9 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
 from videomar.config import load_params
-from videomar.data.mp4 import write_mp4
-from videomar.data.pictures import read_picture
 from videomar.errors import DataError
+from videomar.media.images import read_picture
+from videomar.media.mp4 import write_mp4
 
 
 class VideomarModel(PythonModel):
@@ -55,7 +56,7 @@ class VideomarModel(PythonModel):
         return pd.DataFrame({"video": [base64.b64encode(file).decode() for file in files]})
 
     def _animate(self, image: str, prompt: str, seed: int) -> NDArray[np.uint8]:
-        from videomar.sampling.animate import ModelFiles, Wish, animate  # here: registering needs no torch
+        from videomar.sampling.generate import ModelFiles, Wish, animate  # here: registering needs no torch
 
         files = ModelFiles(**self._artifacts, params=self._params)
         picture = read_picture(_picture_source(image))

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.config.old_layout import ROOT, SECTIONS, SHIPPED, old_text
-from videomar import cli
+from tests.support.old_layout import ROOT, SECTIONS, SHIPPED, old_text
+from videomar.cli import app as cli
 from videomar.config import load_own_params, load_params
-from videomar.config.layout import RESOURCE_KEYS
 from videomar.config.migration import migrate
+from videomar.config.schema import RESOURCE_KEYS
 from videomar.errors import ParamsError
 
 PLACES = [(section, key) for section, keys in RESOURCE_KEYS.items() for key in keys]

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.config.old_layout import ROOT, SHIPPED, old_text
+from stages.stage import Stage
+from tests.support.old_layout import ROOT, SHIPPED, old_text
 from videomar.config import TrainParams, load_own_params, load_params
 from videomar.config.edit import read_preset, update_params
-from videomar.config.layout import RESOURCE_KEYS, SECTIONS, set_keys
 from videomar.config.params import variants_of
+from videomar.config.schema import RESOURCE_KEYS, SECTIONS, set_keys
 from videomar.config.section import Mark, fixed_keys, free_keys, keys_marked
-from videomar.doctor.pipeline import params_findings
 from videomar.errors import OldLayoutError, ParamsError
-from videomar.stage import Stage
+from videomar.ops.check_pipeline import params_findings
 
 PLACES = [(section, key) for section, keys in RESOURCE_KEYS.items() for key in keys]
 Raw = dict[str, Any]

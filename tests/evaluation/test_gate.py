@@ -8,9 +8,9 @@ import pytest
 
 from videomar.config import GateParams
 from videomar.evaluation import gate
+from videomar.evaluation.bootstrap import LOWER_IS_BETTER, NEARER_ONE_IS_BETTER, interval
 from videomar.evaluation.fingerprint import Fingerprint, environment
 from videomar.evaluation.gate import Decision, Evidence
-from videomar.evaluation.pairing import LOWER_IS_BETTER, NEARER_ONE_IS_BETTER, interval
 
 PARAMS = GateParams(min_clips=8, confidence=0.95, margin_db=0.5, margins={"ssim": 0.03}, seed=0)
 FINGERPRINT = Fingerprint(
@@ -241,7 +241,7 @@ def test_gate_compares_a_metric_on_the_clips_that_have_it() -> None:
 
 
 def test_gate_knows_which_way_metrics_of_the_catalogue_are_better() -> None:
-    from videomar.evaluation.catalogue import METRICS
+    from videomar.evaluation.metrics.catalogue import METRICS
 
     sides = {"lower": LOWER_IS_BETTER, "nearer 1": NEARER_ONE_IS_BETTER}
     for side, keys in sides.items():

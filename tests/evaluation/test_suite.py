@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.evaluation.clips import moving_disc, noisy
-from tests.pipeline_outputs import evaluate, write_generated
-from videomar.evaluation.figures import drift_figures, frame_table, summarise
-from videomar.evaluation.judge import CLIP_METRICS, Judge, choose, table_of
-from videomar.evaluation.metrics import Clip, ClipKinds
+from tests.support.drawn_clips import moving_disc, noisy
+from tests.support.pipeline_outputs import evaluate, write_generated
+from videomar.evaluation.aggregate import drift_figures, frame_table, summarise
+from videomar.evaluation.generated import Clip, ClipKinds
+from videomar.evaluation.score_clips import CLIP_METRICS, Judge, choose, table_of
 from videomar.evaluation.suite import time_shares
 
 GIVEN, FRAMES = 5, 13

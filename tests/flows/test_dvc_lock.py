@@ -8,7 +8,7 @@ from flows.dvc_lock import mend_dvc_lock
 from flows.pipeline import run_stage
 from flows.retrain import what_changed
 from flows.turn import turn
-from tests.services.checkout import Checkout
+from tests.support.checkout import Checkout
 
 
 @pytest.mark.parametrize("left", ["", '{"write": {}, "re'])

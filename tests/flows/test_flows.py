@@ -11,11 +11,11 @@ from prefect.states import Failed
 
 from flows.deployments import deployments
 from flows.pipeline import run_command, run_stage, stage_names
-from tests.pipeline_outputs import REPOSITORY, write_outputs
+from tests.support.pipeline_outputs import REPOSITORY, write_outputs
 from videomar.errors import VideomarError
-from videomar.judging import command_elsewhere
-from videomar.made_with import SUFFIX
-from videomar.process import OverTimeError, run_in_group
+from videomar.processes import OverTimeError, run_in_group
+from videomar.provenance.made_with import SUFFIX
+from videomar.registry.judging import command_elsewhere
 
 
 def lives(pid: int) -> bool:
@@ -132,7 +132,7 @@ def test_group_ends_with_the_process_that_started_it(tmp_path: Path, how: signal
     call = f"run_in_group({command}, Path({str(tmp_path)!r}))"
     # A shell's background job is born ignoring Ctrl-C, and so are its children.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{heed}; from pathlib import Path; from videomar.process import run_in_group; {call}"
+    code = f"{heed}; from pathlib import Path; from videomar.processes import run_in_group; {call}"
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     assert wait_until((tmp_path / "child").is_file)
     grandchild = int((tmp_path / "child").read_text())

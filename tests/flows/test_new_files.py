@@ -7,7 +7,7 @@ import pytest
 from flows.deployments import quiet_times
 from flows.new_files import look
 from flows.stillness import Watch
-from tests.pipeline_outputs import REPOSITORY
+from tests.support.pipeline_outputs import REPOSITORY
 from videomar.errors import VideomarError
 
 QUIET_S = 60.0

@@ -1,4 +1,4 @@
-"""Flows on the whole pipeline of `tests/test_pipeline.py`: models that are really trained."""
+"""Flows on the whole pipeline of `tests/repository/test_pipeline.py`: models that are really trained."""
 
 import hashlib
 import json
@@ -11,8 +11,8 @@ import mlflow
 import pytest
 import yaml
 
-from tests.test_pipeline import checkout, dvc, run, set_params
-from videomar.evaluation.facts import read_facts, unlike
+from tests.repository.test_pipeline import checkout, dvc, run, set_params
+from videomar.report.facts import read_facts, unlike
 
 pytestmark = pytest.mark.slow
 __all__ = ["checkout"]
@@ -76,7 +76,7 @@ def test_changed_code_and_suite_have_the_champion_judged_again_and_the_gate_deci
     promote = [sys.executable, "-m", "videomar.cli", "promote"]
     forced = run(checkout, *promote, "1", "--force", "--reason", "a test")
     assert forced.returncode == 0, forced.stdout + forced.stderr
-    with (checkout / "videomar/evaluation/fidelity.py").open("a") as code:
+    with (checkout / "videomar/evaluation/metrics/fidelity.py").open("a") as code:
         code.write("\n\ndef unused() -> int:\n    return 1\n")
     set_params(checkout, {"suite": {"simulated_clips": 2}})
     dvc(checkout, "repro")

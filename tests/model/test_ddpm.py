@@ -17,7 +17,7 @@ from tests.conftest import lively_model
 from videomar.errors import ParamsError
 from videomar.model.ddpm import DDPMHead, cosine_alpha_bars, respaced
 from videomar.model.head import Condition
-from videomar.runtime import step_generator
+from videomar.seeding import step_generator
 
 CHAINS = pytest.mark.parametrize("num_steps", [1, 2, 100, 1000])
 # Steps at the ends of the chain and in between; the first is the one with a likelihood in place of a KL.

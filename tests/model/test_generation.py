@@ -6,8 +6,8 @@ import torch
 from tests.conftest import lively_model
 from videomar.errors import DataError
 from videomar.model.generation import generate_frames
-from videomar.model.rows import RowNoise
-from videomar.runtime import step_generator
+from videomar.model.row_noise import RowNoise
+from videomar.seeding import step_generator
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 
 from tests.conftest import lively_model
 from videomar.model.objective import Clips
-from videomar.runtime import step_generator
+from videomar.seeding import step_generator
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,7 +15,7 @@ from tests.conftest import lively_model
 from videomar.model.ddpm import respaced
 from videomar.model.head import TIME_SCALE, Condition
 from videomar.model.videomar import VideoMAR
-from videomar.runtime import step_generator
+from videomar.seeding import step_generator
 
 KINDS = pytest.mark.parametrize("kind", ["flow", "ddpm"])
 # A mixture of three round Gaussians in two channels, its standard deviation about 1.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from videomar.model.linear import Linear, smallest_batch
-from videomar.runtime import step_generator
+from videomar.seeding import step_generator
 
 COUNTS = (2, 3, 5, 8, 9, 16, 17, 31)
 _LAW = """

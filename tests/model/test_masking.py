@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from videomar.model.masking import draw_hidden_counts, draw_target_frames, draw_token_mask, hidden_after
-from videomar.runtime import step_generator
+from videomar.seeding import step_generator
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 7, 16, 60, 256])

@@ -9,7 +9,7 @@ from videomar.model.frames import causal, complete_and_masked
 from videomar.model.masking import draw_token_mask
 from videomar.model.objective import Clips, add_history_noise, draw_frames
 from videomar.model.patchify import patchify
-from videomar.runtime import step_generator
+from videomar.seeding import step_generator
 
 GRID = (2, 3)
 

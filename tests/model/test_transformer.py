@@ -7,14 +7,14 @@ import yaml
 
 from tests.conftest import ROOT, lively_model
 from videomar.config import ModelParams
-from videomar.config.network import CONDITIONS
+from videomar.config.models import CONDITIONS
 from videomar.errors import DataError
-from videomar.model.cache import KVCache
 from videomar.model.frames import Frames, causal
+from videomar.model.kv_cache import KVCache
 from videomar.model.patchify import patchify, token_grid, unpatchify
 from videomar.model.rope import grid_positions, rotate, rotation
 from videomar.model.videomar import VideoMAR
-from videomar.runtime import step_generator
+from videomar.seeding import step_generator
 
 GRID = (2, 3)
 

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.services.checkout import Checkout
+from tests.support.checkout import Checkout
 
 QUIET_S = 1
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import CHROMIUM, Tab, browser
-from tests.services.checkout import Checkout
-from videomar.tracking.alias import carry_out
-from videomar.tracking.history import MODEL
-from videomar.tracking.registry import record_decision, version_of
+from tests.support.browser import CHROMIUM, Tab, browser
+from tests.support.checkout import Checkout
+from videomar.registry.champion import carry_out
+from videomar.registry.champion_history import MODEL
+from videomar.registry.versions import record_decision, version_of
+from videomar.tracking.mlflow_store import open_client
 from videomar.tracking.runs import open_run
-from videomar.tracking.store import open_client
 
 pytestmark = [
     pytest.mark.slow,

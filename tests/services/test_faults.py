@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from tests.conftest import ENVIRONMENT_AT_START
-from tests.pipeline_outputs import REPOSITORY, write_outputs
-from tests.services.checkout import wait_for
+from tests.support.checkout import wait_for
+from tests.support.pipeline_outputs import REPOSITORY, write_outputs
 from videomar.disk import about_full_disk
-from videomar.process import run_in_group
+from videomar.processes import run_in_group
 
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
@@ -34,7 +34,7 @@ def on_full_disk(root: Path, folder: str, free_kb: int, *command: str) -> dict[s
     if not mounts_are_allowed(root):
         pytest.skip("this kernel lets no ordinary user mount a tmpfs")
     environment = {**ENVIRONMENT_AT_START, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    whole = [*NAMESPACE, sys.executable, "-m", "tests.services.full_disk", folder, str(free_kb)]
+    whole = [*NAMESPACE, sys.executable, "-m", "tests.support.full_disk", folder, str(free_kb)]
     done = subprocess.run(
         [*whole, sys.executable, "-m", *command],
         cwd=root,

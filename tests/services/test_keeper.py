@@ -6,9 +6,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.services.tending import tend_until
+from tests.support.tending import tend_until
 from videomar.services import keeper as keeper_module
-from videomar.services.catalogue import Service
+from videomar.services.definitions import Service
 from videomar.services.keeper import Keeper
 from videomar.services.processes import Identity, end_all, tree_of
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.checkout import Checkout
-from tests.services.database import PASSWORD, postgres, why_not
+from tests.support.checkout import Checkout
+from tests.support.database import PASSWORD, postgres, why_not
 from videomar.errors import VideomarError
+from videomar.registry.champion import alias_history, carry_out
+from videomar.registry.champion_history import MODEL
+from videomar.registry.versions import champion, keep_description, record_decision, version_of
 from videomar.services.settings import read_settings
-from videomar.tracking.alias import alias_history, carry_out
-from videomar.tracking.history import MODEL
-from videomar.tracking.registry import champion, keep_description, record_decision, version_of
+from videomar.tracking.mlflow_store import experiment_id, open_client
 from videomar.tracking.runs import open_run
-from videomar.tracking.store import experiment_id, open_client
 
 STORE = "MLFLOW_BACKEND_STORE_URI"
 needs_server = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))

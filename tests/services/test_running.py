@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from flows.retrain import what_changed
-from tests.services.checkout import Checkout, wait_for
 from tests.services.conftest import QUIET_S
+from tests.support.checkout import Checkout, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.services.checkout import REPOSITORY, Checkout, free_port
-from tests.services.tending import tend_until
+from tests.support.checkout import REPOSITORY, Checkout, free_port
+from tests.support.tending import tend_until
 from videomar.environment import RAY_TOKEN, SERVICES
 from videomar.errors import VideomarError
-from videomar.services.catalogue import ray_address, services
+from videomar.services.definitions import ray_address, services
 from videomar.services.keeper import Keeper
 from videomar.services.preparation import clear, prepare, ray_folder
 from videomar.services.processes import tree_of

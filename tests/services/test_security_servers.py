@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.services.checkout import Checkout, free_port
+from tests.support.checkout import Checkout, free_port
 from videomar.services.processes import Identity
 
 SECRETS = {

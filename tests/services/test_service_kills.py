@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.kills import REBOOT
+from tests.support.service_kills import REBOOT
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ def test_retraining_completes_after_a_reboot_and_after_a_kill_at_random(tmp_path
     command = [
         sys.executable,
         "-m",
-        "tests.services.kills",
+        "tests.support.service_kills",
         "--rounds",
         "2",
         "--seed",

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from videomar.errors import VideomarError
-from videomar.services.catalogue import prefect_api, services, tracking_uri
+from videomar.services.definitions import prefect_api, services, tracking_uri
 from videomar.services.settings import read_settings, require_free_ports
 
 SECRETS = {

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from stages import curate, ingest, list_clips, samples
-from tests.data.conftest import run_ffmpeg
+from tests.support.videos import run_ffmpeg
 from videomar.config.edit import update_params
-from videomar.data.ledger import read_ledger
+from videomar.curation.ledger import read_ledger
 
 PARAMS = str(Path(__file__).parent.parent.parent / "params.yaml")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from videomar import made_with
+from stages.stage import Stage
 from videomar.errors import DataError
-from videomar.made_with import content_sha256, record_of
-from videomar.stage import Stage
+from videomar.provenance import made_with
+from videomar.provenance.made_with import content_sha256, record_of
 
 ROOT = Path(__file__).parents[2]
 

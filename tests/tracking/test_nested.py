@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from videomar.tracking.mlflow_store import experiment_id, open_client
 from videomar.tracking.outbox import read_json
 from videomar.tracking.runs import open_run, upload_pending
-from videomar.tracking.sending import PARENT_TAG, Sender
-from videomar.tracking.store import experiment_id, open_client
+from videomar.tracking.uploader import PARENT_TAG, Sender
 
 
 def test_runs_recorded_while_the_store_was_away_lie_below_their_parent(

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from videomar.cli import upload
+from videomar.cli.app import upload
 from videomar.errors import VideomarError
+from videomar.tracking.mlflow_store import EXPERIMENT, experiment_id, open_client, tracking_uri
 from videomar.tracking.outbox import LINES, SENT, Outbox, read_json, write_json
 from videomar.tracking.runs import open_run, read_run_id, upload_pending
-from videomar.tracking.sending import NAME_TAG
-from videomar.tracking.store import EXPERIMENT, experiment_id, open_client, tracking_uri
+from videomar.tracking.uploader import NAME_TAG
 
 INPUT = {"name": "latents", "digest": "0123456789abcdef", "source_type": "local", "source": "data/latents"}
 

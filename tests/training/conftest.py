@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.caches import write_cache
-from videomar import checkpoint
+from tests.support.caches import write_cache
+from videomar.checkpoint import folder as checkpoint
+from videomar.checkpoint.manifest import ModelShape
 from videomar.config import Params
-from videomar.data.dataset import LatentDataset
-from videomar.data.latents import read_rows, write_shards
-from videomar.made_with import BESIDE
-from videomar.manifest import ModelShape
+from videomar.latents.dataset import LatentDataset
+from videomar.latents.shards import read_rows, write_shards
+from videomar.provenance.made_with import BESIDE
 from videomar.training.inputs import Splits
 
 

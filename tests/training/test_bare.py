@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.caches import write_cache
+from tests.support.caches import write_cache
 from tests.training.conftest import files_of
-from videomar.data.dataset import LatentDataset
+from videomar.latents.dataset import LatentDataset
 from videomar.training.inputs import Splits
 from videomar.training.loop import train
 from videomar.training.worker import Worker
@@ -22,7 +22,7 @@ TRAIN = f"""
 import importlib.util, json, pickle, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from videomar.data.dataset import LatentDataset
+from videomar.latents.dataset import LatentDataset
 from videomar.training.inputs import Splits
 from videomar.training.loop import train
 from videomar.training.worker import Worker

@@ -7,16 +7,16 @@ import pytest
 import yaml
 
 from tests.training.conftest import with_train
-from videomar import checkpoint
+from videomar.checkpoint import folder as checkpoint
 from videomar.config import CurriculumStage, load_params
-from videomar.config.layout import set_keys
-from videomar.data.dataset import LatentDataset
-from videomar.data.latents import read_rows, write_shards
+from videomar.config.schema import set_keys
 from videomar.errors import DataError, ParamsError
-from videomar.training.accumulation import parts_of
+from videomar.latents.dataset import LatentDataset
+from videomar.latents.shards import read_rows, write_shards
 from videomar.training.curriculum import StageEnd, draw_of, max_steps, place_at, why_ended
 from videomar.training.inputs import Splits
 from videomar.training.loop import train
+from videomar.training.micro_batches import parts_of
 from videomar.training.state import run_summary
 from videomar.training.worker import Worker
 

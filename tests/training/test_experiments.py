@@ -12,11 +12,11 @@ import yaml
 
 from tests.conftest import ENVIRONMENT_AT_START
 from tests.training.test_sweep import write_latents, write_params
-from videomar import checkpoint
+from videomar.checkpoint import folder as checkpoint
+from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.environment import apply_settings
-from videomar.runtime import step_generator
-from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
-from videomar.tracking.store import experiment_id, open_client, tracking_uri
+from videomar.seeding import step_generator
+from videomar.tracking.mlflow_store import experiment_id, open_client, tracking_uri
 
 ROOT = Path(__file__).parents[2]
 STEPS = {"short": 4, "long": 8}

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.caches import write_cache
 from tests.conftest import small_params
-from videomar.config.network import HEADS
+from tests.support.caches import write_cache
+from videomar.checkpoint.manifest import ModelShape
+from videomar.config.models import HEADS
 from videomar.config.training import OBJECTIVES
-from videomar.data.dataset import LatentDataset
-from videomar.manifest import ModelShape
-from videomar.runtime import step_generator
-from videomar.training.accumulation import clips_on
+from videomar.latents.dataset import LatentDataset
+from videomar.seeding import step_generator
+from videomar.training.micro_batches import clips_on
 from videomar.training.optim import make_optimizer
 from videomar.training.state import untrained
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.training.conftest import spoil, with_train
-from videomar import checkpoint
-from videomar.data.dataset import LatentDataset
+from videomar.checkpoint import folder as checkpoint
 from videomar.errors import CheckpointError, ParamsError
+from videomar.latents.dataset import LatentDataset
 from videomar.training.guards import what_is_wrong
 from videomar.training.inputs import Splits
 from videomar.training.loop import train

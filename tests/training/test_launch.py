@@ -12,18 +12,18 @@ import psutil
 import pytest
 import torch.distributed as dist
 
-from tests.caches import write_cache
 from tests.conftest import small_params
-from tests.deadlines import within
+from tests.support.caches import write_cache
+from tests.support.deadlines import within
+from tests.support.two_workers import on_two_workers
 from tests.training.conftest import files_of, spoil, with_train
-from tests.training.two_workers import on_two_workers
-from videomar import checkpoint
+from videomar.checkpoint import folder as checkpoint
+from videomar.checkpoint.manifest import ModelShape
 from videomar.config import CurriculumStage, Params
-from videomar.data.dataset import LatentDataset
-from videomar.data.facts import key_facts
-from videomar.data.latents import read_rows, write_shards
 from videomar.errors import CheckpointError, DataError
-from videomar.manifest import ModelShape
+from videomar.latents.dataset import LatentDataset
+from videomar.latents.keys import key_facts
+from videomar.latents.shards import read_rows, write_shards
 from videomar.training.inputs import Splits
 from videomar.training.launch import train_on_ray
 from videomar.training.loop import train

@@ -4,17 +4,17 @@ import json
 import pytest
 import torch
 
-from tests.caches import write_cache
+from tests.support.caches import write_cache
 from tests.training.conftest import files_of, with_train
-from videomar import checkpoint
-from videomar.data.dataset import LatentDataset
-from videomar.manifest import ModelShape
+from videomar.checkpoint import folder as checkpoint
+from videomar.checkpoint.manifest import ModelShape
+from videomar.latents.dataset import LatentDataset
+from videomar.log import read_log
 from videomar.model.masking import draw_target_frames
 from videomar.model.objective import Clips
-from videomar.runtime import step_generator
+from videomar.seeding import step_generator
 from videomar.training.curriculum import max_steps
 from videomar.training.inputs import Splits
-from videomar.training.log import read_log
 from videomar.training.loop import train
 from videomar.training.optim import learning_rate_at, make_optimizer
 from videomar.training.state import keep, new_state, run_summary

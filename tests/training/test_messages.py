@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.deadlines import within
+from tests.support.deadlines import within
 from tests.training.test_sweep import write_latents, write_params
-from videomar.training.identity import claim
 from videomar.training.messages import Retelling, noted_in
-from videomar.training.sweep.driver import train_runs
+from videomar.training.run_folder import claim
+from videomar.training.sweep import train_runs
 
 
 def test_warnings_of_the_first_worker_are_retold_once(

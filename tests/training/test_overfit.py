@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from tests.conftest import small_params
-from videomar.data.synthetic import draw_scene, render
-from videomar.evaluation.metrics import psnr_db, repeat_last
+from videomar.encoders.causal import CausalTokenizer, start_from_pca
+from videomar.encoders.tokenizer import to_pictures, to_unit_range
+from videomar.evaluation.generated import psnr_db, repeat_last
 from videomar.model.objective import Clips
 from videomar.model.videomar import VideoMAR
-from videomar.runtime import step_generator
-from videomar.tokenizer.causal import CausalTokenizer, start_from_pca
-from videomar.tokenizer.interface import to_pictures, to_unit_range
+from videomar.seeding import step_generator
+from videomar.sources.simulate import draw_scene, render
 from videomar.training.optim import ema_decay_at, learning_rate_at, make_optimizer, update_ema
 
 PICTURE = Path(__file__).parents[2] / "docs/overfit.png"

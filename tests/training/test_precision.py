@@ -7,9 +7,9 @@ import torch
 
 from tests.training.conftest import with_train
 from videomar.errors import ParamsError
-from videomar.runtime import step_generator
-from videomar.training.accumulation import clips_on
+from videomar.seeding import step_generator
 from videomar.training.loop import train
+from videomar.training.micro_batches import clips_on
 from videomar.training.precision import Loss, compile_blocks, recompute_blocks, refuse_emulated
 from videomar.training.worker import Worker
 

@@ -11,14 +11,14 @@ from mlflow.entities import Run
 from tests.conftest import small_params
 from tests.training.test_sweep import write_latents
 from videomar.config.section import free_keys
-from videomar.data.dataset import LatentDataset
-from videomar.data.facts import key_facts
-from videomar.runtime import step_generator
+from videomar.encoders.causal import CausalTokenizer, save_tokenizer
+from videomar.latents.dataset import LatentDataset
+from videomar.latents.keys import key_facts
+from videomar.provenance.lineage import made_from
 from videomar.sampling.previews import FILM, SHEET, Previews
-from videomar.tokenizer.causal import CausalTokenizer, save_tokenizer
-from videomar.tracking.lineage import made_from
+from videomar.seeding import step_generator
+from videomar.tracking.mlflow_store import open_client
 from videomar.tracking.runs import read_run_id
-from videomar.tracking.store import open_client
 from videomar.training.launch import run_config, work
 from videomar.training.worker import Worker
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.caches import write_cache
 from tests.conftest import small_params
+from tests.support.caches import write_cache
+from tests.support.two_workers import on_two_workers
 from tests.training.conftest import files_of, with_train
-from tests.training.two_workers import on_two_workers
-from videomar import checkpoint
+from videomar.checkpoint import folder as checkpoint
+from videomar.checkpoint.manifest import ModelShape
 from videomar.config import TrainParams
-from videomar.data.dataset import LatentDataset
 from videomar.errors import CheckpointError, DataError, ParamsError
-from videomar.manifest import ModelShape
+from videomar.latents.dataset import LatentDataset
 from videomar.training.inputs import Splits
 from videomar.training.loop import train
-from videomar.training.sharding import mesh_of
+from videomar.training.parallelize import mesh_of
 from videomar.training.state import new_state
 from videomar.training.worker import Worker
 

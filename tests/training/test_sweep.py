@@ -13,25 +13,25 @@ import pytest
 import torch
 import yaml
 
-from tests.caches import write_cache
 from tests.conftest import ENVIRONMENT_AT_START, small_params
+from tests.support.caches import write_cache
 from tests.training.conftest import files_of
-from videomar import checkpoint
+from videomar.checkpoint import folder as checkpoint
+from videomar.checkpoint.manifest import ModelShape
 from videomar.config import Params
-from videomar.config.layout import set_keys
 from videomar.config.params import load_params, variants_of
-from videomar.data.dataset import LatentDataset
-from videomar.data.facts import key_facts
-from videomar.data.latents import read_rows, write_shards
+from videomar.config.schema import set_keys
 from videomar.errors import CheckpointError, DataError, ParamsError
-from videomar.manifest import ModelShape
-from videomar.tracking.store import experiment_id, open_client
-from videomar.training.identity import aside, claim
+from videomar.latents.dataset import LatentDataset
+from videomar.latents.keys import key_facts
+from videomar.latents.shards import read_rows, write_shards
+from videomar.tracking.mlflow_store import experiment_id, open_client
 from videomar.training.inputs import Splits
 from videomar.training.loop import train
-from videomar.training.sweep.comparison import Outcome
-from videomar.training.sweep.driver import _best, _runs, train_runs
-from videomar.training.sweep.runs import is_finished, publish, set_others_aside
+from videomar.training.run_folder import aside, claim
+from videomar.training.sweep import _best, _runs, train_runs
+from videomar.training.sweep_comparison import Outcome
+from videomar.training.sweep_runs import is_finished, publish, set_others_aside
 from videomar.training.worker import Worker
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,7 +40,7 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from videomar.config.params import load_params
-from videomar.training.sweep.driver import train_runs
+from videomar.training.sweep import train_runs
 figures = train_runs(Path("latents"), Path("checkpoints/videomar"), load_params(Path("params.yaml")), {})
 Path("figures.json").write_text(json.dumps(figures))
 """

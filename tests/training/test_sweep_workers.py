@@ -6,17 +6,17 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.deadlines import within
+from tests.support.deadlines import within
+from tests.support.two_workers import on_two_workers
 from tests.training.conftest import files_of
 from tests.training.test_sweep import write_latents, write_params
-from tests.training.two_workers import on_two_workers
+from videomar.checkpoint.manifest import ModelShape
 from videomar.config.params import variants_of
-from videomar.data.dataset import LatentDataset
 from videomar.errors import DataError
-from videomar.manifest import ModelShape
+from videomar.latents.dataset import LatentDataset
 from videomar.training.inputs import Splits
 from videomar.training.loop import train
-from videomar.training.sweep.driver import train_runs
+from videomar.training.sweep import train_runs
 from videomar.training.worker import Worker
 
 pytestmark = pytest.mark.slow

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from tests.training.conftest import with_train
-from videomar.runtime import step_generator
-from videomar.training.accumulation import clips_on
+from videomar.seeding import step_generator
 from videomar.training.loop import train
+from videomar.training.micro_batches import clips_on
 from videomar.training.precision import Loss
 from videomar.training.validation import VALIDATION_STEP, validation_loss
 from videomar.training.worker import Worker

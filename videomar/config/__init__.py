@@ -1,11 +1,11 @@
 """Every number of the pipeline stands in params.yaml; one frozen dataclass per section of it stands here."""
 
-from videomar.config.clips import CurateParams, IngestParams, SamplesParams
-from videomar.config.layout import Params
-from videomar.config.network import EncodeParams, ModelParams, TextParams, TokenizerParams
+from videomar.config.data import CurateParams, IngestParams, SamplesParams
+from videomar.config.evaluation import GateParams, SampleParams, SuiteParams
+from videomar.config.models import EncodeParams, ModelParams, TextParams, TokenizerParams
 from videomar.config.params import load_own_params, load_params
-from videomar.config.runs import GateParams, SampleParams, SuiteParams
-from videomar.config.sweep import SearchSpace, Variant
+from videomar.config.schema import Params
+from videomar.config.search import SearchSpace, Variant
 from videomar.config.training import CurriculumStage, TrainParams
 
 __all__ = [

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videomar.config.layout import in_sections, refuse_misplaced, refuse_moved, set_keys
 from videomar.config.params import load_own_params, read_params_file
-from videomar.drafts import draft_of
+from videomar.config.schema import in_sections, refuse_misplaced, refuse_moved, set_keys
 from videomar.errors import ParamsError
+from videomar.files import draft_of
 
 if TYPE_CHECKING:
     from ruamel.yaml import YAML

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from videomar.config.edit import round_trip
-from videomar.config.layout import in_sections, moved_keys, refuse_misplaced
 from videomar.config.params import read_params_file
+from videomar.config.schema import in_sections, moved_keys, refuse_misplaced
 from videomar.config.section import RESOURCES
-from videomar.drafts import draft_of
 from videomar.errors import ParamsError
+from videomar.files import draft_of
 
 if TYPE_CHECKING:
     from ruamel.yaml.comments import CommentedMap

@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videomar.config.layout import (
+from videomar.config.schema import (
     RESOURCE_KEYS,
     Params,
     absent,
@@ -16,8 +16,8 @@ from videomar.config.layout import (
     misplaced,
     refuse_moved,
 )
+from videomar.config.search import Variant
 from videomar.config.section import RESOURCES, require
-from videomar.config.sweep import Variant
 from videomar.errors import ParamsError
 
 if TYPE_CHECKING:

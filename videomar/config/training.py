@@ -1,7 +1,7 @@
 """Section of a training run."""
 
+from videomar.config.search import SearchSpace, Variant
 from videomar.config.section import Resource, Selection, place_of, require, require_one_of, section
-from videomar.config.sweep import SearchSpace, Variant
 
 OBJECTIVES = ("single_frame", "all_frames")
 TIMES = ("logit_normal", "uniform")

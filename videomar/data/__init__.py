@@ -1,1 +1,1 @@
-"""The data path: raw videos to batches of latents. Knows nothing of the model."""
+"""Old names of modules, which models registered with version 0.1 import from their stored code."""

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from videomar.code_hash import SCORES, code_hash
 from videomar.environment import processor_kind
 from videomar.errors import DataError
-from videomar.made_with import package_versions
+from videomar.provenance.code_hash import SCORES, code_hash
+from videomar.provenance.made_with import package_versions
 
 if TYPE_CHECKING:
     import torch

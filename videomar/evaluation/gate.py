@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from videomar.config import GateParams
+from videomar.evaluation.bootstrap import Figure, interval, paired, table_of
 from videomar.evaluation.fingerprint import INFORMATIVE, Fingerprint, differences, what_forbids
-from videomar.evaluation.pairing import Figure, interval, paired, table_of
 
 _BASELINES = {"continuation_untrained": "the untrained model", "continuation_linear": "a straight line"}
 

@@ -15,16 +15,16 @@ import pandas as pd
 import torch
 
 from videomar.config import SuiteParams
-from videomar.drafts import draft_of
 from videomar.errors import DataError
-from videomar.evaluation.catalogue import load_backbone
-from videomar.evaluation.extractors import Extractor
-from videomar.evaluation.figures import drift_figures, frame_table, summarise
+from videomar.evaluation.aggregate import drift_figures, frame_table, summarise
 from videomar.evaluation.fingerprint import Fingerprint, clips_sha256, environment
-from videomar.evaluation.frechet import FrechetScore
-from videomar.evaluation.judge import CLIP_METRICS, Judge, choose, table_of
-from videomar.evaluation.metrics import ClipKinds, read_facts, read_generated
-from videomar.evaluation.sets import frechet_results, named_extractor, seed_figures
+from videomar.evaluation.generated import ClipKinds, read_facts, read_generated
+from videomar.evaluation.metrics.catalogue import load_backbone
+from videomar.evaluation.metrics.extractors import Extractor
+from videomar.evaluation.metrics.frechet import FrechetScore
+from videomar.evaluation.score_clips import CLIP_METRICS, Judge, choose, table_of
+from videomar.evaluation.score_sets import frechet_results, named_extractor, seed_figures
+from videomar.files import draft_of
 
 
 def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from videomar.model.cache import KVCache
+from videomar.model.kv_cache import KVCache
 from videomar.model.linear import Linear
 from videomar.model.rope import Rotation, rotate
 

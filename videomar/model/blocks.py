@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from videomar.config import ModelParams
 from videomar.model.attention import CrossAttention, SelfAttention
-from videomar.model.cache import KVCache
+from videomar.model.kv_cache import KVCache
 from videomar.model.linear import Linear
 from videomar.model.rope import Rotation
 

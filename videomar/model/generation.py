@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from videomar.config import SampleParams
-from videomar.config.network import CONDITIONS
+from videomar.config.models import CONDITIONS
 from videomar.errors import DataError
-from videomar.model.cache import KVCache
 from videomar.model.conditions import HISTORY_NOISE
 from videomar.model.frames import Frames
 from videomar.model.head import Condition
+from videomar.model.kv_cache import KVCache
 from videomar.model.linear import smallest_batch
 from videomar.model.masking import hidden_after
 from videomar.model.patchify import patchify, token_grid, unpatchify
-from videomar.model.rows import RowNoise, pad_rows
+from videomar.model.row_noise import RowNoise, pad_rows
 from videomar.model.transformer import Memory, Trunk
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from videomar.config import ModelParams
 from videomar.errors import DataError
 from videomar.model.blocks import Block
-from videomar.model.cache import KVCache
 from videomar.model.conditions import HISTORY_NOISE, Conditions, ScalarEmbed
 from videomar.model.frames import Frames, causal
+from videomar.model.kv_cache import KVCache
 from videomar.model.linear import Linear
 from videomar.model.patchify import patchify, token_grid
 from videomar.model.rope import grid_positions, rotation

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from videomar.config import Params, SuiteParams
-from videomar.data.dataset import LatentDataset
-from videomar.data.decode import read_ledger_clips
-from videomar.data.ledger import kept_clips, read_ledger
+from videomar.curation.ledger import kept_clips, read_ledger
 from videomar.errors import DataError
+from videomar.latents.dataset import LatentDataset
+from videomar.media.decode import read_ledger_clips
 
 SPLIT = "test"
 

@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor, from_numpy
 
 from videomar.config import SampleParams
-from videomar.data.dataset import LatentDataset
-from videomar.data.mp4 import write_mp4
-from videomar.data.place import Where
+from videomar.encoders.load import load_tokenizer
+from videomar.encoders.tokenizer import VideoTokenizer, to_pictures
 from videomar.errors import DataError
+from videomar.latents.dataset import LatentDataset
+from videomar.media.mp4 import write_mp4
 from videomar.model.videomar import VideoMAR
-from videomar.runtime import step_generator
-from videomar.tokenizer.interface import VideoTokenizer, to_pictures
-from videomar.tokenizer.loading import load_tokenizer
+from videomar.place import Where
+from videomar.seeding import step_generator
 
 CLIPS = 4
 SHEET_FRAMES = 8

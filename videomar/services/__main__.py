@@ -8,12 +8,12 @@ from typing import Any
 
 from videomar.environment import SERVICES, read_services
 from videomar.errors import VideomarError
-from videomar.services.catalogue import STORE, services
+from videomar.services.definitions import STORE, services
 from videomar.services.preparation import clear
 from videomar.services.processes import Identity, end_all, tree_of
 from videomar.services.settings import read_settings, require_free_ports
 from videomar.services.supervisor import LOGS, supervise
-from videomar.tracking.store import make_database
+from videomar.tracking.mlflow_store import make_database
 
 _START_S = 300.0
 _END_S = 90.0

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from videomar.environment import SETTINGS
-from videomar.services.catalogue import Service
+from videomar.services.definitions import Service
 from videomar.services.processes import Identity, end_all, kill_all, session_of, tree_of
 
 _LOOK_EVERY_S = 3.0

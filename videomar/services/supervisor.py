@@ -12,9 +12,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from videomar.drafts import draft_of
 from videomar.environment import SERVICES
-from videomar.services.catalogue import prefect_api, ray_address, services, tracking_uri
+from videomar.files import draft_of
+from videomar.services.definitions import prefect_api, ray_address, services, tracking_uri
 from videomar.services.keeper import Keeper
 from videomar.services.preparation import clear, prepare
 from videomar.services.processes import tree_of

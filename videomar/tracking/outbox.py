@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
-from videomar.drafts import write_json
+from videomar.files import write_json
 
 LINES = "lines.jsonl"
 SENT = "sent.json"

@@ -11,10 +11,10 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from videomar.drafts import write_json
+from videomar.files import write_json
 from videomar.tracking.load import SystemLoad
 from videomar.tracking.outbox import Outbox, read_json
-from videomar.tracking.sending import Sender, send_boxes
+from videomar.tracking.uploader import Sender, send_boxes
 
 RUN_FILE, OUTBOX = "run.json", "outbox"
 _SEND_EVERY_S = 10.0

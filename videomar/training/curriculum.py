@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from videomar.config import CurriculumStage, TrainParams
-from videomar.data.dataset import Draw, LatentDataset
 from videomar.errors import DataError
+from videomar.latents.dataset import Draw, LatentDataset
 
 STEPS, TARGET = "steps", "target"
 

@@ -3,12 +3,12 @@
 import logging
 from typing import Any, NamedTuple
 
+from videomar.checkpoint.manifest import ModelShape
 from videomar.config import Params
-from videomar.data.dataset import LatentDataset
-from videomar.data.facts import key_facts
-from videomar.data.latents import open_latents
-from videomar.data.place import Where
-from videomar.manifest import ModelShape
+from videomar.latents.dataset import LatentDataset
+from videomar.latents.keys import key_facts
+from videomar.latents.shards import open_latents
+from videomar.place import Where
 
 _log = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from videomar.cluster import compute_device, ray_cluster, refuse_missing_gpus
 from videomar.config import Params
 from videomar.config.section import fixed_keys, free_keys
-from videomar.data.dataset import LatentDataset
-from videomar.data.place import Where, absolute
 from videomar.errors import CheckpointError, VideomarError
+from videomar.latents.dataset import LatentDataset
 from videomar.model.videomar import VideoMAR
+from videomar.place import Where, absolute
+from videomar.tracking.mlflow_store import tracking_uri
 from videomar.tracking.runs import RUN_FILE, TrackedRun, open_run
-from videomar.tracking.store import tracking_uri
-from videomar.training.display import Display
 from videomar.training.messages import Retelling, messages_of, noted_in
+from videomar.training.progress import Display
 from videomar.training.state import run_summary
 
 if TYPE_CHECKING:
@@ -175,9 +175,9 @@ def work(config: dict[str, Any], worker: "Worker", report: Report | None = None)
     """
     import torch
 
-    from videomar.training.identity import claim, describe_run
     from videomar.training.inputs import read_splits, shape_of
     from videomar.training.loop import train
+    from videomar.training.run_folder import claim, describe_run
 
     params: Params = config["params"]
     # A worker may start in another folder, or on another machine, where the default store would be another.

@@ -12,23 +12,23 @@ from typing import Protocol
 
 from torch import nn
 
-from videomar import checkpoint
+from videomar.checkpoint import folder as checkpoint
+from videomar.checkpoint.manifest import ModelShape
 from videomar.config import TrainParams
 from videomar.errors import CheckpointError, DataError
-from videomar.manifest import ModelShape
+from videomar.log import LOG_FILE, write_rows
 from videomar.model.videomar import VideoMAR
-from videomar.training.accumulation import Part, backward, parts_of
-from videomar.training.batch_size import with_batch_sizes
+from videomar.training.auto_batch import with_batch_sizes
 from videomar.training.curriculum import asked_of, check_served, draw_of, place_at, why_ended
 from videomar.training.guards import what_is_wrong
-from videomar.training.identity import claim, describe_run
 from videomar.training.inputs import Splits
-from videomar.training.log import LOG_FILE, write_rows
-from videomar.training.measures import Meter, by_stage, matmul_rate
+from videomar.training.micro_batches import Part, backward, parts_of
 from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
+from videomar.training.parallelize import clip_grad_norm, in_one_piece, mesh_of
 from videomar.training.precision import DTYPES, Loss, compile_blocks, recompute_blocks, refuse_emulated
-from videomar.training.sharding import clip_grad_norm, in_one_piece, mesh_of
+from videomar.training.run_folder import claim, describe_run
 from videomar.training.state import Progress, State, keep, new_state, restore, summary
+from videomar.training.throughput import Meter, by_stage, matmul_rate
 from videomar.training.validation import validation_loss
 from videomar.training.worker import Worker
 

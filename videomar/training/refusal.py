@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from videomar import errors
-from videomar.drafts import write_json
 from videomar.errors import VideomarError
+from videomar.files import write_json
 from videomar.training.worker import Worker
 
 # How long a worker waits for the others to refuse, too. Most refusals come to all at the same step.

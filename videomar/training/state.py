@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from videomar import checkpoint
+from videomar.checkpoint import folder as checkpoint
+from videomar.checkpoint.manifest import ModelShape
+from videomar.checkpoint.tensors import each_tensor
 from videomar.config import TrainParams
 from videomar.errors import CheckpointError
-from videomar.made_with import differing_keys
-from videomar.manifest import ModelShape
+from videomar.log import read_log
 from videomar.model.videomar import VideoMAR
-from videomar.runtime import step_generator
-from videomar.tensor_file import each_tensor
+from videomar.provenance.made_with import differing_keys
+from videomar.seeding import step_generator
 from videomar.training.curriculum import StageEnd
 from videomar.training.guards import MEDIAN_STEPS
-from videomar.training.log import read_log
 from videomar.training.optim import make_optimizer
-from videomar.training.sharding import in_turn, shard, share_of
+from videomar.training.parallelize import in_turn, shard, share_of
 from videomar.training.worker import Worker
 
 if TYPE_CHECKING:

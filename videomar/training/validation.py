@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from videomar.config import CurriculumStage, TrainParams
-from videomar.data.dataset import LatentDataset
-from videomar.runtime import step_generator
-from videomar.training.accumulation import clips_on
+from videomar.latents.dataset import LatentDataset
+from videomar.seeding import step_generator
+from videomar.training.micro_batches import clips_on
 from videomar.training.worker import Worker
 
 # Masks and noise come from streams that no step uses.

@@ -1,0 +1,219 @@
+"""The page of `videomar demo`: the clip as it grows, its limits, and the page in a real browser."""
+
+import dataclasses
+import http.client
+import io
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.support.browser import CHROMIUM, Tab, browser
+from tests.support.tiny_model import write_tiny_model
+from videomar.cli.demo import film, open_page, page
+from videomar.config import Params
+from videomar.errors import DataError, VideomarError
+from videomar.sampling.generate import Animator, ModelFiles, Wish, animate
+
+WISH = Wish(prompt="it moves", seed=3, motion=5.0)
+
+
+@pytest.fixture(scope="module")
+def files(params: Params, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    return write_tiny_model(params, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def picture() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def animator(files: ModelFiles) -> Animator:
+    return Animator(files)
+
+
+def test_film_grows_to_the_clip_that_the_command_makes(
+    files: ModelFiles, animator: Animator, picture: NDArray[np.uint8]
+) -> None:
+    shown = list(film(animator, picture, WISH))
+    assert [len(frames) for frames in shown] == [1, 5, 9]
+    assert np.array_equal(shown[-1], animate(files, picture[None], WISH))
+    for frames in shown[:-1]:
+        later = shown[-1][: len(frames)].astype(int)  # a product of other sizes may round to the next grey
+        assert np.abs(frames - later).max() <= 1
+
+
+def test_film_that_takes_too_long_is_broken_off(animator: Animator, picture: NDArray[np.uint8]) -> None:
+    with pytest.raises(DataError, match="got 1 of 9 frames in 0 s"):
+        list(film(animator, picture, WISH, longest_s=0.0))
+
+
+def test_film_that_nobody_watches_any_more_is_not_made_and_the_next_is_whole(
+    animator: Animator, picture: NDArray[np.uint8]
+) -> None:
+    passes: list[int] = []
+    hook = animator.loaded.model.trunk.norm.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        whole = len(list(film(animator, picture, WISH))), len(passes)
+        watched = film(animator, picture, WISH)
+        next(watched)
+        watched.close()
+        assert len(passes) == whole[1]
+        assert (len(list(film(animator, picture, WISH))), len(passes)) == (whole[0], 2 * whole[1])
+    finally:
+        hook.remove()
+
+
+def test_page_gets_each_frame_in_a_file_that_is_written_once_and_gone_afterwards(
+    animator: Animator, picture: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    Image.fromarray(picture).save(tmp_path / "first.png")
+    folder = tmp_path / "page"
+    folder.mkdir()
+    (show,) = (known.fn for known in page(animator, folder).fns.values())
+    assert show is not None
+    written: dict[str, int] = {}
+    for frames, _, _ in show(str(tmp_path / "first.png"), "it moves", 3, ""):
+        now = {file: Path(file).stat().st_mtime_ns for file in frames or ()}
+        assert now.items() >= written.items()
+        written = now
+    assert len(written) == 9
+    assert {path.name for path in folder.iterdir()} <= {"uploads"}
+
+
+def test_page_without_its_package_is_refused(
+    animator: Animator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(VideomarError, match="pip install gradio==6.31.0"):
+        page(animator, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def address(files: ModelFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    sample = dataclasses.replace(
+        files.params.sample, num_unmask_steps=8, num_diffusion_steps=200, final_diffusion_steps=200
+    )  # slow enough to be watched
+    slow = dataclasses.replace(files, params=dataclasses.replace(files.params, sample=sample))
+    made = open_page(slow, port, tmp_path_factory.mktemp("page"))
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with browser(tmp_path_factory.mktemp("profile")) as made:
+        yield made
+
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+FRAMES = "document.querySelectorAll('.grid-container img, .gallery-item img').length"
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@needs_browser
+def test_picture_and_prompt_give_a_video_and_nothing_comes_from_elsewhere(
+    address: str, tab: Tab, picture: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    Image.fromarray(picture).save(tmp_path / "first.png")
+    tab.open(address)
+    tab.wait("document.querySelector('input[type=file]') !== null")
+    tab.give_files("input[type=file]", tmp_path / "first.png")
+    tab.wait("document.querySelector('img')?.naturalWidth")
+    tab.click("document.querySelector('textarea')")
+    tab.write("<b>it moves</b>")
+    tab.value(f"window.seen = []; setInterval(() => seen.push({FRAMES}), 2)")
+    tab.click_text("Generate")
+    tab.wait_for_text("done: 9 of 9 frames")
+    tab.wait("document.querySelector('video')?.duration > 0.5")
+    assert tab.wait(FRAMES) == 9
+    assert tab.value("[...new Set(seen)]") == [0, 1, 5, 9]
+    tab.screenshot(tmp_path / "demo.png")
+    assert len(tab.requests) > 10
+    assert tab.foreign_requests() == []
+    assert tab.complaints == []
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@needs_browser
+def test_no_picture_is_refused_in_words(address: str, tab: Tab) -> None:
+    tab.open(address)
+    tab.click_text("Generate")
+    tab.wait_for_text("got no picture, expected a picture and at most 500 letters")
+    values = "[...document.querySelectorAll('input, textarea')].map(e => e.value)"
+    assert tab.value(values).count("0") == 1  # the seed; no motion is asked for
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@needs_browser
+def test_file_that_is_no_picture_is_refused(address: str, tab: Tab, tmp_path: Path) -> None:
+    (tmp_path / "first.png").write_text("words")
+    tab.open(address)
+    tab.wait("document.querySelector('input[type=file]') !== null")
+    tab.give_files("input[type=file]", tmp_path / "first.png")
+    tab.wait("document.querySelector('img') !== null")
+    tab.click_text("Generate")
+    tab.wait_for_text("got no readable picture")
+
+
+def asked(address: str, path: str, body: bytes | None, kind: str = "application/json") -> tuple[int, str]:
+    """Code and text that the page's server answers."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    method = "GET" if body is None else "POST"
+    connection.request(method, f"/gradio_api/{path}", body, {"Content-Type": kind})
+    answer = connection.getresponse()
+    told = answer.status, answer.read().decode()
+    connection.close()
+    return told
+
+
+def upload(address: str, content: bytes) -> tuple[int, str]:
+    """The same for a file given to the page."""
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    kind = "multipart/form-data; boundary=x"
+    return asked(address, "upload", head + content + b"\r\n--x--\r\n", kind)
+
+
+@pytest.mark.slow
+def test_upload_beyond_its_bound_is_refused_and_others_are_not_heard(address: str) -> None:
+    assert upload(address, bytes(1000))[0] == 200
+    assert upload(address, bytes(17 * 2**20))[0] == 413
+    with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+        other.connect(("127.0.0.2", urlsplit(address).port))  # this machine too, but the page is not there
+
+
+@pytest.mark.slow
+def test_words_beyond_their_bound_are_refused_also_where_no_page_counts_them(
+    address: str, picture: NDArray[np.uint8]
+) -> None:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "png")
+    (path,) = json.loads(upload(address, file.getvalue())[1])
+    given = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    wish = {"data": [given, "x" * 501, 0, ""], "fn_index": 0, "session_hash": "other"}
+    assert asked(address, "queue/join", json.dumps(wish).encode())[0] == 200
+    assert "got 501 letters" in asked(address, "queue/data?session_hash=other", None)[1]
+
+
+@pytest.mark.slow
+def test_taken_port_is_refused_with_a_way_out(address: str, files: ModelFiles, tmp_path: Path) -> None:
+    port = urlsplit(address).port
+    assert port is not None
+    with pytest.raises(VideomarError, match=f"port {port} of 127.0.0.1: got a taken one.*--port"):
+        open_page(files, port, tmp_path)

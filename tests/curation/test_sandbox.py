@@ -1,0 +1,80 @@
+"""A task that hangs, dies, fails or grows costs itself alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from videomar.curation.sandbox import run_isolated
+
+_kept: list[bytes] = []
+
+
+def behave(task: str) -> list[str]:
+    if task == "hang":
+        time.sleep(60)
+    if task == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task == "abort":
+        os.abort()
+    if task == "fail":
+        raise ValueError("no good")
+    if task == "grow":
+        held = []
+        while True:
+            held.append(b"x" * 10_000_000)
+    if task == "ask too much":
+        return [str(len(b"x" * 10**15))]
+    return [task]
+
+
+def leak(task: int) -> int:
+    """Keeps 40 MB a task; tells the process."""
+    _kept.append(b"x" * 40_000_000)
+    return os.getpid()
+
+
+def test_bad_tasks_cost_themselves_alone() -> None:
+    tasks = ["a", "die", "b", "fail", "hang", "c", "abort", "d"]
+    results = list(run_isolated(behave, tasks, timeout_s=1.0, num_workers=1, memory_gb=1.0))
+    failed = "unreadable: ValueError('no good')"
+    assert results == [["a"], "crashed", ["b"], failed, "timeout", ["c"], "crashed", ["d"]]
+
+
+def test_task_that_grows_is_given_up_alone() -> None:
+    tasks = ["a", "grow", "b", "ask too much", "c"]
+    results = list(run_isolated(behave, tasks, timeout_s=30.0, num_workers=1, memory_gb=0.4))
+    assert results == [["a"], "out_of_memory", ["b"], "out_of_memory", ["c"]]
+
+
+def test_process_that_leaks_is_replaced_and_costs_no_task() -> None:
+    processes = list(run_isolated(leak, range(12), timeout_s=30.0, num_workers=1, memory_gb=0.8))
+    assert all(isinstance(process, int) for process in processes)
+    assert len(set(processes)) > 1
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_nothing_to_do_is_done(num_workers: int) -> None:
+    assert list(run_isolated(behave, [], timeout_s=1.0, num_workers=num_workers, memory_gb=1.0)) == []
+
+
+def test_child_that_hangs_does_not_outlive_a_killed_parent() -> None:
+    code = (
+        "import time; from videomar.curation.sandbox import run_isolated\n"
+        "if __name__ == '__main__':\n"
+        "    for _ in run_isolated(time.sleep, [0.0, 60.0], 60.0, 1, 1.0): print('begun', flush=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "begun\n"
+        children = psutil.Process(parent.pid).children()
+        parent.kill()
+        parent.wait()
+        _, alive = psutil.wait_procs(children, timeout=5.0)
+        for child in alive:
+            child.kill()
+    assert alive == []

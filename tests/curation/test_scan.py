@@ -1,0 +1,136 @@
+"""One pass with bounded memory finds the clips that the whole video holds."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.support.videos import find_shots
+from videomar.config import IngestParams
+from videomar.curation.captions import Captions
+from videomar.curation.scan import scan_clips
+from videomar.media.decode import clip_frames, read_video
+from videomar.media.decoders import Block
+from videomar.media.probe import UnreadableError, probe
+from videomar.media.shots import Clip, Shot, split_into_clips, trim_shots, video_end
+
+Found = tuple[Clip, list[float]]
+NOTHING_SAID = Captions("words", [])
+
+
+def blocks_of(frames: NDArray[np.uint8], times: NDArray[np.float64], size: int) -> Iterator[Block]:
+    for first in range(0, len(times), size):
+        yield frames[first : first + size], times[first : first + size]
+
+
+def look(params: IngestParams, clip: Clip, video: Block) -> Found:
+    """The clip and the times of the frames that training would see."""
+    times = video[1]
+    shape = dataclasses.replace(params, num_frames=max(2, clip.num_frames), shorter_clips=())
+    return clip, [] if clip.reason else times[clip_frames(times, clip.start_s, shape)].tolist()
+
+
+def scanned(blocks: Iterator[Block], captions: Captions, params: IngestParams) -> set[str]:
+    found = scan_clips(Path("a.mp4"), blocks, captions, params, lambda clip, video: look(params, clip, video))
+    return {repr(item) for item in found}
+
+
+def expected(
+    frames: NDArray[np.uint8], times: NDArray[np.float64], captions: Captions, params: IngestParams
+) -> set[str]:
+    shots = trim_shots(captions.spans, video_end(times)) or find_shots(frames, times, captions.whole, params)
+    unique = {
+        (clip.start_s, clip.end_s): look(params, clip, (frames, times))
+        for clip in reversed(split_into_clips(shots, params))
+    }
+    return {repr(item) for item in unique.values()}
+
+
+def film(seed: int, num_frames: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Shots of flat colours, at uneven times, some of them rounded to the millisecond."""
+    generator = np.random.default_rng(seed)
+    colours = generator.integers(0, 255, (num_frames, 3))
+    cuts = generator.random(num_frames) < 0.02
+    shown = colours[np.maximum.accumulate(np.where(cuts, np.arange(num_frames), 0))]
+    frames = np.broadcast_to(shown[:, None, None], (num_frames, 8, 8, 3)).astype(np.uint8)
+    steps = generator.choice([1 / 24, 1 / 24, 0.125, 0.021], num_frames - 1)
+    times = np.concatenate([[0.0], np.cumsum(steps)])
+    return frames, times.round(3) if seed % 2 else times
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("stride_frames", "shorter"), [(1, ()), (4, ()), (20, ()), (4, (5, 2))])
+def test_clips_are_those_of_the_whole_video(
+    seed: int, stride_frames: int, shorter: tuple[int, ...], ingest_params: IngestParams
+) -> None:
+    params = dataclasses.replace(ingest_params, stride_frames=stride_frames, shorter_clips=shorter)
+    frames, times = film(seed, 700)
+    wanted = expected(frames, times, NOTHING_SAID, params)
+    assert len(wanted) > 10
+    for size in (1, 7, 64, 1000):
+        assert scanned(blocks_of(frames, times, size), NOTHING_SAID, params) == wanted
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+def test_clips_of_captioned_spans_are_those_of_the_whole_video(
+    size: int, ingest_params: IngestParams
+) -> None:
+    frames, times = film(0, 500)
+    spans = [(5.0, 12.0), (0.0, 1.2), (0.3, 9.0), (0.3, 9.5), (2.0, 2.4), (15.0, 900.0), (800.0, 900.0)]
+    captions = Captions("", [Shot(start, end, f"{start} to {end}") for start, end in spans])
+    wanted = expected(frames, times, captions, ingest_params)
+    assert len(wanted) > 20
+    assert scanned(blocks_of(frames, times, size), captions, ingest_params) == wanted
+
+
+@pytest.mark.parametrize(
+    "name", ["plain.mp4", "rotated.mp4", "uneven.mp4", "edit_list.mp4", "long_gop.mp4", "transport.ts"]
+)
+def test_clips_of_files_are_those_of_the_whole_video(
+    videos: Path, name: str, ingest_params: IngestParams
+) -> None:
+    frames, times = read_video(videos / name, probe(videos / name), 64)
+    found = scanned(blocks_of(frames, times, 7), NOTHING_SAID, ingest_params)
+    assert found == expected(frames, times, NOTHING_SAID, ingest_params)
+
+
+def test_single_frame_is_too_short(ingest_params: IngestParams) -> None:
+    frames, times = film(0, 1)
+    wanted = expected(frames, times, NOTHING_SAID, ingest_params)
+    assert scanned(blocks_of(frames, times, 64), NOTHING_SAID, ingest_params) == wanted
+    assert "too_short" in wanted.pop()
+
+
+def test_second_decoder_begins_anew(ingest_params: IngestParams) -> None:
+    frames, times = film(1, 200)
+    twice = [*blocks_of(frames[:130] // 2, times[:130] + 0.0, 64), *blocks_of(frames, times, 64)]
+    assert scanned(iter(twice), NOTHING_SAID, ingest_params) == expected(
+        frames, times, NOTHING_SAID, ingest_params
+    )
+
+
+def test_frames_held_do_not_grow_with_the_video(ingest_params: IngestParams) -> None:
+    held = []
+
+    def take(clip: Clip, video: Block) -> None:
+        held.append(len(video[1]))
+
+    def endless() -> Iterator[Block]:
+        for first in range(0, 20_000, 64):
+            yield np.zeros((64, 4, 4, 3), np.uint8), np.arange(first, first + 64) / 24
+
+    scan_clips(Path("a.mp4"), endless(), NOTHING_SAID, ingest_params, take)
+    assert len(held) > 1600
+    assert max(held) <= 24 * ingest_params.num_frames / ingest_params.fps + 64 + 3
+
+
+def test_clip_that_does_not_fit_is_refused(
+    ingest_params: IngestParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videomar.media.decode._MAX_BYTES", 20 * 8 * 8 * 3)
+    frames, times = film(0, 100)
+    with pytest.raises(UnreadableError, match="too_long: over .* frames"):
+        scanned(blocks_of(frames, times, 8), NOTHING_SAID, ingest_params)

@@ -1,0 +1,307 @@
+"""Each kind of mismatch is planted, found with its command, and gone after the command."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from tests.support.upkeep_checkout import run
+from videomar.cli import app as cli
+from videomar.ops.doctor import examine
+from videomar.ops.finding import Finding
+from videomar.registry.champion_history import MODEL, Move, read_history
+from videomar.registry.trace import Places
+from videomar.registry.versions import version_of
+from videomar.tracking.mlflow_store import open_client
+from videomar.tracking.outbox import Outbox, write_json
+
+DEAD = 2**22 + 1
+"""A process number that Linux never gives."""
+WEIGHTS = "checkpoint/ema.safetensors"
+
+
+def found() -> list[Finding]:
+    return list(examine(Places()).findings)
+
+
+def break_off_a_move() -> None:
+    move = Move(action="rollback", before="1", after=None, why="planted")
+    value = json.dumps({name: getattr(move, name) for name in Move.__dataclass_fields__})
+    open_client().set_registered_model_tag(MODEL, f"history.{move.when[:19]}.planted", value)
+
+
+def move_the_alias_by_hand() -> None:
+    version = open_client().create_model_version(MODEL, "s3://a/b", version_of("1").run_id)
+    open_client().set_registered_model_alias(MODEL, "champion", version.version)
+
+
+def leave_lines_unsent() -> None:
+    Outbox(Path("checkpoints/other/outbox/planted")).append("start", params={}, tags={}, inputs=[])
+
+
+def lose_the_training_run() -> None:
+    leave_lines_unsent()
+    folder = Path("checkpoints/other/outbox/planted")
+    Outbox(folder).note_sent("f" * 32, (folder / "lines.jsonl").stat().st_size)
+    shutil.move(Path("checkpoints/other/outbox"), Path("checkpoints/videomar/outbox"))
+    write_json(Path("checkpoints/videomar/run.json"), {"name": "planted", "run_id": "f" * 32})
+    run(".venv/bin/dvc commit --force --quiet")  # the run's folder is an output: as if trained so
+
+
+def leave_a_draft() -> None:
+    draft = Path("checkpoints/other/.draft-planted")
+    draft.mkdir(parents=True)
+    os.utime(draft, (time.time() - 7200,) * 2)
+
+
+MENDED: dict[str, tuple[str | Callable[[], object], str, str]] = {
+    "output missing": ("rm -r data/latents", "data/latents", ".venv/bin/dvc checkout --force data/latents"),
+    "output changed": (
+        "echo >> checkpoints/tokenizer/tokenizer.json",
+        "checkpoints/tokenizer",
+        ".venv/bin/dvc checkout --force checkpoints/tokenizer",
+    ),
+    "metric edited": ("echo '{}' > metrics/train.json", "metrics/train.json", ".venv/bin/dvc repro train"),
+    "cache lost": (
+        "rm -rf .dvc/cache/files",
+        "data/ledger.parquet",
+        ".venv/bin/dvc commit --force curate",
+    ),
+    "dependency changed": ("echo >> figures.json", "stage train", ".venv/bin/dvc repro train"),
+    "parameter changed": (
+        "sed -i 's/min_clips: .*/min_clips: 9/' params.yaml",
+        "stage train",
+        ".venv/bin/dvc repro train",
+    ),
+    "unknown parameter": ("echo 'nonsense: 1' >> params.yaml", "params.yaml", "git stash push params.yaml"),
+    "move broken off": (break_off_a_move, "alias champion of videomar", ".venv/bin/videomar history"),
+    "alias deleted": (
+        lambda: open_client().delete_registered_model_alias(MODEL, "champion"),
+        "alias champion of videomar",
+        ".venv/bin/videomar rollback",
+    ),
+    "alias moved": (move_the_alias_by_hand, "alias champion of videomar", ".venv/bin/videomar history"),
+    "run deleted": (
+        lambda: open_client().delete_run(version_of("1").run_id),
+        "videomar version 1 (checkpoint step 30)",
+        "mlflow runs restore --run-id",
+    ),
+    "tag changed": (
+        lambda: open_client().set_model_version_tag(MODEL, "1", "checkpoint_sha256", "0" * 64),
+        "videomar version 1 (checkpoint step 30)",
+        ".venv/bin/python -c ",
+    ),
+    "lock's tag changed": (
+        lambda: open_client().set_tag(version_of("1").run_id, "lock_sha256", "0" * 64),
+        "run ",
+        ".venv/bin/python -c ",
+    ),
+    "report missing": ("rm -r reports", "reports/index.html", ".venv/bin/python -m flows.release"),
+    "report of another": (
+        "sed -i 's/<title>VideoMAR: videomar version 1/<title>VideoMAR: videomar 7/' reports/index.html",
+        "reports/index.html",
+        ".venv/bin/python -m flows.release",
+    ),
+    "lines unsent": (
+        leave_lines_unsent,
+        "checkpoints/other/outbox/planted",
+        ".venv/bin/videomar upload checkpoints",
+    ),
+    "training run lost": (
+        lose_the_training_run,
+        "checkpoints/videomar/run.json",
+        ".venv/bin/videomar upload checkpoints/videomar",
+    ),
+    "draft of a checkpoint": (
+        leave_a_draft,
+        "checkpoints/other/.draft-planted",
+        ".venv/bin/videomar gc --yes",
+    ),
+    "draft of a file": (
+        f"touch reports/.index.html.{DEAD}",
+        f"reports/.index.html.{DEAD}",
+        ".venv/bin/videomar gc --yes",
+    ),
+}
+NAMED: dict[str, tuple[str | Callable[[], object], str, str]] = {
+    "no run yet": ("rm dvc.lock", "dvc.lock", "make run"),
+    "output nowhere": (
+        "rm -rf .dvc/cache/files data/latents",
+        "data/latents",
+        ".venv/bin/dvc repro encode",
+    ),
+    "not registered": ("sed -i 's/md5: ./md5: 0/' dvc.lock", "checkpoints/videomar", "make run"),
+    "release broken off": (
+        lambda: open_client().delete_model_version_tag(MODEL, "1", "released_at"),
+        "videomar version 1 (checkpoint step 30)",
+        ".venv/bin/python -m flows.release",
+    ),
+    "registered weights damaged": (
+        f"for file in .local/mlartifacts/models/*/artifacts/artifacts/{WEIGHTS}; do echo >> $file; done",
+        "videomar version 1 (checkpoint step 30)",
+        ".venv/bin/videomar rollback",
+    ),
+    "registered weights gone": (
+        "rm -r .local/mlartifacts/models",
+        "videomar version 1 (checkpoint step 30)",
+        ".venv/bin/videomar rollback",
+    ),
+    "weights of before sums were kept damaged": (
+        "rm .local/mlartifacts/*/artifacts/evidence/files.parquet; "
+        f"for file in .local/mlartifacts/models/*/artifacts/artifacts/{WEIGHTS}; do echo >> $file; done",
+        "videomar version 1 (checkpoint step 30)",
+        ".venv/bin/videomar rollback",
+    ),
+    "evidence gone": (
+        "rm -r .local/mlartifacts/*/artifacts/evidence",
+        "videomar version 1 (checkpoint step 30)",
+        ".venv/bin/videomar rollback",
+    ),
+    "package of another version": (
+        "echo numpy==0.1 > requirements.lock",
+        "requirements.lock",
+        "rm -f .venv/.ready && make setup",
+    ),
+    "package missing": (
+        "echo no-such-package==0.1 > requirements.lock",
+        "requirements.lock",
+        "rm -f .venv/.ready && make setup",
+    ),
+    "supervisor dead": (
+        lambda: write_json(Path(".local/services.json"), {"supervisor": [DEAD, 0.0], "services": {}}),
+        ".local/services.json",
+        "make up",
+    ),
+    "services' note damaged": ("echo '{' > .local/services.json", ".local/services.json", "make up"),
+    "service silent": (lambda: note_services([living()]), "service mlflow", "make down && make up"),
+    "service dead": (lambda: note_services([]), "service mlflow", "make down && make up"),
+}
+
+
+def living() -> list[float]:
+    return [os.getpid(), psutil.Process().create_time()]
+
+
+def note_services(processes: list[list[float]]) -> None:
+    service = {"address": "http://127.0.0.1:9", "ready": True, "deaths": 0, "processes": processes}
+    noted = {"supervisor": living(), "prefect_api": "http://127.0.0.1:9/api", "tracking_uri": None}
+    write_json(Path(".local/services.json"), {**noted, "services": {"mlflow": service}})
+
+
+def plant(mismatch: str | Callable[[], object]) -> None:
+    if isinstance(mismatch, str):
+        run(mismatch)
+    else:
+        mismatch()
+
+
+def one_of(findings: list[Finding], where: str, mend: str) -> Finding:
+    """The finding about a place with this command."""
+    fitting = [item for item in findings if item.where.startswith(where) and mend in item.mend]
+    assert fitting, "\n".join(map(str, findings))
+    return fitting[0]
+
+
+def test_healthy_checkout_gets_one_calm_line(root: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["doctor"])
+    assert (done.exit_code, done.stdout.splitlines()) == (
+        0,
+        [
+            "note: champion: videomar version 1 (checkpoint step 30)",
+            "all is well: dvc.lock, files, MLflow, alias and services agree",
+        ],
+    )
+
+
+@pytest.mark.parametrize("kind", MENDED)
+def test_mismatch_is_found_and_its_command_mends_it(root: Path, kind: str) -> None:
+    mismatch, where, mend = MENDED[kind]
+    plant(mismatch)
+    finding = one_of(found(), where, mend)
+    run(finding.mend)
+    assert finding.where not in {item.where for item in found()}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_mismatch_is_found_with_its_command(root: Path, kind: str) -> None:
+    mismatch, where, mend = NAMED[kind]
+    plant(mismatch)
+    assert one_of(found(), where, mend).mend == mend
+
+
+def test_doctor_carries_out_nothing(root: Path) -> None:
+    break_off_a_move()
+    before = read_history(open_client())
+    found()
+    assert read_history(open_client()) == before
+
+
+def test_training_that_was_killed_is_taken_up_and_not_thrown_away(root: Path) -> None:
+    """Newer checkpoints of other parameters: `dvc checkout` would delete them."""
+    run("cp -r checkpoints/videomar/step_00000030 checkpoints/videomar/step_00000031; echo >> figures.json")
+    assert {item.mend for item in found() if "checkout" in item.mend} == set()
+    one_of(found(), "checkpoints/videomar", ".venv/bin/dvc repro train")
+
+
+@pytest.mark.parametrize(
+    ("uri", "mend"),
+    [
+        ("http://127.0.0.1:9", "make up"),
+        ("sqlite:///{}/none.db", "make run"),
+        ("sqlite:///{}/params.yaml", ".venv/bin/videomar restore BACKUP.tar --force"),
+    ],
+)
+def test_store_that_is_away_or_damaged_is_found(
+    root: Path, monkeypatch: pytest.MonkeyPatch, uri: str, mend: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(root))
+    assert [item.mend for item in found()] == [mend]
+    assert not (root / "none.db").exists()
+
+
+def test_runs_recorded_elsewhere_than_the_services_show_are_found(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note_services([living()])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@host/runs")
+    findings = found()
+    mend = "unset MLFLOW_TRACKING_URI"
+    assert [item.what[:13] for item in findings if item.mend == mend] == ["names another", "names a datab"]
+    assert "secret" not in str(findings)
+
+
+def test_full_disk_is_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    little = shutil.disk_usage(root)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: little)
+    one_of(found(), "disk of ", ".venv/bin/videomar gc")
+
+
+def test_changed_code_is_a_note_and_no_mismatch(root: Path) -> None:
+    run("mkdir videomar && echo 1 > videomar/a.py && git add videomar && git commit --quiet -m code")
+    (root / "videomar/a.py").write_text("2")
+    health = examine(Places())
+    assert not health.findings
+    assert any(note.startswith("code: 1 files differ") for note in health.notes)
+    assert any("videomar/a.py" in note for note in health.notes)
+
+
+def test_json_names_each_finding_and_exit_code_is_1(root: Path) -> None:
+    (root / "reports/index.html").unlink()
+    done = CliRunner().invoke(cli.app, ["doctor", "--json"])
+    told = json.loads(done.stdout)
+    assert done.exit_code == 1
+    assert not told["ok"]
+    assert [(item["where"], item["mend"]) for item in told["findings"]] == [
+        ("reports/index.html", ".venv/bin/python -m flows.release")
+    ]
+
+
+def test_version_of_before_sums_were_kept_is_well(root: Path) -> None:
+    run("rm .local/mlartifacts/*/artifacts/evidence/files.parquet")
+    assert found() == []

@@ -1,0 +1,188 @@
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from videomar.errors import VideomarError
+from videomar.registry import champion as alias
+from videomar.registry import champion_history as history
+from videomar.registry import versions as registry
+from videomar.registry.champion_history import MODEL, Move, champions, read_history, settled_history
+from videomar.registry.versions import champion, record_decision, version_of
+from videomar.tracking.mlflow_store import experiment_id, open_client
+
+YES = {"promote": True, "reasons": ["better"], "figures": [{"name": "gain", "value": 1.0}]}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for the module: making its tables takes seconds."""
+    return tmp_path_factory.mktemp("history")
+
+
+@pytest.fixture
+def client(store: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """A registry with three versions that nobody has promoted."""
+    monkeypatch.chdir(store)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    client = open_client()
+    if client.search_registered_models():
+        client.delete_registered_model(MODEL)
+    client.create_registered_model(MODEL)
+    for _ in range(3):
+        run = client.create_run(experiment_id(client))
+        client.create_model_version(MODEL, "nowhere", run.info.run_id)
+    return client
+
+
+def promote(number: str, forced_because: str = "") -> None:
+    alias.carry_out(record_decision(version_of(number), YES), forced_because)
+
+
+def moves() -> list[tuple[str, str | None, str | None]]:
+    return [(move.action, move.before, move.after) for move in alias.alias_history().moves]
+
+
+def test_history_tells_who_when_why_from_where_to_where_and_the_numbers(client: MlflowClient) -> None:
+    promote("1")
+    promote("2", "the boss wants it")
+    first, second = alias.alias_history().moves
+    assert (first.before, first.after, first.why, first.forced) == (None, "1", "better", False)
+    assert (second.before, second.after, second.why, second.forced) == ("1", "2", "the boss wants it", True)
+    assert second.figures == YES["figures"]
+    assert first.when < second.when
+    assert "@" in first.who
+    best = champion()
+    assert best is not None
+    assert best.number == "2"
+
+
+def test_decision_is_carried_out_once_even_if_it_was_rolled_back(client: MlflowClient) -> None:
+    promote("1")
+    decided = record_decision(version_of("2"), YES)
+    alias.carry_out(decided)
+    alias.carry_out(decided)
+    alias.roll_back("it flickers")
+    alias.carry_out(decided)
+    assert moves() == [("promote", None, "1"), ("promote", "1", "2"), ("rollback", "2", "1")]
+
+
+def test_rollbacks_go_back_step_by_step_and_no_further(client: MlflowClient) -> None:
+    for number in "123":
+        promote(number)
+    assert alias.roll_back("a")[-1].startswith("champion: videomar version 2")
+    assert alias.roll_back("b")[-1].startswith("champion: videomar version 1")
+    with pytest.raises(VideomarError, match="version 1 as the first champion, expected one before it"):
+        alias.roll_back("c")
+    assert [move.why for move in alias.alias_history().moves][-2:] == ["a", "b"]
+
+
+def test_rollback_without_a_champion_is_refused(client: MlflowClient) -> None:
+    with pytest.raises(VideomarError, match="got no champion"):
+        alias.roll_back("")
+
+
+@pytest.mark.parametrize("broken_call", [1, 2, 3])
+def test_move_that_was_killed_half_way_is_whole_at_the_next_use(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, broken_call: int
+) -> None:
+    promote("1")
+    with monkeypatch.context() as patch:
+        die_at(broken_call, patch)
+        with pytest.raises(KeyboardInterrupt):
+            promote("2")
+    best = champion()
+    assert best is not None
+    after = "1" if broken_call == 1 else "2"
+    assert best.number == after
+    stored = read_history(client)
+    assert (stored.alias, stored.expected, stored.is_settled) == (after, after, True)
+    assert len(stored.moves) == (1 if broken_call == 1 else 2)
+
+
+def die_at(number: int, patch: pytest.MonkeyPatch) -> None:
+    """The n-th call that writes the model's tags or alias ends the process, as far as a test can."""
+    calls = itertools.count(1)
+
+    def mortal(write: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: object) -> None:
+            if next(calls) == number:
+                raise KeyboardInterrupt
+            write(*arguments)
+
+        return call
+
+    for name in ("set_registered_model_tag", "set_registered_model_alias"):
+        patch.setattr(MlflowClient, name, mortal(getattr(MlflowClient, name)))
+
+
+def test_alias_that_was_moved_by_hand_is_noted_and_can_be_rolled_back(client: MlflowClient) -> None:
+    promote("1")
+    client.set_registered_model_alias(MODEL, "champion", "3")
+    assert moves()[-1] == ("found", "1", "3")
+    alias.roll_back("")
+    assert moves()[-1] == ("rollback", "3", "1")
+
+
+def test_champion_from_before_the_history_can_be_rolled_back(client: MlflowClient) -> None:
+    client.set_model_version_tag(MODEL, "2", "previous_champion", "1")
+    client.set_registered_model_alias(MODEL, "champion", "2")
+    assert moves() == [("found", "1", "2")]
+    alias.roll_back("")
+    assert moves()[-1] == ("rollback", "2", "1")
+
+
+def test_deleted_version_behind_the_alias_is_refused_and_rollback_mends_it(client: MlflowClient) -> None:
+    promote("1")
+    promote("2")
+    client.delete_model_version(MODEL, "2")
+    with pytest.raises(VideomarError, match="expected version 2, which was deleted.*`videomar rollback`"):
+        champion()
+    assert alias.roll_back("")[-1] == "champion: videomar version 1 (checkpoint step unknown) (was version 2)"
+    client.delete_model_version(MODEL, "1")
+    assert alias.roll_back("") == ["champion: none (was version 1)"]
+    assert champion() is None
+
+
+def test_deleted_run_behind_the_alias_is_refused_and_rollback_passes_it_over(client: MlflowClient) -> None:
+    for number in "123":
+        promote(number)
+    for number in "23":
+        client.delete_run(version_of(number).run_id)
+    with pytest.raises(VideomarError, match="version 3 .*: got a deleted run"):
+        registry.find_model("champion")
+    passed_over, now = alias.roll_back("")
+    assert passed_over.startswith("passed over: videomar version 2")
+    assert now.startswith("champion: videomar version 1")
+
+
+def test_history_is_append_only(client: MlflowClient) -> None:
+    promote("1")
+    before = {key: value for key, value in client.get_registered_model(MODEL).tags.items() if "." in key}
+    promote("2")
+    alias.roll_back("")
+    settled_history(client)
+    after = client.get_registered_model(MODEL).tags
+    assert before.items() <= after.items()
+    assert json.loads(next(iter(before.values())))["after"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("moved", "expected"),
+    [
+        ("", []),
+        ("p1", ["1"]),
+        ("p1 p2", ["1", "2"]),
+        ("p1 p2 r1", ["1"]),
+        ("p1 p2 r1 p3", ["1", "3"]),
+        ("p1 p2 p3 r1", ["1"]),
+        ("p1 p1", ["1"]),
+    ],
+)
+def test_champions_are_undone_like_a_stack(moved: str, expected: list[str]) -> None:
+    actions: dict[str, history.Action] = {"p": "promote", "r": "rollback"}
+    told = [Move(action=actions[word[0]], before=None, after=word[1:], why="") for word in moved.split()]
+    assert champions(told) == expected

@@ -1,0 +1,248 @@
+"""Where scores may not be compared, versions are judged again; a refusal says why they could not be."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from tests.support.pipeline_outputs import REPOSITORY, write_outputs
+from videomar.cli import app as cli
+from videomar.config.edit import update_params
+from videomar.evaluation.gate import Decision
+from videomar.registry import promotion, release
+from videomar.registry.judging import judge_again
+from videomar.registry.promotion import judge
+from videomar.registry.versions import (
+    MODEL,
+    download_evidence,
+    evaluation_of,
+    evidence_folder,
+    facts_of,
+    version_of,
+)
+from videomar.tracking.mlflow_store import open_client
+
+FACTS = "data/evaluation.json"
+OLD_CODE = "0" * 64
+SAMPLE = """
+import shutil, sys
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+shutil.copy("data/made.parquet", given["--out"])
+for name, text in ((given["--metrics"], "{}"), ("started", given["--model"] + "\\n")):
+    with open(name, "a") as file:
+        file.write(text)
+"""
+STAGES = {
+    "sample": {
+        "cmd": f"{sys.executable} sample.py --model checkpoints/videomar --out data/generated.parquet "
+        "--metrics metrics/sample.json",
+        "deps": ["data/raw", "data/latents", "checkpoints/videomar"],
+        "outs": ["data/generated.parquet"],
+        "metrics": [{"metrics/sample.json": {"cache": False}}],
+    },
+    "evaluate": {
+        **yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["evaluate"],
+        "deps": ["data/generated.parquet"],
+    },
+}
+
+
+def set_code(root: Path, code: str) -> None:
+    facts = json.loads((root / FACTS).read_text())
+    facts["fingerprint"]["code"] = code
+    (root / FACTS).write_text(json.dumps(facts))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The champion, version 1, was scored by other code than the same model, version 2, which is newer."""
+    root = tmp_path_factory.mktemp("judging")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(root)
+        write_outputs(root)
+        (root / "sample.py").write_text(SAMPLE)
+        command = STAGES["evaluate"]["cmd"].replace("./stages/run ", f"{sys.executable} -m stages.")
+        stages = {**STAGES, "evaluate": {**STAGES["evaluate"], "cmd": command}}
+        (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+        few = {"metric_clips": 2, "feature_clips": 1, "extra_clips": 0}
+        update_params(root / "params.yaml", {"suite": few})
+        (root / "data/generated.parquet").rename(root / "data/made.parquet")
+        (root / "data/generated.parquet").symlink_to("made.parquet")
+        present = json.loads((root / FACTS).read_text())["fingerprint"]["code"]
+        set_code(root, OLD_CODE)
+        assert release.register() == "1"
+        assert "promoted" in release.decide("1")
+        release.move_alias("1")
+        set_code(root, present)
+        (root / "dvc.lock").write_text("another state")
+        assert release.register() == "2"
+    return root
+
+
+@pytest.fixture
+def root(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.chdir(project)
+    return project
+
+
+@pytest.fixture
+def fresh(root: Path) -> Path:
+    """The working folder; neither version was judged again yet."""
+    for number in "12":
+        for key in version_of(number).judged_again:
+            open_client().delete_model_version_tag(MODEL, number, f"judged_again.{key}")
+    (root / "started").write_text("")
+    return root
+
+
+def started(root: Path) -> int:
+    """How often clips were made of a version."""
+    return len((root / "started").read_text().splitlines())
+
+
+def judged(number: str = "2") -> Decision:
+    return judge(version_of(number), Path("params.yaml"))
+
+
+def test_champion_scored_by_other_code_is_judged_again_once_and_compared_by_numbers(
+    fresh: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = judged()
+    told = capfd.readouterr().err
+    assert "videomar version 1 (checkpoint step 30) is judged again" in told
+    assert "against 000000000000)" in told
+    assert first.reasons[0] == "No better: equal to the champion on all 10 common clips."
+    assert first.reasons[-1].startswith("The champion was judged again (")
+    assert started(fresh) == 1
+
+    champion, candidate = version_of("1"), version_of("2")
+    (key,) = champion.judged_again
+    assert first.champion_evidence == evidence_folder(key)
+    assert first.candidate_evidence == evidence_folder()
+    assert facts_of(champion, evidence_folder(key))["fingerprint"] == facts_of(candidate)["fingerprint"]
+    assert facts_of(champion)["fingerprint"]["code"] == OLD_CODE
+    assert candidate.judged_again == {}
+    assert evaluation_of(champion, evidence_folder(key)).equals(evaluation_of(champion))
+
+    assert judged() == first
+    assert started(fresh) == 1
+
+
+def test_promote_judges_the_champion_again_and_the_report_shows_what_was_compared(
+    fresh: Path, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(cli.app, ["promote", "2"])
+    assert "refused by the gate: No better: equal" in str(done.exception)
+    decision = version_of("2").decision or {}
+    assert decision["champion_evidence"] == evidence_folder(*version_of("1").judged_again)
+    assert (
+        download_evidence(version_of("1"), tmp_path, decision["champion_evidence"]) / "shown.parquet"
+    ).is_file()
+    release.report("2")
+    assert "Clip by clip against videomar version 1" in (fresh / "reports/index.html").read_text()
+    assert started(fresh) == 1
+
+
+def test_clips_that_the_champion_was_trained_on_are_left_out(root: Path) -> None:
+    path = next((root / ".local/mlartifacts").glob(f"**/{version_of('1').run_id}/**/lineage.parquet"))
+    before = path.read_bytes()
+    pandas.read_parquet(path).assign(clip_id="simulated-000").to_parquet(path)
+    try:
+        decision = judged()
+    finally:
+        path.write_bytes(before)
+    assert decision.reasons[0] == "No better: equal to the champion on all 9 common clips."
+    assert decision.reasons[-1] == "Left out: 1 of 19 clips, on which one of the two was trained."
+
+
+def test_version_older_than_champion_and_code_is_judged_again_itself(fresh: Path) -> None:
+    sides = promotion._find_sides(version_of("1"), version_of("2"), promotion.run_here)
+    assert sides.candidate.again
+    assert not sides.champion.again
+    assert sides.candidate.fingerprint == sides.champion.fingerprint
+    assert started(fresh) == 1
+
+
+def test_fingerprint_that_this_code_cannot_read_is_no_end_of_comparisons(root: Path) -> None:
+    path = next(
+        (root / ".local/mlartifacts").rglob(f"{version_of('1').run_id}/artifacts/{evidence_folder()}")
+    )
+    facts = path / "evaluation.json"
+    before = facts.read_text()
+    facts.write_text('{"fingerprint": {"code": "x", "colour": 1}}')
+    try:
+        assert judged().reasons[0].startswith("No better: equal")
+    finally:
+        facts.write_text(before)
+
+
+def test_what_an_earlier_judging_left_is_not_taken_for_its_result(root: Path) -> None:
+    """A stage may keep an output that it finds, which would have the fingerprint of before an upgrade."""
+    left = root / ".local/evaluations/1" / FACTS
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_text("{}")
+
+    def run(stage: str, command: Sequence[str]) -> None:
+        """Only `sample` leaves something."""
+        if stage == "sample":
+            Path(command[command.index("--out") + 1]).write_text("clips")
+
+    judge_again(version_of("1"), run)
+    assert not left.exists()
+
+
+def without(path: str) -> Callable[[Path], Callable[[], None]]:
+    """A change: a file or folder is gone meanwhile."""
+
+    def take(root: Path) -> Callable[[], None]:
+        found = list(root.glob(path))
+        assert found
+        for there in found:
+            there.rename(there.with_name("away"))
+
+        def put_back() -> None:
+            for there in found:
+                there.with_name("away").rename(there)
+
+        return put_back
+
+    return take
+
+
+def another_size(root: Path) -> Callable[[], None]:
+    update_params(root / "params.yaml", {"ingest": {"size_px": 64}})
+    return lambda: update_params(root / "params.yaml", {"ingest": {"size_px": 32}})
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (without(".local/mlartifacts/**/models/*/artifacts/artifacts"), "its files"),
+        (without("dvc.yaml"), "dvc.yaml: no such file"),
+        (without("data/raw"), "data/raw: no such file or folder, expected what stage sample reads"),
+        (without("data/made.parquet"), "stage sample: ended with code 1"),
+        (another_size, r"clips here are cut otherwise than its own (ingest.size_px 32, not 64)"),
+    ],
+)
+def test_refusal_says_what_differs_and_why_the_champion_could_not_be_judged_again(
+    fresh: Path, change: Callable[[Path], Callable[[], None]], why: str
+) -> None:
+    put_back = change(fresh)
+    try:
+        decision = judged()
+    finally:
+        put_back()
+    assert not decision.promote
+    assert decision.reasons[0].startswith("Not comparable with the champion: code ")
+    assert ". It could not be judged again: " in decision.reasons[0]
+    assert why in decision.reasons[0]
+    assert version_of("1").judged_again == {}

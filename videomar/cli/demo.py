@@ -1,0 +1,215 @@
+"""`videomar demo`: a page of this machine where a picture and words become a clip, frame by frame.
+
+Axes: F frames, H W rows and columns in pixels.
+"""
+
+import html
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from videomar.errors import DataError, VideomarError
+from videomar.media.images import read_picture
+from videomar.media.mp4 import write_mp4
+from videomar.sampling.generate import Animator, ModelFiles, Wish
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+
+_HOST = "127.0.0.1"
+_MOST_BYTES = 16 * 2**20
+_MOST_WAITING = 8
+_MOST_LETTERS = 500
+_LONGEST_S = 600.0
+_KEEP_S = 3600
+# All frames to be seen at any width: gradio's own gallery has a fixed number of columns, and cuts them off.
+_STYLE = """
+.frames .grid-wrap { max-height: 60vh; }
+.frames .grid-container {
+  grid-template: none !important; grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)) !important;
+  grid-auto-rows: auto !important; gap: 6px; padding-top: 1.5rem;
+}
+"""
+
+
+def film(
+    animator: Animator, picture: NDArray[np.uint8], wish: Wish, longest_s: float = _LONGEST_S
+) -> Iterator[NDArray[np.uint8]]:
+    """The clip (F, H, W, 3) at first and after each latent frame; the last one is what `animate` makes.
+
+    Raises:
+        DataError: a wish that this model cannot fulfil, or one that takes too long.
+    """
+    end = time.monotonic() + longest_s
+    for growth in animator.grow(picture[None], wish):
+        yield animator.pictures(growth)
+        if growth.num_frames < growth.of_frames and time.monotonic() > end:
+            got = f"{growth.num_frames} of {growth.of_frames} frames in {longest_s:g} s"
+            raise DataError(f"clip: got {got}, expected all of them; try a smaller model")
+
+
+def page(animator: Animator, folder: Path) -> "Blocks":
+    """The page; clips go to the folder, named by us.
+
+    Raises:
+        VideomarError: gradio is not installed.
+    """
+    # Before gradio is imported, which reads them then: it reports nothing, and keeps uploads with the clips.
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(folder / "uploads")}
+    try:
+        import gradio as gr
+    except ImportError:
+        raise VideomarError(
+            "gradio: got no such package, expected it for the page; `pip install gradio==6.31.0`"
+        ) from None
+
+    def show(*wishes: Any) -> Iterator[Any]:
+        try:
+            yield from _answer(animator, folder, *wishes)
+        except VideomarError as error:
+            raise gr.Error(html.escape(str(error)), print_exception=False) from None
+
+    with gr.Blocks(title="videomar", analytics_enabled=False, delete_cache=(_KEEP_S, _KEEP_S)) as made:
+        gr.Markdown(f"# A picture and words to a clip\n{_about(animator)}")
+        with gr.Row():
+            with gr.Column():
+                picture: Any = gr.Image(
+                    type="filepath", sources=["upload"], label="First picture", height=240
+                )
+                picture.preprocess = _path  # its own decodes the file before anything is known of it
+                prompt = gr.Textbox(
+                    label="What shall happen",
+                    placeholder="in the words of the captions it was trained on; Enter begins",
+                    max_length=_MOST_LETTERS,
+                )
+                with gr.Row():
+                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31)
+                    motion = gr.Textbox(  # text, because a field for numbers is never empty
+                        _usual(animator),
+                        label="Motion (1 little, 10 much)",
+                        placeholder="any",
+                        max_length=9,
+                        visible=_knows_motion(animator),
+                    )
+                button = gr.Button("Generate", variant="primary")
+                told = gr.Markdown("The frames come one after another, then the clip.")
+            with gr.Column():
+                video = gr.Video(label="Clip", autoplay=True, loop=True, height=320, buttons=["download"])
+                frames = gr.Gallery(label="Frames", buttons=[], elem_classes="frames")
+        gr.on(
+            [button.click, prompt.submit],
+            show,
+            [picture, prompt, seed, motion],
+            [frames, video, told],
+            show_progress="hidden",  # the line below the button says more
+            api_visibility="private",
+            concurrency_limit=1,
+        )
+    return made.queue(max_size=_MOST_WAITING, default_concurrency_limit=1, api_open=False)
+
+
+def _answer(
+    animator: Animator, folder: Path, path: str | None, prompt: str, seed: float | None, motion: str
+) -> Iterator[tuple[list[str] | None, str | None, str]]:
+    """What the page shows one after another: files of frames, of the clip once it is whole, and progress.
+
+    The page has its own copies as soon as the next is asked for. Files, not arrays: gradio writes an array
+    that it was given before into the same file again, and a browser that reads it gets half a picture.
+    """
+    start, ingest = time.monotonic(), animator.params.ingest
+    yield None, None, ""
+    if path is None or len(prompt) > _MOST_LETTERS:
+        got = "no picture" if path is None else f"{len(prompt)} letters"
+        raise DataError(f"page: got {got}, expected a picture and at most {_MOST_LETTERS} letters")
+    asked = _number(motion) if _knows_motion(animator) else None
+    wish = Wish(prompt=prompt, seed=int(seed or 0), motion=asked)
+    clip: NDArray[np.uint8] = np.empty(0, np.uint8)
+    shown: list[str] = []
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        for clip in film(animator, read_picture(Path(path)), wish):
+            for frame in clip[len(shown) :]:
+                shown.append(f"{made}/frame_{len(shown):03}.png")
+                Image.fromarray(frame).save(shown[-1])
+            told = f"{len(clip)} of {ingest.num_frames} frames"
+            yield shown, None, f"{told}, {time.monotonic() - start:.1f} s"
+        write_mp4(Path(made, "clip.mp4"), clip, ingest.fps)
+        yield shown, f"{made}/clip.mp4", f"done: {told}, {time.monotonic() - start:.1f} s"
+
+
+def _usual(animator: Animator) -> str:
+    """The motion score that section `sample` asks for."""
+    motion = animator.params.sample.motion
+    return "" if motion is None else str(motion)
+
+
+def _knows_motion(animator: Animator) -> bool:
+    return "motion" in animator.loaded.params.conditions
+
+
+def _about(animator: Animator) -> str:
+    """The model in one line."""
+    ingest = animator.params.ingest
+    shape = f"{ingest.size_px}x{ingest.size_px} pixels, {ingest.num_frames} frames"
+    made = f"trained for {animator.loaded.step} steps on clips of about {shape}"
+    return f"The model was {made}. It works on this machine; nothing is sent elsewhere."
+
+
+def _path(uploaded: Any) -> str | None:
+    """Where gradio has put the upload; None without one."""
+    return None if uploaded is None else uploaded.path
+
+
+def _number(text: str) -> float | None:
+    """A score from a field of the page; None if it is empty."""
+    digits = text.strip()
+    if digits and not digits.replace(".", "", 1).isdecimal():
+        raise DataError(f"page: got motion {digits}, expected a number from 0 up, or nothing")
+    return float(digits) if digits else None
+
+
+def open_page(files: ModelFiles, port: int, folder: Path) -> "Blocks":
+    """Serve the page on loopback until it is closed; clips and uploads go to the folder.
+
+    Raises:
+        VideomarError: the port is taken, or gradio is not installed.
+    """
+    made = page(Animator(files), folder)
+    import gradio as gr
+
+    try:
+        made.launch(
+            server_name=_HOST,
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            max_file_size=_MOST_BYTES,
+            allowed_paths=[str(folder)],
+            css=_STYLE,
+            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            footer_links=[],
+            ssr_mode=False,
+            pwa=False,
+            run_history=False,
+            enable_monitoring=False,
+        )
+    except OSError:  # its words are about gradio's own arguments
+        raise VideomarError(
+            f"port {port} of {_HOST}: got a taken one, expected a free one; choose another with --port"
+        ) from None
+    return made
+
+
+def serve(files: ModelFiles, port: int, say: Callable[[str], None]) -> None:
+    """Serve the page until Ctrl-C, and say where it is; clips and uploads are gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="videomar-demo-") as folder:
+        made = open_page(files, port, Path(folder))
+        say(f"http://{_HOST}:{port}")
+        made.block_thread()

@@ -1,0 +1,117 @@
+"""The verbs `videomar ledger ...`: what was kept, what was rejected and why, and what must not be used."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from videomar.curation.ledger_diff import Changes
+
+app = typer.Typer(no_args_is_help=True, help="What was kept, what was rejected, and why.")
+
+LedgerPath = Annotated[Path, typer.Option(help="The ledger.")]
+TakedownsPath = Annotated[Path, typer.Option(help="Videos that must not be used.")]
+_LEDGER = Path("data/ledger.parquet")
+_TAKEDOWNS = Path("takedowns.csv")
+
+
+@app.command()
+def show(
+    ledger: LedgerPath = _LEDGER,
+    picture: Annotated[
+        Path | None, typer.Option("--sheet", help="Draw clips of every verdict into this PNG file, too.")
+    ] = None,
+) -> None:
+    """Counts per verdict and split, and the files that could not be read."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from videomar.report.contents import read_contents
+
+    contents = read_contents(ledger)
+    verdicts = Table(
+        "verdict", "clips", "share", title=f"{contents.num_clips} clips of {contents.num_videos} videos"
+    )
+    kept = [(f"kept, {sheet.verdict}", sheet) for sheet in contents.kept]
+    rejected = [(sheet.verdict, sheet) for sheet in contents.rejected]
+    for verdict, sheet in kept + rejected:
+        verdicts.add_row(escape(verdict), str(sheet.count), f"{100 * sheet.share:.1f} %")
+    splits = Table("group", "split", "kept clips")
+    for group, split, count in contents.splits:
+        splits.add_row(escape(group), escape(split), str(count))
+    if picture is not None:
+        from videomar.report.ledger_sheet import draw_sheets
+
+        draw_sheets(contents, picture)
+    console = Console()
+    console.print(verdicts, splits)
+    if contents.unreadable:
+        files = Table("file", "reason", title=f"{contents.num_unreadable} files could not be read")
+        for video, reason in contents.unreadable:
+            files.add_row(escape(video), escape(str(reason)))
+        console.print(files)
+
+
+@app.command()
+def diff(
+    other: Annotated[
+        Path, typer.Argument(help="Another ledger, or a params.yaml whose section `curate` judges again.")
+    ],
+    ledger: LedgerPath = _LEDGER,
+    candidates: Annotated[Path, typer.Option(help="What ingest found.")] = Path("data/candidates.parquet"),
+    takedowns: TakedownsPath = _TAKEDOWNS,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """What another policy would keep and reject; nothing is decoded or written."""
+    from dataclasses import asdict
+
+    from videomar.curation.ledger import read_ledger
+    from videomar.curation.ledger_diff import compare_ledgers, read_policy
+
+    before = read_ledger(ledger, thumbnails=False)
+    changes = compare_ledgers(before, read_policy(other, candidates, takedowns))
+    if as_json:
+        typer.echo(json.dumps(asdict(changes)))
+    else:
+        _print_changes(changes)
+
+
+@app.command()
+def remove(
+    video: Annotated[str, typer.Argument(help="A file, or its path as the ledger has it.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in takedowns.csv and in the ledger.")],
+    raw: Annotated[Path, typer.Option(help="Folder of raw videos.")] = Path("data/raw"),
+    ledger: LedgerPath = _LEDGER,
+    takedowns: TakedownsPath = _TAKEDOWNS,
+) -> None:
+    """Take a video down: later runs reject it under any name; says which models were made with it."""
+    from videomar.registry.takedown import Places, remove_video
+
+    for line in remove_video(video, reason, Places(raw=raw, ledger=ledger, takedowns=takedowns)):
+        typer.echo(line)
+
+
+def _print_changes(changes: "Changes") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        "change", "detail", "clips", title=f"{changes.kept_before} kept -> {changes.kept_after} kept"
+    )
+    parts = {
+        "newly kept, was": changes.newly_kept,
+        "newly rejected": changes.newly_rejected,
+        "other reason": changes.other_reason,
+        "split moved": changes.split_moves,
+    }
+    for change, counts in parts.items():
+        for detail, count in counts.items():
+            table.add_row(change, escape(detail), str(count))
+    for change, count in (("appeared", changes.appeared), ("disappeared", changes.disappeared)):
+        if count:
+            table.add_row(change, "", str(count))
+    Console().print(table if table.row_count else "no clip changes")

@@ -1,0 +1,194 @@
+"""Verbs about registered models: `trace`, `history`, `promote`, `rollback`, `rebuild`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from videomar.registry.rebuild import Difference
+    from videomar.registry.trace import Places, Trace
+
+app = typer.Typer()
+PARAMS = Path("params.yaml")
+_SHOWN = 20
+
+ModelName = Annotated[str, typer.Argument(help="`champion`, `challenger`, or a version's number.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+
+
+@app.command()
+def trace(
+    model: ModelName = "champion",
+    as_json: AsJson = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Hash raw files, latents and checkpoint again; exit 1 if any differs."),
+    ] = False,
+    forward: Annotated[
+        str, typer.Option(metavar="VIDEO_OR_SHA", help="A raw file: which versions were trained on it.")
+    ] = "",
+) -> None:
+    """What a model was made from, down to the sha256 of every raw file; or which models saw a file."""
+    from videomar.registry.audit import verify as verify_trace
+    from videomar.registry.trace import Places
+    from videomar.registry.trace import trace as read_trace
+    from videomar.registry.versions import find_model
+
+    places = Places()
+    if forward:
+        _print_sightings(forward, places, as_json)
+        return
+    traced = read_trace(find_model(model), places)
+    found: dict[str, Any] = {}
+    if verify:
+        changes, notes = verify_trace(traced, places)
+        found = {"changes": changes, "not_compared": notes}
+    if as_json:
+        typer.echo(json.dumps(traced.to_dict() | found))
+    else:
+        _print_trace(traced)
+        _print_changes(found)
+    if found.get("changes"):
+        raise typer.Exit(1)
+
+
+@app.command()
+def history(as_json: AsJson = False) -> None:
+    """Every move of the alias `champion`: when, who, from where to where, why, forced or not."""
+    from dataclasses import asdict
+
+    from videomar.registry.champion import alias_history
+
+    moves = alias_history().moves
+    if as_json:
+        typer.echo(json.dumps([asdict(move) for move in moves]))
+        return
+    for move in moves:
+        typer.echo(str(move))
+    if not moves:
+        typer.echo("no champion yet")
+
+
+@app.command()
+def promote(
+    version: Annotated[
+        str, typer.Argument(help="A version's number; the newest candidate if left out.")
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", help="Promote although the gate refuses.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; kept with the version for ever.")] = "",
+) -> None:
+    """Run the gate on a registered version and move the alias `champion` if it allows.
+
+    Where scores may not be compared, as after an upgrade, the champion is judged again first, by the present
+    code on the present clips.
+    """
+    from videomar.registry.promotion import promote_version
+
+    if force != bool(reason.strip()):
+        raise typer.BadParameter("--force and --reason go together")
+    for line in promote_version(version, reason.strip(), PARAMS):
+        typer.echo(line)
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+) -> None:
+    """Give the alias `champion` back to the champion before."""
+    from videomar.registry.champion import roll_back
+
+    for line in roll_back(reason.strip()):
+        typer.echo(line)
+
+
+@app.command()
+def rebuild(
+    model: ModelName,
+    into: Annotated[Path, typer.Option(help="A new folder for the clone.")],
+) -> None:
+    """Make a model again in a clean clone from the same raw files; exit 1 if it differs.
+
+    Every bit is compared where the kind of processor and the threads are those of that day; elsewhere bits
+    differ, and the metrics are compared within tolerances.
+    """
+    from videomar.registry.rebuild import rebuild as make_again
+    from videomar.registry.trace import Places
+    from videomar.registry.trace import trace as read_trace
+    from videomar.registry.versions import find_model
+
+    places = Places()
+    traced = read_trace(find_model(model), places)
+    found = make_again(traced, into, places)
+    how = "bit by bit" if found.by_bits else "within tolerances"
+    typer.echo(f"{traced.version}: rebuilt in {into}; compared {how}: {found.because}")
+    if found.differences:
+        _print_differences(found.differences)
+        raise typer.Exit(1)
+    equal = "same latents, same weights, same metrics"
+    typer.echo(equal if found.by_bits else "same clips, same files, metrics within their tolerances")
+
+
+def _print_sightings(video: str, places: "Places", as_json: bool) -> None:
+    from videomar.registry.takedown import describe_sightings
+    from videomar.registry.trace import digest_of, find_sightings
+
+    digest = digest_of(video, places)
+    if as_json:
+        sightings = [
+            {"version": found.version.number, "clips": found.clips, "trained": found.trained}
+            for found in find_sightings(digest, places)
+        ]
+        typer.echo(json.dumps({"video_sha256": digest, "versions": sightings}))
+        return
+    typer.echo(f"sha256 {digest}")
+    for line in describe_sightings(digest, places):
+        typer.echo(line)
+
+
+def _print_trace(traced: "Trace") -> None:
+    facts = traced.to_dict()
+    named = f" ({', '.join(traced.aliases)})" if traced.aliases else ""
+    typer.echo(f"{traced.version}{named}, run {traced.version.run_id}")
+    for name in ("git_commit", "git_dirty", "uncommitted", "lock_sha256", "ledger_sha256"):
+        typer.echo(f"  {name}: {facts[name] or '-'}")
+    for name in ("tokenizer_sha256", "checkpoint_sha256", "training_run", "machine", "processor", "threads"):
+        typer.echo(f"  {name}: {facts[name] or '-'}")
+    for path, md5 in facts["outputs_md5"].items():
+        if path.startswith(("data/", "checkpoints/")):
+            typer.echo(f"  {path}: md5 {md5}")
+    for section, values in traced.params.items():
+        typer.echo(f"  params.{section}: {json.dumps(values)}")
+    typer.echo(f"  latents: {facts['num_latents']} (each with its clip and video: --json)")
+    saw = set(facts["saw"])
+    typer.echo(f"  raw files: {len(facts['raw'])}; {len(saw)} videos were trained on")
+    for row in facts["raw"][:_SHOWN]:
+        typer.echo(f"    {row['sha256']}  {row['path']}{'  (train)' if row['path'] in saw else ''}")
+    if len(facts["raw"]) > _SHOWN:
+        typer.echo(f"    ... and {len(facts['raw']) - _SHOWN} more (--json)")
+
+
+def _print_differences(differences: "list[Difference]") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("what", "recorded", "rebuilt", title=f"{len(differences)} differences")
+    for row in differences[:_SHOWN]:
+        table.add_row(escape(row.what), (row.recorded or "none")[:20], (row.rebuilt or "none")[:20])
+    Console().print(table)
+    if len(differences) > _SHOWN:
+        typer.echo(f"... and {len(differences) - _SHOWN} more")
+
+
+def _print_changes(found: dict[str, Any]) -> None:
+    for note in found.get("not_compared", []):
+        typer.echo(f"note: {note}")
+    for change in found.get("changes", []):
+        got = "" if change["got"] is None else f", got {change['got']}"
+        typer.echo(
+            f"{change['file']}: {change['problem']}, expected sha256 {change['expected']}{got}", err=True
+        )
+    if found and not found["changes"]:
+        typer.echo("verified: every file compared is as it was recorded")

@@ -1,0 +1,1 @@
+"""From raw videos to the ledger: shots, captions, scores, verdicts, splits."""

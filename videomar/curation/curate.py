@@ -1,0 +1,165 @@
+"""From candidates to the ledger: a verdict and a split for every clip, from its scores alone."""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from videomar.config import CurateParams
+from videomar.curation.duplicates import find_clusters
+from videomar.curation.ledger import LEARNED, SCORES, SPLITS, read_candidates, write_ledger
+from videomar.curation.splits import assign_split
+from videomar.curation.takedowns import read_takedowns
+from videomar.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+
+def curate_clips(candidates: Path, takedowns: Path, out: Path, params: CurateParams) -> dict[str, float]:
+    """Write the ledger of all candidates; how many are kept, and why the others are not.
+
+    Args:
+        candidates: Of `ingest`.
+        takedowns: Videos that must not be used, see `takedowns`.
+        out: The ledger.
+        params: The limits.
+
+    Raises:
+        DataError: no candidates, or none is kept; the message names the commonest reasons.
+    """
+    ledger = judge_all(read_candidates(candidates), params, read_takedowns(takedowns))
+    figures = count_verdicts(ledger)
+    figures["drop_alarm"] = _drop_alarm(figures, params)
+    if not figures["kept"]:
+        reasons = Counter(ledger["reason"]).most_common(3)
+        listed = ", ".join(f"{reason} ({count})" for reason, count in reasons) or "no candidates"
+        raise DataError(
+            f"{candidates}: got no clip that is kept, expected at least 1; commonest reasons: {listed}; "
+            "add videos, or change the limits in section `curate` of params.yaml"
+        )
+    write_ledger(out, ledger)
+    return figures
+
+
+def judge_all(
+    candidates: pandas.DataFrame, params: CurateParams, removed: Mapping[str, str] | None = None
+) -> pandas.DataFrame:
+    """The candidates with `kept`, `reason`, `cluster`, `split`; in their order, none more, none less. Pure.
+
+    Args:
+        candidates: Rows of ingest.
+        params: The limits.
+        removed: Why videos were taken down, by `video_sha256`. What looks like them is rejected too, and the
+            ledger holds neither their pictures nor their captions.
+    """
+    ledger = candidates.copy()
+    learned = [LEARNED + name for name in params.min_scores]
+    if lacking := sorted(set(learned) - set(candidates)):
+        raise DataError(
+            f"curate.min_scores: got limits for {', '.join(lacking)}, which the candidates lack, "
+            "expected names of ingest.scorers; add them there and run `dvc repro ingest`"
+        )
+    judged = candidates[["reason", "width", "height", *SCORES, *learned]].to_dict("records")
+    reasons = pandas.Series([_verdict(row, params) for row in judged], index=ledger.index, dtype=object)
+    taken = ledger["video_sha256"].map(removed or {}).astype(object)
+    ledger["reason"] = reasons.where(taken.isna(), "removed: " + taken)
+    ledger.loc[taken.notna(), ["thumbnail", "caption"]] = None
+    ledger["cluster"] = find_clusters(ledger[ledger["reason"].isna() | taken.notna()], params).reindex(
+        ledger.index
+    )
+    ledger.loc[_repeats(ledger, taken.notna()), "reason"] = "near_duplicate"
+    ledger["kept"] = ledger["reason"].isna()
+    ledger["split"] = assign_split(ledger, params)
+    between = ledger["kept"] & ledger["split"].isna()
+    ledger.loc[between, "reason"] = "split_boundary"
+    ledger.loc[between, "kept"] = False
+    return ledger
+
+
+def judge(size_px: float, scores: Mapping[str, float], params: CurateParams) -> str | None:
+    """Why a clip is rejected, by the first rule that it breaks, or None if it is kept.
+
+    Args:
+        size_px: Shorter side of the source video.
+        scores: As `scores.score` returns them, and the learned ones that have limits as `score_NAME`; NaN
+            where there is none.
+        params: The limits.
+    """
+    rules = {
+        "too_small": size_px < params.min_size_px,
+        "too_static": scores["motion"] < params.min_motion,
+        "too_violent": scores["motion"] > params.max_motion,
+        "too_dark": scores["brightness"] < params.min_brightness,
+        "too_bright": scores["brightness"] > params.max_brightness,
+        "low_contrast": scores["contrast"] < params.min_contrast,
+        "blurred": scores["sharpness"] < params.min_sharpness,
+        "frozen": scores["frozen_share"] > params.max_frozen_share,
+        "flickering": scores["flicker"] > params.max_flicker,
+        "letterboxed": scores["letterbox_share"] > params.max_letterbox_share,
+    }
+    for name, least in params.min_scores.items():
+        value = scores[LEARNED + name]
+        rules |= {f"unscored_{name}": math.isnan(value), f"low_{name}": value < least}
+    return next((reason for reason, broken in rules.items() if broken), None)
+
+
+def count_verdicts(ledger: pandas.DataFrame) -> dict[str, float]:
+    """Considered, kept and rejected clips, kept ones of each split, rejected ones of each reason.
+
+    Raises:
+        DataError: the books do not balance: a row is kept with a reason, or rejected with none.
+    """
+    # `unreadable: moov atom not found` counts as `unreadable`.
+    codes = Counter(str(reason).split(":")[0] for reason in ledger["reason"].dropna())
+    kept = ledger[ledger["kept"]]
+    if len(ledger) != len(kept) + sum(codes.values()):
+        raise DataError(
+            f"ledger: got {len(ledger)} considered, {len(kept)} kept, {sum(codes.values())} rejected clips, "
+            "expected considered = kept + rejected; this is a bug, please report it"
+        )
+    return {
+        "considered": len(ledger),
+        "kept": len(kept),
+        "rejected": sum(codes.values()),
+        **{f"kept_{split}": int((kept["split"] == split).sum()) for split in SPLITS},
+        **{f"rejected_{code}": count for code, count in sorted(codes.items())},
+    }
+
+
+def _repeats(ledger: pandas.DataFrame, taken: pandas.Series) -> pandas.Series:
+    """Which clips look like one of another video that goes before theirs: one taken down, or the larger."""
+    order = pandas.DataFrame(
+        {
+            "untouched": ~taken,
+            "size": -ledger[["width", "height"]].min(axis=1),
+            "video": ledger["video_sha256"],
+            "cluster": ledger["cluster"],
+        }
+    )
+    ranked = order[ledger["cluster"].notna()].sort_values(["untouched", "size", "video"])
+    first = ranked.groupby("cluster")["video"].transform("first").reindex(ledger.index)
+    return first.notna() & (first != ledger["video_sha256"]) & ~taken
+
+
+def _drop_alarm(figures: Mapping[str, float], params: CurateParams) -> float:
+    """1, and a loud warning, if the share that is rejected is not what the parameters expect; else 0."""
+    share = figures["rejected"] / max(1, figures["considered"])
+    if abs(share - params.expected_drop_share) <= params.max_drop_change:
+        return 0.0
+    _log.warning(
+        "DROP ALARM: got %.1f %% of the clips rejected, expected %.1f %% give or take %.1f; "
+        "see `videomar ledger show`, then mend the videos or set curate.expected_drop_share in params.yaml",
+        *(100 * value for value in (share, params.expected_drop_share, params.max_drop_change)),
+    )
+    return 1.0
+
+
+def _verdict(row: dict[str, Any], params: CurateParams) -> str | None:
+    if isinstance(row["reason"], str):
+        return row["reason"]
+    names = [*SCORES, *(LEARNED + name for name in params.min_scores)]
+    return judge(min(row["width"], row["height"]), {name: row[name] for name in names}, params)

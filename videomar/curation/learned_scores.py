@@ -1,0 +1,75 @@
+"""Scores that are learned: networks in local folders, beside the model-free `scores`; never downloaded.
+
+Each is named in `ingest.scorers`, loaded once by every process that reads videos, and gives one number a
+clip, the column `score_NAME`. Scored are the frames that training sees: at 32 pixels a network made for 224
+sees little.
+
+Axes: F frames, H W rows and columns in pixels.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videomar.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+
+class Scorer(Protocol):
+    """One number for a clip: (F, H, W, 3) uint8 -> float."""
+
+    def __call__(self, clip: NDArray[np.uint8]) -> float:
+        """The score; the same clip gives the same number."""
+        ...
+
+
+def _aesthetic(folder: Path) -> Scorer:
+    from videomar.curation.aesthetic import FILES, AestheticScorer
+
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"{folder} without {', '.join(missing)}")
+    return AestheticScorer(folder)
+
+
+_KINDS: dict[str, Callable[[Path], Scorer]] = {"aesthetic": _aesthetic}
+
+
+@cache
+def load_scorer(name: str, folder: str) -> Scorer:
+    """The scorer of that name, from its folder; once a process.
+
+    Raises:
+        DataError: no such scorer; or a folder, file or package is missing; or the files are something else.
+    """
+    where = f"ingest.scorers.{name}"
+    if name not in _KINDS:
+        raise DataError(f"{where}: got no scorer of that name, expected {' or '.join(_KINDS)}")
+    try:
+        return _KINDS[name](Path(folder))
+    except ImportError as error:
+        raise DataError(
+            f"{where}: got no package {error.name}, expected it installed; see pyproject"
+        ) from None
+    except Exception as error:  # whatever a library says about files that are no network
+        said = " ".join(str(error).split())[:200]
+        raise DataError(f"{where}: got {said}, expected a network and its head in {folder}") from None
+
+
+def score_learned(clip: NDArray[np.uint8], scorers: Mapping[str, str]) -> dict[str, float | None]:
+    """Scores of a clip (F, H, W, 3) by their names; null, and a warning, where a scorer fails."""
+    found: dict[str, float | None] = {}
+    for name, folder in scorers.items():
+        try:
+            value = load_scorer(name, folder)(clip)
+        except Exception as error:
+            _log.warning("ingest.scorers.%s: got %r, expected a score; the clip has none", name, error)
+            value = math.nan
+        found[name] = value if math.isfinite(value) else None
+    return found

@@ -1,0 +1,155 @@
+"""The ledger: one row per considered clip, with every score, the verdict and its reason.
+
+`data/candidates.parquet` (of ingest) holds what was found; `data/ledger.parquet` (of curate) holds
+the same rows and the verdict. A file that cannot be read has one row, with `clip_id` null.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from videomar.errors import DataError
+from videomar.files import draft_of
+
+SCORES = (
+    "motion",
+    "brightness",
+    "contrast",
+    "sharpness",
+    "frozen_share",
+    "flicker",
+    "letterbox_share",
+)
+LEARNED = "score_"
+"""Before the name of a learned score, in the name of its column."""
+SPLITS = ("train", "val", "test")
+GROUPS = ("simulated", "real")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One row as ingest leaves it; the fields are the columns of `data/candidates.parquet`."""
+
+    video: str
+    """Path relative to data/raw."""
+    video_sha256: str | None = None
+    clip_id: str | None = None
+    """Null for a file that cannot be read."""
+    start_s: float | None = None
+    end_s: float | None = None
+    caption: str | None = None
+    group: str
+    """`simulated` or `real`."""
+    width: int | None = None
+    """Of the source as displayed, pixels."""
+    height: int | None = None
+    clip_width_px: int | None = None
+    """Of the clip's frames; null, as `num_frames`, where there is no clip to read."""
+    clip_height_px: int | None = None
+    num_frames: int | None = None
+    reason: str | None = None
+    """Why ingest rejects it, or null."""
+    motion: float | None = None
+    brightness: float | None = None
+    contrast: float | None = None
+    sharpness: float | None = None
+    frozen_share: float | None = None
+    flicker: float | None = None
+    letterbox_share: float | None = None
+    fingerprint: bytes | None = None
+    """As `duplicates.fingerprint` returns it; null where there are no scores."""
+    thumbnail: bytes | None = None
+    """JPEG: first, middle and last frame side by side."""
+    learned: dict[str, float | None] = field(default_factory=dict)
+    """Of `scorers`, by name: each a column `score_NAME`, which only tables of those who use one have."""
+
+
+_TYPES = {str: pa.string(), int: pa.int32(), float: pa.float64(), bytes: pa.binary()}
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        (field.name, _TYPES[next(kind for kind in _TYPES if kind.__name__ in str(field.type))])
+        for field in fields(Candidate)
+        if field.name != "learned"
+    ]
+)
+VERDICT_SCHEMA = pa.schema([("kept", pa.bool_()), ("split", pa.string()), ("cluster", pa.string())])
+"""`cluster`: the first `clip_id` of those that look alike; null for clips that were rejected before."""
+LEDGER_SCHEMA = pa.schema([*CANDIDATE_SCHEMA, *VERDICT_SCHEMA])
+
+
+def write_candidates(path: Path, candidates: list[Candidate]) -> None:
+    """Write the candidates to a Parquet file, whole or not at all."""
+    names = sorted({name for row in candidates for name in row.learned})
+    schema = _with_learned(CANDIDATE_SCHEMA, [LEARNED + name for name in names])
+    rows = [asdict(row) | {LEARNED + name: row.learned.get(name) for name in names} for row in candidates]
+    _write(path, pa.Table.from_pylist(rows, schema=schema))
+
+
+def read_candidates(path: Path) -> pandas.DataFrame:
+    """Rows that ingest wrote.
+
+    Raises:
+        DataError: no such file, or not one of ours.
+    """
+    return _read(path, CANDIDATE_SCHEMA, "ingest")
+
+
+def write_ledger(path: Path, ledger: pandas.DataFrame) -> None:
+    """Write the ledger to a Parquet file, whole or not at all."""
+    schema = _with_learned(LEDGER_SCHEMA, [name for name in ledger if name.startswith(LEARNED)])
+    _write(path, pa.Table.from_pandas(ledger, schema=schema, preserve_index=False))
+
+
+def read_ledger(path: Path, thumbnails: bool = True) -> pandas.DataFrame:
+    """Rows that curate wrote.
+
+    Args:
+        path: The ledger.
+        thumbnails: Whether to read that column, too: it is nine tenths of the file, and of the memory.
+
+    Raises:
+        DataError: no such file, or not one of ours.
+    """
+    schema = LEDGER_SCHEMA
+    if not thumbnails:
+        schema = schema.remove(schema.get_field_index("thumbnail"))
+    return _read(path, schema, "curate")
+
+
+def kept_clips(
+    ledger: pandas.DataFrame, split: str | None = None, group: str | None = None
+) -> pandas.DataFrame:
+    """Rows of the clips that are kept, of one split and one group or of all; numbered from 0."""
+    chosen = ledger["kept"]
+    if split is not None:
+        chosen = chosen & (ledger["split"] == split)
+    if group is not None:
+        chosen = chosen & (ledger["group"] == group)
+    return ledger[chosen].reset_index(drop=True)
+
+
+def _with_learned(schema: pa.Schema, columns: list[str]) -> pa.Schema:
+    return pa.schema([*schema, *((name, pa.float64()) for name in columns)])
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with draft_of(path) as draft:
+        pq.write_table(table, draft)
+
+
+def _read(path: Path, schema: pa.Schema, stage: str) -> pandas.DataFrame:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file, expected the output of `{stage}`; run that stage first")
+    try:
+        found = pq.read_schema(path).names
+        learned = [name for name in found if name.startswith(LEARNED)]
+        missing = sorted(set(schema.names) - set(found))
+        table = None if missing else pq.read_table(path, columns=[*schema.names, *learned])
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"{path}: got {error}, expected the output of `{stage}`; run it again") from None
+    if table is None:
+        raise DataError(f"{path}: lacks {missing}, expected the output of `{stage}`; run that stage again")
+    return table.to_pandas()

@@ -1,0 +1,1 @@
+"""Pixels and words as numbers: tokenizers of video, text encoders."""

@@ -1,0 +1,193 @@
+"""Cosmos continuous video tokenizers from a local folder, used as they are.
+
+Two forms: `AutoencoderKLCosmos` of diffusers (config.json and safetensors), and NVIDIA's TorchScript files
+(encoder.jit and decoder.jit). No file is sought on the network.
+
+Source: Cosmos, arXiv 2501.03575, section 4; they are plain autoencoders, so the latent is the posterior's
+mode.
+
+Axes: B batch, F frames, H W pixel rows and columns, T latent frames, h w latent rows and columns, C latent
+channels.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videomar.encoders.streaming import ALL, Stream
+from videomar.encoders.tokenizer import VideoTokenizer
+from videomar.errors import CheckpointError
+
+DIFFUSERS_CLASS = "AutoencoderKLCosmos"
+DIFFUSERS_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+TORCHSCRIPT_FILES = ("encoder.jit", "decoder.jit")
+# VideoMAR (arXiv 2506.14168) multiplies Cosmos' latents by 0.5.
+_LATENT_MEAN, _LATENT_STD = 0.0, 2.0
+# Frames and side in pixels of the video that shows the strides of TorchScript files: all Cosmos strides fit.
+_PROBE_FRAMES, _PROBE_PX = 17, 64
+
+
+def diffusers_files(folder: Path) -> list[Path]:
+    """Files of the folder that `DiffusersCosmos` needs; none if it holds something else."""
+    files = [folder / name for name in DIFFUSERS_FILES]
+    if not all(file.is_file() for file in files):
+        return []
+    return files if f'"{DIFFUSERS_CLASS}"' in files[0].read_text("utf-8") else []
+
+
+def torchscript_files(folder: Path) -> list[Path]:
+    """Files of the folder that `TorchScriptCosmos` needs; none if it holds something else."""
+    files = [folder / name for name in TORCHSCRIPT_FILES]
+    return files if all(file.is_file() for file in files) else []
+
+
+class _Cosmos(nn.Module, VideoTokenizer):
+    """What both forms share. Remembers the statistics and the hash of the files."""
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self, files: Sequence[Path], channels: int, time_stride: int, space_stride: int) -> None:
+        super().__init__()
+        self.channels, self.time_stride, self.space_stride = channels, time_stride, space_stride
+        self.register_buffer("latent_mean", torch.full((channels,), _LATENT_MEAN))
+        self.register_buffer("latent_std", torch.full((channels,), _LATENT_STD))
+        digest = hashlib.sha256(f"{_LATENT_MEAN} {_LATENT_STD}".encode())
+        for file in files:
+            with file.open("rb") as opened:
+                digest.update(file.name.encode() + hashlib.file_digest(opened, "sha256").digest())
+        self._content_hash = digest.hexdigest()
+
+    def content_hash(self) -> str:
+        """Hash of the weights' files, of the configuration, and of our scale."""
+        return self._content_hash
+
+
+class DiffusersCosmos(_Cosmos):
+    """A folder that diffusers' `save_pretrained` wrote. Works chunk by chunk, exactly.
+
+    Memory per chunk is constant but for attention over time, which keeps its input of all latent frames at
+    latent resolution: less than the video that comes out.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        model = _load_diffusers(folder)
+        config = model.config
+        super().__init__(
+            diffusers_files(folder),
+            config.latent_channels,
+            config.temporal_compression_ratio,
+            config.spatial_compression_ratio,
+        )
+        self.model = model.float().eval().requires_grad_(False)
+
+    def raw_latents(self, video: Tensor, chunk_frames: int) -> Tensor:
+        """(B, 3, F, H, W) -> (B, C, T, h, w)."""
+        first, step = self.num_frames(chunk_frames), chunk_frames * self.time_stride
+        starts = range(first, video.shape[2], step)
+        chunks = [video[:, :, :first], *(video[:, :, start : start + step] for start in starts)]
+        with Stream(_reach(self.model.encoder)):
+            return torch.cat([self.model.encode(chunk).latent_dist.mode() for chunk in chunks], 2)
+
+    def raw_video(self, latents: Tensor, chunk_frames: int) -> Tensor:
+        """(B, C, T, h, w) -> (B, 3, F, H, W)."""
+        with Stream(_reach(self.model.decoder)):
+            return torch.cat([self.model.decode(chunk).sample for chunk in latents.split(chunk_frames, 2)], 2)
+
+
+class TorchScriptCosmos(_Cosmos):
+    """NVIDIA's encoder.jit and decoder.jit. The strides are read off a small video that passes the encoder.
+
+    What happens inside such a file is out of reach: video passes in one piece, whatever `chunk_frames` says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        files = torchscript_files(folder)
+        encoder, decoder, latents = _load_torchscript(folder)
+        _, channels, num_latent_frames, height, _ = latents
+        super().__init__(files, channels, (_PROBE_FRAMES - 1) // (num_latent_frames - 1), _PROBE_PX // height)
+        self.encoder, self.decoder = encoder, decoder
+
+    def raw_latents(self, video: Tensor, chunk_frames: int) -> Tensor:
+        """(B, 3, F, H, W) -> (B, C, T, h, w)."""
+        return _run(self.encoder, video)
+
+    def raw_video(self, latents: Tensor, chunk_frames: int) -> Tensor:
+        """(B, C, T, h, w) -> (B, 3, F, H, W)."""
+        return _run(self.decoder, latents)
+
+
+def _load_diffusers(folder: Path) -> Any:
+    """The `AutoencoderKLCosmos` in `folder`, every tensor of it read from there."""
+    # Slow to import, and absent on a bare GPU machine.
+    from diffusers import AutoencoderKLCosmos
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()  # what it would say of missing tensors is an error below
+    try:
+        model, found = AutoencoderKLCosmos.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    except (RuntimeError, OSError, ValueError) as error:
+        got = " ".join(str(error).split())
+        rule = f"{DIFFUSERS_CLASS}; copy both files of one tokenizer"
+        raise CheckpointError(f"{folder}: got {got}, expected {rule}") from None
+    unfit = sorted({*found["missing_keys"], *found["unexpected_keys"]})
+    if unfit:
+        got = f"{len(unfit)} tensors missing or unknown ({', '.join(unfit[:8])})"
+        raise CheckpointError(f"{folder}: got {got}, expected none; copy both files of one tokenizer")
+    return model
+
+
+@torch.no_grad()
+def _load_torchscript(folder: Path) -> tuple[nn.Module, nn.Module, torch.Size]:
+    """Encoder, decoder, and the shape (B, C, T, h, w) of the latents of a small video that passes both."""
+    probe = torch.zeros(1, 3, _PROBE_FRAMES, _PROBE_PX, _PROBE_PX)
+    try:
+        encoder, decoder = (torch.jit.load(file, "cpu").eval() for file in torchscript_files(folder))
+        latents = _run(encoder, probe)
+        video = _run(decoder, latents)
+        if latents.dim() == probe.dim() and video.shape == probe.shape:
+            return encoder, decoder, latents.shape
+        got = f"latents {tuple(latents.shape)} and video {tuple(video.shape)}"
+    except RuntimeError as error:
+        got = str(error).strip().splitlines()[-1]  # above it stands where in the file it happened
+    rule = f"a continuous video tokenizer that gives back video {tuple(probe.shape)}"
+    raise CheckpointError(f"{folder}: got {got}, expected {rule}; copy encoder.jit and decoder.jit of one")
+
+
+def _run(network: nn.Module, frames: Tensor) -> Tensor:
+    """First output of the network as float32; inside it computes in the number format of its weights."""
+    dtype = next((weight.dtype for weight in network.parameters()), frames.dtype)
+    output = network(frames.to(dtype))
+    return (output if isinstance(output, Tensor) else output[0]).float()
+
+
+def _reach(network: nn.Module) -> dict[nn.Module, int | None]:
+    """How far the layers of an `AutoencoderKLCosmos` look back, in frames of their own rate; see `Stream`."""
+    from diffusers.models.autoencoders import autoencoder_kl_cosmos as layers
+
+    resamplers = (
+        layers.CosmosPatchEmbed3d,
+        layers.CosmosUnpatcher3d,
+        layers.CosmosDownsample3d,
+        layers.CosmosUpsample3d,
+    )
+    if isinstance(network, resamplers):
+        return {network: 1}  # with all that is inside
+    if isinstance(network, layers.CosmosCausalConv3d):
+        return {network: network.temporal_pad} if network.temporal_pad else {}
+    if isinstance(getattr(network, "processor", None), layers.CosmosTemporalAttentionProcessor2_0):
+        return {network: ALL}
+    found: dict[nn.Module, int | None] = {}
+    for layer in network.children():
+        found |= _reach(layer)
+    return found

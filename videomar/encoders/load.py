@@ -1,0 +1,62 @@
+"""Finds out which tokenizer lies in a folder."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from videomar.encoders.causal import PARAMS_FILE, WEIGHTS_FILE, causal_files, load_causal
+from videomar.encoders.cosmos import (
+    DIFFUSERS_CLASS,
+    DIFFUSERS_FILES,
+    TORCHSCRIPT_FILES,
+    DiffusersCosmos,
+    TorchScriptCosmos,
+    diffusers_files,
+    torchscript_files,
+)
+from videomar.encoders.tokenizer import VideoTokenizer
+from videomar.errors import CheckpointError
+
+_KINDS: tuple[tuple[Callable[[Path], list[Path]], Callable[[Path], VideoTokenizer]], ...] = (
+    (causal_files, load_causal),
+    (diffusers_files, DiffusersCosmos),
+    (torchscript_files, TorchScriptCosmos),
+)
+
+
+def load_tokenizer(folder: Path) -> VideoTokenizer:
+    """The tokenizer in `folder`, on the CPU, for inference: ours, or Cosmos in one of its two forms.
+
+    Raises:
+        CheckpointError: files are missing or do not fit together.
+    """
+    return _kind(folder)[1](folder)
+
+
+def copy_tokenizer(folder: Path, out: Path) -> VideoTokenizer:
+    """Make `out` a folder of those files of `folder` that its tokenizer needs, and load it from there.
+
+    Raises:
+        CheckpointError: files are missing or do not fit together, or both folders are the same.
+    """
+    if folder.resolve() == out.resolve():
+        raise CheckpointError(f"{folder}: got it as source and target, expected two folders; move one")
+    files, load = _kind(folder)
+    shutil.rmtree(out, ignore_errors=True)  # what is left there could be taken for another kind
+    out.mkdir(parents=True)
+    for file in files:
+        shutil.copyfile(file, out / file.name)
+    return load(out)
+
+
+def _kind(folder: Path) -> tuple[list[Path], Callable[[Path], VideoTokenizer]]:
+    """The tokenizer's files in `folder`, and what loads them."""
+    for files_of, load in _KINDS:
+        if files := files_of(folder):
+            return files, load
+    there = sorted(path.name for path in folder.glob("*"))[:8]
+    raise CheckpointError(
+        f"{folder}: got {', '.join(there) or 'no file'}, expected {PARAMS_FILE} and {WEIGHTS_FILE} (ours), "
+        f"{' and '.join(DIFFUSERS_FILES)} ({DIFFUSERS_CLASS}), or {' and '.join(TORCHSCRIPT_FILES)}; "
+        "run `dvc repro train_tokenizer`, or let tokenizer.pretrained name a folder that holds them"
+    )

@@ -1,0 +1,1 @@
+"""One function for each metric, and the catalogue that names them."""

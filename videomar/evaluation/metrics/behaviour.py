@@ -1,0 +1,107 @@
+"""What is asked of an autoregressive model beyond likeness: does it move, does it vary, does it listen?
+
+Pure functions of clips. Axes: N clips, F frames, H W rows and columns in pixels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from videomar.errors import DataError
+from videomar.evaluation.metrics.backbone import Backbone
+from videomar.evaluation.metrics.fidelity import check_alike, unit_features
+from videomar.evaluation.metrics.imaging import exposure_shift_by_frame, sharpness_kept_by_frame
+from videomar.evaluation.metrics.motion import motion_by_frame
+
+_LEAST_MOTION = 0.1
+"""Percent of the shorter side a frame: 0.03 px at 32 px, below which flow finds nothing."""
+
+_MOST_DETAIL, _MOST_SHIFT = 4.0, 50.0
+
+
+def motion_retained_by_frame(clip: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Motion of the clip over that of the truth, by frame, (F - 1,); 1 = as much, 0 = frozen.
+
+    NaN at steps where the truth itself stands still, or moves a quarter of its mean at most; and throughout a
+    truth in which flow finds nothing at most steps, as with a body no lighter than what is behind it: one
+    such ratio would outweigh all other clips.
+    """
+    check_alike("motion retained", clip, truth)
+    own, true = motion_by_frame(clip), motion_by_frame(truth)
+    moves = true >= max(_LEAST_MOTION, float(true.mean()) / 4)
+    seen = float((true >= _LEAST_MOTION).mean()) >= 0.5
+    return np.divide(own, true, out=np.full_like(own, np.nan), where=moves & seen)
+
+
+def holds_together(clip: NDArray[np.uint8], picture: NDArray[np.uint8]) -> float:
+    """1 if a clip has not fallen apart at its end, else 0; the mean over clips is the share that holds.
+
+    The rule is ours: in its last quarter a clip has between a quarter and four times the fine detail of the
+    given picture, and is not lighter or darker by more than 50 of 255. Needs no truth, so that it can be
+    asked of clips longer or larger than trained.
+    """
+    end = clip[-max(1, len(clip) // 4) :]
+    detail = float(sharpness_kept_by_frame(end, picture).mean())
+    shift = float(np.abs(exposure_shift_by_frame(end, picture)).mean())
+    return float(1 / _MOST_DETAIL <= detail <= _MOST_DETAIL and shift <= _MOST_SHIFT)
+
+
+def diversity(clips_of_seeds: Sequence[NDArray[np.uint8]], backbone: Backbone, first_frame: int) -> float:
+    """Mean distance between clips of one picture and prompt with different seeds, over pairs; 0 = the same.
+
+    The distance is that of features by frame, mean over the generated frames.
+    """
+    if len(clips_of_seeds) < 2:
+        raise DataError(f"diversity: got {len(clips_of_seeds)} clips, expected two seeds or more")
+    return _mean_of_pairs(_distances(clips_of_seeds, backbone, first_frame))
+
+
+def text_effect(
+    of_prompt: Sequence[NDArray[np.uint8]],
+    of_other_prompt: Sequence[NDArray[np.uint8]],
+    backbone: Backbone,
+    first_frame: int,
+) -> float:
+    """How much more another prompt changes a clip than another seed does; 0 or less = text is not heard.
+
+    Mean distance between clips of two prompts with one picture, less the mean distance between seeds of one
+    prompt (`diversity`). Prompts are compared across seeds, so that a shared seed does not make them alike.
+
+    Args:
+        of_prompt: Clips of one prompt, in the order of their seeds; at least two.
+        of_other_prompt: Clips of another prompt with the same picture and the same seeds.
+        backbone: Of the features.
+        first_frame: The first generated frame.
+    """
+    if len(of_prompt) != len(of_other_prompt) or len(of_prompt) < 2:
+        raise DataError(
+            f"text effect: got {len(of_prompt)} and {len(of_other_prompt)} clips, "
+            "expected the same two seeds or more of both prompts"
+        )
+    seeds = len(of_prompt)
+    distances = _distances([*of_prompt, *of_other_prompt], backbone, first_frame)
+    across = distances[:seeds, seeds:][~np.eye(seeds, dtype=np.bool_)].mean()
+    within = [_mean_of_pairs(own) for own in (distances[:seeds, :seeds], distances[seeds:, seeds:])]
+    return float(across - np.mean(within))
+
+
+def _distances(
+    clips: Sequence[NDArray[np.uint8]], backbone: Backbone, first_frame: int
+) -> NDArray[np.float64]:
+    """Feature distances of all clips to each other, mean over the generated frames: (N, N)."""
+    for clip in clips:
+        check_alike("clips", clip, clips[0])
+    if not 0 <= first_frame < len(clips[0]):
+        raise DataError(
+            f"clips: got first frame {first_frame} of {len(clips[0])}, expected a generated frame"
+        )
+    features = torch.stack([unit_features(clip, backbone)[first_frame:] for clip in clips], dim=1)
+    # Through products: thirty times as fast as by differences, and off by rounding of the features' length.
+    distances = torch.cdist(features, features, compute_mode="use_mm_for_euclid_dist")
+    return distances.double().square().mean(0).numpy()
+
+
+def _mean_of_pairs(distances: NDArray[np.float64]) -> float:
+    return float(distances[np.triu_indices(len(distances), 1)].mean())

@@ -1,0 +1,104 @@
+"""How clips look by themselves and beside the picture that they were given; no truth is needed.
+
+VBench asks DINO, DreamSim and MUSIQ; these are stand-ins without a subject mask, named after what they
+measure. Axes: F frames, H W rows and columns in pixels, K places of a feature map.
+"""
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from videomar.errors import DataError
+from videomar.evaluation.metrics.backbone import Backbone
+
+_LOCAL = 2
+"""The map of stride 8: 12 x 12 places of a frame of up to 96 px."""
+_STANDING_OUT_SHARE = 0.15
+_DARK, _LIGHT = 2, 253
+
+
+def sharpness_by_frame(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Variance of the Laplacian of luma, (F,), grey levels squared; blur lowers it, but noise raises it."""
+    return np.array([cv2.Laplacian(grey, cv2.CV_64F).var() for grey in _greys(clip)])
+
+
+def sharpness_kept_by_frame(clip: NDArray[np.uint8], picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Sharpness of each frame over that of the given picture (H, W, 3), (F,); below 1 = blurred."""
+    of_picture = float(sharpness_by_frame(picture[None])[0])
+    return sharpness_by_frame(clip) / max(of_picture, 1e-9)
+
+
+def exposure_by_frame(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Share of each frame, (F,), that is neither black nor burnt out: luma from 3 to 252."""
+    return np.array([float(((grey > _DARK) & (grey < _LIGHT)).mean()) for grey in _greys(clip)])
+
+
+def exposure_shift_by_frame(clip: NDArray[np.uint8], picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """How much lighter or darker each frame is than the given picture, (F,): mean luma, grey levels."""
+    means = np.array([grey.mean() for grey in _greys(clip)])
+    return np.abs(means - float(_greys(picture[None])[0].mean()))
+
+
+def picture_fidelity_by_frame(
+    clip: NDArray[np.uint8], picture: NDArray[np.uint8], backbone: Backbone
+) -> NDArray[np.float64]:
+    """Likeness of each whole frame to the given picture (H, W, 3), (F,): cosine of pooled features, 0 to 1.
+
+    Source: VBench-I2V, i2v_subject.py, which takes DINO's features, the best frame's likeness and the mean
+    likeness of neighbours; ours is by frame, so that a clip that leaves its picture late is seen to.
+    """
+    frames, given = _pair(clip, picture, backbone)
+    return functional.cosine_similarity(frames[0], given[0]).double().numpy()
+
+
+def subject_fidelity_by_frame(
+    clip: NDArray[np.uint8], picture: NDArray[np.uint8], backbone: Backbone
+) -> NDArray[np.float64]:
+    """How well what stands out in the given picture is found again anywhere in each frame, (F,), -1 to 1.
+
+    Without a mask the subject is taken to be the 15 % of places whose features differ most from the
+    picture's mean; each is looked for in the whole frame, for a subject may move.
+    """
+    (_, frames), (_, given) = _pair(clip, picture, backbone)
+    places = given[0]
+    unlike = (places - places.mean(0)).norm(dim=1)
+    standing_out = places[unlike.topk(max(1, round(_STANDING_OUT_SHARE * len(places)))).indices]
+    likeness = torch.einsum("kc,fpc->fkp", functional.normalize(standing_out, dim=-1), _unit(frames))
+    return likeness.amax(dim=2).mean(dim=1).double().numpy()
+
+
+def background_fidelity_by_frame(
+    clip: NDArray[np.uint8], picture: NDArray[np.uint8], backbone: Backbone
+) -> NDArray[np.float64]:
+    """How alike each place of the frame is to the same place of the given picture, (F,): median, -1 to 1.
+
+    Without a mask the background is what most of the frame shows: the median leaves out a subject that moves
+    over less than half of it. A moving camera lowers it.
+    """
+    (_, frames), (_, given) = _pair(clip, picture, backbone)
+    return torch.einsum("fpc,gpc->fp", _unit(frames), _unit(given)).median(dim=1).values.double().numpy()
+
+
+def _pair(
+    clip: NDArray[np.uint8], picture: NDArray[np.uint8], backbone: Backbone
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Pooled features (F, C) and places (F, K, C) of the clip, and of the picture as a clip of one frame."""
+    _greys(clip), _greys(picture[None])
+    if picture.shape != clip.shape[1:]:
+        raise DataError(f"picture: got {picture.shape}, expected the size of a frame, {clip.shape[1:]}")
+    looks = [backbone.look(frames) for frames in (clip, picture[None])]
+    pairs = [(look.pooled, look.maps[_LOCAL].flatten(2).transpose(1, 2)) for look in looks]
+    return pairs[0], pairs[1]
+
+
+def _unit(features: Tensor) -> Tensor:
+    return functional.normalize(features, dim=-1)
+
+
+def _greys(clip: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or not len(clip):
+        raise DataError(f"imaging: got {clip.dtype} {clip.shape}, expected uint8 (F, H, W, 3) with frames")
+    return [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]

@@ -1,0 +1,153 @@
+"""Scores of single clips: every metric of the catalogue, each asked of as many clips as its cost allows.
+
+Only frames that the model made count: those from `context_frames` on. A clip's PSNR is that of the squared
+error pooled over its generated frames.
+
+Axes: F frames, H W rows and columns in pixels.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from videomar.errors import DataError
+from videomar.evaluation.generated import Clip, ClipKinds, is_stretched, psnr_by_frame, psnr_db, repeat_last
+from videomar.evaluation.metrics.backbone import Backbone
+from videomar.evaluation.metrics.catalogue import METRICS, Metric
+
+CLIP_METRICS = tuple(metric for metric in METRICS if metric.per != "set")
+COLUMNS = ("clip_id", "group", "kind", "psnr_db", "repeat_psnr_db", "gain_db")
+_KINDS = ("continuation", "image")
+_BASELINES = ("continuation_untrained", "continuation_linear", "continuation_repeat", "tokenizer")
+_OF_PIXELS = {"psnr"}
+"""Asked of every clip, by itself."""
+
+
+@dataclasses.dataclass(slots=True)
+class Judge:
+    """Asks metrics of clips. Remembers what could not be asked, and why."""
+
+    backbone: Backbone | None
+    closely: frozenset[str] = frozenset()
+    """Ids of the clips that metrics without a network are asked of; the others only get their PSNR."""
+    most_closely: frozenset[str] = frozenset()
+    """Ids of the clips that metrics of the network are asked of, too."""
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+    """By metric: why it has no value, or none of some clips."""
+
+    def rows(self, kinds: ClipKinds) -> list[dict[str, Any]]:
+        """One row for each kind of a clip but the truth, `continuation_repeat` added: COLUMNS and metrics."""
+        return [
+            self._row(kinds, clip) for _, clip in sorted(with_repeat(kinds).items()) if clip.kind != "truth"
+        ]
+
+    def _row(self, kinds: ClipKinds, clip: Clip) -> dict[str, Any]:
+        row: dict[str, Any] = dict.fromkeys([*COLUMNS, *(metric.key for metric in CLIP_METRICS)], np.nan)
+        row |= {"clip_id": clip.clip_id, "group": clip.group, "kind": clip.kind}
+        start, truth = start_of(kinds, clip), kinds["truth"].frames
+        if not is_stretched(clip.kind):
+            row["psnr_db"] = psnr_db(clip.frames[start:], truth[start:])
+            row["repeat_psnr_db"] = psnr_db(repeat_last(truth, start)[start:], truth[start:])
+            row["gain_db"] = row["psnr_db"] - row["repeat_psnr_db"]
+            row["psnr"] = row["psnr_db"]
+        return row | {metric.key: self._score(metric, kinds, clip) for metric in self._asked(clip)}
+
+    def _asked(self, clip: Clip) -> list[Metric]:
+        """The metrics of a clip: those against the truth only where it has one."""
+        of_model = clip.kind in _KINDS
+        keys: set[str] = set()
+        if clip.clip_id in self.closely and (of_model or clip.kind in _BASELINES):
+            keys |= {metric.key for metric in CLIP_METRICS if "backbone" not in metric.needs}
+        if clip.clip_id in self.most_closely and of_model:
+            keys |= {metric.key for metric in CLIP_METRICS if "backbone" in metric.needs}
+        if is_stretched(clip.kind):
+            keys = {metric.key for metric in CLIP_METRICS if not {"truth", "backbone"} & set(metric.needs)}
+        return [metric for metric in CLIP_METRICS if metric.key in keys - _OF_PIXELS]
+
+    def _score(self, metric: Metric, kinds: ClipKinds, clip: Clip) -> float:
+        """Mean of a metric over the generated frames of a clip; NaN, and a reason, where it has no value."""
+        try:
+            return _mean(metric, _inputs(metric, kinds, clip, self.backbone))
+        except DataError as error:
+            self.skipped[metric.key] = str(error)
+        except cv2.error as error:
+            self.skipped[metric.key] = f"{metric.key}: frames of {clip.frames.shape[1:3]}: {error.err}"
+        return float("nan")
+
+
+def with_repeat(kinds: ClipKinds) -> ClipKinds:
+    """All kinds of a clip, and the baseline that needs no model: the last given frame for ever."""
+    if "continuation" not in kinds:
+        return kinds
+    made = kinds["continuation"]
+    frames = repeat_last(kinds["truth"].frames, made.context_frames)
+    baseline = dataclasses.replace(made, kind="continuation_repeat", frames=frames)
+    return {**kinds, baseline.kind: baseline}
+
+
+def start_of(kinds: ClipKinds, clip: Clip) -> int:
+    """First frame that counts: of the autoencoder where the continuation's is, as its ceiling.
+
+    Clips longer than trained are judged beyond the trained length.
+    """
+    if clip.kind == "tokenizer":
+        return kinds["continuation"].context_frames if "continuation" in kinds else 1
+    if clip.kind.endswith("_longer"):
+        return len(kinds["truth"].frames)
+    return clip.context_frames
+
+
+def choose(clips: Sequence[ClipKinds], count: int) -> frozenset[str]:
+    """Ids of at most so many clips of each group, evenly spread over the order of their ids."""
+    chosen: set[str] = set()
+    for group in sorted({kinds["truth"].group for kinds in clips}):
+        ids = [kinds["truth"].clip_id for kinds in clips if kinds["truth"].group == group]
+        chosen |= {ids[round(at)] for at in np.linspace(0, len(ids) - 1, min(count, len(ids)))}
+    return frozenset(chosen)
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of `Judge.rows` as a table with a float column for each metric of the catalogue."""
+    columns = [*COLUMNS, *(metric.key for metric in CLIP_METRICS)]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], np.float64))
+
+
+def _inputs(metric: Metric, kinds: ClipKinds, clip: Clip, backbone: Backbone | None) -> dict[str, Any]:
+    """What a metric asks for: the generated frames behind the last given one, which is the given picture.
+
+    A network sees whole clips, which it remembers for other metrics and other kinds of the clip.
+    """
+    start, truth = start_of(kinds, clip), kinds["truth"].frames
+    shown = slice(0 if "backbone" in metric.needs else start - 1, None)
+    # Of clips that have no truth of their size, what the tokenizer made of the given picture.
+    given = clip.frames[0] if is_stretched(clip.kind) else truth[start - 1]
+    inputs = {"clip": clip.frames[shown], "truth": truth[shown], "picture": given, "fps": clip.fps}
+    inputs |= {"backbone": backbone, "given": (start if shown.start == 0 else 1)}
+    missing = metric.missing(inputs)
+    if missing:
+        raise DataError(
+            f"{metric.key}: got no {' and no '.join(missing)}, expected the packages with its weights; "
+            "install what pyproject.toml names"
+        )
+    return inputs
+
+
+def _mean(metric: Metric, inputs: dict[str, Any]) -> float:
+    value = metric(inputs)
+    if metric.per == "clip":
+        return float(value)
+    given = inputs["given"] - (metric.per == "step")
+    generated: NDArray[np.float64] = value[given:]
+    generated = generated[np.isfinite(generated)]
+    return float(generated.mean()) if len(generated) else float("nan")
+
+
+def frames_psnr(kinds: ClipKinds, kind: str) -> NDArray[np.float64]:
+    """PSNR by frame (F,) of a kind of a clip; NaN where the clip has no such kind."""
+    truth = kinds["truth"].frames
+    return psnr_by_frame(kinds[kind].frames, truth) if kind in kinds else np.full(len(truth), np.nan)

@@ -1,0 +1,1 @@
+"""Clips as latents in Parquet: encode, store, read, deal into batches."""

@@ -1,0 +1,83 @@
+"""Clips of a video to the latents that are stored: all that decides their bytes.
+
+Every array depends on its video and its clip alone, so the bytes are the same for any number of workers and
+nodes, and for work that is done again because a worker or a node died.
+"""
+
+import functools
+import socket
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from videomar.encoders.load import load_tokenizer
+from videomar.encoders.tokenizer import VideoTokenizer, to_unit_range, with_moments
+from videomar.errors import DataError
+from videomar.media.clip_reader import stream_clips
+from videomar.media.shapes import ClipShape
+
+
+class Video(NamedTuple):
+    """Clips of one video and one shape that are to be encoded."""
+
+    path: str
+    starts_s: list[float]
+    keys: list[str]
+    shape: ClipShape
+
+
+class Encoded(NamedTuple):
+    """The latents of a clip as they are stored."""
+
+    key: str
+    shape: list[int]
+    data: bytes
+    std: bytes = b""
+    """Their deviations, of the same shape; empty where they are not wanted."""
+
+
+class ClipEncoder:
+    """One tokenizer on one thread. Loads it when it is first needed."""
+
+    def __init__(self, tokenizer: str, dtype: str, moments: bool = False) -> None:
+        torch.set_num_threads(1)
+        self._folder, self._dtype, self._moments = tokenizer, dtype, moments
+
+    @functools.cached_property
+    def _tokenizer(self) -> VideoTokenizer:
+        _require_here(Path(self._folder))
+        return load_tokenizer(Path(self._folder))
+
+    def encode(self, video: Video) -> list[Encoded]:
+        """The latents of each clip of a video.
+
+        Raises:
+            VideomarError: the video or the tokenizer cannot be read, or do not fit each other.
+        """
+        path, arrays = Path(video.path), dict[str, Encoded]()
+        _require_here(path)
+        for number, pictures in stream_clips(path, video.starts_s, video.shape):
+            clip, std = to_unit_range(torch.from_numpy(pictures)[None]), b""
+            if self._moments:
+                latents, deviations = with_moments(self._tokenizer).encode_moments(clip)
+                std = stored_bytes(deviations[0], self._dtype)
+            else:
+                latents = self._tokenizer.encode(clip)
+            key = video.keys[number]
+            arrays[key] = Encoded(key, list(latents[0].shape), stored_bytes(latents[0], self._dtype), std)
+        return list(arrays.values())
+
+
+def stored_bytes(values: torch.Tensor, dtype: str) -> bytes:
+    """Bytes of float32 values as `dtype`, rounded to nearest."""
+    if dtype == "bfloat16":
+        return values.to(torch.bfloat16).contiguous().view(torch.uint16).numpy().tobytes()
+    return values.numpy().astype(dtype).tobytes()
+
+
+def _require_here(path: Path) -> None:
+    """Refuse to work on a node that does not see a path."""
+    if not path.exists():
+        rule = "it at the same path on every node; put it on a file system that all of them share"
+        raise DataError(f"{path}: got no such file on node {socket.gethostname()}, expected {rule}")

@@ -1,0 +1,223 @@
+"""Batches of latents as a function of the step: nothing to save, nothing to lose.
+
+Axes: B batch, C channels, T latent frames, H W latent rows and columns, M caption tokens, E caption channels.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videomar.errors import DataError
+from videomar.latents.buckets import Rota, find_buckets
+from videomar.latents.dtypes import to_float32
+from videomar.latents.keys import check_facts
+from videomar.latents.reader import StoredColumn
+from videomar.latents.shards import CONDITIONS, open_latents
+from videomar.place import Where
+
+
+class Batch(NamedTuple):
+    """Latents (B, C, T, H, W), caption states (B, M, E), real caption tokens (B, M), conditions (B,), ids."""
+
+    latents: NDArray[np.float32]
+    text: NDArray[np.float32]
+    text_mask: NDArray[np.bool_]
+    conditions: dict[str, NDArray[np.float32]]
+    clip_ids: list[str]
+    latents_std: NDArray[np.float32] | None = None
+    """Deviations of the latents, of the same shape, where they were asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """How the clips of a batch are drawn."""
+
+    batch_size: int
+    """Clips of the global batch, B."""
+    simulated_share: float
+    """Of simulated clips, where both kinds are there."""
+    seed: int
+    num_latent_frames: int = 0
+    """Clips are cut to so many, and shorter ones left out; 0 = every clip as long as it is."""
+    size_px: int = 0
+    """Base size that the clips were encoded at; 0 = the largest."""
+    moments: bool = False
+    """Batches hold the deviations of the latents, too."""
+
+
+class LatentDataset:
+    """The clips of one split. Remembers where their latents and captions lie; has no position.
+
+    Bytes are read when a batch is made, and a row group is compared with its sums when the first of its clips
+    is: the cache may be larger than memory. Rows are numbered in the order of their clips' ids; a clip that
+    was encoded at several sizes has a row for each.
+    """
+
+    def __init__(
+        self, folder: Where, split: str, max_text_tokens: int, expected: Mapping[str, Any] | None = None
+    ) -> None:
+        """Open a cache.
+
+        Args:
+            folder: of the cache.
+            split: `train`, `val` or `test`.
+            max_text_tokens: states a caption is filled up to.
+            expected: facts that the cache must have been made with, see `key_facts`; None takes any.
+
+        Raises:
+            DataError: the cache is missing, damaged or another, or the split is empty.
+        """
+        shards = open_latents(folder)
+        check_facts(folder, shards[0].facts, expected or {})
+        rows = [
+            (shard, number)
+            for shard in shards
+            for number, row in enumerate(shard.rows)
+            if row["split"] == split
+        ]
+        if not rows:
+            raise DataError(f"{folder}: got no clip in split {split}, expected some; run `dvc repro encode`")
+        rows.sort(key=lambda place: [place[0].rows[place[1]][name] for name in ("clip_id", "key")])
+        table = [shard.rows[number] for shard, number in rows]
+        self.facts = shards[0].facts
+        self.clip_ids = [row["clip_id"] for row in table]
+        self.conditions = {name: np.array([row[name] for row in table], np.float32) for name in CONDITIONS}
+        self.max_text_tokens = max_text_tokens
+        self._latents = StoredColumn("latents", rows)
+        self._text = StoredColumn("text", rows)
+        has_moments = all("latents_std" in shard.offsets for shard in shards)
+        self._std = StoredColumn("latents_std", rows) if has_moments else None
+        _refuse_long(self._text, max_text_tokens)
+        self.sizes_px = np.array([row["size_px"] for row in table])
+        self.simulated = np.array([row["group"] == "simulated" for row in table])
+        self._rotas: dict[Draw, Rota] = {}
+        told = [{name: row[name] for name in CONDITIONS} for row in table]
+        keys = sorted(f"{row['key']} {row['text_key']} {clip}" for row, clip in zip(table, told, strict=True))
+        self.content_hash = hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents, C."""
+        return self._latents.shapes[0][0]
+
+    @property
+    def latent_shapes(self) -> list[tuple[int, ...]]:
+        """Shape (C, T, H, W) of each row's latents."""
+        return self._latents.shapes
+
+    @property
+    def text_channels(self) -> int:
+        """Channels of the caption states, E."""
+        return self._text.shapes[0][1]
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    @property
+    def largest(self) -> dict[str, int]:
+        """Number of each clip's row at the largest size, by the clip's id."""
+        numbers = np.flatnonzero(self.sizes_px == self.sizes_px.max()).tolist()
+        return {self.clip_ids[number]: number for number in numbers}
+
+    def batch_at(self, step: int, draw: Draw, rank: int = 0, world_size: int = 1) -> Batch:
+        """A worker's part of the global batch of a step, all of one shape.
+
+        Parts are dealt in turn: put together in turn, they are the same batch for any number of workers.
+
+        Raises:
+            DataError: no clip fits `draw`, the cache holds no deviations and it wants them, and see `rows`.
+        """
+        index = self._rota(draw).index_at(step)[rank::world_size]
+        batch = self.rows(index, draw.num_latent_frames)
+        return batch._replace(latents_std=self._deviations(index, draw)) if draw.moments else batch
+
+    def index_at(self, step: int, batch_size: int, simulated_share: float, seed: int) -> NDArray[np.int64]:
+        """Rows of the global batch of a step, (B,), whole clips of the largest size: see `Rota`."""
+        draw = Draw(batch_size=batch_size, simulated_share=simulated_share, seed=seed)
+        return self._rota(draw).index_at(step)
+
+    def rows(self, index: Sequence[int] | NDArray[np.int64], num_latent_frames: int = 0) -> Batch:
+        """The clips at `index`, cut to their first `num_latent_frames` (0 = all).
+
+        Raises:
+            DataError: the clips differ in shape, their bytes are damaged, or a latent is not finite.
+        """
+        clip_ids = [self.clip_ids[i] for i in index]
+        latents = _cut(*self.stored_latents(index), num_latent_frames)
+        _refuse_non_finite(latents, clip_ids)
+        text, mask = _pad(self._text.read_each(index), self.max_text_tokens)
+        conditions = {name: values[index] for name, values in self.conditions.items()}
+        return Batch(latents, text, mask, conditions, clip_ids)
+
+    def _deviations(self, index: NDArray[np.int64], draw: Draw) -> NDArray[np.float32]:
+        if self._std is None:
+            rule = "the deviations too; set encode.moments to true and run `dvc repro encode`"
+            raise DataError(f"train.draw_latents: got a cache that holds latents alone, expected {rule}")
+        return _cut(*self._std.read_batch(index), draw.num_latent_frames)
+
+    def _rota(self, draw: Draw) -> Rota:
+        """The batches of a draw.
+
+        Raises:
+            DataError: there is no clip of its size, or none that is long enough.
+        """
+        if draw not in self._rotas:
+            chosen = self.sizes_px == (draw.size_px or self.sizes_px.max())
+            if not chosen.any():
+                rule = f"one of {sorted(set(self.sizes_px.tolist()))}; see encode.smaller_sizes_px"
+                raise DataError(f"size_px: got {draw.size_px}, expected {rule}")
+            lengths = np.array([shape[1] for shape in self._latents.shapes])
+            fitting = np.flatnonzero(chosen & (lengths >= draw.num_latent_frames))
+            if not len(fitting):
+                rule = f"at most {lengths[chosen].max()}, the longest clips' length"
+                raise DataError(f"num_latent_frames: got {draw.num_latent_frames}, expected {rule}")
+            buckets = find_buckets(self._latents.shapes, self.simulated, fitting)
+            self._rotas[draw] = Rota(buckets, draw.batch_size, draw.simulated_share, draw.seed)
+        return self._rotas[draw]
+
+    def stored_latents(self, index: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[Any], str]:
+        """Latents (B, C, T, H, W) as they are stored, bfloat16 as uint16, and the name of their type.
+
+        Raises:
+            DataError: the clips differ in shape or type, or their bytes are damaged.
+        """
+        return self._latents.read_batch(index)
+
+
+def _cut(stored: NDArray[Any], dtype: str, num_latent_frames: int) -> NDArray[np.float32]:
+    """The first latent frames (0 = all) of stored values (B, C, T, H, W)."""
+    return to_float32(stored[:, :, :num_latent_frames] if num_latent_frames else stored, dtype)
+
+
+def _refuse_non_finite(latents: NDArray[np.float32], clip_ids: list[str]) -> None:
+    # A sum is one fast pass, and not finite if a term is not; a sum of finite terms can overflow, too.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(latents.sum()):
+            return
+    bad = np.array([not np.isfinite(clip).all() for clip in latents])
+    if bad.any():
+        raise DataError(
+            f"{clip_ids[int(bad.argmax())]}: got latents that are not finite, expected finite ones; "
+            "train the tokenizer again and run `dvc repro encode`"
+        )
+
+
+def _refuse_long(text: StoredColumn, max_tokens: int) -> None:
+    longest = max(shape[0] for shape in text.shapes)
+    if longest > max_tokens:
+        rule = f"at most text.max_tokens {max_tokens}"
+        raise DataError(f"caption: got {longest} tokens, expected {rule}; run `dvc repro encode`")
+
+
+def _pad(states: list[NDArray[np.float32]], max_tokens: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Caption states (M, E) as (B, max_tokens, E) and the mask (B, max_tokens) of real tokens."""
+    text = np.zeros((len(states), max_tokens, states[0].shape[1]), np.float32)
+    mask = np.zeros((len(states), max_tokens), np.bool_)
+    for row, state in enumerate(states):
+        text[row, : len(state)] = state
+        mask[row, : len(state)] = True
+    return text, mask

@@ -1,0 +1,141 @@
+"""Kept clips to the latent cache: which clip has which key, and what the cache lacks of them.
+
+What is already in the cache under the same key is kept, so a changed clip costs one clip, and what a killed
+run had finished is kept, too.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas
+import torch
+from tqdm import tqdm
+
+from videomar.config import Params
+from videomar.curation.ledger import kept_clips, read_ledger
+from videomar.encoders.load import load_tokenizer
+from videomar.encoders.text import TextEncoder, load_text_encoder
+from videomar.encoders.tokenizer import with_moments
+from videomar.latents.cache import LatentCache, std_key
+from videomar.latents.clip_encoder import Encoded, Video, stored_bytes
+from videomar.latents.encode_ray import encode_on_ray
+from videomar.latents.keys import cached_sizes, key_facts
+from videomar.latents.shards import num_bytes
+from videomar.media.shapes import at_sizes, ledger_shapes
+from videomar.place import Where
+from videomar.provenance.code_hash import CAPTIONS, LATENTS, code_hash
+from videomar.provenance.made_with import package_versions
+
+_BATCH = 32
+
+
+# Gives the latents of all clips of the videos, in any order, some at a time.
+EncodeVideos = Callable[[Sequence[Video], Path, Params], Iterator[list[Encoded]]]
+
+
+def encode_clips(
+    raw: Path, ledger: Path, tokenizer: Path, out: Where, params: Params, encode: EncodeVideos | None = None
+) -> dict[str, float]:
+    """Bring the cache in `out` in line with the ledger.
+
+    Args:
+        raw: folder of the videos.
+        ledger: which clips are kept.
+        tokenizer: folder of the tokenizer.
+        out: folder of the cache, or its URL; rows with an unchanged key are taken over.
+        params: sections `ingest`, `text` and `encode` are used.
+        encode: what encodes; None means `encode_on_ray`.
+
+    Returns:
+        How many clips there are, how many latents and captions were encoded and taken over (a clip has a
+        latent for each base size), shards written, damaged shards rebuilt.
+
+    Raises:
+        DataError: a video or the tokenizer cannot be read, or has no moments where they are wanted.
+    """
+    kept = kept_clips(read_ledger(ledger, thumbnails=False))
+    clips = _at_all_sizes(kept.sort_values(["video", "start_s"]), params)
+    torch.set_num_threads(1)
+    loaded, text = load_tokenizer(tokenizer), load_text_encoder(params.text)
+    dtype, moments, content_hash = params.encode.dtype, params.encode.moments, loaded.content_hash()
+    if moments:
+        with_moments(loaded)  # refuses now, and not with the first clip
+    places = zip(clips["video_sha256"], clips["start_s"], clips["clip_shape"], strict=True)
+    clips["key"] = [_key(sha, start, asdict(shape), content_hash, dtype) for sha, start, shape in places]
+    clips["text_key"] = [_text_key(caption, text.content_hash, dtype) for caption in clips["caption"]]
+    clips["fps"] = params.ingest.fps
+    facts = key_facts(params) | {
+        "tokenizer": content_hash,
+        "latent_mean": loaded.latent_mean.tolist(),
+        "latent_std": loaded.latent_std.tolist(),
+        "text_encoder": text.content_hash,
+        "packages": package_versions(),
+    }
+    del loaded  # the actors hold their own
+    columns = ["clip_id", "key", "text_key", "caption", "group", "split", "fps", "motion", "size_px"]
+    with LatentCache(out) as cache:
+        lacking = [key not in cache or (moments and std_key(key) not in cache) for key in clips["key"]]
+        missing = clips[lacking]
+        videos = [
+            Video(str((raw / video).resolve()), rows["start_s"].tolist(), rows["key"].tolist(), shape)
+            for (video, shape), rows in missing.drop_duplicates("key").groupby(["video", "clip_shape"])
+        ]
+        encoded = (encode or encode_on_ray)(videos, tokenizer, params) if videos else ()
+        _add_latents(cache, encoded, len(missing), dtype)
+        num_captions = _add_captions(cache, clips, text, dtype)
+        written = cache.write(clips[columns].to_dict("records"), params.encode.shard_clips, facts)
+    return {
+        "clips": clips["clip_id"].nunique(),
+        "encoded": len(missing),
+        "reused": len(clips) - len(missing),
+        "captions_encoded": num_captions,
+        "shards_written": written,
+        "shards_damaged": len(cache.damages),
+        "megabytes": num_bytes(out) / 1e6,
+    }
+
+
+def _at_all_sizes(clips: pandas.DataFrame, params: Params) -> pandas.DataFrame:
+    """A row for each clip and each base size `size_px` that it is cached at, with its `clip_shape` there."""
+    sizes_px, shapes = cached_sizes(params), ledger_shapes(clips, params.ingest)
+    rows = clips.assign(
+        size_px=[list(sizes_px)] * len(clips),
+        clip_shape=[at_sizes(shape, sizes_px, params.ingest) for shape in shapes],
+    )
+    return rows.explode(["size_px", "clip_shape"], ignore_index=True)
+
+
+def _add_latents(cache: LatentCache, encoded: Iterable[list[Encoded]], count: int, dtype: str) -> None:
+    """Add the latents of `count` clips as they come."""
+    with tqdm(total=count, desc="encoding", unit="clip", disable=None) as bar:
+        for clips in encoded:
+            for clip in clips:
+                if clip.std:
+                    cache.add(std_key(clip.key), dtype, clip.shape, clip.std)
+                cache.add(clip.key, dtype, clip.shape, clip.data)
+            bar.update(len(clips))
+
+
+def _add_captions(cache: LatentCache, clips: pandas.DataFrame, encoder: TextEncoder, dtype: str) -> int:
+    """Add the states of each distinct caption that the cache lacks; how many these are."""
+    keys = dict(zip(clips["caption"], clips["text_key"], strict=True))
+    missing = [caption for caption, key in keys.items() if key not in cache]
+    for start in tqdm(range(0, len(missing), _BATCH), desc="encoding captions", unit="batch", disable=None):
+        batch = missing[start : start + _BATCH]
+        for caption, states in zip(batch, encoder.encode(batch), strict=True):
+            cache.add(keys[caption], dtype, list(states.shape), stored_bytes(states, dtype))
+    return len(missing)
+
+
+def _key(video_sha256: str, start_s: float, pixels: dict[str, Any], tokenizer: str, dtype: str) -> str:
+    """Hash of everything the latent of a clip depends on; the file's name is not among it."""
+    facts = [video_sha256, round(start_s * 1000), pixels, tokenizer, dtype, code_hash(LATENTS)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _text_key(caption: str, encoder: str, dtype: str) -> str:
+    return hashlib.sha256(json.dumps([caption, encoder, dtype, code_hash(CAPTIONS)]).encode()).hexdigest()

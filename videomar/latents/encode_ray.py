@@ -1,0 +1,109 @@
+"""Clips to latents on Ray Data: each actor holds one tokenizer, decodes, and sends back latents alone."""
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from videomar.cluster import ray_cluster
+from videomar.config import Params
+from videomar.errors import DataError, VideomarError
+from videomar.latents.clip_encoder import ClipEncoder, Encoded, Video
+from videomar.media.shapes import ClipShape
+
+# Clips of one video that an actor takes at once. It holds their latents until the video is read to its end,
+# and each part of a video costs a pass over it: so not many, and only where other workers would be idle.
+_MIN_PART, _MAX_PART = 64, 1024
+# Clips in a task, about: what is done again when a worker dies, and what a kill of the run loses.
+_TASK_CLIPS = 64
+_BLOCK_BYTES = 4 * 2**20
+# How often an actor that died is started again. Tries of its tasks are not counted: Ray makes many before it
+# knows that a node is gone.
+_MAX_RESTARTS = 4
+# Half a CPU: when half the nodes are gone, the others still have room for every actor, which Ray Data would
+# else wait for without end. An actor has one thread in any case.
+_CPUS = 0.5
+
+
+class Encoder(ClipEncoder):
+    """The same as an actor of Ray Data."""
+
+    def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Rows of arrays of a row of `Video`; an error that the user can mend is a row, too."""
+        shape = ClipShape(**row["shape"])
+        video = Video(row["path"], np.asarray(row["starts_s"]).tolist(), list(row["keys"]), shape)
+        try:
+            for array in self.encode(video):
+                yield {**array._asdict(), "error": ""}
+        except VideomarError as error:
+            yield {**Encoded("", [], b"")._asdict(), "error": str(error)}
+
+
+def encode_on_ray(videos: Sequence[Video], tokenizer: Path, params: Params) -> Iterator[list[Encoded]]:
+    """Encode videos on the cluster, `resources.encode.num_workers` at once; blocks of arrays as they come.
+
+    Raises:
+        DataError: a video or the tokenizer cannot be read (told when the others are done), or a worker died
+            again and again.
+    """
+    workers, errors = params.encode.num_workers, list[str]()
+    parts = split_videos(videos, workers)
+    workers = min(workers, len(parts))
+    with ray_cluster(workers):
+        import ray.data  # half a second that a run without work does without
+
+        _set_up_ray_data()
+        tasks = max(4 * workers, sum(len(part.keys) for part in parts) // _TASK_CLIPS)
+        rows = [part._asdict() | {"shape": asdict(part.shape)} for part in parts]
+        dataset = ray.data.from_items(rows, override_num_blocks=min(len(parts), tasks))
+        with warnings.catch_warnings():
+            # Ray Data wants all arguments of actors under names of its own, and has none for restarts yet.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            arrays: Any = dataset.flat_map(
+                Encoder,
+                fn_constructor_args=(str(tokenizer.resolve()), params.encode.dtype, params.encode.moments),
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                num_cpus=_CPUS,
+                max_restarts=_MAX_RESTARTS,
+                max_task_retries=-1,
+            )
+        try:
+            for block in arrays.iter_batches(batch_size=None, batch_format="pyarrow"):
+                made = block.to_pylist()
+                errors += [row["error"] for row in made if row["error"]]
+                yield [Encoded(*(row[name] for name in Encoded._fields)) for row in made if not row["error"]]
+        except ray.exceptions.RayActorError:
+            got = f"a worker that died {_MAX_RESTARTS + 1} times"
+            rule = "it to live; most often memory ran out: lower resources.encode.num_workers and run again"
+            raise DataError(f"encode: got {got}, expected {rule}") from None
+    if errors:
+        raise DataError(errors[0] + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""))
+
+
+def split_videos(videos: Sequence[Video], workers: int) -> list[Video]:
+    """The same clips, long videos in several parts so that every worker has its share; long parts first."""
+    share = math.ceil(sum(len(video.keys) for video in videos) / workers)
+    most = min(max(share, _MIN_PART), _MAX_PART)
+    parts = []
+    for video in videos:
+        size = math.ceil(len(video.keys) / math.ceil(len(video.keys) / most))
+        for first in range(0, len(video.keys), size):
+            span = slice(first, first + size)
+            parts.append(video._replace(starts_s=video.starts_s[span], keys=video.keys[span]))
+    return sorted(parts, key=lambda part: -len(part.keys))
+
+
+def _set_up_ray_data() -> None:
+    """Small blocks, no bars beside ours, no limit on the time that a slow tokenizer takes."""
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = _BLOCK_BYTES
+    context.execution_no_progress_timeout_s = -1

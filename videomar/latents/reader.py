@@ -1,0 +1,136 @@
+"""A column of bytes of many shards, read clip by clip where the bytes lie.
+
+Axes: B batch.
+"""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videomar.errors import DataError
+from videomar.latents.dtypes import DTYPES, to_float32
+from videomar.latents.parquet import BYTES_COLUMNS, Shard, verify_group
+from videomar.place import ObjectPath, Place
+from videomar.storage import ObjectReader, for_each
+
+# Well below the 1,024 files that a process may usually hold.
+_OPEN_FILES = 128
+
+
+class StoredColumn:
+    """Values of one column, numbered as `rows`. Remembers places, open files and what has been verified."""
+
+    def __init__(self, name: str, rows: Sequence[tuple[Shard, int]]) -> None:
+        self.name = name
+        self.shapes: list[tuple[int, ...]] = []
+        self.dtypes: list[str] = []
+        shards = list({shard.path: shard for shard, _ in rows}.values())
+        # Captions and the like of a million clips take gigabytes.
+        self._shards = [replace(shard, rows=[]) for shard in shards]
+        number_of = {shard.path: number for number, shard in enumerate(shards)}
+        starts = [np.array([part.start for part in shard.group_rows]) for shard in shards]
+        places = np.empty((len(rows), 4), np.int64)
+        for place, (shard, row) in zip(places, rows, strict=True):
+            number = number_of[shard.path]
+            group = np.searchsorted(starts[number], row, side="right") - 1
+            place[:] = number, group, shard.offsets[name][row], shard.lengths[name][row]
+            columns = shard.rows[row]
+            self.shapes.append(tuple(columns[BYTES_COLUMNS[name]]))
+            self.dtypes.append(columns["dtype"])
+        self._places = places
+        self._verified = [[False] * len(shard.group_rows) for shard in self._shards]
+        self._files = _Files([shard.path for shard in shards])
+        known: dict[tuple[tuple[int, ...], str], int] = {}
+        kinds = zip(self.shapes, self.dtypes, strict=True)
+        self._kinds = np.array([known.setdefault(kind, len(known)) for kind in kinds])
+
+    def read_each(self, index: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.float32]]:
+        """Values that may differ in shape, as float32.
+
+        Raises:
+            DataError: bytes are damaged.
+        """
+        values = [np.empty(length, np.uint8) for length in self._places[index, 3]]
+        self._read_all(self._places[index].tolist(), values)
+        return [
+            to_float32(value.view(DTYPES[self.dtypes[i]]).reshape(self.shapes[i]), self.dtypes[i])
+            for i, value in zip(index, values, strict=True)
+        ]
+
+    def read_batch(self, index: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[Any], str]:
+        """Values (B, ...) as they are stored, and the name of their type.
+
+        Raises:
+            DataError: the values differ in shape or type, or their bytes are damaged.
+        """
+        shape, dtype = self.shapes[index[0]], self.dtypes[index[0]]
+        if (self._kinds[index] != self._kinds[index[0]]).any():
+            kinds = sorted({(self.shapes[i], self.dtypes[i]) for i in index})
+            rule = "one shape and type in a batch; take clips of one size"
+            raise DataError(f"{self.name}: got {kinds}, expected {rule}")
+        places = self._places[index].tolist()
+        data = np.empty((len(index), places[0][3]), np.uint8)
+        self._read_all(places, data)
+        return data.view(DTYPES[dtype]).reshape(len(index), *shape), dtype
+
+    def _read_all(self, places: list[list[int]], values: Iterable[NDArray[np.uint8]]) -> None:
+        new = {(number, group) for number, group, _, _ in places if not self._verified[number][group]}
+        folder = self._shards[0].path
+        for_each(folder, self._verify, new)
+        for_each(folder, self._read_into, zip(places, values, strict=True))
+
+    def _verify(self, group: tuple[int, int]) -> None:
+        number, part = group
+        verify_group(self._shards[number], part, [self.name])
+        self._verified[number][part] = True
+
+    def _read_into(self, item: tuple[list[int], NDArray[np.uint8]]) -> None:
+        (number, _, offset, length), data = item
+        file = self._files.open(number)
+        if isinstance(file, int):
+            got = os.preadv(file, [data.data], offset)
+        else:
+            read = file.read_at(offset, length)
+            got = len(read)
+            data[:got] = np.frombuffer(read, np.uint8)
+        if got != length:
+            rule = "the bytes that were there when it was opened; run `dvc repro encode`"
+            raise DataError(f"{self._shards[number].path}: got a shorter file, expected {rule}")
+
+
+class _Files:
+    """Open files, the longest unused of which is closed when there are too many."""
+
+    def __init__(self, paths: Sequence[Place]) -> None:
+        self._paths = paths
+        self._open: OrderedDict[int, int | ObjectReader] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, number: int) -> int | ObjectReader:
+        """Descriptor or reader of a file by the number of its path."""
+        with self._lock:
+            if number in self._open:
+                self._open.move_to_end(number)
+                return self._open[number]
+        path = self._paths[number]
+        file = ObjectReader(path) if isinstance(path, ObjectPath) else os.open(path, os.O_RDONLY)
+        with self._lock:
+            while len(self._open) >= _OPEN_FILES:
+                _close(self._open.popitem(last=False)[1])
+            return self._open.setdefault(number, file)
+
+    def __del__(self) -> None:
+        for file in self._open.values():
+            _close(file)
+
+
+def _close(file: int | ObjectReader) -> None:
+    """An object that another thread still reads closes itself later."""
+    if isinstance(file, int):
+        os.close(file)

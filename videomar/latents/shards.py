@@ -1,0 +1,194 @@
+"""The latent cache: Parquet shards, one row per clip, each keyed by everything its bytes depend on.
+
+A clip's shard follows from its key, and the number of shards, a power of two, from the number of clips. So
+the same clips make the same files whatever was in the folder before, and one changed clip changes the shard
+that it leaves and the one that it enters; only where the number of clips passes a power of two are all files
+dealt anew (their latents are copied, not encoded).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from videomar.errors import DataError
+from videomar.latents.parquet import (
+    FACT_COLUMNS,
+    SCHEMA,
+    DamagedShardError,
+    Shard,
+    made_by,
+    open_shard,
+    rows_sum,
+    verify_group,
+    write_shard,
+)
+from videomar.place import Place, Where, place_of, work_folder
+from videomar.storage import Entry, for_each, list_files, put, remove, sync
+
+CONDITIONS = ("fps", "motion")
+_PATTERN = "part-*.parquet"
+_HASH_BITS = 32
+
+
+def open_latents(where: Where) -> list[Shard]:
+    """The shards of a complete cache, in the order of their numbers; latents are not read.
+
+    Raises:
+        DataError: there is none, one is missing or damaged, or they were made with different facts.
+    """
+    folder = place_of(where)
+    shards = for_each(folder, open_shard, _files(folder))
+    if not shards:
+        raise DataError(f"{folder}: got no latents, expected Parquet files; run `dvc repro encode`")
+    expected = [_path(folder, number, len(shards)) for number in range(len(shards))]
+    if [shard.path for shard in shards] != expected:
+        names = ", ".join(shard.path.name for shard in shards[:4])
+        raise DataError(f"{folder}: got {names}, expected all parts of one cache; run `dvc repro encode`")
+    for shard in shards[1:]:
+        if shard.facts != shards[0].facts:
+            rule = f"those of {shards[0].path.name}"
+            raise DataError(f"{shard.path}: got other facts, expected {rule}; run `dvc repro encode`")
+    return shards
+
+
+def contents_hash(where: Where) -> str:
+    """Hash of what a complete cache holds: its clips, keys of their latents and captions, and their facts.
+
+    Raises:
+        DataError: see `open_latents`.
+    """
+    rows = [{name: row[name] for name in FACT_COLUMNS} for shard in open_latents(where) for row in shard.rows]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def read_rows(where: Where) -> list[dict[str, Any]]:
+    """Rows of all shards with their bytes, checked against their sums; an absent folder has none.
+
+    Raises:
+        DamagedShardError: a shard is damaged.
+    """
+    rows = []
+    for path in _files(place_of(where)):
+        shard = open_verified(path)
+        for number, row in enumerate(shard.rows):
+            columns = row | {name: shard.stored(name, number).read() for name in shard.offsets}
+            rows.append({name: columns.get(name) for name in SCHEMA.names})
+    return rows
+
+
+def open_verified(path: Place) -> Shard:
+    """A shard all of whose bytes have been compared with their sums.
+
+    Raises:
+        DamagedShardError: they differ.
+    """
+    shard = open_shard(path)
+    for number in range(len(shard.group_rows)):
+        verify_group(shard, number)
+    return shard
+
+
+def intact_shards(where: Where) -> tuple[list[Shard], list[DamagedShardError]]:
+    """Those files of a cache whose bytes are what was written, and what is wrong with the others."""
+    folder = place_of(where)
+    found = for_each(folder, _verified_or_damage, _files(folder))
+    damages = [damage for damage in found if isinstance(damage, DamagedShardError)]
+    return [shard for shard in found if isinstance(shard, Shard)], damages
+
+
+def num_bytes(where: Where) -> int:
+    """What the shards of a cache take."""
+    return sum(entry.size for entry in _entries(place_of(where)))
+
+
+def write_shards(
+    where: Where,
+    rows: Sequence[Mapping[str, Any]],
+    shard_clips: int,
+    facts: Mapping[str, Any] | None = None,
+    intact: Sequence[Shard] = (),
+) -> int:
+    """Make the folder hold `rows` and nothing else; every file appears complete or not at all.
+
+    Args:
+        where: folder of the cache, or its URL.
+        rows: every column of SCHEMA; bytes, or `Stored` where they lie (old shards among them).
+        shard_clips: clips in one shard, about.
+        facts: JSON of what the latents were made with.
+        intact: shards of the folder that are known to be whole; those that would not change are left alone.
+
+    Returns:
+        How many files were written.
+
+    Raises:
+        DataError: the disk is full, or the like; the files of before are all there.
+        StoreError: the store cannot be reached; it may hold some of the new files.
+    """
+    folder = place_of(where)
+    work = work_folder(folder)
+    work.mkdir(parents=True, exist_ok=True)
+    known = {shard.path: shard for shard in intact}
+    parts = _deal(folder, rows, shard_clips)
+    drafts: dict[Place, Path] = {}
+    remove(work.glob(f".{_PATTERN}"))
+    try:
+        for path, members in parts.items():
+            if not _holds(known.get(path), members, facts or {}):
+                drafts[path] = work / f".{path.name}"
+                write_shard(drafts[path], members, facts or {})
+    except OSError as error:
+        remove(drafts.values())
+        rule = "room for the new shards beside the old ones"
+        got = error.strerror or " ".join(str(error).split())
+        raise DataError(
+            f"{work}: got {got}, expected {rule}; free some and run again: the cache is as it was"
+        ) from None
+    # Only now: until here a draft may have been made of bytes that lie in any of the old files.
+    for_each(folder, lambda path: put(drafts[path], path), drafts)
+    remove(set(_files(folder)) - set(parts))
+    sync(folder)
+    return len(drafts)
+
+
+def _deal(
+    folder: Place, rows: Sequence[Mapping[str, Any]], shard_clips: int
+) -> dict[Place, list[Mapping[str, Any]]]:
+    """Rows by the shard that the first bits of their key's hash name, in the order of the keys."""
+    bits = max(0, -(-len(rows) // shard_clips) - 1).bit_length()
+    parts: dict[Place, list[Mapping[str, Any]]] = {
+        _path(folder, number, 2**bits): [] for number in range(2**bits)
+    }
+    for row in sorted(rows, key=lambda row: (row["key"], row["clip_id"])):
+        first = int.from_bytes(hashlib.sha256(row["key"].encode()).digest()[: _HASH_BITS // 8])
+        parts[_path(folder, first >> (_HASH_BITS - bits), 2**bits)].append(row)
+    return parts
+
+
+def _verified_or_damage(path: Place) -> Shard | DamagedShardError:
+    try:
+        return open_verified(path)
+    except DamagedShardError as damage:
+        return damage
+
+
+def _entries(folder: Place) -> list[Entry]:
+    """The shards of a folder by name; drafts are none."""
+    files = list_files(folder)
+    return [entry for entry in files if entry.name.endswith(".parquet") and not entry.name.startswith(".")]
+
+
+def _files(folder: Place) -> list[Place]:
+    return [folder / entry.name for entry in _entries(folder)]
+
+
+def _path(folder: Place, number: int, count: int) -> Place:
+    return folder / f"part-{number:05d}-of-{count:05d}.parquet"
+
+
+def _holds(shard: Shard | None, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> bool:
+    """Whether a shard is what `write_shard` would make."""
+    if shard is None or shard.facts != {**facts, **made_by()}:
+        return False
+    return shard.rows_sum == rows_sum(rows)

@@ -1,0 +1,1 @@
+"""Video and image files to frames and back; the only package that knows codecs."""

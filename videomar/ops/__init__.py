@@ -1,0 +1,1 @@
+"""Keeps a checkout healthy: plan, doctor, garbage collection, backup."""

@@ -1,0 +1,90 @@
+"""What runs and lies around the pipeline: services, unsent records, packages, leftovers, room on the disk."""
+
+import os
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+from videomar.environment import SERVICES, answers, read_services
+from videomar.ops.finding import BIN, Finding
+from videomar.ops.gc import find_drafts
+from videomar.ops.materials import read_pins
+from videomar.services.processes import Identity
+from videomar.tracking.outbox import LINES, SENT, read_json
+from videomar.tracking.runs import OUTBOX
+
+_LITTLE_BYTES = 1_000_000_000
+_SHOWN = 5
+_OF_CUDA = ("nvidia-", "cuda-", "triton")  # builds of torch without CUDA, or with another, lack these
+_AGAIN = "make down && make up"
+
+
+def service_findings() -> list[Finding]:
+    """Whether what `make up` noted down lives and answers; services that are not up are no mismatch."""
+    noted = read_services()
+    if not noted:
+        if SERVICES.is_file():
+            return [Finding(str(SERVICES), "cannot be read, expected the note of `make up`", "make up")]
+        return []
+    supervisor = noted.get("supervisor")
+    if supervisor is None or Identity(*supervisor).process() is None:
+        return [Finding(str(SERVICES), "its supervisor has ended, expected one that lives", "make up")]
+    findings = []
+    for name, service in noted.get("services", {}).items():
+        health = {"mlflow": f"{service['address']}/health", "prefect": f"{noted['prefect_api']}/health"}
+        living = [process for process in service["processes"] if Identity(*process).process() is not None]
+        if not living:
+            findings.append(Finding(f"service {name}", "has no living process, expected one", _AGAIN))
+        elif name in health and not answers(health[name]):
+            what = f"gives no answer at {health[name]}, expected one"
+            findings.append(Finding(f"service {name}", what, _AGAIN))
+    theirs, ours = noted.get("tracking_uri"), os.environ.get("MLFLOW_TRACKING_URI")
+    if ours and ours != theirs:  # neither is shown: a database's address has its password in it
+        what = "names another store than the MLflow of `make up` shows, expected one of the two for both"
+        findings.append(Finding("MLFLOW_TRACKING_URI", what, "unset MLFLOW_TRACKING_URI"))
+    return findings
+
+
+def outbox_findings(checkpoints: Path) -> list[Finding]:
+    """Runs of which MLflow does not have all."""
+    unsent = [
+        box
+        for box in sorted(checkpoints.rglob(f"{OUTBOX}/*"))
+        if (box / LINES).is_file() and (box / LINES).stat().st_size > read_json(box / SENT).get("bytes", 0)
+    ]
+    what = "has lines that MLflow does not have, expected none once its run has ended"
+    return [Finding(str(box), what, f"{BIN}videomar upload {checkpoints}") for box in unsent]
+
+
+def package_findings(lock: Path) -> list[Finding]:
+    """Whether the packages of this environment are those of requirements.lock."""
+    different = []
+    for name, pin in read_pins(lock).items():
+        if name.startswith(_OF_CUDA):
+            continue
+        try:
+            installed = metadata.version(name).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            installed = "none"
+        if installed != pin.partition("+")[0]:
+            different.append(f"{name} {installed} instead of {pin}")
+    if not different:
+        return []
+    more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+    what = f"differs from the environment: {', '.join(different[:_SHOWN])}{more}"
+    return [Finding(str(lock), what, "rm -f .venv/.ready && make setup")]
+
+
+def leftover_findings() -> list[Finding]:
+    """Files that killed processes left half-written."""
+    what = "was left half-written by a process that has ended, expected nothing"
+    return [Finding(str(path), what, f"{BIN}videomar gc --yes") for path in find_drafts()]
+
+
+def disk_findings(folder: Path) -> list[Finding]:
+    """Whether there is room for another checkpoint or cache."""
+    free = shutil.disk_usage(folder).free
+    if free >= _LITTLE_BYTES:
+        return []
+    what = f"has {free / 1e9:.2f} GB free, expected {_LITTLE_BYTES / 1e9:.0f} GB"
+    return [Finding(f"disk of {folder.resolve()}", what, f"{BIN}videomar gc")]

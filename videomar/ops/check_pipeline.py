@@ -1,0 +1,124 @@
+"""dvc.lock against the files on disk, as DVC itself compares them; and params.yaml by itself."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import yaml
+
+from videomar.config import load_own_params, load_params
+from videomar.errors import OldLayoutError, ParamsError, VideomarError
+from videomar.ops.finding import BIN, Finding
+from videomar.provenance.code_state import outputs_of
+from videomar.registry.trace import Places
+from videomar.sources.listing import changed_named, is_current
+
+_OUTS, _DEPS = "changed outs", "changed deps"
+_SHOWN = 4
+_WORDS = {
+    "modified": "differs from dvc.lock",
+    "deleted": "is missing, dvc.lock names it",
+    "new": "is not in dvc.lock",
+    "not in cache": "has no copy in the cache, expected the one that dvc.lock names",
+}
+_ALWAYS = "always changed"  # of the stage that lists the folder of clips, whatever it finds
+_LISTING = Path("data/clips.json")
+_PARAMS = Path("params.yaml")
+Status = Mapping[str, Sequence[Any]]
+"""What `dvc status --json` prints: for each stage that is not as recorded, what changed."""
+
+
+def params_findings(path: Path) -> list[Finding]:
+    """Whether params.yaml can be read, and has its keys where they are today."""
+    try:
+        load_own_params(path)
+    except (ParamsError, OSError, yaml.YAMLError) as error:
+        told = " ".join(str(error).split()).removeprefix(f"{path}: ")
+        moved = isinstance(error, OldLayoutError)
+        mend = f"{BIN}videomar migrate" if moved else f"git stash push {quote(str(path))}"
+        return [Finding(str(path), told, mend)]
+    return []
+
+
+def pipeline_findings(lock: Path, cache: Path) -> list[Finding]:
+    """Every output and every stage that is not as dvc.lock says.
+
+    Args:
+        lock: dvc.lock in the working folder.
+        cache: Folder of DVC's objects by their MD5.
+    """
+    if not lock.is_file():
+        return [Finding(str(lock), "no such file, expected the record of a run", "make run")]
+    try:
+        return list(_explain(pipeline_status(), lock, cache))
+    except VideomarError as error:
+        return [Finding("dvc status", f"{error}, expected a comparison", f"{BIN}dvc doctor")]
+
+
+def pipeline_status() -> Status:
+    """What differs from dvc.lock, as DVC compares it; of the folder of clips, what its next listing says.
+
+    Raises:
+        VideomarError: DVC gave no answer, or params.yaml is wrong.
+    """
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        told: dict[str, list[Any]] = json.loads(done.stdout)
+    except ValueError:
+        said = " ".join(done.stderr.split())[-300:].removeprefix("ERROR: ")
+        raise VideomarError(said or "no answer") from None
+    status = {stage: [fact for fact in facts if fact != _ALWAYS] for stage, facts in told.items()}
+    if not _LISTING.is_file():
+        return {stage: facts for stage, facts in status.items() if facts}
+    params = load_params(_PARAMS)
+    if not is_current(_LISTING, Path(source := params.samples.source)):
+        status.setdefault("samples", []).append({_DEPS: {source: "modified"}})
+    for stage, names in changed_named(params, Places().named).items():
+        status.setdefault(stage, []).append({_DEPS: dict.fromkeys(names, "modified")})
+    return {stage: facts for stage, facts in status.items() if facts}
+
+
+def _explain(status: Status, lock: Path, cache: Path) -> Iterator[Finding]:
+    outputs = outputs_of(lock.read_text(encoding="utf-8"))
+    changed: dict[str, str] = {}
+    for stage, facts in status.items():
+        stale = any(not isinstance(fact, dict) or _DEPS in fact for fact in facts)
+        for path, said in _of(facts, _OUTS).items():
+            # DVC tells of the cache first, whether the file itself is there or not.
+            word = said if Path(path).exists() else "deleted"
+            changed[path] = word
+            # A stage that is to run again anyway goes on from its files: putting old ones back loses work.
+            stored = not stale and _is_stored(cache, outputs.get(path, ""))
+            yield Finding(path, _WORDS.get(word, word), _mend(path, stage, word, stored))
+    for stage, facts in status.items():
+        told = [name for name, word in _of(facts, _DEPS).items() if changed.get(name) != word]
+        told += [name for fact in facts if isinstance(fact, dict) for name in fact if "changed" not in name]
+        told += [fact for fact in facts if isinstance(fact, str)]
+        if told:
+            more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+            what = f"is not as it ran last: {', '.join(told[:_SHOWN])}{more}"
+            yield Finding(f"stage {stage}", what, f"{BIN}dvc repro {quote(stage)}")
+
+
+def _of(facts: Sequence[Any], kind: str) -> dict[str, str]:
+    """What changed of one kind, by path; of a file of parameters, by key."""
+    found: dict[str, str] = {}
+    for fact in facts:
+        for path, word in fact.get(kind, {}).items() if isinstance(fact, dict) else ():
+            found |= {path: word} if isinstance(word, str) else {f"{path} {key}": word[key] for key in word}
+    return found
+
+
+def _is_stored(cache: Path, md5: str) -> bool:
+    return bool(md5) and (cache / md5[:2] / md5[2:]).is_file()
+
+
+def _mend(path: str, stage: str, word: str, stored: bool) -> str:
+    if word == "not in cache":
+        return f"{BIN}dvc commit --force {quote(stage)}"
+    return f"{BIN}dvc checkout --force {quote(path)}" if stored else f"{BIN}dvc repro {quote(stage)}"

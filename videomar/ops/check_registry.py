@@ -1,0 +1,210 @@
+"""MLflow against dvc.lock, the alias and its history, and the registered bytes against their tags."""
+
+import json
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING
+
+from videomar.environment import answers
+from videomar.ops.finding import BIN, Finding
+from videomar.provenance.lineage import sha256_of
+from videomar.registry.champion_history import read_history
+from videomar.registry.evidence import FILES, FileSum, find_changes, read_file_sums
+from videomar.registry.release import report_is_about
+from videomar.registry.versions import (
+    MODEL,
+    Version,
+    all_versions,
+    challenger,
+    download_evidence,
+    download_model,
+    find_version,
+)
+from videomar.tracking.mlflow_store import open_client, tracking_uri
+from videomar.tracking.outbox import SENT, read_json
+from videomar.tracking.runs import OUTBOX, RUN_FILE, read_run_id
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_RELEASE = f"{BIN}python -m flows.release"
+_RESTORE = f"{BIN}videomar restore BACKUP.tar --force"
+_ROLLBACK = f"{BIN}videomar rollback"
+_TAGS = (
+    "git_commit",
+    "lock_sha256",
+    "ledger_sha256",
+    "tokenizer_sha256",
+    "checkpoint_sha256",
+    "checkpoint_step",
+    "training_run",
+)
+
+
+def store_findings() -> list[Finding]:
+    """Whether MLflow's store is there, answers and is whole."""
+    uri = tracking_uri()
+    if uri.startswith("http"):
+        silent = not answers(f"{uri.rstrip('/')}/health")
+        return [Finding("MLFLOW_TRACKING_URI", "gives no answer, expected MLflow's", "make up")] * silent
+    if not uri.startswith("sqlite:///"):
+        return _database_findings(uri)
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not path.is_file():
+        return [Finding(str(path), "no such file, expected MLflow's store", "make run")]
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as store:
+            told = str(store.execute("PRAGMA quick_check").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        told = str(error)
+    return [] if told == "ok" else [Finding(str(path), f"is damaged: {' '.join(told.split())}", _RESTORE)]
+
+
+def _database_findings(uri: str) -> list[Finding]:
+    """Whether a database answers: asked once, where MLflow would try for minutes."""
+    import sqlalchemy
+
+    try:
+        with sqlalchemy.create_engine(uri).connect():
+            return []
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError):  # their words may have the password in them
+        what = "names a database that gives no answer, expected MLflow's"
+        return [Finding("MLFLOW_TRACKING_URI", what, "unset MLFLOW_TRACKING_URI")]
+
+
+def alias_findings() -> list[Finding]:
+    """Whether the alias `champion` is where its history says; nothing is carried out."""
+    history = read_history(open_client())
+    where, settle = f"alias champion of {MODEL}", f"{BIN}videomar history"
+    if not history.is_settled:
+        what = f"is {history.alias or 'nowhere'}, but a move to {history.expected or 'none'} was broken off"
+        return [Finding(where, what, settle)]  # any use of the registry carries it out
+    if history.alias == history.expected:
+        return []
+    if history.alias is None:
+        what = f"is gone, expected version {history.expected}: it or the alias was deleted"
+        return [Finding(where, what, _ROLLBACK)]
+    what = f"is version {history.alias}, but the history ends with {history.expected or 'none'}"
+    return [Finding(where, what, settle)]  # notes the move
+
+
+def version_findings(lock: Path) -> list[Finding]:
+    """Whether runs, tags and bytes of champion, challenger and present state of the pipeline agree."""
+    client = open_client()
+    history, newest = read_history(client), challenger()
+    present = find_version(client, lock) if lock.is_file() else None
+    wanted = {history.alias, newest and newest.number, present and present.number}
+    return [
+        finding
+        for version in all_versions()
+        if version.number in wanted
+        for finding in _examine(client, version, version.number == history.alias)
+    ]
+
+
+def release_findings(lock: Path, checkpoints: Path) -> list[Finding]:
+    """Whether what the pipeline made is registered, judged and reported, and its training is in MLflow."""
+    client = open_client()
+    if not lock.is_file() or not any(checkpoints.glob("step_*")):
+        return []
+    findings = []
+    if training := read_run_id(checkpoints / RUN_FILE):
+        stage = _stage_of(client, training)
+        mend = _restore_run(training) if stage == "deleted" else _send_again(checkpoints)
+        if stage != "active":
+            what = f"names training run {training}, which is {stage} in MLflow, expected an active one"
+            findings.append(Finding(str(checkpoints / RUN_FILE), what, mend))
+    present = find_version(client, lock)
+    if present is None:
+        what = "its newest checkpoint is of no registered version, expected one made from this dvc.lock"
+        findings.append(Finding(str(checkpoints), what, "make run"))
+    elif "released_at" not in present.tags:
+        findings.append(Finding(str(present), "is registered, but its release was broken off", _RELEASE))
+    elif not report_is_about(present):
+        what = f"is missing or about another version, expected {present}"
+        findings.append(Finding("reports/index.html", what, _RELEASE))
+    return findings
+
+
+def _examine(client: "MlflowClient", version: Version, is_champion: bool) -> Iterator[Finding]:
+    leave = _ROLLBACK if is_champion else _RESTORE
+    if (stage := _stage_of(client, version.run_id)) != "active":
+        mend = _restore_run(version.run_id) if stage == "deleted" else leave
+        yield Finding(str(version), f"its run {version.run_id} is {stage}, expected an active one", mend)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        evidence = download_evidence(version, Path(folder))
+        damages = _damages(version, evidence)
+        for damage in damages:
+            yield Finding(str(version), damage, leave)
+        facts = {}
+        if (evidence / "dvc.lock").is_file():
+            facts["lock_sha256"] = sha256_of(evidence / "dvc.lock")
+        if not damages:
+            weights = download_model(version) / "checkpoint"
+            facts["checkpoint_sha256"] = sha256_of(weights / "model.safetensors", weights / "ema.safetensors")
+    run_tags = client.get_run(version.run_id).data.tags
+    for name in _TAGS:
+        truth, run = facts.get(name, run_tags.get(name)), quote(version.run_id)
+        if truth is None:
+            continue
+        if version.tags.get(name) != truth:
+            call = f"set_model_version_tag('{MODEL}', '{version.number}', '{name}', '{truth}')"
+            yield _false_tag(str(version), name, version.tags.get(name), truth, call)
+        if run_tags.get(name) != truth:
+            call = f"set_tag('{run}', '{name}', '{truth}')"
+            yield _false_tag(f"run {run}", name, run_tags.get(name), truth, call)
+
+
+def _damages(version: Version, evidence: Path) -> list[str]:
+    """What is not as it was registered."""
+    if not (evidence / "dvc.lock").is_file():
+        return ["its evidence has no dvc.lock, expected that of its day"]
+    files = evidence / FILES
+    try:
+        model = download_model(version)
+        # A version of before the sums were recorded has those of its checkpoint.
+        sums = read_file_sums(files) if files.is_file() else _checkpoint_sums(model / "checkpoint")
+    except Exception as error:  # MLflow raises what its store does: of S3, of HTTP, of the disk
+        return [f"its artifacts cannot be had ({' '.join(str(error).split())[:200]})"]
+    folders = {"checkpoint": model / "checkpoint", "tokenizer": model / "tokenizer"}
+    changes = find_changes(sums, folders)
+    return [f"{change['file']} {change['problem']}, expected as registered" for change in changes]
+
+
+def _checkpoint_sums(checkpoint: Path) -> list[FileSum]:
+    """Sums that a checkpoint states of its own files."""
+    files = json.loads((checkpoint / "checkpoint.json").read_text("utf-8"))["files"]
+    return [FileSum("checkpoint", name, facts["sha256"], facts["bytes"]) for name, facts in files.items()]
+
+
+def _false_tag(where: str, name: str, got: str | None, truth: str, call: str) -> Finding:
+    code = f"from videomar.tracking.mlflow_store import open_client; open_client().{call}"
+    return Finding(where, f"tag {name} is {got}, expected {truth}, as registered", f'{BIN}python -c "{code}"')
+
+
+def _stage_of(client: "MlflowClient", run_id: str) -> str:
+    """`active`, `deleted`, or `gone` for good."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_run(run_id).info.lifecycle_stage)
+    except MlflowException:
+        return "gone"
+
+
+def _send_again(checkpoints: Path) -> str:
+    """A run that was sent is sent again once that is forgotten; without its lines it cannot be."""
+    sent = checkpoints / OUTBOX / str(read_json(checkpoints / RUN_FILE).get("name")) / SENT
+    return f"rm {sent} && {BIN}videomar upload {checkpoints}" if sent.is_file() else _RESTORE
+
+
+def _restore_run(run_id: str) -> str:
+    # The command line of MLflow looks elsewhere by itself; an address with a password in it is not shown.
+    uri = tracking_uri()
+    where = f"MLFLOW_TRACKING_URI={quote(uri)} " if uri.startswith("sqlite:///") else ""
+    return f"{where}{BIN}mlflow runs restore --run-id {quote(run_id)}"

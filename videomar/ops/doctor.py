@@ -1,0 +1,99 @@
+"""All checks in order; each stands by itself, so that one that cannot be made hides no other."""
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from videomar.errors import VideomarError
+from videomar.ops.check_machine import (
+    disk_findings,
+    leftover_findings,
+    outbox_findings,
+    package_findings,
+    service_findings,
+)
+from videomar.ops.check_pipeline import params_findings, pipeline_findings
+from videomar.ops.check_registry import (
+    alias_findings,
+    release_findings,
+    store_findings,
+    version_findings,
+)
+from videomar.ops.finding import Finding
+from videomar.provenance.code_state import uncommitted_changes
+from videomar.registry.champion_history import read_history
+from videomar.registry.trace import Places
+from videomar.registry.versions import version_of
+from videomar.tracking.mlflow_store import open_client
+
+_CODE = ("videomar", "stages", "flows", "dvc.yaml")
+_PARAMS = Path("params.yaml")
+_PINS = Path("requirements.lock")
+# A store that is away is a finding, not something to wait minutes for.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What was found, and what is good to know but no mismatch."""
+
+    findings: Sequence[Finding]
+    notes: Sequence[str]
+
+
+def examine(places: Places) -> Health:
+    """Compare everything with everything; nothing is changed."""
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
+    checks: dict[str, Callable[[], list[Finding]]] = {
+        "params.yaml": lambda: params_findings(_PARAMS),
+        "dvc.lock": lambda: pipeline_findings(places.lock, places.cache),
+        "services": service_findings,
+        "requirements.lock": lambda: package_findings(_PINS) if _PINS.is_file() else [],
+        "leftovers": leftover_findings,
+        "disk": lambda: disk_findings(Path()),
+        "outboxes": lambda: outbox_findings(places.checkpoints.parent),
+        "MLflow": store_findings,
+    }
+    found = {name: _made(name, check) for name, check in checks.items()}
+    notes = []
+    if not found["MLflow"]:
+        checks = {
+            "alias": alias_findings,
+            "versions": lambda: version_findings(places.lock),
+            "release": lambda: release_findings(places.lock, places.checkpoints),
+        }
+        found |= {name: _made(name, check) for name, check in checks.items()}
+        notes = _notes(places)
+    return Health([finding for findings in found.values() for finding in findings], notes)
+
+
+def _made(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return check()
+    except (VideomarError, MlflowException, OSError, ValueError) as error:
+        told = " ".join(str(error).split())[:300]
+        return [Finding(name, f"could not be examined ({told})", "mend what it says, then ask again")]
+
+
+def _notes(places: Places) -> list[str]:
+    """The champion, and how the code differs from the commit that it names."""
+    alias = read_history(open_client()).alias
+    if alias is None:
+        return ["no champion yet"]
+    version = version_of(alias)
+    notes = [f"champion: {version}"]
+    commit = version.tags.get("git_commit", "none")
+    command = ["git", "diff", "--name-only", commit, "--", *_CODE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0 and (since := done.stdout.split("\n")[:-1]):
+        notes.append(f"code: {len(since)} files differ from commit {commit[:12]} of the champion")
+    lock = places.lock
+    changes = uncommitted_changes(Path(), [_PARAMS.as_posix()], lock) if lock.is_file() else None
+    if changes:
+        notes.append(f"git: {len(changes)} files are not committed ({', '.join(changes[:3])}, ...)")
+    return notes

@@ -1,0 +1,125 @@
+"""Which clips a run would have, and the sizes of their latents.
+
+Axes: C channels, T latent frames, h w latent rows and columns.
+"""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from videomar.config import CurriculumStage, Params
+from videomar.curation.ledger import kept_clips, read_ledger
+from videomar.errors import DataError
+from videomar.latents.keys import cached_sizes
+from videomar.media.probe import UnreadableError, VideoInfo, probe
+from videomar.media.shapes import ClipShape, at_sizes, clip_size, ledger_shapes
+from videomar.sources.listing import list_videos
+
+# A header takes a twentieth of a second to read; so many stand for all.
+_HEADERS = 100
+LatentShape = tuple[int, int, int, int]
+"""(C, T, h, w)"""
+
+
+class Strides(NamedTuple):
+    """What a tokenizer makes of pixels; each has these attributes."""
+
+    channels: int
+    time_stride: int
+    space_stride: int
+
+
+class Videos(NamedTuple):
+    """The raw files."""
+
+    total: int
+    frames: float
+    """Frames of all, estimated where not every header was read."""
+    read: list[tuple[Path, VideoInfo]]
+    """Those whose headers were read."""
+
+
+class Clips(NamedTuple):
+    """The clips of a run."""
+
+    shapes: list[ClipShape]
+    """In pixels at the largest size, of all that are kept."""
+    counted: bool
+    """Whether the ledger counted them; else they follow from how long the videos are."""
+
+
+def read_headers(raw: Path) -> Videos:
+    """Length of the videos of a folder; all zero where there is none."""
+    paths = [raw / name for name in list_videos(raw)] if raw.is_dir() else []
+    chosen = paths[:: max(1, len(paths) // _HEADERS)]
+    read: list[tuple[Path, VideoInfo]] = []
+    for path in chosen:
+        try:
+            read.append((path, probe(path)))
+        except UnreadableError:
+            continue
+    frames = sum(info.duration_s * info.fps for _, info in read)
+    return Videos(len(paths), frames * len(paths) / max(1, len(chosen)), read)
+
+
+def find_clips(ledger: Path, videos: Videos, params: Params) -> Clips:
+    """The clips of the ledger, or what the lengths of the videos allow.
+
+    Raises:
+        DataError: there is neither.
+    """
+    if ledger.is_file():
+        # One of an earlier version counts no clips.
+        with contextlib.suppress(DataError):
+            return Clips(ledger_shapes(kept_clips(read_ledger(ledger)), params.ingest), True)
+    if not videos.read:
+        rule = "a ledger or videos to count clips of; run `make curate`, or put videos into data/raw"
+        raise DataError(f"plan: got neither {ledger} nor a readable video, expected {rule}")
+    ingest = params.ingest
+    shapes: list[ClipShape] = []
+    for _, info in videos.read:
+        width, height = clip_size(info.width, info.height, ingest)
+        fitting = (info.duration_s * ingest.fps - ingest.num_frames) / ingest.stride_frames
+        shapes += [ClipShape(height, width, ingest.fps, ingest.num_frames)] * max(0, 1 + math.floor(fitting))
+    # Those whose headers were not read are as these.
+    count = round(len(shapes) * videos.total / len(videos.read))
+    return Clips([shapes[number % len(shapes)] for number in range(count)], False)
+
+
+def latent_shape(shape: ClipShape, strides: Strides) -> LatentShape:
+    """Shape of a clip's latents."""
+    frames = 1 + (shape.num_frames - 1) // strides.time_stride
+    rows, columns = (side // strides.space_stride for side in (shape.height_px, shape.width_px))
+    return strides.channels, frames, rows, columns
+
+
+def cached_shapes(clips: Clips, params: Params, strides: Strides) -> list[tuple[int, LatentShape]]:
+    """Base size and latent shape of everything that is encoded: each clip at each of its sizes."""
+    sizes = cached_sizes(params)
+    return [
+        (size, latent_shape(shape, strides))
+        for clip in clips.shapes
+        for size, shape in zip(sizes, at_sizes(clip, sizes, params.ingest), strict=True)
+    ]
+
+
+def latent_bytes(shapes: Sequence[tuple[int, LatentShape]], params: Params) -> int:
+    """Bytes of the latents themselves; captions and the table around them are a few percent more."""
+    itemsize = getattr(torch, params.encode.dtype).itemsize
+    return sum(math.prod(shape) for _, shape in shapes) * itemsize * (2 if params.encode.moments else 1)
+
+
+def tokens_of(shape: LatentShape, patch_size: int, stage: CurriculumStage | None = None) -> int:
+    """Tokens of a clip, as far as a curriculum stage uses it."""
+    frames = min(shape[1], stage.num_latent_frames or shape[1]) if stage else shape[1]
+    return frames * shape[2] * shape[3] // patch_size**2
+
+
+def shapes_of_stage(shapes: Sequence[tuple[int, LatentShape]], stage: CurriculumStage) -> list[LatentShape]:
+    """Latent shapes that a curriculum stage draws from: those of its size, uncut."""
+    wanted = stage.size_px or max(size for size, _ in shapes)
+    return [shape for size, shape in shapes if size == wanted]

@@ -1,0 +1,231 @@
+"""Short measurements of the real code on this machine, in a process of their own that can be ended any time.
+
+Axes: B batch, C channels, T latent frames, h w latent rows and columns.
+"""
+
+import dataclasses
+import math
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from videomar.checkpoint.manifest import ModelShape
+from videomar.config import Params, TrainParams
+from videomar.encoders.load import load_tokenizer
+from videomar.encoders.tokenizer import VideoTokenizer
+from videomar.errors import VideomarError
+from videomar.latents.dataset import LatentDataset
+from videomar.latents.shards import write_shards
+from videomar.log import LOG_FILE, write_rows
+from videomar.media.decode import cover_height, stream_video
+from videomar.media.probe import VideoInfo
+from videomar.media.shapes import ClipShape, clip_size
+from videomar.model.videomar import VideoMAR
+from videomar.ops.plan_counts import LatentShape
+from videomar.seeding import step_generator
+from videomar.training.inputs import Splits
+from videomar.training.loop import train
+from videomar.training.state import untrained
+from videomar.training.throughput import peak_memory_gb
+from videomar.training.worker import Worker
+
+REFUSED = "refused"
+"""A message that a run would end with."""
+STEPS = 6
+"""Of each curriculum stage: the first warms up, the last is followed by a validation."""
+_DECODE_S = 3.0
+_CLIPS = 32
+_CAPTION_WORDS = 8
+Send = Callable[[tuple[Any, ...]], None]
+
+
+class Subject(NamedTuple):
+    """What is measured."""
+
+    params: Params
+    model: ModelShape
+    shapes: list[tuple[int, LatentShape]]
+    """Base size and latent shape of some of the cached clips; what the others are is like them."""
+    val_clips: int
+    clip: ClipShape
+    """One clip in pixels."""
+    tokenizer: Path | None
+    video: tuple[Path, VideoInfo] | None
+
+
+def measure(subject: Subject, limit_s: float) -> Iterator[tuple[Any, ...]]:
+    """Messages of all probes, as they come, until the time is over; see the functions below."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(theirs, subject), daemon=False)
+    process.start()
+    theirs.close()
+    until = time.monotonic() + limit_s
+    try:
+        while ours.poll(max(0.0, until - time.monotonic())):
+            yield ours.recv()
+    except EOFError:
+        pass
+    finally:
+        process.kill()
+        process.join()
+
+
+def _measure(results: Connection, subject: Subject) -> None:
+    try:
+        for probe in (decode_probe, encode_probe, training_probe, sampling_probe):
+            probe(subject, results.send)
+    except VideomarError as error:
+        results.send((REFUSED, str(error)))
+
+
+def decode_probe(subject: Subject, send: Send) -> None:
+    """Sends (`decode`, frames a second)."""
+    if subject.video is None:
+        return
+    path, info = subject.video
+    size = clip_size(info.width, info.height, subject.params.ingest)
+    start, frames = time.perf_counter(), 0
+    for block, _ in stream_video(path, info, cover_height(info, size)):
+        frames += len(block)
+        if time.perf_counter() - start > _DECODE_S:
+            break
+    send(("decode", frames / (time.perf_counter() - start)))
+
+
+def encode_probe(subject: Subject, send: Send) -> None:
+    """Sends (`encode`, seconds for a clip on one core, peak memory GB)."""
+    if subject.tokenizer is None:
+        return
+    torch.set_num_threads(1)
+    tokenizer: VideoTokenizer = load_tokenizer(subject.tokenizer)
+    clip = subject.clip
+    video = torch.zeros(1, 3, clip.num_frames, clip.height_px, clip.width_px)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        tokenizer.encode(video)
+        seconds.append(time.perf_counter() - start)
+    send(("encode", min(seconds), peak_memory_gb(torch.device("cpu"))))
+
+
+class _Clock:
+    """A `Tracker` that sends when each row of the log was there: (`row`, stage, second, validated, peak)."""
+
+    def __init__(self, send: Send) -> None:
+        self.send = send
+        self.flushed = 0.0
+
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        peak = figures.get("peak_memory_gb", 0.0)
+        self.send(("row", int(figures["stage"]), time.perf_counter(), "val_loss" in figures, peak))
+
+    def tag(self, values: dict[str, str]) -> None:
+        """Nothing to say."""
+
+    def show(self, step: int, model: VideoMAR) -> None:
+        """Nothing to show."""
+
+    def flush(self) -> None:
+        self.flushed = time.perf_counter()
+
+
+def training_probe(subject: Subject, send: Send) -> None:
+    """Takes steps of every curriculum stage with the real loop on clips of noise.
+
+    Sends rows as `_Clock` does, (`log`, seconds to write a row of the log) and (`keep`, seconds to write a
+    checkpoint).
+    """
+    params = subject.params.train
+    torch.set_num_threads(params.threads_per_worker)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        _write_clips(root / "train", subject, max(_CLIPS, 1), "train")
+        data = LatentDataset(root / "train", "train", subject.model.max_text_tokens)
+        val = None
+        if params.validate_every and subject.val_clips:
+            _write_clips(root / "val", subject, min(subject.val_clips, params.validation_clips), "val")
+            val = LatentDataset(root / "val", "val", subject.model.max_text_tokens)
+        rows = [{"step": number, "stage": 0, "loss": 1 / 3, "grad_norm": 1 / 3} for number in range(STEPS)]
+        start = time.perf_counter()
+        for _ in range(3):
+            write_rows(root / LOG_FILE, rows)
+        send(("log", (time.perf_counter() - start) / 3))
+        on_gpu = params.device != "cpu" and torch.cuda.is_available()
+        clock, worker = _Clock(send), Worker(device=torch.device("cuda" if on_gpu else "cpu"))
+        train(subject.model, Splits(data, val), _short(params), root / "run", worker, clock)
+        send(("keep", time.perf_counter() - clock.flushed))
+
+
+def _short(params: TrainParams) -> TrainParams:
+    """The parameters with a few steps a stage, of what one worker does, each logged."""
+    stages = []
+    for stage in params.curriculum:
+        size = stage.batch_size
+        if isinstance(size, int):
+            size //= params.num_workers
+        stages.append(dataclasses.replace(stage, steps=STEPS, batch_size=size, target_loss=None))
+    rare = 10**9
+    return dataclasses.replace(
+        params,
+        curriculum=tuple(stages),
+        draw_latents=False,
+        sharding="ddp",
+        spike_factor=0.0,
+        validate_every=rare if params.validate_every else 0,
+        log_every=1,
+        preview_every=0,
+        checkpoint_every=rare,
+        num_workers=1,
+    )
+
+
+def sampling_probe(subject: Subject, send: Send) -> None:
+    """Sends (`sample`, seconds for a batch of clips continued from two latent frames, peak memory GB)."""
+    params, model = subject.params, untrained(subject.model, 0).eval()
+    torch.set_num_threads(params.suite.threads)
+    channels, frames, rows, columns = max((shape for _, shape in subject.shapes), key=math.prod)
+    if frames < 2:
+        return
+    count = params.suite.batch_size
+    context = torch.zeros(count, channels, min(2, frames - 1), rows, columns)
+    text = torch.zeros(count, subject.model.max_text_tokens, subject.model.text_channels)
+    mask = torch.ones(text.shape[:2], dtype=torch.bool)
+    noise = [step_generator(0, clip) for clip in range(count)]
+    start = time.perf_counter()
+    model.generate(context, frames, text, mask, params.sample, noise)
+    send(("sample", time.perf_counter() - start, peak_memory_gb(torch.device("cpu"))))
+
+
+def _write_clips(folder: Path, subject: Subject, count: int, split: str) -> None:
+    """A cache of noise with so many clips at every size, in the shapes of the subject's."""
+    generator = step_generator(0, 0)
+    rows: list[dict[str, Any]] = []
+    by_size: dict[int, list[LatentShape]] = {}
+    for size, shape in subject.shapes:
+        by_size.setdefault(size, []).append(shape)
+    channels = subject.model.text_channels
+    words = min(_CAPTION_WORDS, subject.model.max_text_tokens)
+    for size, shapes in by_size.items():
+        for number in range(count):
+            shape = shapes[number % len(shapes)]
+            latents = torch.randn(*shape, generator=generator).half().numpy()
+            rows.append(
+                {"clip_id": f"{number:06d}", "key": f"{size} {number}", "text_key": "t", "caption": ""}
+                | {"shape": list(shape), "dtype": "float16", "latents": latents.tobytes()}
+                | {"text": bytes(2 * words * channels), "text_shape": [words, channels]}
+                | {"group": "real" if number % 2 else "simulated", "split": split, "size_px": size}
+                | {"fps": subject.params.ingest.fps, "motion": 1.0}
+            )
+    write_shards(folder, rows, len(rows))
+
+
+def spread(shapes: Sequence[tuple[int, LatentShape]], count: int) -> list[tuple[int, LatentShape]]:
+    """So many of them, evenly spaced."""
+    return list(shapes[:: max(1, len(shapes) // count)])

@@ -1,0 +1,1 @@
+"""What a result was made from: code, parameters, inputs, commit."""

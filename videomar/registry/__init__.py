@@ -1,0 +1,1 @@
+"""Versions in the MLflow registry: register, decide, promote, trace, rebuild."""

@@ -1,0 +1,283 @@
+"""The registered model `videomar`: its versions, the gate's decisions on them, and the aliases of the best.
+
+Each step of a release may be repeated after an interruption: the version is found again, the decision is
+kept, and the alias moves last, with an entry in its history (history.py).
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videomar.errors import VideomarError
+from videomar.provenance.code_state import results_sha256
+from videomar.provenance.lineage import sha256_of
+from videomar.registry.champion_history import CHAMPION as CHAMPION
+from videomar.registry.champion_history import MODEL as MODEL
+from videomar.registry.champion_history import settled_history
+from videomar.tracking.mlflow_store import open_client
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHALLENGER = "challenger"
+_EVIDENCE = "evidence"
+_JUDGED_AGAIN = "judged_again"
+"""Below the evidence, a folder with one for each time that a version was judged again; starts their tags."""
+_ROWS, _FACTS = "evaluation.parquet", "evaluation.json"
+_LONGEST_DESCRIPTION = 5000
+"""Characters in MLflow's tables; PostgreSQL refuses more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One registered version of the model."""
+
+    number: str
+    run_id: str
+    tags: Mapping[str, str]
+
+    @property
+    def step(self) -> str:
+        """Optimizer step of its checkpoint."""
+        return self.tags.get("checkpoint_step", "unknown")
+
+    @property
+    def decision(self) -> dict[str, Any] | None:
+        """What the gate decided about it; None before."""
+        return json.loads(self.tags["decision"]) if "decision" in self.tags else None
+
+    @property
+    def judged_again(self) -> dict[str, dict[str, str]]:
+        """When and by which code it was judged again, by the key of the scores' fingerprint."""
+        begin = f"{_JUDGED_AGAIN}."
+        return {
+            name.removeprefix(begin): json.loads(text)
+            for name, text in self.tags.items()
+            if name.startswith(begin)
+        }
+
+    def __str__(self) -> str:
+        return f"{MODEL} version {self.number} (checkpoint step {self.step})"
+
+
+def find_released(lock: Path) -> Version | None:
+    """The version made from this dvc.lock, if it has been judged and reported."""
+    version = find_version(open_client(), lock)
+    return version if version is not None and "released_at" in version.tags else None
+
+
+def is_released(lock: Path) -> bool:
+    """Whether there is nothing left to do for the pipeline's present state."""
+    return find_released(lock) is not None
+
+
+def champion() -> Version | None:
+    """The version that the alias `champion` names; None where none was ever promoted.
+
+    Raises:
+        VideomarError: the history tells of a champion, but it, its run or the alias was deleted.
+    """
+    history = settled_history(open_client())
+    if history.expected is None:
+        return None
+    if history.alias is None:
+        raise VideomarError(
+            f"champion: got no alias, expected version {history.expected}, which was deleted, or the alias "
+            "was; `videomar rollback` goes back to the champion before"
+        )
+    return require_run(version_of(history.alias))
+
+
+def challenger() -> Version | None:
+    """The version that the alias `challenger` names: the newest candidate."""
+    return _by_alias(CHALLENGER)
+
+
+def find_model(name: str) -> Version:
+    """The version that an alias or a number names.
+
+    Raises:
+        VideomarError: there is none, or its run was deleted.
+    """
+    if name not in (CHAMPION, CHALLENGER):
+        return require_run(version_of(name))
+    found = champion() if name == CHAMPION else challenger()
+    if found is None:
+        raise VideomarError(
+            f"model: got {name}, but there is none yet; run `make run`, or give a version's number"
+        )
+    return require_run(found)
+
+
+def require_run(version: Version) -> Version:
+    """The version itself, if the run that holds its evidence is still there.
+
+    Raises:
+        VideomarError: the run was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        stage = open_client().get_run(version.run_id).info.lifecycle_stage
+    except MlflowException:
+        stage = "gone"
+    if stage != "active":
+        raise VideomarError(
+            f"{version}: got a {stage} run {version.run_id}, expected the run of its evidence; "
+            "`mlflow runs restore` brings a deleted one back, `videomar rollback` leaves this version"
+        )
+    return version
+
+
+def version_of(number: str) -> Version:
+    """A registered version by its number.
+
+    Raises:
+        VideomarError: there is no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(open_client().get_model_version(MODEL, number))
+    except MlflowException:
+        raise VideomarError(
+            f"model version: got {number}, expected a registered version of {MODEL}"
+        ) from None
+
+
+def all_versions() -> list[Version]:
+    """Every registered version, the oldest first."""
+    found = [_version(item) for item in open_client().search_model_versions(f"name = '{MODEL}'")]
+    return sorted(found, key=lambda version: int(version.number))
+
+
+def aliases_of(version: Version) -> list[str]:
+    """The aliases that name a version."""
+    return sorted(open_client().get_model_version(MODEL, version.number).aliases)
+
+
+def evidence_folder(key: str = "") -> str:
+    """Folder of a run's artifacts with what the gate saw: at registration, or judged again under a key."""
+    return f"{_EVIDENCE}/{_JUDGED_AGAIN}/{key}" if key else _EVIDENCE
+
+
+def download_evidence(version: Version, into: Path, folder: str = _EVIDENCE) -> Path:
+    """Local folder with the evidence of a version's run; one that is not there where the run has none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _download(version, folder, into)
+    except (MlflowException, OSError):
+        return into / folder
+
+
+def evaluation_of(version: Version, folder: str = _EVIDENCE) -> "pd.DataFrame":
+    """Rows of the evaluation.parquet that the gate saw for this version."""
+    import pandas as pd
+
+    with tempfile.TemporaryDirectory() as into:
+        return pd.read_parquet(_download(version, f"{folder}/{_ROWS}", Path(into)))
+
+
+def facts_of(version: Version, folder: str = _EVIDENCE) -> dict[str, Any]:
+    """The evaluation.json beside these rows; nothing where there is none."""
+    path = f"{folder}/{_FACTS}"
+    if path not in [item.path for item in open_client().list_artifacts(version.run_id, folder)]:
+        return {}
+    with tempfile.TemporaryDirectory() as into:
+        return json.loads(_download(version, path, Path(into)).read_text("utf-8"))
+
+
+def keep_judged_again(version: Version, key: str, files: Sequence[Path], about: Mapping[str, str]) -> Version:
+    """Keep what a version was judged by on a later day.
+
+    Args:
+        version: The one that was judged again.
+        key: Of the scores' fingerprint.
+        files: evaluation.parquet and what belongs to it.
+        about: By which code; the tag says it, and the time.
+    """
+    client = open_client()
+    for file in files:
+        client.log_artifact(version.run_id, str(file), evidence_folder(key))
+    # The tag comes last: where it is, the files are whole.
+    told = json.dumps({"at": _now(), **about})
+    client.set_model_version_tag(MODEL, version.number, f"{_JUDGED_AGAIN}.{key}", told)
+    return version_of(version.number)
+
+
+def download_model(version: Version) -> Path:
+    """Local folder with the version's artifacts `checkpoint`, `tokenizer` and `params.yaml`."""
+    import mlflow
+
+    open_client()
+    return Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}/{version.number}")) / "artifacts"
+
+
+def record_decision(version: Version, decision: Mapping[str, Any]) -> Version:
+    """Keep what the gate decided (promote, reasons, figures) with the version, and when, and against whom."""
+    client, before = open_client(), champion()
+    tags = {
+        "decision": json.dumps(dict(decision)),
+        "decided_at": _now(),
+        "previous_champion": before.number if before is not None else "none",
+    }
+    for key, value in tags.items():
+        client.set_model_version_tag(MODEL, version.number, key, value)
+    return version_of(version.number)
+
+
+def keep_description(version: Version, text: str, name: str) -> None:
+    """Keep a text as the version's description and, under a name, as an artifact of its run."""
+    client = open_client()
+    client.log_text(version.run_id, text, name)
+    if len(text) > _LONGEST_DESCRIPTION:
+        rest = f"\n\n(cut; the whole is `{name}` of the run)\n"
+        text = text[: _LONGEST_DESCRIPTION - len(rest)] + rest
+    client.update_model_version(MODEL, version.number, description=text)
+
+
+def mark_released(version: Version) -> None:
+    """Note that nothing is left to do for this version."""
+    open_client().set_model_version_tag(MODEL, version.number, "released_at", _now())
+
+
+def find_version(client: "MlflowClient", lock: Path) -> Version | None:
+    """The newest version with the results of this dvc.lock, or from before these were recorded, with it."""
+    for tag, value in (("results_sha256", results_sha256(lock)), ("lock_sha256", sha256_of(lock))):
+        found = client.search_model_versions(f"name = '{MODEL}' and tags.{tag} = '{value}'")
+        if found:
+            return _version(max(found, key=lambda version: int(version.version)))
+    return None
+
+
+def _download(version: Version, artifact: str, into: Path) -> Path:
+    import mlflow
+
+    open_client()
+    return Path(
+        mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=artifact, dst_path=str(into))
+    )
+
+
+def _by_alias(alias: str) -> Version | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(open_client().get_model_version_by_alias(MODEL, alias))
+    except MlflowException:
+        return None
+
+
+def _version(version: "ModelVersion") -> Version:
+    return Version(str(version.version), version.run_id or "none", dict(version.tags))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,1 +1,0 @@
-"""The weights that the authors of VideoMAR released, as a checkpoint of ours."""

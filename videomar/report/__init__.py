@@ -1,0 +1,1 @@
+"""What a reader sees of a release: one HTML file, contact sheets."""

@@ -1,0 +1,186 @@
+"""Fills data/raw: with simulated and packaged clips, or with what lies in the user's own folder or store."""
+
+import contextlib
+import errno
+import filecmp
+import json
+import os
+import shutil
+from pathlib import Path
+
+from tqdm import tqdm
+
+from videomar.config import SamplesParams
+from videomar.errors import DataError
+from videomar.files import write_json
+from videomar.media.mp4 import ffmpeg_version, find_ffmpeg
+from videomar.place import Where, place_of
+from videomar.sources.bucket import RECIPE, fetch_folder, read_recipe
+from videomar.sources.films import fetch_film, read_sources
+from videomar.sources.listing import SIDECARS, UNREADABLE, list_videos, printable, walk
+from videomar.sources.parts import cut_film
+from videomar.sources.simulate import draw_simulated
+
+_RECIPE = "SOURCES.yaml"
+_LIST = ".collected.json"
+_ENCODER = ".ffmpeg"
+# What a file may have that no one can read; with other errors it is the disk here that is at fault.
+_NOT_READABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ELOOP,
+)
+
+
+def collect_samples(where: Where, out: Path, params: SamplesParams) -> dict[str, float]:
+    """Make `out` hold the clips that a folder or a URL stands for; how many there are.
+
+    A folder with a SOURCES.yaml is a recipe: simulated clips are drawn, packaged films fetched and cut. One
+    with a STORE.url stands for the folder of an object store that it names. Any other is mirrored, with its
+    sub-folders and sidecars. `out/.collected.json` lists what was put there, so that the next collection can
+    remove what it lacks; files put there by hand are never touched. `out/.ffmpeg` is the version of the
+    program that encoded a recipe's clips.
+
+    Raises:
+        DataError: the folder is missing or empty, a film cannot be had, a store does not answer, or a file
+            put there by hand is in the way.
+    """
+    source = place_of(where)
+    if isinstance(source, Path) and (source / RECIPE).is_file():
+        source = read_recipe(source / RECIPE)
+    if not isinstance(source, Path):
+        source = fetch_folder(source)
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder, expected one with videos; check the path")
+    origin, target = source.resolve(), out.resolve()
+    if origin == target or origin in target.parents or target in origin.parents:
+        raise DataError(
+            f"{source}: got a folder that holds {out} or lies in it, where clips are collected, expected one "
+            "beside it; move the videos into a folder of their own"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    draft = out / ".collecting"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    for name in (_ENCODER, UNREADABLE):
+        (out / name).unlink(missing_ok=True)
+    try:
+        if (source / _RECIPE).is_file():
+            program = find_ffmpeg(params.ffmpeg)
+            (out / _ENCODER).write_text(ffmpeg_version(program) + "\n", encoding="utf-8")
+            simulated = _follow_recipe(source / _RECIPE, draft, params, program)
+        else:
+            simulated = _mirror(source, draft, out)
+        _publish(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    videos = list_videos(out)
+    size = sum((out / video).stat().st_size for video in videos)
+    return {"videos": len(videos), "simulated_clips": simulated, "megabytes": size / 1e6}
+
+
+def recipe_inputs(params: SamplesParams) -> dict[str, Path | str] | None:
+    """What clips are made from where the source is a recipe for them; None where it is a folder of clips.
+
+    Raises:
+        DataError: there is no such ffmpeg.
+    """
+    recipe = Path(params.source) / _RECIPE
+    if not recipe.is_file():
+        return None
+    return {"recipe": recipe, "ffmpeg": ffmpeg_version(find_ffmpeg(params.ffmpeg))}
+
+
+def _follow_recipe(recipe: Path, draft: Path, params: SamplesParams, program: Path) -> int:
+    """Make the clips of a recipe; how many simulated ones there are."""
+    films = read_sources(recipe)
+    for film in tqdm(films, desc="fetching and cutting films", unit="film", disable=None):
+        if params.film_seconds > 0:
+            cut_film(film, fetch_film(film), draft, params.film_seconds, program)
+    return draw_simulated(draft, params, program)
+
+
+def _mirror(source: Path, draft: Path, out: Path) -> int:
+    """Link or copy all files but dotfiles, and note what cannot be; how many are simulated clips: none."""
+    entries = list(walk(source))
+    if not any(Path(entry.name).suffix.lower() not in SIDECARS for entry in entries):
+        raise DataError(f"{source}: got no videos, expected at least one; put videos there")
+    unreadable: dict[str, str] = {}
+    for entry in tqdm(entries, desc="collecting videos", unit="file", disable=None):
+        name = printable(entry.name)  # data version control stores names as UTF-8 alone
+        reason = entry.reason or _collect(source / entry.name, out / name, draft / name)
+        if reason is not None:
+            unreadable[name] = reason
+    if unreadable:
+        write_json(out / UNREADABLE, unreadable)
+    return 0
+
+
+def _collect(origin: Path, old: Path, new: Path) -> str | None:
+    """Make `new` hold what `origin` does, by a link where that can be; why it cannot be read, else None."""
+    try:
+        new.parent.mkdir(parents=True, exist_ok=True)
+        same = old.is_file() and filecmp.cmp(origin, old, shallow=True)
+        with origin.open("rb"):  # a link can be made of what nobody may read
+            _link_or_copy(old if same else origin, new)
+    except OSError as error:
+        if error.errno not in _NOT_READABLE:
+            raise
+        with contextlib.suppress(OSError):
+            new.unlink()
+        return str(error.strerror)
+    return None
+
+
+def _link_or_copy(origin: Path, new: Path) -> None:
+    try:
+        os.link(origin.resolve(), new)
+    except OSError:  # another file system, one without links, or another user's file
+        shutil.copy2(origin, new)
+
+
+def _publish(draft: Path, out: Path) -> None:
+    """Move the new collection into place and remove what is left of the old one."""
+    files, old = _files(draft), _listed(out)
+    for name in files:
+        in_the_way = (out / name).exists() and name not in old
+        if in_the_way and not filecmp.cmp(draft / name, out / name, shallow=False):
+            raise DataError(f"{out / name}: got a file put there by hand, expected none; rename it")
+    # Listed before they are moved: a run that is killed in between leaves nothing that no one owns.
+    _write_list(out, sorted({*files, *old}))
+    for name in files:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(draft / name, out / name)
+    for name in sorted(old - set(files)):
+        (out / name).unlink(missing_ok=True)
+        _remove_empty((out / name).parent, out)
+    _write_list(out, files)
+
+
+def _files(folder: Path) -> list[str]:
+    """Paths of all files but dotfiles, relative to the folder, sorted."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+
+
+def _listed(out: Path) -> set[str]:
+    try:
+        return set(json.loads((out / _LIST).read_text("utf-8")))
+    except FileNotFoundError:
+        return set()
+    except ValueError as error:
+        raise DataError(f"{out / _LIST}: got {error}, expected a list of files; delete the file") from None
+
+
+def _write_list(out: Path, files: list[str]) -> None:
+    write_json(out / _LIST, files)
+
+
+def _remove_empty(folder: Path, out: Path) -> None:
+    while folder != out and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent

@@ -1,0 +1,190 @@
+"""The files of a folder of clips, and what in it is no file that can be read.
+
+A user's folder may hold what data version control cannot hash: named pipes (it would wait without end), files
+of other users, links to nowhere. So it looks at a listing of the folder, which is made anew in every run.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from videomar.config import Params
+from videomar.errors import DataError
+from videomar.files import write_json
+from videomar.sources.captioner import find_source
+
+SIDECARS = (".txt", ".json", ".csv", ".parquet")
+"""Suffixes of files beside videos that are never videos."""
+UNREADABLE = ".unreadable.json"
+"""File of the raw folder that names what could not be collected into it, with the reasons."""
+_SMALL_BYTES = 65_536
+"""Files up to this size (captions, recipes) are told apart by their content, larger ones by size and time."""
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder that leads into itself",
+}
+
+
+class Entry(NamedTuple):
+    """One entry of a folder."""
+
+    name: str
+    """Path relative to the folder, with slashes."""
+    reason: str | None
+    """Why it cannot be read; None for a file that can."""
+    size: int
+    mtime_ns: int
+
+
+def walk(folder: Path) -> Iterator[Entry]:
+    """Every entry of a folder and those below it but dotfiles, by name; nothing is opened.
+
+    Links to folders are followed; a folder that several ways lead to is walked once.
+
+    Raises:
+        OSError: the folder itself cannot be read.
+    """
+    os.listdir(folder)
+    yield from sorted(_walk(str(folder), "", {os.path.realpath(folder)}))
+
+
+def _walk(folder: str, prefix: str, seen: set[str]) -> Iterator[Entry]:
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        yield Entry(prefix.rstrip("/"), str(error.strerror), 0, 0)
+        return
+    for name in sorted(names):
+        if name.startswith("."):
+            continue
+        path = os.path.join(folder, name)
+        try:
+            facts = os.stat(path)
+        except OSError as error:
+            yield Entry(prefix + name, str(error.strerror), 0, 0)
+            continue
+        kind = stat.S_IFMT(facts.st_mode)
+        if kind == stat.S_IFDIR:
+            real = os.path.realpath(path)
+            if real not in seen:
+                seen.add(real)
+                yield from _walk(path, f"{prefix}{name}/", seen)
+        elif kind == stat.S_IFREG:
+            reason = None if os.access(path, os.R_OK) else "Permission denied"
+            yield Entry(prefix + name, reason, facts.st_size, facts.st_mtime_ns)
+        else:
+            yield Entry(prefix + name, _KINDS.get(kind, "no file"), 0, 0)
+
+
+def list_files(folder: Path) -> list[str]:
+    """Paths, relative to the folder, of all files in it that can be read, but dotfiles; sorted."""
+    return [entry.name for entry in walk(folder) if entry.reason is None]
+
+
+def list_videos(folder: Path) -> list[str]:
+    """Those of `list_files` that may be videos."""
+    return [name for name in list_files(folder) if Path(name).suffix.lower() not in SIDECARS]
+
+
+def printable(name: str) -> str:
+    """A file name as text; bytes that are no UTF-8 become escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def write_listing(source: Path, raw: Path, out: Path) -> None:
+    """Write what a folder of clips holds.
+
+    Args:
+        source: The folder.
+        raw: The folder of collected clips, in which a user may have put some by hand.
+        out: The JSON file.
+
+    Raises:
+        DataError: there is no such folder, or it is empty; or something in `raw` is no file that can be read.
+    """
+    if not source.is_dir():
+        raise DataError(
+            f"{source}: no such folder, expected one with videos; `videomar use-clips` sets another"
+        )
+    content = _listing(source)
+    if not content:
+        raise DataError(f"{source}: got no files, expected videos; put some there")
+    for entry in walk(raw) if raw.is_dir() else ():
+        if entry.reason is not None:
+            rule = "files that can be read, for data version control hashes all of them; remove it"
+            raise DataError(f"{raw / entry.name}: got {entry.reason}, expected {rule}")
+    write_json(out, content)
+
+
+def write_named(params: Params, out: Path) -> None:
+    """Write what the functions, files and folders that parameters name hold: `out/STAGE.json`."""
+    for stage, content in _named(params).items():
+        write_json(out / f"{stage}.json", content)
+
+
+def changed_named(params: Params, out: Path) -> dict[str, list[str]]:
+    """What of it is not as it was written: names by stage."""
+    changed: dict[str, list[str]] = {}
+    for stage, content in _named(params).items():
+        try:
+            before = json.loads((out / f"{stage}.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            continue  # data version control tells that
+        names = sorted(name for name in {*content, *before} if content.get(name) != before.get(name))
+        changed |= {stage: names} if names else {}
+    return changed
+
+
+def _named(params: Params) -> dict[str, dict[str, dict[str, str]]]:
+    """Contents of what is there, by the name that parameters have for it, by the stage that uses it."""
+    captioner = params.ingest.captioner
+    named = {
+        "ingest": {name: Path(name) for name in params.ingest.scorers.values()},
+        "train_tokenizer": {str(name): Path(name) for name in [params.tokenizer.pretrained] if name},
+        "encode": {params.text.encoder: Path(params.text.encoder)},
+        "evaluate": {params.suite.extractor: Path(params.suite.extractor)},
+    }
+    if captioner is not None and (source := find_source(captioner)) is not None:
+        named["ingest"][captioner] = source
+    return {
+        stage: {name: _content(path) for name, path in paths.items() if path.exists()}
+        for stage, paths in named.items()
+    }
+
+
+def _content(path: Path) -> dict[str, str]:
+    if path.is_dir():
+        return _listing(path)
+    facts = path.stat()
+    return {path.name: _state(path.parent, Entry(path.name, None, facts.st_size, facts.st_mtime_ns))}
+
+
+def is_current(listing: Path, source: Path) -> bool:
+    """Whether a folder of clips holds what a listing says."""
+    try:
+        return bool(json.loads(listing.read_text("utf-8")) == _listing(source))
+    except (OSError, ValueError):
+        return False
+
+
+def _listing(source: Path) -> dict[str, str]:
+    """What tells each entry from others of its name."""
+    return {printable(entry.name): _state(source, entry) for entry in walk(source)}
+
+
+def _state(source: Path, entry: Entry) -> str:
+    if entry.reason is None and entry.size <= _SMALL_BYTES:
+        try:
+            return f"sha256 {hashlib.sha256((source / entry.name).read_bytes()).hexdigest()}"
+        except OSError as error:
+            return f"unreadable: {error.strerror}"
+    return (
+        f"{entry.size} bytes of {entry.mtime_ns}" if entry.reason is None else f"unreadable: {entry.reason}"
+    )

@@ -1,0 +1,204 @@
+"""Simulated clips: one body that moves by the laws of mechanics; a caption says what, where and how fast.
+
+One picture and the caption determine the clip, so the effect of a prompt can be measured. Motion comes from
+pymunk, pixels from OpenCV, files from ffmpeg: they pass through the same decoder as a user's videos.
+
+Axes: F frames, H W rows and columns in pixels.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pymunk
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from videomar.config import SamplesParams
+from videomar.media.mp4 import encode
+
+FPS = 8
+CLIP_FRAMES = 17
+SHAPES = ("circle", "square", "triangle", "diamond")
+COLOURS = {
+    "red": (225, 45, 45),
+    "green": (50, 190, 70),
+    "blue": (60, 90, 230),
+    "yellow": (240, 215, 50),
+    "white": (245, 245, 245),
+    "orange": (245, 140, 35),
+}
+BACKGROUNDS = {
+    "black": (15, 15, 18),
+    "grey": (105, 105, 110),
+    "purple": (85, 40, 105),
+    "teal": (20, 95, 100),
+    "brown": (95, 62, 38),
+}
+PATTERNS = ("plain", "shaded", "striped")
+DIRECTIONS = {
+    "right": (1, 0),
+    "left": (-1, 0),
+    "down": (0, 1),
+    "up": (0, -1),
+    "down and right": (1, 1),
+    "down and left": (-1, 1),
+    "up and right": (1, -1),
+    "up and left": (-1, -1),
+}
+# Way of a free body in one clip, as a share of the picture's height.
+SPEEDS = {"slowly": 0.25, "quickly": 0.5}
+MOTIONS = {"moves": 0.5, "bounces": 0.3, "falls": 0.2}
+_DURATION_S = (CLIP_FRAMES - 1) / FPS
+_SIMULATION_STEPS_PER_FRAME = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """All that determines one simulated clip. Lengths are shares of the picture's height, y points down."""
+
+    shape: str
+    colour: str
+    background: str
+    pattern: str
+    motion: str
+    direction: str
+    speed: str
+    radius: float
+    start: tuple[float, float]
+
+    @property
+    def caption(self) -> str:
+        """What moves, where it goes and how fast; the start is left to the picture."""
+        way = "falls down" if self.motion == "falls" else f"{self.motion} {self.direction}"
+        return f"a {self.colour} {self.shape} {way} {self.speed}, {self.pattern} {self.background} background"
+
+
+def draw_scene(rng: np.random.Generator) -> Scene:
+    """A random scene; `moves` stays inside the picture and `bounces` would leave it without the walls."""
+    motion = str(rng.choice(list(MOTIONS), p=list(MOTIONS.values())))
+    direction = "down" if motion == "falls" else str(rng.choice(list(DIRECTIONS)))
+    speed = str(rng.choice(list(SPEEDS)))
+    radius = float(rng.uniform(0.17, 0.23))
+    way = _unit(direction) * SPEEDS[speed]
+    low, high = np.full(2, radius), np.full(2, 1 - radius)
+    if motion == "bounces":
+        # Start so near the wall ahead that a quarter to three quarters of the way lies behind it.
+        start = rng.uniform(low, high)
+        axis = int(rng.choice(np.flatnonzero(way)))
+        room = abs(way[axis]) * rng.uniform(0.25, 0.75)
+        start[axis] = high[axis] - room if way[axis] > 0 else low[axis] + room
+    else:
+        start = rng.uniform(np.maximum(low, low - way), np.minimum(high, high - way))
+    return Scene(
+        shape=str(rng.choice(SHAPES)),
+        colour=str(rng.choice(list(COLOURS))),
+        background=str(rng.choice(list(BACKGROUNDS))),
+        pattern=str(rng.choice(PATTERNS)),
+        motion=motion,
+        direction=direction,
+        speed=speed,
+        radius=radius,
+        start=(float(start[0]), float(start[1])),
+    )
+
+
+def simulate_path(scene: Scene) -> NDArray[np.float64]:
+    """Centre of the body in every frame, (F, 2) as x, y in shares of the picture."""
+    space = pymunk.Space()
+    body = pymunk.Body(mass=1.0, moment=float("inf"))
+    body.position = scene.start
+    bounce = 0.0 if scene.motion == "falls" else 1.0
+    # All shapes collide as their circle: what the caption promises must not hang on which corner hits first.
+    circle = pymunk.Circle(body, scene.radius)
+    circle.elasticity = bounce
+    space.add(body, circle, *_walls(space.static_body, bounce))
+    if scene.motion == "falls":
+        space.gravity = (0.0, 2 * SPEEDS[scene.speed] / _DURATION_S**2)
+    else:
+        velocity = _unit(scene.direction) * SPEEDS[scene.speed] / _DURATION_S
+        body.velocity = (float(velocity[0]), float(velocity[1]))
+    path = [scene.start]
+    for _ in range(CLIP_FRAMES - 1):
+        for _ in range(_SIMULATION_STEPS_PER_FRAME):
+            space.step(1 / FPS / _SIMULATION_STEPS_PER_FRAME)
+        path.append((body.position.x, body.position.y))
+    return np.array(path)
+
+
+def render(scene: Scene, size_px: int) -> NDArray[np.uint8]:
+    """The clip of a scene, (F, H, W, 3)."""
+    background = _background(scene, size_px)
+    return np.stack([_draw_body(background.copy(), scene, centre) for centre in simulate_path(scene)])
+
+
+def draw_simulated(out: Path, params: SamplesParams, program: Path) -> int:
+    """Write `simulated/sim_NNNN.mp4`, each with its captions in a JSON of the same name; number of clips.
+
+    `program` is the ffmpeg that encodes them.
+    """
+    folder = out / "simulated"
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in tqdm(
+        range(params.simulated_videos), desc="drawing simulated videos", unit="video", disable=None
+    ):
+        # One generator a file: a longer list of videos leaves the earlier ones as they are.
+        rng = np.random.default_rng([params.seed, index])
+        scenes = [draw_scene(rng) for _ in range(params.clips_per_video)]
+        _write_video(folder / f"sim_{index:04d}.mp4", scenes, params.simulated_size_px, program)
+    return params.simulated_videos * params.clips_per_video
+
+
+def _write_video(path: Path, scenes: list[Scene], size_px: int, program: Path) -> None:
+    frames = np.concatenate([render(scene, size_px) for scene in scenes])
+    spans = [
+        {"start_s": i * CLIP_FRAMES / FPS, "end_s": (i + 1) * CLIP_FRAMES / FPS, "caption": scene.caption}
+        for i, scene in enumerate(scenes)
+    ]
+    encode(path, frames, FPS, program, crf=10, preset="veryfast")
+    path.with_suffix(".json").write_text(json.dumps({"clips": spans}, indent=1), "utf-8")
+
+
+def _unit(direction: str) -> NDArray[np.float64]:
+    vector = np.array(DIRECTIONS[direction], dtype=np.float64)
+    return vector / np.linalg.norm(vector)
+
+
+def _walls(body: pymunk.Body, elasticity: float) -> list[pymunk.Segment]:
+    """Four walls just outside the picture, thick enough that nothing tunnels through."""
+    thickness = 1.0
+    near, far = -thickness, 1.0 + thickness
+    corners = [(near, near), (far, near), (far, far), (near, far)]
+    walls = [pymunk.Segment(body, corners[i], corners[(i + 1) % 4], thickness) for i in range(4)]
+    for wall in walls:
+        wall.elasticity = elasticity
+    return walls
+
+
+def _background(scene: Scene, size_px: int) -> NDArray[np.uint8]:
+    colour = np.array(BACKGROUNDS[scene.background], dtype=np.float64)
+    rows = np.linspace(0, 1, size_px)[:, None, None]
+    if scene.pattern == "shaded":
+        shade = 0.7 + 0.6 * rows
+    elif scene.pattern == "striped":
+        shade = np.where(np.floor(rows * 4) % 2 == 0, 0.8, 1.25)
+    else:
+        shade = np.ones_like(rows)
+    return np.broadcast_to((colour * shade).clip(0, 255), (size_px, size_px, 3)).astype(np.uint8)
+
+
+def _draw_body(frame: NDArray[np.uint8], scene: Scene, centre: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Draw the body with anti-aliased edges at a sub-pixel place."""
+    bits = 6  # OpenCV takes fixed-point coordinates with this many fractional bits
+    scale = frame.shape[0] * 2**bits
+    x, y, radius = centre[0] * scale, centre[1] * scale, scene.radius * scale
+    if scene.shape == "circle":
+        cv2.circle(frame, (round(x), round(y)), round(radius), COLOURS[scene.colour], -1, cv2.LINE_AA, bits)
+        return frame
+    corners, turn = {"square": (4, 45), "triangle": (3, -90), "diamond": (4, 0)}[scene.shape]
+    angles = np.deg2rad(turn + 360 / corners * np.arange(corners))
+    points = np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1)
+    cv2.fillPoly(frame, [points.round().astype(np.int32)], COLOURS[scene.colour], cv2.LINE_AA, bits)
+    return frame

@@ -1,1 +1,0 @@
-"""Pixels to latents and back: our causal autoencoder, and Cosmos tokenizers from a local folder."""

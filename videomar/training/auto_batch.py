@@ -1,0 +1,163 @@
+"""Batch sizes of `auto` stages: the largest power of two within a memory budget, found by taking real steps.
+
+A process of its own takes them, with one clip, two, four and so on, and reports the highest memory it had.
+What is found is written into the run's folder, so that a resumed run takes the same.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import multiprocessing
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from videomar.checkpoint.manifest import ModelShape
+from videomar.config import TrainParams
+from videomar.config.training import AUTO
+from videomar.errors import ParamsError
+from videomar.files import write_json
+from videomar.latents.dataset import LatentDataset
+from videomar.model.objective import Clips
+from videomar.seeding import step_generator
+from videomar.training.curriculum import asked_of
+from videomar.training.micro_batches import clips_on
+from videomar.training.optim import update_ema
+from videomar.training.precision import Loss, recompute_blocks
+from videomar.training.state import new_state
+from videomar.training.throughput import peak_host_gb
+from videomar.training.worker import Worker
+
+BATCH_FILE = "batch_sizes.json"
+# The optimizer's state is made in the first step, and is there while the second is taken.
+_STEPS = 2
+_log = logging.getLogger(__name__)
+
+
+class Trial(NamedTuple):
+    """What a process needs to take steps with micro-batches of any size."""
+
+    shape: ModelShape
+    params: TrainParams
+    """With what the stage has of its own."""
+    clip: Clips
+    """A batch of one clip, as large as any of the stage."""
+    device: torch.device
+    threads: int
+    most: int
+    """Clips that are enough."""
+
+
+def with_batch_sizes(
+    shape: ModelShape, dataset: LatentDataset, params: TrainParams, out: Path, worker: Worker
+) -> TrainParams:
+    """The parameters with a number for every batch size of `auto`: the recorded one, or one found now.
+
+    Raises:
+        ParamsError: not even one clip fits.
+    """
+    wanted = [number for number, stage in enumerate(params.curriculum) if stage.batch_size == AUTO]
+    if not wanted:
+        return params
+
+    def find() -> None:
+        if worker.rank or (out / BATCH_FILE).is_file():
+            return
+        found = {}
+        for number in wanted:
+            peaks = peaks_gb(_trial(shape, dataset, number, params, worker))
+            clips = _largest(peaks, number, params.memory_gb)
+            found[str(number)] = clips * worker.world_size * params.accumulation
+            said = ", ".join(f"{size}: {peak:.2f} GB" for size, peak in peaks.items())
+            _log.warning("stage %d: batch size %d (by clips at once: %s)", number, found[str(number)], said)
+        write_json(out / BATCH_FILE, found)
+
+    worker.together(find)
+    sizes = json.loads((out / BATCH_FILE).read_text("utf-8"))
+    stages = [
+        dataclasses.replace(stage, batch_size=sizes.get(str(number), stage.batch_size))
+        for number, stage in enumerate(params.curriculum)
+    ]
+    return dataclasses.replace(params, curriculum=tuple(stages))
+
+
+def peaks_gb(trial: Trial) -> dict[int, float]:
+    """Peak memory, GB, by clips in a micro-batch: 1, 2, 4 and so on, until the next would be above budget."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_take_steps, args=(theirs, trial))
+    process.start()
+    theirs.close()
+    peaks: dict[int, float] = {}
+    try:
+        while True:
+            size, peak = ours.recv()
+            peaks[size] = peak
+    except EOFError:  # it has done all sizes, or it was ended for its memory
+        process.join()
+    return peaks
+
+
+def _trial(
+    shape: ModelShape, dataset: LatentDataset, number: int, params: TrainParams, worker: Worker
+) -> Trial:
+    stage = params.curriculum[number]
+    sized = (dataset.sizes_px == (stage.size_px or dataset.sizes_px.max())).nonzero()[0].tolist()
+    largest = max(sized, key=lambda row: math.prod(dataset.latent_shapes[row]))
+    clip = clips_on(torch.device("cpu"), dataset.rows([largest], stage.num_latent_frames))
+    # More clips at once than there are would only be the same ones again.
+    most = max(1, len(sized) // (worker.world_size * params.accumulation))
+    return Trial(shape, asked_of(stage, params), clip, worker.device, torch.get_num_threads(), most)
+
+
+def _largest(peaks: dict[int, float], number: int, memory_gb: float) -> int:
+    fitting = [size for size, peak in peaks.items() if peak <= memory_gb]
+    if not fitting:
+        least = f"{peaks[1]:.2f} GB" if peaks else "more than there is"
+        raise ParamsError(
+            f"resources.train.memory_gb: got {memory_gb}, expected at least {least}, which one clip of stage "
+            f"{number} takes; raise it, or set train.activation_checkpointing"
+        )
+    return max(fitting)
+
+
+def _take_steps(results: Connection, trial: Trial) -> None:
+    """Send (clips, peak GB) for 1, 2, 4 and so on; ends before a size that would be above the budget."""
+    torch.set_num_threads(trial.threads)
+    state = new_state(trial.shape, trial.params, trial.device)
+    if trial.params.activation_checkpointing:
+        recompute_blocks(state.model)
+    loss_of = Loss(state.model, trial.params.precision)
+    size, before = 1, _peak_gb(trial.device)
+    while size <= trial.most:
+        clips = _repeated(trial.clip, size, trial.device)
+        for step in range(_STEPS):
+            state.optimizer.zero_grad()
+            loss_of(clips, trial.params, step_generator(0, step, 0, trial.device)).mean.backward()
+            state.optimizer.step()
+            update_ema(state.ema, state.model, 0.5)
+        peak = _peak_gb(trial.device)
+        results.send((size, peak))
+        # What the last doubling added, the next adds twice.
+        if peak + 2 * (peak - before) > trial.params.memory_gb and size > 1:
+            return
+        size, before = 2 * size, peak
+
+
+def _repeated(clip: Clips, count: int, device: torch.device) -> Clips:
+    def repeat(x: Tensor) -> Tensor:
+        return x.repeat(count, *[1] * (x.ndim - 1)).to(device)
+
+    conditions = {name: repeat(values) for name, values in clip.conditions.items()}
+    return Clips(repeat(clip.latents), repeat(clip.text), repeat(clip.text_mask), conditions)
+
+
+def _peak_gb(device: torch.device) -> float:
+    """Highest memory so far, GB: of the device, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 1e9
+    return peak_host_gb()
