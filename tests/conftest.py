@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.videos import clip_shape, copied, curate_params, ingest_params, videos
 from videomar.config import CurriculumStage, ModelParams, Params, load_params
 from videomar.config.models import CONDITIONS
 from videomar.model.videomar import VideoMAR
 from videomar.seeding import step_generator
 
+__all__ = ["clip_shape", "copied", "curate_params", "ingest_params", "videos"]
 ROOT = Path(__file__).parent.parent
 # Environment of child processes. Importing `flows` sets PREFECT_HOME for the whole test process, so this copy
 # is taken first: a child in a folder of its own must not use the Prefect database of the repository.

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import opponent, release, sources
 
+from tests.report.test_page import opponent, release, sources
 from tests.support import browser as browser_tab
 from tests.support.browser import CHROMIUM, chromium
 from tests.support.pipeline_outputs import write_outputs

@@ -235,7 +235,3 @@ def _model_files(model: str) -> "ModelFiles":
     version = find_model(model)
     files = download_model(version)
     return ModelFiles(files / "checkpoint", files / "tokenizer", load_params(files / "params.yaml", PARAMS))
-
-
-if __name__ == "__main__":
-    main()
