@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the stages are no part of the installed package
 
 from videomar.config.edit import round_trip  # noqa: E402
-from videomar.files import draft_of  # noqa: E402
+from videomar.files import atomic_write  # noqa: E402
 from videomar.provenance.code_hash import STAGES, closure  # noqa: E402
 
 PIPELINE = ROOT / "dvc.yaml"
@@ -36,7 +36,7 @@ def main() -> None:
             f"dvc.yaml: got other deps of {', '.join(changed)}, expected those of the code; run `make deps`"
         )
     if changed:
-        with draft_of(PIPELINE) as draft, draft.open("w", encoding="utf-8") as file:
+        with atomic_write(PIPELINE) as draft, draft.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
         print(f"dvc.yaml: deps of {', '.join(changed)} written")
 

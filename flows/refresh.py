@@ -8,8 +8,8 @@ from pydantic import PositiveFloat
 
 from flows.pipeline import HOURS, run_stages
 from flows.turn import turn
-from videomar.disk import full_disk_told
 from videomar.errors import VideomarError
+from videomar.files import explain_full_disk
 
 
 @flow(name="refresh")
@@ -21,7 +21,7 @@ def refresh(hours_per_stage: PositiveFloat = HOURS) -> None:
 
 if __name__ == "__main__":
     try:
-        with full_disk_told():
+        with explain_full_disk():
             refresh()
     except VideomarError as error:
         sys.exit(str(error))

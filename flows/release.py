@@ -5,8 +5,8 @@ That there is nothing to release is found out before Prefect is imported, which 
 
 import sys
 
-from videomar.disk import full_disk_told
 from videomar.errors import DataError, VideomarError
+from videomar.files import explain_full_disk
 from videomar.registry.promotion import describe_champion
 from videomar.registry.release import LOCK, REPORT, report, report_is_about
 from videomar.registry.versions import Version, find_released, version_of
@@ -15,7 +15,7 @@ from videomar.registry.versions import Version, find_released, version_of
 def main() -> None:
     """Release what the pipeline made; the last two lines printed are the report's path and the champion."""
     try:
-        with full_disk_told():
+        with explain_full_disk():
             released = _released()
             print(f"report: {REPORT}")
             print(f"champion: {describe_champion(released)}")

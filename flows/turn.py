@@ -8,7 +8,7 @@ from filelock import FileLock, Timeout
 from prefect import get_run_logger
 
 from flows.dvc_lock import mend_dvc_lock
-from videomar.disk import full_disk_told
+from videomar.files import explain_full_disk
 
 _LOCK, _HOLDER = Path(".local/flow.lock"), Path(".local/flow.name")
 
@@ -27,7 +27,7 @@ def turn(name: str) -> Iterator[None]:
     try:
         _HOLDER.write_text(name, encoding="utf-8")
         mend_dvc_lock(Path())
-        with full_disk_told():
+        with explain_full_disk():
             yield
     finally:
         lock.release()

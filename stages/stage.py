@@ -15,9 +15,8 @@ import psutil
 
 from videomar.config import Params, load_own_params, load_params
 from videomar.config.section import Mark, fixed_keys, free_keys
-from videomar.disk import about_full_disk
 from videomar.errors import DataError, VideomarError
-from videomar.files import draft_of
+from videomar.files import atomic_write, full_disk_message
 from videomar.provenance.code_hash import STAGES
 from videomar.provenance.made_with import (
     BESIDE,
@@ -118,7 +117,7 @@ class Stage:
         self._ended.set()
         told = error
         if isinstance(error, Exception) and not isinstance(error, VideomarError):
-            told = DataError(line) if (line := about_full_disk(error)) else error
+            told = DataError(line) if (line := full_disk_message(error)) else error
         if isinstance(told, VideomarError | OSError):
             print(f"{self.name}: {_one_line(told)}", file=sys.stderr)
             raise SystemExit(1) from (None if isinstance(error, VideomarError) else error)
@@ -126,7 +125,7 @@ class Stage:
             self._peak_gb = max(self._peak_gb, _memory_gb())
             costs = {"seconds": time.monotonic() - self._start, "peak_memory_gb": self._peak_gb}
             rounded = {key: round(float(value), 4) for key, value in {**self.metrics, **costs}.items()}
-            with draft_of(self.path.metrics) as draft:
+            with atomic_write(self.path.metrics) as draft:
                 draft.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
             if self._made_with is not None:
                 write_record(self._record, self._made_with, self._outputs)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.stage import Stage
+from videomar.files import LOG_FILE
 from videomar.latents.shards import contents_hash
-from videomar.log import LOG_FILE
 from videomar.place import absolute
 from videomar.provenance.lineage import made_from
 from videomar.sampling.previews import Previews

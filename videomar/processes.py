@@ -1,8 +1,8 @@
-"""A command in a process group of its own that ends with us, however we end.
+"""Child processes: run a command so that it ends with us, and end process trees.
 
-DVC leaves the child of a stage running when it is killed, so the whole group must be ended. A small watcher
-leads the group; it holds the reading end of a pipe whose writing end is ours, and so learns of our end even
-by SIGKILL.
+DVC leaves the child of a stage running when DVC is killed, so the whole process group must be ended. A small
+watcher process leads the group and reads from a pipe that we hold open: when we end, even by SIGKILL, the pipe
+closes and the watcher ends the group.
 """
 
 import contextlib
@@ -12,12 +12,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import psutil
 
 from videomar.errors import VideomarError
 
 _GRACE_S = 5.0
+_END_GRACE_S = 15.0
+_SAME_START_S = 2.0  # the system clock may be adjusted meanwhile
 
 
 class OverTimeError(VideomarError):
@@ -77,6 +82,66 @@ def _end_group_after_parent() -> None:
     os.killpg(0, signal.SIGTERM)
     time.sleep(_GRACE_S)
     os.killpg(0, signal.SIGKILL)
+
+
+class Identity(NamedTuple):
+    """A process by id and start time: the system reuses ids."""
+
+    pid: int
+    started: float
+
+    def process(self) -> psutil.Process | None:
+        """The process itself; None if it has ended."""
+        try:
+            found = psutil.Process(self.pid)
+            same = abs(found.create_time() - self.started) < _SAME_START_S
+            return found if same and found.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
+
+
+def tree_of(pid: int) -> list[Identity]:
+    """A process and all below it; none if it has ended."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                found.append(Identity(process.pid, process.create_time()))
+    return found
+
+
+def session_of(leader: int) -> list[Identity]:
+    """The processes of a session and all below them, also those that lost their parent with its leader."""
+    found = set(tree_of(leader))
+    for pid in psutil.pids() if hasattr(os, "getsid") else ():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if os.getsid(pid) == leader:
+                found.update(tree_of(pid))
+    return sorted(found)
+
+
+def end_all(processes: Iterable[Identity]) -> None:
+    """Ask processes to end, and end those by force that still live some seconds later."""
+    living = list(processes)
+    for process in _living(living):
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    psutil.wait_procs(_living(living), timeout=_END_GRACE_S)
+    kill_all(living)
+
+
+def kill_all(processes: Iterable[Identity]) -> None:
+    """End processes by force."""
+    left = _living(processes)
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=_END_GRACE_S)
+
+
+def _living(processes: Iterable[Identity]) -> list[psutil.Process]:
+    return [process for identity in processes if (process := identity.process()) is not None]
 
 
 if __name__ == "__main__":

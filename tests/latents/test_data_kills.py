@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.support.videos import run_ffmpeg
-from videomar.files import draft_of
+from videomar.files import atomic_write
 
 ROOT = Path(__file__).parents[2]
 VIDEOS = 4
@@ -163,7 +163,7 @@ def test_drafts_of_dead_processes_are_removed_and_those_of_living_ones_left(tmp_
     left = [tmp_path / f".out.parquet.{end}" for end in (str(dead.pid), str(os.getppid()), "backup")]
     for path in left:
         path.write_text("half")
-    with draft_of(out) as draft:
+    with atomic_write(out) as draft:
         draft.write_text("whole")
         assert not out.exists()
     assert out.read_text() == "whole"
@@ -175,7 +175,7 @@ def test_a_draft_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     out.write_text("before")
 
     def fail() -> None:
-        with draft_of(out) as draft:
+        with atomic_write(out) as draft:
             draft.write_text("half")
             raise OSError("disk full")
 

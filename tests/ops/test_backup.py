@@ -18,8 +18,8 @@ import pytest
 from tests.ops.test_doctor import living, note_services
 from tests.support.upkeep_checkout import run
 from videomar.errors import VideomarError
+from videomar.files import sha256_of
 from videomar.ops.backup import back_up, restore
-from videomar.provenance.lineage import sha256_of
 from videomar.registry.champion_history import MODEL, read_history
 from videomar.registry.versions import all_versions, download_evidence, download_model, find_model
 from videomar.tracking.mlflow_store import open_client

@@ -21,7 +21,7 @@ import pytest
 import videomar
 from tests.registry.test_pyfunc import FRAMES, num_frames
 from videomar import serving
-from videomar.provenance.lineage import sha256_of
+from videomar.files import sha256_of
 from videomar.registry.candidate import STORED_CODE, input_example
 from videomar.sampling.generate import animate
 

@@ -10,7 +10,8 @@ from tests.support.pipeline_outputs import write_outputs
 from videomar.checkpoint import folder as checkpoint
 from videomar.config import load_params
 from videomar.errors import VideomarError
-from videomar.provenance.lineage import git_state, sha256_of
+from videomar.files import sha256_of
+from videomar.provenance.lineage import git_state
 from videomar.registry import release
 from videomar.registry import versions as registry
 from videomar.registry.champion import alias_history

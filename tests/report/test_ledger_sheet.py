@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from tests.support.pipeline_outputs import write_ledger
 from videomar.cli.ledger_commands import app
 from videomar.curation.ledger import read_ledger
-from videomar.curation.ledger import write_ledger as write_rows
+from videomar.curation.ledger import write_ledger as write_csv
 from videomar.report.contents import read_contents
 from videomar.report.ledger_sheet import draw_sheets
 
@@ -32,7 +32,7 @@ def test_every_verdict_has_a_tag_and_the_clips_their_pictures(tmp_path: Path) ->
     write_ledger(tmp_path / "ledger.parquet")
     ledger = read_ledger(tmp_path / "ledger.parquet")
     ledger["thumbnail"] = [thumbnail((0, 0, 255 if kept else 128)) for kept in ledger["kept"]]
-    write_rows(tmp_path / "ledger.parquet", ledger)
+    write_csv(tmp_path / "ledger.parquet", ledger)
     contents, picture = read_contents(tmp_path / "ledger.parquet"), picture_of(tmp_path / "ledger.parquet")
     tags = [runs((picture == colour).all(axis=2)[:, 20]) for colour in (GREEN, RED)]
     assert tags == [len(contents.kept), len(contents.rejected)]
@@ -53,7 +53,7 @@ def thumbnail(colour: tuple[int, int, int]) -> bytes:
 def test_clips_without_pictures_are_counted_all_the_same(tmp_path: Path) -> None:
     write_ledger(tmp_path / "ledger.parquet")
     ledger = read_ledger(tmp_path / "ledger.parquet").assign(thumbnail=None)
-    write_rows(tmp_path / "ledger.parquet", ledger)
+    write_csv(tmp_path / "ledger.parquet", ledger)
     picture = picture_of(tmp_path / "ledger.parquet")
     assert runs((picture == GREEN).all(axis=2)[:, 20]) > 0
 

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import ENVIRONMENT_AT_START
 from tests.support.checkout import wait_for
 from tests.support.pipeline_outputs import REPOSITORY, write_outputs
-from videomar.disk import about_full_disk
+from videomar.files import full_disk_message
 from videomar.processes import run_in_group
 
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
@@ -89,10 +89,10 @@ def test_stage_on_a_full_data_disk_is_one_line_and_completes_with_room(tmp_path:
 
 
 def test_error_that_is_not_about_the_disk_is_not_told_as_one() -> None:
-    assert about_full_disk(ValueError("tables are missing")) is None
+    assert full_disk_message(ValueError("tables are missing")) is None
     error = RuntimeError("could not be stored")
     error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert "MB free, expected room" in str(about_full_disk(error))
+    assert "MB free, expected room" in str(full_disk_message(error))
 
 
 def test_group_whose_watcher_is_killed_ends_before_another_try(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import psutil
 import pytest
 
 from tests.support.tending import tend_until
+from videomar.processes import Identity, end_all, tree_of
 from videomar.services import keeper as keeper_module
 from videomar.services.definitions import Service
 from videomar.services.keeper import Keeper
-from videomar.services.processes import Identity, end_all, tree_of
 
 
 def test_service_that_ends_at_once_is_started_ever_more_rarely(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_number_that_another_process_has_by_now_is_left_alone() -> None:
 
 
 def test_process_that_does_not_heed_is_ended_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videomar.services.processes._GRACE_S", 0.5)
+    monkeypatch.setattr("videomar.processes._GRACE_S", 0.5)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True)"
     process = subprocess.Popen(
         [sys.executable, "-c", f"{deaf}; time.sleep(60)"], stdout=subprocess.PIPE, text=True

@@ -14,10 +14,10 @@ from tests.support.checkout import REPOSITORY, Checkout, free_port
 from tests.support.tending import tend_until
 from videomar.environment import RAY_TOKEN, SERVICES
 from videomar.errors import VideomarError
+from videomar.processes import tree_of
 from videomar.services.definitions import ray_address, services
 from videomar.services.keeper import Keeper
 from videomar.services.preparation import clear, prepare, ray_folder
-from videomar.services.processes import tree_of
 from videomar.services.settings import Settings, read_settings
 
 _LIMIT_S = 120.0

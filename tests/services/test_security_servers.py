@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.support.checkout import Checkout, free_port
-from videomar.services.processes import Identity
+from videomar.processes import Identity
 
 SECRETS = {
     "PREFECT_SERVER_API_AUTH_STRING": "ute:sesame-of-prefect",

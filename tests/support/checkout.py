@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from videomar.services.processes import Identity
+from videomar.processes import Identity
 
 REPOSITORY = Path(__file__).parents[2]
 DVC_YAML = """

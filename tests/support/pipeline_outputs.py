@@ -21,9 +21,9 @@ from videomar.curation.ledger import LEDGER_SCHEMA, read_ledger
 from videomar.curation.ledger import write_ledger as write_ledger_rows
 from videomar.evaluation.generated import repeat_last
 from videomar.evaluation.suite import evaluate_clips
+from videomar.files import sha256_of
 from videomar.latents.parquet import SCHEMA
 from videomar.latents.shards import write_shards
-from videomar.provenance.lineage import sha256_of
 from videomar.training.state import untrained
 
 FRAMES, SIZE_PX = 9, 8

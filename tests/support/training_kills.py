@@ -57,7 +57,7 @@ KILLS = [
     Kill("mid-step, weights updated, average not", f"{LOOP}:update_ema", 4),
     Kill("mid-accumulation", "videomar.training.precision:Loss.forward", 14),
     Kill("mid-validation", "videomar.training.validation:clips_on", 9),
-    Kill("log written, checkpoint not", f"{LOOP}:write_rows", 2, after=True),
+    Kill("log written, checkpoint not", f"{LOOP}:write_csv", 2, after=True),
     Kill("log half-written", "videomar.files:os.fsync", 2),
     Kill("checkpoint: before the weights", f"{CHECKPOINT}:save_file", 4),
     Kill("checkpoint: weights written", f"{CHECKPOINT}:save_file", 4, after=True),

@@ -8,8 +8,8 @@ from tests.support.caches import write_cache
 from tests.training.conftest import files_of, with_train
 from videomar.checkpoint import folder as checkpoint
 from videomar.checkpoint.manifest import ModelShape
+from videomar.files import read_log
 from videomar.latents.dataset import LatentDataset
-from videomar.log import read_log
 from videomar.model.masking import draw_target_frames
 from videomar.model.objective import Clips
 from videomar.seeding import step_generator

@@ -2,7 +2,7 @@ import dataclasses
 import time
 
 from videomar.config import CurriculumStage
-from videomar.log import LOG_FILE, write_rows
+from videomar.files import LOG_FILE, write_csv
 from videomar.training.progress import Display, is_due, line
 
 
@@ -30,9 +30,9 @@ def test_line_tells_stage_step_loss_rate_and_time_left(params):
 
 
 def test_display_follows_the_log_and_not_one_of_before(params, tmp_path, capsys):
-    write_rows(tmp_path / LOG_FILE, [{"step": 99, "stage": 1, "loss": 9.0}])
+    write_csv(tmp_path / LOG_FILE, [{"step": 99, "stage": 1, "loss": 9.0}])
     with Display(tmp_path, hundred_steps(params)):
         time.sleep(0.05)
-        write_rows(tmp_path / LOG_FILE, [{"step": 20, "stage": 0, "loss": 2.0}])
+        write_csv(tmp_path / LOG_FILE, [{"step": 20, "stage": 0, "loss": 2.0}])
     shown = capsys.readouterr().err
     assert shown.splitlines() == ["training: stage 1 of 2, step 20 of 100, loss 2.000"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from videomar.config.params import load_own_params, read_params_file
 from videomar.config.schema import in_sections, refuse_misplaced, refuse_moved, set_keys
 from videomar.errors import ParamsError
-from videomar.files import draft_of
+from videomar.files import atomic_write
 
 if TYPE_CHECKING:
     from ruamel.yaml import YAML
@@ -27,7 +27,7 @@ def update_params(path: Path, changes: Mapping[str, Mapping[str, object]]) -> No
     yaml = round_trip()
     content = yaml.load(path.read_text(encoding="utf-8"))
     set_keys(content, changes)
-    with draft_of(path) as draft:
+    with atomic_write(path) as draft:
         with draft.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
         load_own_params(draft)

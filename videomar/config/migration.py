@@ -9,7 +9,7 @@ from videomar.config.params import read_params_file
 from videomar.config.schema import in_sections, moved_keys, refuse_misplaced
 from videomar.config.section import RESOURCES
 from videomar.errors import ParamsError
-from videomar.files import draft_of
+from videomar.files import atomic_write
 
 if TYPE_CHECKING:
     from ruamel.yaml.comments import CommentedMap
@@ -46,7 +46,7 @@ def migrate(path: Path) -> list[str]:
     if not keys:
         return []
     refuse_misplaced(before, path)
-    with draft_of(path) as draft:
+    with atomic_write(path) as draft:
         if not _write(draft, *_without(path.read_text("utf-8"), keys)) or _meaning(draft) != _meaning(path):
             rule = "numbers and words, a key a line; move them by hand"
             raise ParamsError(f"{path}: got resources that are written in another way, expected {rule}")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from videomar.errors import DataError
-from videomar.files import draft_of
+from videomar.files import atomic_write
 
 SCORES = (
     "motion",
@@ -136,7 +136,7 @@ def _with_learned(schema: pa.Schema, columns: list[str]) -> pa.Schema:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    with draft_of(path) as draft:
+    with atomic_write(path) as draft:
         pq.write_table(table, draft)
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from videomar.errors import DataError
-from videomar.files import draft_of
+from videomar.files import atomic_write
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ def add_takedown(path: Path, video_sha256: str, video: str, reason: str) -> bool
     now = datetime.now(UTC).isoformat(timespec="seconds")
     words = " ".join(reason.split())
     rows.append(Takedown(video_sha256=video_sha256, video=video, reason=words, removed_at=now))
-    with draft_of(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, [field.name for field in fields(Takedown)], lineterminator="\n")
         table.writeheader()
         table.writerows(asdict(row) for row in rows)

@@ -21,7 +21,7 @@ from videomar.encoders.causal import CausalTokenizer, save_tokenizer, start_from
 from videomar.encoders.load import copy_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer, to_unit_range
 from videomar.errors import DataError
-from videomar.log import write_rows
+from videomar.files import write_csv
 from videomar.media.decode import read_ledger_clips
 from videomar.seeding import step_generator
 
@@ -111,7 +111,7 @@ def take_tokenizer(clips: Clips, params: TokenizerParams, out: Path, plot: Path)
     tokenizer = copy_tokenizer(Path(str(params.pretrained)), out)
     parts = clips.draw(_MEASURE_BATCH, params.simulated_share, step_generator(params.seed, 0))
     error = torch.cat([_squared_errors(tokenizer, video) for video in parts]).mean().item()
-    write_rows(plot, [{"step": 0, "loss": error, "psnr_db": _psnr_db(error)}])
+    write_csv(plot, [{"step": 0, "loss": error, "psnr_db": _psnr_db(error)}])
     return tokenizer
 
 
@@ -136,7 +136,7 @@ def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> Causal
             rows.append({"step": step, "loss": loss.item(), "psnr_db": _psnr_db(error.item())})
             progress.set_postfix(psnr_db=f"{rows[-1]['psnr_db']:.1f}")
     set_latent_statistics(tokenizer, clips, params)
-    write_rows(plot, rows)
+    write_csv(plot, rows)
     return tokenizer.eval().requires_grad_(False)
 
 

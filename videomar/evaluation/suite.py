@@ -24,7 +24,7 @@ from videomar.evaluation.metrics.extractors import Extractor
 from videomar.evaluation.metrics.frechet import FrechetScore
 from videomar.evaluation.score_clips import CLIP_METRICS, Judge, choose, table_of
 from videomar.evaluation.score_sets import frechet_results, named_extractor, seed_figures
-from videomar.files import draft_of
+from videomar.files import atomic_write
 
 
 def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:
@@ -54,9 +54,9 @@ def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:
     fingerprint = _fingerprint(clips, facts, judge, extractor)
     seconds = {"metrics": time.monotonic() - start}
     start = time.monotonic()
-    with draft_of(paths.out) as draft:
+    with atomic_write(paths.out) as draft:
         rows.to_parquet(draft, index=False)
-    with draft_of(paths.plot) as draft:
+    with atomic_write(paths.plot) as draft:
         frames.to_csv(draft, index=False)
     seconds |= {"io": io_seconds + time.monotonic() - start}
     shares = time_shares(seconds, paths.sampled)
@@ -68,7 +68,7 @@ def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:
         "seconds": shares["seconds"],
         "shares": shares["shares"],
     }
-    with draft_of(paths.details) as draft:
+    with atomic_write(paths.details) as draft:
         draft.write_text(json.dumps(details, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     named = {f"{name}_time_share": share for name, share in shares["shares"].items()}
     costs = {f"{name}_seconds": value for name, value in seconds.items()}

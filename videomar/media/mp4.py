@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomar.errors import DataError
-from videomar.files import draft_of
+from videomar.files import atomic_write
 
 PACKAGED = "packaged"
 """The version of ffmpeg that requirements.lock pins: the same bytes on every machine of a platform."""
@@ -104,7 +104,7 @@ def encode(path: Path, frames: NDArray[np.uint8], fps: float, program: Path, **o
     # One thread: with more, x264 cuts pictures into slices, and the bytes follow the number of cores.
     options = {"format": "mp4", "vcodec": "libx264", "pix_fmt": "yuv420p", "threads": 1, **options}
     try:
-        with draft_of(path) as draft:
+        with atomic_write(path) as draft:
             # `file:` keeps a name with a colon or a leading dash from being read as a protocol or an option.
             job = (
                 picture.output(f"file:{draft}", **options)

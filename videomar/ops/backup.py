@@ -21,9 +21,9 @@ from typing import Any, BinaryIO
 
 from videomar.environment import read_services
 from videomar.errors import DataError, VideomarError
-from videomar.files import draft_of
+from videomar.files import atomic_write
 from videomar.ops.gc import REPLACED
-from videomar.services.processes import Identity
+from videomar.processes import Identity
 from videomar.tracking.mlflow_store import tracking_uri
 
 STORE, ARTIFACTS, SUMS = "mlflow.db", "mlartifacts", "backup.json"
@@ -52,7 +52,11 @@ def back_up(file: Path) -> list[str]:
     if file.resolve().is_relative_to(artifacts.resolve()):
         raise DataError(f"{file}: got a place among the artifacts, expected one outside; choose another")
     sums: dict[str, str] = {}
-    with draft_of(file) as draft, tarfile.open(draft, "w") as tar, tempfile.TemporaryDirectory() as folder:
+    with (
+        atomic_write(file) as draft,
+        tarfile.open(draft, "w") as tar,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         copy = Path(folder) / STORE
         with closing(sqlite3.connect(store)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)

@@ -9,7 +9,7 @@ from videomar.environment import SERVICES, answers, read_services
 from videomar.ops.finding import BIN, Finding
 from videomar.ops.gc import find_drafts
 from videomar.ops.materials import read_pins
-from videomar.services.processes import Identity
+from videomar.processes import Identity
 from videomar.tracking.outbox import LINES, SENT, read_json
 from videomar.tracking.runs import OUTBOX
 

@@ -10,8 +10,8 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from videomar.environment import answers
+from videomar.files import sha256_of
 from videomar.ops.finding import BIN, Finding
-from videomar.provenance.lineage import sha256_of
 from videomar.registry.champion_history import read_history
 from videomar.registry.evidence import FILES, FileSum, find_changes, read_file_sums
 from videomar.registry.release import report_is_about

@@ -4,7 +4,6 @@ Kept, whatever its age: what a registered version or the run that trained an ali
 branch or tag or the working tree names, and what MLflow does not have yet.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomar.errors import VideomarError
+from videomar.files import process_exists
 from videomar.registry.versions import Version, aliases_of, all_versions
 from videomar.tracking.mlflow_store import tracking_uri
 from videomar.tracking.outbox import LINES, SENT, read_json
@@ -73,12 +73,11 @@ def find_files(days: float, versions: Sequence[Version]) -> tuple[list[Garbage],
 def find_drafts() -> list[Path]:
     """Half-written checkpoints, and drafts of files whose process has ended."""
     found = [path for path in _CHECKPOINTS.rglob(".draft-*") if path.is_dir() and _age_s(path) > _DRAFT_S]
-    # A draft of `drafts.draft_of` is called .NAME.PROCESS.
+    # `files.atomic_write` names its temporary files .NAME.PID.
     drafts = [path for folder in _WRITTEN for path in folder.rglob(".*.*")]
     drafts += [path for path in LOCAL.glob(".*.*") if path.is_file()]
     for path in drafts:
-        number = path.name.rpartition(".")[2]
-        if number.isdecimal() and path.is_file() and not _lives(int(number)):
+        if path.is_file() and not process_exists(path.name.rpartition(".")[2]):
             found.append(path)
     return sorted(found)
 
@@ -146,13 +145,3 @@ def _has_unsent(run: Path) -> bool:
 
 def _kept_for_mlflow(folder: Path) -> str:
     return f"{folder}: kept, MLflow does not have all of it; `videomar upload {folder}` sends it"
-
-
-def _lives(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -8,7 +8,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from videomar.files import draft_of
+from videomar.files import atomic_write
 
 NOTES = {
     "imageio-ffmpeg": "carries a static GPL-3.0 build of FFmpeg, run as a program of its own: 7.0.2 on "
@@ -35,7 +35,7 @@ def write_bill(lock: Path, out: Path) -> tuple[int, list[str]]:
     """
     components = [_component(name, version) for name, version in read_pins(lock).items()]
     bill = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "components": components}
-    with draft_of(out) as draft:
+    with atomic_write(out) as draft:
         draft.write_text(json.dumps(bill, indent=1) + "\n", encoding="utf-8")
     return len(components), [str(part["name"]) for part in components if "licenses" not in part]
 

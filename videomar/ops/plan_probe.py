@@ -20,9 +20,9 @@ from videomar.config import Params, TrainParams
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer
 from videomar.errors import VideomarError
+from videomar.files import LOG_FILE, write_csv
 from videomar.latents.dataset import LatentDataset
 from videomar.latents.shards import write_shards
-from videomar.log import LOG_FILE, write_rows
 from videomar.media.decode import cover_height, stream_video
 from videomar.media.probe import VideoInfo
 from videomar.media.shapes import ClipShape, clip_size
@@ -155,7 +155,7 @@ def training_probe(subject: Subject, send: Send) -> None:
         rows = [{"step": number, "stage": 0, "loss": 1 / 3, "grad_norm": 1 / 3} for number in range(STEPS)]
         start = time.perf_counter()
         for _ in range(3):
-            write_rows(root / LOG_FILE, rows)
+            write_csv(root / LOG_FILE, rows)
         send(("log", (time.perf_counter() - start) / 3))
         on_gpu = params.device != "cpu" and torch.cuda.is_available()
         clock, worker = _Clock(send), Worker(device=torch.device("cuda" if on_gpu else "cpu"))

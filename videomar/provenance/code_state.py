@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from videomar.provenance.lineage import git, sha256_of
+from videomar.files import sha256_of
+from videomar.provenance.lineage import git
 from videomar.provenance.made_with import SUFFIX
 
 # Outputs that may differ between equal results: costs, listings, and what later outputs tell better.

@@ -1,21 +1,11 @@
 """What a model was made from: hashes of files and the state of the git tree."""
 
-import hashlib
 import os
 import subprocess
 from pathlib import Path
 
 from videomar.errors import VideomarError
-
-
-def sha256_of(*paths: Path) -> str:
-    """Hash of the bytes of the files, in the order given, as 64 hex digits."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+from videomar.files import sha256_of
 
 
 def made_from(folder: Path) -> dict[str, str]:

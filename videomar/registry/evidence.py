@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from videomar.curation.ledger import kept_clips, read_ledger
 from videomar.errors import DataError
+from videomar.files import sha256_of
 from videomar.latents.shards import open_latents
-from videomar.provenance.lineage import sha256_of
 
 LINEAGE = "lineage.parquet"
 FILES = "files.parquet"

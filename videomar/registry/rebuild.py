@@ -23,8 +23,8 @@ from videomar.checkpoint.folder import latest
 from videomar.config import load_params
 from videomar.config.migration import migrate
 from videomar.errors import CheckpointError, DataError, VideomarError
+from videomar.files import sha256_of
 from videomar.processes import run_within
-from videomar.provenance.lineage import sha256_of
 from videomar.registry.candidate import machine_kind
 from videomar.registry.evidence import (
     FILES,

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomar.errors import VideomarError
+from videomar.files import sha256_of
 from videomar.provenance.code_state import results_sha256
-from videomar.provenance.lineage import sha256_of
 from videomar.registry.champion_history import CHAMPION as CHAMPION
 from videomar.registry.champion_history import MODEL as MODEL
 from videomar.registry.champion_history import settled_history

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from videomar.files import draft_of
+from videomar.files import atomic_write
 from videomar.report.contents import Contents, Sheet, Thumbnail
 
 _COLUMNS = 4
@@ -42,7 +42,7 @@ def draw_sheets(contents: Contents, path: Path) -> None:
             row_top = top + _TITLE_PX + number * row_px
             _draw_row(canvas, cells[start : start + _COLUMNS], row_top, cell)
         top += height
-    with draft_of(path) as draft:
+    with atomic_write(path) as draft:
         canvas.save(draft, "PNG", optimize=True)
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from videomar.evaluation.generated import ClipKinds, read_generated
-from videomar.files import draft_of
+from videomar.files import atomic_write
 from videomar.report.compare import Comparison, compare_with_baselines, compare_with_champion
 from videomar.report.contents import read_contents
 from videomar.report.curves import quality_charts, read_curve, tokenizer_charts, training_charts
@@ -99,7 +99,7 @@ def write_report(out: Path, sources: ReportSources, release: Release) -> None:
     html = _template().render(
         release=release, **_about_model(sources, release), **_about_pipeline(sources, release)
     )
-    with draft_of(out) as draft:
+    with atomic_write(out) as draft:
         draft.write_text(html, encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor, from_numpy, nn
 
 from videomar.config import SampleParams
-from videomar.files import draft_of
+from videomar.files import atomic_write
 from videomar.provenance.code_hash import STAGES, code_hash
 
 
@@ -46,7 +46,7 @@ class Parts:
             clips = make()
             stored = clips, time.monotonic() - start
             self.spend(stored[1])
-            with draft_of(path) as draft, draft.open("wb") as file:
+            with atomic_write(path) as draft, draft.open("wb") as file:
                 np.savez(file, clips=clips.numpy(), seconds=stored[1])
         else:
             self.seconds += stored[1]

@@ -24,7 +24,7 @@ from videomar.checkpoint.folder import load
 from videomar.config import Params, SampleParams
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer, to_pictures, to_unit_range
-from videomar.files import draft_of
+from videomar.files import atomic_write
 from videomar.model.videomar import VideoMAR
 from videomar.sampling.finished_batches import Parts, basis_of
 from videomar.sampling.generate import cover
@@ -105,7 +105,7 @@ def _write(rows: list[dict[str, Any]], out: Path, params: Params) -> None:
     seeds = [params.suite.seed + number for number in range(params.suite.seeds)]
     facts = {"suite": json.dumps({"split": SPLIT, "seeds": seeds})}
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(facts))
-    with draft_of(out) as draft:
+    with atomic_write(out) as draft:
         pq.write_table(table, draft, compression="none", use_dictionary=False)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from videomar.environment import SERVICES, read_services
 from videomar.errors import VideomarError
+from videomar.processes import Identity, end_all, tree_of
 from videomar.services.definitions import STORE, services
 from videomar.services.preparation import clear
-from videomar.services.processes import Identity, end_all, tree_of
 from videomar.services.settings import read_settings, require_free_ports
 from videomar.services.supervisor import LOGS, supervise
 from videomar.tracking.mlflow_store import make_database

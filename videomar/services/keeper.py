@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from videomar.environment import SETTINGS
+from videomar.processes import Identity, end_all, kill_all, session_of, tree_of
 from videomar.services.definitions import Service
-from videomar.services.processes import Identity, end_all, kill_all, session_of, tree_of
 
 _LOOK_EVERY_S = 3.0
 _SILENT_S = 120.0  # a machine under full load answers late

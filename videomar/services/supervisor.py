@@ -13,11 +13,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from videomar.environment import SERVICES
-from videomar.files import draft_of
+from videomar.files import atomic_write
+from videomar.processes import tree_of
 from videomar.services.definitions import prefect_api, ray_address, services, tracking_uri
 from videomar.services.keeper import Keeper
 from videomar.services.preparation import clear, prepare
-from videomar.services.processes import tree_of
 from videomar.services.settings import Settings
 
 LOGS = Path(".local/logs")
@@ -75,6 +75,6 @@ def _state(settings: Settings, keepers: Sequence[Keeper]) -> dict[str, Any]:
 
 def _note(state: dict[str, Any], noted: dict[str, Any]) -> dict[str, Any]:
     if state != noted:
-        with draft_of(SERVICES) as draft:
+        with atomic_write(SERVICES) as draft:
             draft.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
     return state

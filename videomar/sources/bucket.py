@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from videomar.errors import DataError
-from videomar.files import draft_of
+from videomar.files import atomic_write
 from videomar.place import ObjectPath, place_of
 from videomar.storage import Entry, fetch, for_each, list_files
 
@@ -35,7 +35,7 @@ def write_recipe(url: str) -> Path:
     told = "\n".join(f"{file.name} {file.size} {file.mtime_ns}" for file in files)
     digest, size = hashlib.sha256(told.encode()).hexdigest(), sum(file.size for file in files)
     folder = _RECIPES / re.sub(r"[^A-Za-z0-9._]+", "-", source.key)
-    with draft_of(folder / RECIPE) as draft:
+    with atomic_write(folder / RECIPE) as draft:
         draft.write_text(
             f"{source}\n# {len(files)} files, {size} bytes; names, sizes and times: {digest}\n",
             encoding="utf-8",
@@ -71,7 +71,7 @@ def fetch_folder(source: ObjectPath) -> Path:
     with tqdm(total=len(missing), desc="fetching videos", unit="file", disable=None) as bar:
 
         def fetch_one(file: Entry) -> None:
-            with draft_of(mirror / file.name) as draft:
+            with atomic_write(mirror / file.name) as draft:
                 mtime_ns = file.mtime_ns if time.time_ns() - file.mtime_ns > _YOUNG_NS else 0
                 fetch(source / file.name, draft)
                 os.utime(draft, ns=(mtime_ns, mtime_ns))

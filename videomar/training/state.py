@@ -15,7 +15,7 @@ from videomar.checkpoint.manifest import ModelShape
 from videomar.checkpoint.tensors import each_tensor
 from videomar.config import TrainParams
 from videomar.errors import CheckpointError
-from videomar.log import read_log
+from videomar.files import read_log
 from videomar.model.videomar import VideoMAR
 from videomar.provenance.made_with import differing_keys
 from videomar.seeding import step_generator

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from videomar.files import draft_of
-from videomar.log import read_log
+from videomar.files import atomic_write, read_log
 
 FINISHED, STOPPED, FAILED = "finished", "stopped early", "failed"
 TABLE_FILE, CURVES_FILE, PICTURE_FILE = "runs.csv", "curves.csv", "curves.png"
@@ -94,7 +93,7 @@ def _curve(outcome: Outcome, figure: str) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    with draft_of(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=columns)
         writer.writeheader()
         writer.writerows(rows)

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from videomar.checkpoint import folder as checkpoint
 from videomar.config import Params
-from videomar.files import write_json
-from videomar.log import read_log
+from videomar.files import read_log, write_json
 from videomar.provenance.made_with import differing_keys
 from videomar.training.run_folder import IDENTITY_FILE, claim, owner, set_aside
 from videomar.training.state import run_summary

@@ -18,7 +18,7 @@ import torch
 from videomar.cluster import compute_device, ray_cluster, refuse_missing_gpus
 from videomar.config import TrainParams
 from videomar.errors import VideomarError
-from videomar.log import read_log
+from videomar.files import read_log
 from videomar.training.curriculum import max_steps
 from videomar.training.launch import MAX_FAILURES, fit, work
 from videomar.training.messages import Retelling, messages_of
