@@ -1,8 +1,8 @@
 """Child processes: run a command so that it ends with us, and end process trees.
 
 DVC leaves the child of a stage running when DVC is killed, so the whole process group must be ended. A small
-watcher process leads the group and reads from a pipe that we hold open: when we end, even by SIGKILL, the pipe
-closes and the watcher ends the group.
+watcher process leads the group and reads from a pipe that we hold open: when we end, even by SIGKILL, the
+pipe closes and the watcher ends the group.
 """
 
 import contextlib

@@ -92,7 +92,7 @@ def test_error_that_is_not_about_the_disk_is_not_told_as_one() -> None:
     assert full_disk_message(ValueError("tables are missing")) is None
     error = RuntimeError("could not be stored")
     error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert "MB free, expected room" in str(full_disk_message(error))
+    assert "MB free, expected enough" in str(full_disk_message(error))
 
 
 def test_group_whose_watcher_is_killed_ends_before_another_try(tmp_path: Path) -> None:
