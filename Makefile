@@ -9,7 +9,7 @@
 # make lint               ruff, mypy, codespell and the architecture
 # make deps             the code that each stage depends on, by what it imports, into dvc.yaml
 # make remote [TO=DIR]    a folder, or s3://..., as the default DVC remote, for `dvc push` and `dvc pull`
-# make proofs             measured errors of the model tests into docs/PROOFS.md
+# make proofs             measured errors of the model tests into docs/evidence/proofs.md
 # make readme             figures and pictures of the last run into README.md
 # make lock               resolve requirements*.lock for all Pythons and systems
 # make check-lock         the locks resolved in isolation for each of them: nothing is missing, all is satisfied

@@ -1,4 +1,4 @@
-"""Run the proofs of the model and write their measured errors to docs/PROOFS.md: `make proofs`."""
+"""Run the proofs of the model and write their measured errors to docs/evidence/proofs.md: `make proofs`."""
 
 import ast
 import subprocess
@@ -37,7 +37,7 @@ def main() -> None:
     for what, error, bound in map(ast.literal_eval, found):
         worst[what] = (max(error, worst.get(what, (error, bound))[0]), bound)
     lines = [f"| {what} | {error:.2g} | {bound:.2g} |\n" for what, (error, bound) in worst.items()]
-    (ROOT / "docs/PROOFS.md").write_text(HEAD + "".join(lines), encoding="utf-8")
+    (ROOT / "docs/evidence/proofs.md").write_text(HEAD + "".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -49,13 +49,13 @@ def write_picture(generated: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Rewrite the marked block of README.md and docs/sample.png."""
+    """Rewrite the marked block of README.md and docs/images/sample.png."""
     readme = ROOT / "README.md"
     table = figures_table(ROOT / "metrics")
     readme.write_text(
         _BLOCK.sub(lambda match: match[1] + table + match[2], readme.read_text("utf-8")), encoding="utf-8"
     )
-    write_picture(ROOT / "data" / "generated.parquet", ROOT / "docs" / "sample.png")
+    write_picture(ROOT / "data" / "generated.parquet", ROOT / "docs/images/sample.png")
 
 
 if __name__ == "__main__":

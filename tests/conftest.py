@@ -81,7 +81,7 @@ def threads_as_at_the_start() -> None:
 
 @pytest.fixture
 def measured(record_property: Callable[[str, object], None]) -> Callable[[str, float, float], None]:
-    """Demands that an error is below its bound; both go into docs/PROOFS.md (`make proofs`)."""
+    """Demands that an error is below its bound; both go into docs/evidence/proofs.md (`make proofs`)."""
 
     def demand(what: str, error: float | torch.Tensor, bound: float) -> None:
         record_property("measured", [what, float(error), bound])

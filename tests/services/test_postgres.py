@@ -1,4 +1,4 @@
-"""MLflow's and Prefect's servers on a real PostgreSQL, reached as docs/services.md says."""
+"""MLflow's and Prefect's servers on a real PostgreSQL, reached as docs/guide/services.md says."""
 
 import sys
 from collections.abc import Iterator

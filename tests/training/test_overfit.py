@@ -18,7 +18,7 @@ from videomar.seeding import step_generator
 from videomar.sources.simulate import draw_scene, render
 from videomar.training.optim import ema_decay_at, learning_rate_at, make_optimizer, update_ema
 
-PICTURE = Path(__file__).parents[2] / "docs/overfit.png"
+PICTURE = Path(__file__).parents[2] / "docs/images/overfit.png"
 STEPS = 500
 
 

@@ -2,7 +2,7 @@
 
 `python -m videomar.evaluation.vbench.measure --python ENVIRONMENT/bin/python --weights FOLDER`, once there
 are clips. Each dimension is a process of its own: one that fails costs one. What is missing is named with its
-reason and makes the score partial, never lower; docs/evaluation.md says what goes where.
+reason and makes the score partial, never lower; docs/guide/evaluation.md says what goes where.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def _measured(key: str, videos: int, folder: Path, other: OtherEnvironment) -> f
         raise DataError(f"got no prompt that names a motion, expected one of {', '.join(CAMERA_MOTIONS)}")
     if missing := missing_weights(other.weights, key):
         told = ", ".join(missing)
-        raise DataError(f"got no {told} in --weights, expected it; docs/evaluation.md says where it is from")
+        raise DataError(f"got no {told} in --weights, expected it; see docs/guide/evaluation.md")
     other.run(
         folder,
         dimension=key,

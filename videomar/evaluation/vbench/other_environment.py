@@ -40,7 +40,7 @@ class OtherEnvironment:
         if not os.access(self.python, os.X_OK) or self.python.is_dir():
             raise DataError(f"--python: got {self.python}, expected an interpreter; name one with vbench")
         if not self.weights.is_dir():
-            raise DataError(f"--weights: got {self.weights}, expected a folder; see docs/evaluation.md")
+            raise DataError(f"--weights: got {self.weights}, expected a folder; see docs/guide/evaluation.md")
 
     def run(self, folder: Path, **job: Any) -> None:
         """Do a job in a process of its own, with `folder` as its working folder.
