@@ -42,7 +42,7 @@ PARAMS = Path("params.yaml")
 _METRICS = Path("metrics")
 _KINDS = ("latents", "tokenizer", "checkpoint")
 # Of metrics by name, the first that fits: how far one may move, in its own unit and as a share of itself. A
-# metric that none fits is a count. Decibels follow from a run on AMD and on Intel (docs/design/provenance.md),
+# metric without one is a count. Decibels follow from a run on AMD and on Intel (docs/design/provenance.md);
 # the others are chosen.
 _TOLERANCES = (
     (r"real_\w*_db$", 1.5, 0.0),
