@@ -1,0 +1,66 @@
+"""Where every file of a pipeline folder is: the paths that dvc.yaml gives to the stages, once for all other code.
+
+Stages take their paths from the command line in dvc.yaml, so a stage can be run on other files; the code around
+them (registry, report, doctor, plan, flows) reads what the stages wrote, from here. A test compares the two.
+
+    data/raw -> candidates -> ledger -> latents -> checkpoints/videomar -> generated -> evaluation -> report
+                                            ^ checkpoints/tokenizer
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class _Below:
+    """Attribute of `Layout`: this path below its root."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __get__(self, layout: "Layout", _owner: type) -> Path:
+        return layout.root / self._path
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths of a pipeline below its root. `Layout()` is that of the working folder, with relative paths."""
+
+    root: Path = Path()
+
+    params = _Below("params.yaml")
+    pipeline = _Below("dvc.yaml")
+    lock = _Below("dvc.lock")
+    """What the stages read and wrote when they ran last, each with its MD5."""
+    takedowns = _Below("takedowns.csv")
+    pins = _Below("requirements.lock")
+
+    raw = _Below("data/raw")
+    """Videos as received, never changed."""
+    listing = _Below("data/clips.json")
+    """Listing of the folder of clips, `samples.source`."""
+    named = _Below("data/named")
+    """Contents of the functions, files and folders that parameters name; see `listing.write_named`."""
+    candidates = _Below("data/candidates.parquet")
+    ledger = _Below("data/ledger.parquet")
+    latents = _Below("data/latents")
+    generated = _Below("data/generated.parquet")
+    evaluation = _Below("data/evaluation.parquet")
+    """Scores by clip and kind."""
+    evaluation_details = _Below("data/evaluation.json")
+    """Metrics of whole sets of clips, costs, and the fingerprint of the scores."""
+
+    checkpoints = _Below("checkpoints")
+    tokenizer = _Below("checkpoints/tokenizer")
+    training_run = _Below("checkpoints/videomar")
+    """Checkpoints `step_...` of the chosen training run, its log and `run.json`."""
+    sweep_runs = _Below("checkpoints/videomar.runs")
+
+    metrics = _Below("metrics")
+    """One flat JSON file per stage."""
+    plots = _Below("plots")
+    report = _Below("reports/index.html")
+
+    local = _Below(".local")
+    """State of this machine: MLflow's store, services, locks; not in git."""
+    cache = _Below(".dvc/cache/files/md5")
+    """DVC's copies of outputs, earlier ones too, by MD5."""
