@@ -1,10 +1,10 @@
-"""Where every file of a pipeline folder is: the paths that dvc.yaml gives to the stages, once for all other code.
+"""Where every file of a pipeline folder is: the paths that dvc.yaml gives to the stages, once for all others.
 
-Stages take their paths from the command line in dvc.yaml, so a stage can be run on other files; the code around
-them (registry, report, doctor, plan, flows) reads what the stages wrote, from here. A test compares the two.
+Stages take their paths from the command line in dvc.yaml, so that they can be run on other files. The code
+around them (registry, report, doctor, plan, flows) reads from here what they wrote. A test compares the two.
 
     data/raw -> candidates -> ledger -> latents -> checkpoints/videomar -> generated -> evaluation -> report
-                                            ^ checkpoints/tokenizer
+                                           ^ checkpoints/tokenizer
 """
 
 from dataclasses import dataclass
