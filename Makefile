@@ -1,18 +1,21 @@
-# make run [CLIPS=DIR]    raw clips to a promoted model and reports/index.html
-# make curate CLIPS=DIR   only up to the ledger: what would be kept, and why not
-# make up [RAY=1]         MLflow, Prefect, the scheduled flows [and a Ray head] in the background; prints addresses
-# make down               ends exactly those
-# make setup [TORCH=...]  only .venv; TORCH=cpu, cu126, default (the public index's build); by itself what fits the machine
-# make test               the test suite but for:
-# make faults             what is killed, nodes that die, servers that run; takes longer
-# make pythons            imports, contract, config, model and a tiny pipeline on Python 3.12 and 3.13
-# make lint               ruff, mypy, codespell and the architecture
-# make deps             the code that each stage depends on, by what it imports, into dvc.yaml
-# make remote [TO=DIR]    a folder, or s3://..., as the default DVC remote, for `dvc push` and `dvc pull`
-# make proofs             measured errors of the model tests into docs/evidence/proofs.md
-# make readme             figures and pictures of the last run into README.md
-# make lock               resolve requirements*.lock for all Pythons and systems
-# make check-lock         the locks resolved in isolation for each of them: nothing is missing, all is satisfied
+#: make run [CLIPS=DIR]    the whole pipeline: raw clips to a promoted model and reports/index.html
+#: make curate CLIPS=DIR   the pipeline up to the ledger: which clips would be kept, and why the others would not
+#: make up [RAY=1]         start MLflow, Prefect and the scheduled flows [and a Ray head] in the background
+#: make down               stop exactly those services
+#: make setup [TORCH=...]  create .venv only; TORCH=cpu, cu126, default; without it, the build that fits the machine
+#: make remote [TO=DIR]    set a folder or s3://... as the default DVC remote, for `dvc push` and `dvc pull`
+#:
+#: For developers:
+#: make test               the test suite except for the slow part
+#: make faults             the slow part: kills, dying nodes, running servers, timing
+#: make pythons            imports, contract, model and a tiny pipeline on Python 3.12 and 3.13
+#: make lint               ruff, mypy, codespell, import-linter, and whether dvc.yaml matches the code
+#: make deps               write the code that each stage imports into dvc.yaml
+#: make lock               resolve the pinned requirements for all Pythons and systems
+#: make check-lock         check that the pinned requirements are complete, from the public index alone
+#: make docs               build the documentation site into .local/site; broken links are errors
+#: make proofs             measure the errors of the model's tests again: docs/evidence/proofs.md
+#: make readme             write the figures and pictures of the last run into README.md
 PYTHON ?=
 TORCH ?= auto
 BIN := .venv/bin
@@ -27,10 +30,11 @@ export VIDEOMAR_CLIPS := $(value CLIPS)
 export VIDEOMAR_TO := $(value TO)
 export VIDEOMAR_SETUP_PYTHON := $(value PYTHON)
 
-.PHONY: help setup setup-dev run curate up down test faults pythons lint deps remote lock check-lock proofs readme
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run curate up down test faults pythons lint deps remote lock check-lock proofs readme docs
 
 help:
-	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+	@sed -n 's/^#: \{0,1\}//p' Makefile
 
 # Runs install.py with a Python that the packages are made for; uv, where it is at hand, would fetch one.
 # A folder that `videomar init` wrote has none: its environment is that of the command.
@@ -109,13 +113,15 @@ remote: setup
 	$(BIN)/python -m dvc remote add --force --default store "$$to" && echo "dvc push and dvc pull now use $$to"
 
 # One version of a package for all Pythons where there is one; those of the lock stay unless they must go.
-LOCK := $(BIN)/uv pip compile --no-config --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	--no-annotate --custom-compile-command "make lock" --quiet pyproject.toml
+COMPILE := $(BIN)/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command "make lock" --quiet
+LOCK := $(COMPILE) --fork-strategy fewest pyproject.toml
 USER_EXTRAS := --extra pipeline --extra samples --extra demo
 
 lock: setup-dev
 	@$(LOCK) --all-extras --output-file requirements-dev.lock
 	@$(LOCK) $(USER_EXTRAS) --constraint requirements-dev.lock --output-file requirements.lock
+	@$(COMPILE) docs/requirements.in --output-file docs/requirements.txt
 
 proofs: setup-dev
 	@$(BIN)/python docs/update_proofs.py
@@ -125,3 +131,14 @@ readme:
 
 check-lock: setup-dev
 	@$(BIN)/python .ci/check_lock.py
+
+# An environment of its own, so that nobody needs these packages to run or test the pipeline.
+docs:
+	@cmp -s docs/requirements.txt .local/docs/requirements.txt || { \
+	    for python in "$$VIDEOMAR_SETUP_PYTHON" $(BIN)/python python3.11 python3.12 python3.13 python3; do \
+	        "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; done; \
+	    rm -rf .local/docs && "$$python" -m venv .local/docs && \
+	    .local/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.txt && \
+	    cp docs/requirements.txt .local/docs/; }
+	@.local/docs/bin/python -m mkdocs build --quiet --strict
+	@echo .local/site/index.html
