@@ -1,6 +1,6 @@
-"""When the pipeline runs, and whether again: Prefect flows.
+"""Prefect flows: when the pipeline runs, and what is retried.
 
-Prefect reads the environment when it is imported, so that is prepared first.
+Prefect reads its environment on import, so the environment is prepared first.
 """
 
 from videomar.environment import prepare_prefect

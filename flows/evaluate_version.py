@@ -1,4 +1,4 @@
-"""Flow `sample_and_evaluate`: a registered version before the held-out clips of this checkout, once more.
+"""Flow `sample_and_evaluate`: a registered version on the present held-out clips.
 
 `python -m flows.evaluate_version VERSION` runs it without a server.
 """
@@ -10,10 +10,8 @@ from functools import partial
 from prefect import flow
 from pydantic import PositiveFloat
 
-from flows.artifacts import show_figures
-from flows.pictures import show_clips
-from flows.pipeline import HOURS, run_command
-from flows.turn import turn
+from flows.artifacts import show_clips, show_metrics
+from flows.pipeline import HOURS, checkout_lock, run_command
 from videomar.errors import VideomarError
 from videomar.registry.judging import FACTS, GENERATED, judge_again
 from videomar.registry.versions import find_model
@@ -22,17 +20,17 @@ from videomar.report.facts import read_facts, unlike
 
 @flow(name="sample_and_evaluate")
 def sample_and_evaluate(version: str = "champion", hours_per_stage: PositiveFloat = HOURS) -> None:
-    """Generate held-out clips with a registered version and score them; nothing of the pipeline changes.
+    """Generate held-out clips with a registered version and score them, beside the pipeline's own files.
 
     Args:
         version: A number, `champion` or `challenger`.
-        hours_per_stage: A stage that takes longer is ended.
+        hours_per_stage: Time limit of a stage.
     """
-    with turn("sample_and_evaluate"):
+    with checkout_lock("sample_and_evaluate"):
         found = find_model(version)
         out = judge_again(found, partial(run_command, hours=hours_per_stage))
-        figures = json.loads((out / "metrics/evaluate.json").read_text("utf-8"))
-        show_figures(found, figures, out, unlike(read_facts(out / FACTS), read_facts(FACTS)))
+        metrics = json.loads((out / "metrics/evaluate.json").read_text("utf-8"))
+        show_metrics(found, metrics, out, unlike(read_facts(out / FACTS), read_facts(FACTS)))
         show_clips(out / GENERATED)
 
 

@@ -1,4 +1,4 @@
-"""Flow `refresh`: the pipeline stage by stage. `python -m flows.refresh` runs it without a server."""
+"""Flow `refresh`: the pipeline, stage by stage. `python -m flows.refresh` runs it without a server."""
 
 import sys
 from pathlib import Path
@@ -6,16 +6,19 @@ from pathlib import Path
 from prefect import flow
 from pydantic import PositiveFloat
 
-from flows.pipeline import HOURS, run_stages
-from flows.turn import turn
+from flows.pipeline import HOURS, checkout_lock, run_stages
 from videomar.errors import VideomarError
 from videomar.files import explain_full_disk
 
 
 @flow(name="refresh")
 def refresh(hours_per_stage: PositiveFloat = HOURS) -> None:
-    """Bring every stage of the pipeline up to date; what has not changed is not done again."""
-    with turn("refresh"):
+    """Bring every stage of the pipeline up to date; stages without changes are skipped.
+
+    Args:
+        hours_per_stage: Time limit of a stage.
+    """
+    with checkout_lock("refresh"):
         run_stages(Path().resolve(), hours_per_stage)
 
 

@@ -1,6 +1,6 @@
 """Release what the pipeline made. `python -m flows.release` runs the flow without a server.
 
-That there is nothing to release is found out before Prefect is imported, which takes seconds.
+Whether there is anything to release is decided before Prefect is imported, which takes seconds.
 """
 
 import sys
@@ -16,18 +16,18 @@ def main() -> None:
     """Release what the pipeline made; the last two lines printed are the report's path and the champion."""
     try:
         with explain_full_disk():
-            released = _released()
+            version = _release_if_new()
             print(f"report: {REPORT}")
-            print(f"champion: {describe_champion(released)}")
+            print(f"champion: {describe_champion(version)}")
     except VideomarError as error:
         sys.exit(f"release: {' '.join(str(error).split())}")
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        sys.exit(f"release: {what}; mend the disk or the path and run again, nothing is half-released")
+        sys.exit(f"release: {what}; fix the disk or the path and run again, nothing is half-released")
 
 
-def _released() -> Version:
-    """The version of the pipeline's present state, which is released if it was not."""
+def _release_if_new() -> Version:
+    """Return the version made from the present dvc.lock, after releasing it if it was not released before."""
     if not LOCK.is_file():
         raise DataError(f"{LOCK}: no such file, expected the pipeline's record; run `dvc repro`")
     released = find_released(LOCK)

@@ -1,4 +1,4 @@
-"""Flow `retrain`: new clips, or anything else that changed, to a released model; else a reason why not."""
+"""Flow `retrain`: from new clips, or any other change, to a released model; skipped if nothing changed."""
 
 import sys
 from pathlib import Path
@@ -8,9 +8,8 @@ from prefect import State, flow, task
 from prefect.states import Completed
 from pydantic import PositiveFloat
 
-from flows.pipeline import HOURS, run_stages
-from flows.release_steps import release_steps
-from flows.turn import turn
+from flows.pipeline import HOURS, checkout_lock, run_stages
+from flows.release_flow import release_steps
 from videomar.errors import VideomarError
 from videomar.ops.check_pipeline import pipeline_status
 from videomar.processes import run_in_group
@@ -20,7 +19,7 @@ from videomar.registry.versions import find_released
 
 @task(name="take clips from {clips}", task_run_name="take clips from {clips}")
 def use_clips(clips: str) -> None:
-    """Let the pipeline start from another folder of videos."""
+    """Make `clips` the folder that the pipeline starts from."""
     command = [sys.executable, "-m", "videomar.cli", "use-clips", "--", clips]
     if run_in_group(command, Path().resolve()) != 0:
         raise VideomarError(f"clips: got {clips}, expected a folder that holds videos; see the log")
@@ -28,7 +27,7 @@ def use_clips(clips: str) -> None:
 
 @task(name="look for changes", retries=2, retry_delay_seconds=10)
 def what_changed() -> str | None:
-    """What DVC says has changed, or that the release is missing; None where there is nothing to do."""
+    """Return what DVC says has changed, or that the release is missing; None if there is nothing to do."""
     if stages := pipeline_status():
         return f"changed: {', '.join(stages)}"
     return None if find_released(LOCK) is not None else "the last results are not released"
@@ -36,14 +35,14 @@ def what_changed() -> str | None:
 
 @flow(name="retrain")
 def retrain(clips: str = "", force: bool = False, hours_per_stage: PositiveFloat = HOURS) -> State[Any]:
-    """Look whether clips, parameters or code changed; if so, bring the pipeline up to date and release.
+    """If clips, parameters or code changed, bring the pipeline up to date and release the result.
 
     Args:
         clips: Another folder of videos (or s3://BUCKET/FOLDER) to start from; empty: as in params.yaml.
-        force: Go through the stages even where nothing changed.
-        hours_per_stage: A stage that takes longer is ended.
+        force: Run the stages and the release even if nothing changed.
+        hours_per_stage: Time limit of a stage.
     """
-    with turn("retrain"):
+    with checkout_lock("retrain"):
         if clips:
             use_clips(clips)
         changed = what_changed()

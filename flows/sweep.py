@@ -9,12 +9,11 @@ from prefect import State, flow
 from prefect.states import Completed
 from pydantic import PositiveFloat, PositiveInt
 
-from flows.pipeline import run_stage, run_stages
-from flows.sweep_artifacts import show_sweep
-from flows.turn import turn
+from flows.artifacts import show_sweep
+from flows.pipeline import checkout_lock, run_stage, run_stages
+from flows.worktree import COPIES, Worktree
 from videomar.config.edit import update_params
 from videomar.errors import VideomarError
-from videomar.ops.worktree import COPIES, SideCopy
 from videomar.tracking.mlflow_store import tracking_uri
 
 _TRAIN = "train"
@@ -28,30 +27,30 @@ def sweep(
     select_by: str,
     hours_per_stage: PositiveFloat,
 ) -> State[Any]:
-    """Train several models from the data of this checkout, whose own parameters and model stay as they are.
+    """Train several models from the data of this checkout, without changing its parameters or model.
 
     Args:
         runs: As `train.runs`: [{"name": "fast", "train": {"learning_rate": 0.004}, "model": {"depth": 6}}].
         search: As `train.search`: {"train": {"learning_rate": {"low": 0.0001, "high": 0.01, "log": true}}}.
-        num_samples: Random draws, where `search` has a range.
-        select_by: Figure of the runs' logs; the lowest wins.
-        hours_per_stage: A stage that takes longer is ended.
+        num_samples: Number of random draws if `search` holds a range.
+        select_by: Metric of the runs' logs; the lowest value wins.
+        hours_per_stage: Time limit of a stage.
     """
     if not (runs or search):
         raise VideomarError("sweep: got neither runs nor search, expected one of them; see `train.runs`")
-    with turn("sweep"):
+    with checkout_lock("sweep"):
         params = COPIES / "params.yaml"
         COPIES.mkdir(parents=True, exist_ok=True)
         shutil.copy("params.yaml", params)
-        own = {"runs": runs, "search": search, "num_samples": num_samples, "select_by": select_by}
-        update_params(params, {_TRAIN: own})
+        section = {"runs": runs, "search": search, "num_samples": num_samples, "select_by": select_by}
+        update_params(params, {_TRAIN: section})
         run_stages(Path().resolve(), hours_per_stage, until=_TRAIN)
-        copy = SideCopy(_TRAIN, params)
+        copy = Worktree(_TRAIN, params)
         if copy.is_saved():
-            copy.remove()  # a run that died after it was saved
-            return Completed(name="Skipped", message=f"experiment {copy.name} has these very runs")
-        os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()  # the checkout's, not one in the copy
-        copy.make()
+            copy.remove()  # left by a run that died after saving
+            return Completed(name="Skipped", message=f"experiment {copy.name} has exactly these runs")
+        os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()  # the store of the checkout, not one in the copy
+        copy.create()
         run_stage(_TRAIN, copy.folder, hours_per_stage)
         copy.save()
         best = show_sweep(copy.folder, copy.name)

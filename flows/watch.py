@@ -1,45 +1,95 @@
-"""Starts a deployment soon after new files: once they have stood still, and one run at a time."""
+"""Start a deployment after new files: once they have stopped changing, one run at a time."""
 
 import asyncio
+import hashlib
+import json
 import logging
 import time
 from pathlib import Path
+from typing import NamedTuple
 
+import yaml
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import TERMINAL_STATES
 
-from flows.new_files import look
-from flows.stillness import Watch
+from videomar.files import write_json
+from videomar.sources.listing import walk
 
+_RAW = Path("data/raw")
 _TAG, _RECORDS = "new files", Path(".local/new_files")
-_LOOKS, _SHARE = 6, 50  # looks in a quiet time; of the time between two, the part that a look may take
+_SCANS = 6  # scans within a quiet time
+_REST = 50  # between two scans of a large folder, times as long as a scan takes
 _log = logging.getLogger(__name__)
 
 
+class Snapshot(NamedTuple):
+    """The files that the pipeline starts from, at one moment."""
+
+    source: str
+    """`samples.source` of params.yaml."""
+    files: str
+    """Hash of all names, sizes and times."""
+
+
+def take_snapshot() -> Snapshot:
+    """Scan the files of `samples.source`, and those in data/raw that a user put there by hand."""
+    source = str(yaml.safe_load(Path("params.yaml").read_text("utf-8"))["samples"]["source"])
+    record = _RAW / ".collected.json"
+    collected = set(json.loads(record.read_text("utf-8"))) if record.is_file() else set()
+    by_hand = [entry for entry in walk(_RAW) if entry.name not in collected] if _RAW.is_dir() else []
+    digest = hashlib.sha256(repr([*walk(Path(source)), by_hand]).encode("utf-8", "surrogateescape"))
+    return Snapshot(source, digest.hexdigest())
+
+
+class NewFiles:
+    """Decides when new files start a run.
+
+    Remembers, in a file, the snapshot that the last run was started for; the first snapshot counts as known.
+    """
+
+    def __init__(self, record: Path, quiet_s: float) -> None:
+        self._record, self._quiet_s, self._since = record, quiet_s, 0.0
+        self.known = Snapshot(*json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else None
+        self._last = self.known
+
+    def is_due(self, seen: Snapshot, now: float) -> bool:
+        """Whether the files differ from those of the last run and have not changed for the quiet time."""
+        if self.known is None or self.known.source != seen.source:
+            self.mark_known(seen)  # a user who chooses another source starts the run by hand
+        if seen != self._last:
+            self._last, self._since = seen, now
+        return seen != self.known and now - self._since >= self._quiet_s
+
+    def mark_known(self, seen: Snapshot) -> None:
+        """Record that these files are not new any more."""
+        write_json(self._record, seen)
+        self.known = seen
+
+
 async def start_after_new_files(deployment: str, quiet_s: float) -> None:
-    """Look and start for ever; a server or a folder that is away is asked again."""
-    watch = Watch(_RECORDS / f"{deployment.replace('/', '.')}.json", quiet_s)
-    told = ""
+    """Scan and start runs until cancelled; while the server or a folder is unavailable, keep trying."""
+    new_files = NewFiles(_RECORDS / f"{deployment.replace('/', '.')}.json", quiet_s)
+    reported = ""
     while True:
         start = time.monotonic()
         try:
-            seen = await asyncio.to_thread(look)
-            if watch.is_due(seen, start) and await _start(deployment, f"{watch.known} -> {seen}"):
-                watch.settle(seen)
-        except Exception as error:  # whatever it is, the watch goes on
-            if told != (told := f"{type(error).__name__}: {error}"):
-                _log.warning("new files: %s; looking again", told)
-        await asyncio.sleep(max(quiet_s / _LOOKS, _SHARE * (time.monotonic() - start)))
+            seen = await asyncio.to_thread(take_snapshot)
+            if new_files.is_due(seen, start) and await _start(deployment, f"{new_files.known} -> {seen}"):
+                new_files.mark_known(seen)
+        except Exception as error:  # of any kind: the watch must not end
+            if reported != (reported := f"{type(error).__name__}: {error}"):
+                _log.warning("new files: %s; trying again", reported)
+        await asyncio.sleep(max(quiet_s / _SCANS, _REST * (time.monotonic() - start)))
 
 
 async def _start(deployment: str, key: str) -> bool:
-    """Start a run, unless one that was started here has not ended; the server knows a wish by its key."""
+    """Start a run unless an earlier one started here is unfinished; the server starts one run per key."""
     async with get_client() as client:
         found = await client.read_deployment_by_name(deployment)
-        unended = {"type": {"not_any_": [*TERMINAL_STATES]}}
-        like = {"deployment_id": {"any_": [found.id]}, "tags": {"all_": [_TAG]}, "state": unended}
-        if await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(like), limit=1):
+        unfinished = {"type": {"not_any_": [*TERMINAL_STATES]}}
+        ours = {"deployment_id": {"any_": [found.id]}, "tags": {"all_": [_TAG]}, "state": unfinished}
+        if await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(ours), limit=1):
             return False
         await client.create_flow_run_from_deployment(found.id, tags=[_TAG], idempotency_key=key)
         return True

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.dvc_lock import mend_dvc_lock
-from flows.pipeline import run_stage
+from flows.pipeline import checkout_lock, repair_dvc_lock, run_stage
 from flows.retrain import what_changed
-from flows.turn import turn
 from tests.support.checkout import Checkout
 
 
@@ -22,7 +20,7 @@ def test_flow_gets_past_a_list_that_was_half_written(
     record.write_text(left)
     refused = checkout.run("dvc", "status")
     assert "RWLock-file" in refused.stderr + refused.stdout
-    with turn("test"):
+    with checkout_lock("test"):
         assert what_changed.fn() == "changed: first, second"
     record.write_text(left)
     run_stage.fn("first", tmp_path)
@@ -30,9 +28,9 @@ def test_flow_gets_past_a_list_that_was_half_written(
 
 
 def test_list_that_can_be_read_is_left_alone(tmp_path: Path) -> None:
-    mend_dvc_lock(tmp_path)
+    repair_dvc_lock(tmp_path)
     record = tmp_path / ".dvc/tmp/rwlock"
     record.parent.mkdir(parents=True)
     record.write_text('{"write": {}, "read": {}}')
-    mend_dvc_lock(tmp_path)
+    repair_dvc_lock(tmp_path)
     assert record.read_text() == '{"write": {}, "read": {}}'

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from prefect.states import Failed
 
-from flows.deployments import deployments
 from flows.pipeline import run_command, run_stage, stage_names
+from flows.serve import deployments
 from tests.support.pipeline_outputs import REPOSITORY, write_outputs
 from videomar.errors import VideomarError
 from videomar.processes import OverTimeError, run_in_group

@@ -102,13 +102,13 @@ def test_sweep_is_an_experiment_of_the_best_run_under_one_mlflow_run(checkout: P
     params = (checkout / "params.yaml").read_bytes()
     model = bytes_of(checkout / "checkpoints/videomar")
     runs = [{"name": "base"}, {"name": "wild", "train": {"learning_rate": 1000.0}}]
-    wish = {"runs": runs, "search": {}, "num_samples": 1, "select_by": "loss", "hours_per_stage": 1}
-    done = run(checkout, sys.executable, "-c", SWEEP, json.dumps(wish))
+    arguments = {"runs": runs, "search": {}, "num_samples": 1, "select_by": "loss", "hours_per_stage": 1}
+    done = run(checkout, sys.executable, "-c", SWEEP, json.dumps(arguments))
     assert done.returncode == 0, done.stdout + done.stderr
-    told = done.stdout.splitlines()[-1]
-    assert told.startswith("Completed best of 2 runs: base with loss"), done.stdout + done.stderr
+    summary = done.stdout.splitlines()[-1]
+    assert summary.startswith("Completed best of 2 runs: base with loss"), done.stdout + done.stderr
     (name,) = run(checkout, sys.executable, "-m", "dvc", "exp", "list", "--name-only").stdout.split()
-    assert f"dvc exp apply {name}" in told
+    assert f"dvc exp apply {name}" in summary
     assert (checkout / "params.yaml").read_bytes() == params
     assert bytes_of(checkout / "checkpoints/videomar") == model
     client = mlflow.MlflowClient(f"sqlite:///{checkout / '.local/mlflow.db'}")
@@ -116,8 +116,8 @@ def test_sweep_is_an_experiment_of_the_best_run_under_one_mlflow_run(checkout: P
     (parent,) = client.search_runs([experiment], "tags.best_run = 'base'")
     assert len(client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")) == 2
 
-    second = run(checkout, sys.executable, "-c", SWEEP, json.dumps(wish)).stdout.splitlines()[-1]
-    assert second == f"Skipped experiment {name} has these very runs"
+    second = run(checkout, sys.executable, "-c", SWEEP, json.dumps(arguments)).stdout.splitlines()[-1]
+    assert second == f"Skipped experiment {name} has exactly these runs"
     applied = run(checkout, sys.executable, "-m", "dvc", "exp", "apply", name)
     assert applied.returncode == 0, applied.stderr
     assert yaml.safe_load((checkout / "params.yaml").read_text())["train"]["runs"] == runs

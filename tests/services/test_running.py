@@ -93,7 +93,7 @@ def test_second_run_waits_and_cancelling_the_first_ends_its_children(checkout: C
     first = checkout.start("refresh/by-hand")
     child = checkout.pausing_child()
     second = checkout.start("refresh/by-hand")
-    wait_for(lambda: "refresh waits for its turn: refresh is at work" in checkout.log("flows"), "the wait")
+    wait_for(lambda: "refresh waits for its turn: refresh is running" in checkout.log("flows"), "the wait")
     assert psutil.pid_exists(child)
     checkout.prefect(f"/flow_runs/{first}/set_state", {"state": {"type": "CANCELLING"}})
     assert checkout.end_state(first)["type"] == "CANCELLED"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.worktree import Worktree
 from videomar.errors import VideomarError
-from videomar.ops.worktree import SideCopy
 from videomar.processes import run_in_group
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def checkout(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path / "checkout")
     for name, value in (WHO | {"DVC_NO_ANALYTICS": "1"}).items():
         monkeypatch.setenv(name, value)
-    wish(2)
+    set_own_params(2)
     return tmp_path / "checkout"
 
 
@@ -67,24 +67,24 @@ def run(folder: Path, commands: str) -> str:
     return done.stdout
 
 
-def wish(rate: int) -> None:
+def set_own_params(rate: int) -> None:
     """The parameters of the copy."""
     text = Path("params.yaml").read_text()
     Path("own.yaml").write_text(text.replace("rate: 1", f"rate: {rate}"))
 
 
-def copy() -> SideCopy:
-    return SideCopy("train", Path("own.yaml"))
+def copy() -> Worktree:
+    return Worktree("train", Path("own.yaml"))
 
 
-def train(made: SideCopy) -> None:
+def train(made: Worktree) -> None:
     assert run_in_group([sys.executable, "-m", "dvc", "repro", "--single-item", "train"], made.folder) == 0
 
 
 def test_results_are_an_experiment_and_the_checkout_stays_as_it_was(checkout: Path) -> None:
     before = run(checkout, "git status --short --untracked=all; cat params.yaml dvc.lock model/weights")
     made = copy()
-    made.make()
+    made.create()
     train(made)
     assert not made.is_saved()
     made.save()
@@ -107,25 +107,25 @@ def test_results_are_an_experiment_and_the_checkout_stays_as_it_was(checkout: Pa
 
 def test_stage_that_was_cut_off_goes_on_in_the_same_copy(checkout: Path) -> None:
     made = copy()
-    made.make()
+    made.create()
     (made.folder / "model").mkdir()
     (made.folder / "model/checkpoint").write_text("half way")
     again = copy()
-    again.make()
+    again.create()
     assert (again.folder / "model/checkpoint").read_text() == "half way"
     train(again)
     assert (again.folder / "model/checkpoint").is_file(), "the stage's output is kept"
 
 
-def test_copy_that_was_cut_off_is_made_anew(checkout: Path) -> None:
+def test_copy_that_was_cut_off_is_made_again(checkout: Path) -> None:
     (checkout / "added.py").write_text("not committed")
     run(checkout, "git add added.py")
     made = copy()
-    made.make()
+    made.create()
     assert (made.folder / "added.py").is_file()
     (made.folder / ".complete").unlink()
     (made.folder / "code.py").unlink()
-    copy().make()
+    copy().create()
     assert (made.folder / "code.py").read_text() == "new\n"
 
 
@@ -133,11 +133,11 @@ def test_name_follows_what_the_stage_depends_on_and_nothing_else(checkout: Path)
     name = copy().name
     (checkout / "params.yaml").write_text("train: {rate: 1}\nsample: {steps: 9}\n")
     (checkout / ".dvcignore").write_text(".local\n# a tracked file\n")
-    wish(2)
+    set_own_params(2)
     assert copy().name == name
-    wish(3)
+    set_own_params(3)
     assert copy().name != name
-    wish(2)
+    set_own_params(2)
     (checkout / "code.py").write_text("newer\n")
     other = copy().name
     assert other != name

@@ -1,7 +1,7 @@
-"""A copy of the checkout beside it, for a stage with other parameters; what it makes is an experiment of DVC.
+"""A git work tree beside the checkout, where a stage runs with other parameters and becomes a DVC experiment.
 
-The copy is a work tree of the same git repository with the same DVC cache, so that nothing is stored twice,
-and what is under way here is left alone.
+It belongs to the same git repository and uses the same DVC cache, so nothing is stored twice, and work in
+progress in the checkout is not touched.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ from videomar.errors import VideomarError
 COPIES = Path(".local/sweeps")
 
 
-class SideCopy:
-    """Where one stage of dvc.yaml runs with other parameters: the same ones find the same copy again.
+class Worktree:
+    """A copy of the checkout in which one stage of dvc.yaml runs; equal parameters find the same copy again.
 
-    Remembers the state of the checkout when it was asked for.
+    Remembers the state of the checkout at its creation.
     """
 
     def __init__(self, stage: str, params: Path) -> None:
-        """Look at the checkout; `params` is the file that stands for params.yaml in the copy.
+        """Read the state of the checkout; `params` is the file that replaces params.yaml in the copy.
 
         Raises:
-            VideomarError: the working folder is not at the top of a git repository with a commit.
+            VideomarError: the working folder is not the top folder of a git repository with a commit.
         """
         self._stage, self._params = stage, params
         self._entry: dict[str, Any] = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][
@@ -49,11 +49,11 @@ class SideCopy:
         self._complete = self.folder / ".complete"
 
     def is_saved(self) -> bool:
-        """Whether there is an experiment with just these results."""
+        """Whether an experiment with exactly these results exists."""
         return bool(_run(["git", "for-each-ref", f"refs/exps/*/*/{self.name}"]))
 
-    def make(self) -> None:
-        """Make the copy, unless it is there: then the stage goes on from where it was."""
+    def create(self) -> None:
+        """Create the copy unless it exists; in an existing one the stage resumes."""
         if self._complete.is_file():
             return
         self.remove()
@@ -68,21 +68,21 @@ class SideCopy:
         self._complete.touch()
 
     def save(self) -> None:
-        """Make an experiment of it."""
+        """Save the results as a DVC experiment."""
         outs = [out for kind in ("plots", "metrics") for out in self._entry.get(kind, [])]
         loose = [out if isinstance(out, str) else next(iter(out)) for out in outs]
         included = [word for path in loose for word in ("--include-untracked", path)]
         _dvc(self.folder, "exp", "save", "--name", self.name, *included, self._stage)
 
     def remove(self) -> None:
-        """Remove the copy, or what is there of one."""
+        """Remove the copy, also an incomplete one."""
         self._complete.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         _run(["git", "worktree", "prune"])
 
 
 def _tree_of_checkout() -> str:
-    """Id of the tracked files, and dvc.lock, as they lie here now; git's own index stays as it is."""
+    """Id of a git tree with the present tracked files and dvc.lock; git's own index stays as it is."""
     COPIES.mkdir(parents=True, exist_ok=True)
     index = {"GIT_INDEX_FILE": str((COPIES / "index").resolve())}
     _run(["git", "rev-parse", "--verify", "HEAD"])
@@ -102,15 +102,15 @@ def _dvc(folder: Path, *words: str) -> str:
 
 
 def _run(command: Sequence[str], folder: Path = Path(), more: Mapping[str, str] | None = None) -> str:
-    """What a command prints.
+    """Run a command and return what it prints.
 
     Raises:
-        VideomarError: it ended with another code than 0.
+        VideomarError: it failed.
     """
     environment = {**os.environ, **(more or {})}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        told = " ".join((done.stderr or done.stdout).split())[-300:]
+        output = " ".join((done.stderr or done.stdout).split())[-300:]
         words = " ".join(command[:3] if command[0] == "git" else command[2:5])
-        raise VideomarError(f"{words}: got {told}, expected a checkout with git, a commit and DVC; mend it")
+        raise VideomarError(f"{words}: got {output}, expected a checkout with git, a commit and DVC")
     return done.stdout.strip()
