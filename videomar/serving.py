@@ -51,16 +51,20 @@ class VideomarModel(PythonModel):
         """
         seed = int((params or {}).get("seed", 0))
         rows = zip(model_input["image"], model_input["prompt"], strict=True)
-        clips = [self._animate(image, prompt, seed) for image, prompt in rows]
+        clips = [self._generate(image, prompt, seed) for image, prompt in rows]
         files = [_mp4(clip, self._params.ingest.fps) for clip in clips]
         return pd.DataFrame({"video": [base64.b64encode(file).decode() for file in files]})
 
-    def _animate(self, image: str, prompt: str, seed: int) -> NDArray[np.uint8]:
-        from videomar.sampling.generate import ModelFiles, Wish, animate  # here: registering needs no torch
+    def _generate(self, image: str, prompt: str, seed: int) -> NDArray[np.uint8]:
+        from videomar.sampling.generate import (  # here: registering needs no torch
+            GenerationRequest,
+            ModelFiles,
+            generate,
+        )
 
         files = ModelFiles(**self._artifacts, params=self._params)
         picture = read_picture(_picture_source(image))
-        return animate(files, picture[None], Wish(prompt=prompt, seed=seed))
+        return generate(files, picture[None], GenerationRequest(prompt=prompt, seed=seed))
 
 
 def _mp4(clip: NDArray[np.uint8], fps: float) -> bytes:

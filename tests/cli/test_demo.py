@@ -20,9 +20,9 @@ from tests.support.tiny_model import write_tiny_model
 from videomar.cli.demo import film, open_page, page
 from videomar.config import Params
 from videomar.errors import DataError, VideomarError
-from videomar.sampling.generate import Animator, ModelFiles, Wish, animate
+from videomar.sampling.generate import ClipGenerator, GenerationRequest, ModelFiles, generate
 
-WISH = Wish(prompt="it moves", seed=3, motion=5.0)
+REQUEST = GenerationRequest(prompt="it moves", seed=3, motion=5.0)
 
 
 @pytest.fixture(scope="module")
@@ -36,49 +36,49 @@ def picture() -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def animator(files: ModelFiles) -> Animator:
-    return Animator(files)
+def generator(files: ModelFiles) -> ClipGenerator:
+    return ClipGenerator(files)
 
 
 def test_film_grows_to_the_clip_that_the_command_makes(
-    files: ModelFiles, animator: Animator, picture: NDArray[np.uint8]
+    files: ModelFiles, generator: ClipGenerator, picture: NDArray[np.uint8]
 ) -> None:
-    shown = list(film(animator, picture, WISH))
+    shown = list(film(generator, picture, REQUEST))
     assert [len(frames) for frames in shown] == [1, 5, 9]
-    assert np.array_equal(shown[-1], animate(files, picture[None], WISH))
+    assert np.array_equal(shown[-1], generate(files, picture[None], REQUEST))
     for frames in shown[:-1]:
         later = shown[-1][: len(frames)].astype(int)  # a product of other sizes may round to the next grey
         assert np.abs(frames - later).max() <= 1
 
 
-def test_film_that_takes_too_long_is_broken_off(animator: Animator, picture: NDArray[np.uint8]) -> None:
+def test_film_that_takes_too_long_is_broken_off(generator: ClipGenerator, picture: NDArray[np.uint8]) -> None:
     with pytest.raises(DataError, match="got 1 of 9 frames in 0 s"):
-        list(film(animator, picture, WISH, longest_s=0.0))
+        list(film(generator, picture, REQUEST, longest_s=0.0))
 
 
 def test_film_that_nobody_watches_any_more_is_not_made_and_the_next_is_whole(
-    animator: Animator, picture: NDArray[np.uint8]
+    generator: ClipGenerator, picture: NDArray[np.uint8]
 ) -> None:
     passes: list[int] = []
-    hook = animator.loaded.model.trunk.norm.register_forward_hook(lambda *_: passes.append(1))
+    hook = generator.loaded.model.trunk.norm.register_forward_hook(lambda *_: passes.append(1))
     try:
-        whole = len(list(film(animator, picture, WISH))), len(passes)
-        watched = film(animator, picture, WISH)
+        whole = len(list(film(generator, picture, REQUEST))), len(passes)
+        watched = film(generator, picture, REQUEST)
         next(watched)
         watched.close()
         assert len(passes) == whole[1]
-        assert (len(list(film(animator, picture, WISH))), len(passes)) == (whole[0], 2 * whole[1])
+        assert (len(list(film(generator, picture, REQUEST))), len(passes)) == (whole[0], 2 * whole[1])
     finally:
         hook.remove()
 
 
 def test_page_gets_each_frame_in_a_file_that_is_written_once_and_gone_afterwards(
-    animator: Animator, picture: NDArray[np.uint8], tmp_path: Path
+    generator: ClipGenerator, picture: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     Image.fromarray(picture).save(tmp_path / "first.png")
     folder = tmp_path / "page"
     folder.mkdir()
-    (show,) = (known.fn for known in page(animator, folder).fns.values())
+    (show,) = (known.fn for known in page(generator, folder).fns.values())
     assert show is not None
     written: dict[str, int] = {}
     for frames, _, _ in show(str(tmp_path / "first.png"), "it moves", 3, ""):
@@ -90,11 +90,11 @@ def test_page_gets_each_frame_in_a_file_that_is_written_once_and_gone_afterwards
 
 
 def test_page_without_its_package_is_refused(
-    animator: Animator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    generator: ClipGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(VideomarError, match="pip install gradio==6.31.0"):
-        page(animator, tmp_path)
+        page(generator, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +206,8 @@ def test_words_beyond_their_bound_are_refused_also_where_no_page_counts_them(
     Image.fromarray(picture).save(file, "png")
     (path,) = json.loads(upload(address, file.getvalue())[1])
     given = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    wish = {"data": [given, "x" * 501, 0, ""], "fn_index": 0, "session_hash": "other"}
-    assert asked(address, "queue/join", json.dumps(wish).encode())[0] == 200
+    request = {"data": [given, "x" * 501, 0, ""], "fn_index": 0, "session_hash": "other"}
+    assert asked(address, "queue/join", json.dumps(request).encode())[0] == 200
     assert "got 501 letters" in asked(address, "queue/data?session_hash=other", None)[1]
 
 

@@ -25,9 +25,8 @@ from videomar.curation.ledger import read_candidates
 from videomar.evaluation.generated import read_facts, read_generated, repeat_last
 from videomar.evaluation.suite import evaluate_clips
 from videomar.latents.dataset import LatentDataset
-from videomar.sampling.finished_batches import Parts
-from videomar.sampling.invariants import cache_difference, causality_leak
-from videomar.sampling.sample import sample_held_out
+from videomar.sampling.finished_batches import FinishedBatches
+from videomar.sampling.sample import cache_difference, causality_leak, sample_held_out
 from videomar.training.state import untrained
 
 RUN = (
@@ -97,18 +96,22 @@ def test_killed_sampling_goes_on_and_ends_in_the_same_bytes(project, sampled, tm
     assert not parts.exists()
 
 
-def test_part_is_made_once_for_what_it_depends_on(tmp_path) -> None:
+def test_batch_is_made_once_for_what_it_depends_on(tmp_path) -> None:
     made = []
 
     def make():
         made.append(1)
         return torch.full((1, 2, 2, 2, 3), len(made), dtype=torch.uint8)
 
-    first = Parts(tmp_path, "weights").part("task", [torch.zeros(2)], make)
-    assert torch.equal(Parts(tmp_path, "weights").part("task", [torch.zeros(2)], make), first)
+    first = FinishedBatches(tmp_path, "weights").get_or_make("task", [torch.zeros(2)], make)
+    assert torch.equal(
+        FinishedBatches(tmp_path, "weights").get_or_make("task", [torch.zeros(2)], make), first
+    )
     assert len(made) == 1
     for basis, name, inputs in (("other", "task", 0), ("weights", "other", 0), ("weights", "task", 1)):
-        assert not torch.equal(Parts(tmp_path, basis).part(name, [torch.full((2,), inputs)], make), first)
+        assert not torch.equal(
+            FinishedBatches(tmp_path, basis).get_or_make(name, [torch.full((2,), inputs)], make), first
+        )
 
 
 def test_every_model_meets_the_same_clips_and_every_clip_its_baselines(project, sampled) -> None:
@@ -149,7 +152,7 @@ def test_suite_judges_clips_without_captions_and_says_what_is_missing(project, s
     assert np.isfinite(list(figures.values())).all()
 
 
-def test_soundness_sees_a_leak_and_a_wrong_cache(params, captions) -> None:
+def test_laws_catch_a_leak_and_a_wrong_cache(params, captions) -> None:
     model, latents = lively_model(params.model), torch.randn(3, 4, 4, 2, 3)
     assert cache_difference(model, latents, captions) < 1e-5
     assert causality_leak(model, latents, captions) == 0

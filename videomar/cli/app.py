@@ -130,18 +130,19 @@ def generate(
 
     from videomar.media.given import read_given
     from videomar.media.mp4 import write_mp4
-    from videomar.sampling.generate import Wish, animate
+    from videomar.sampling.generate import GenerationRequest
+    from videomar.sampling.generate import generate as generate_clip
 
-    wish = Wish(prompt=prompt, num_frames=frames, size=_size(size), motion=motion, seed=seed)
+    request = GenerationRequest(prompt=prompt, num_frames=frames, size=_size(size), motion=motion, seed=seed)
     files = _model_files(model)
-    pictures = read_given(given, files.params.ingest)
+    context = read_given(given, files.params.ingest)
     with tqdm(unit="frame", disable=None, leave=False) as bar:  # on a terminal only
 
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        clip = animate(files, pictures, wish, show)
+        clip = generate_clip(files, context, request, show)
     write_mp4(out, clip, files.params.ingest.fps)
     print(out)
 

@@ -18,7 +18,7 @@ from PIL import Image
 from videomar.errors import DataError, VideomarError
 from videomar.media.images import read_picture
 from videomar.media.mp4 import write_mp4
-from videomar.sampling.generate import Animator, ModelFiles, Wish
+from videomar.sampling.generate import ClipGenerator, GenerationRequest, ModelFiles
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -40,22 +40,25 @@ _STYLE = """
 
 
 def film(
-    animator: Animator, picture: NDArray[np.uint8], wish: Wish, longest_s: float = _LONGEST_S
+    generator: ClipGenerator,
+    picture: NDArray[np.uint8],
+    request: GenerationRequest,
+    longest_s: float = _LONGEST_S,
 ) -> Iterator[NDArray[np.uint8]]:
-    """The clip (F, H, W, 3) at first and after each latent frame; the last one is what `animate` makes.
+    """Yield the clip (F, H, W, 3) at first and after each latent frame; the last is what `generate` returns.
 
     Raises:
-        DataError: a wish that this model cannot fulfil, or one that takes too long.
+        DataError: the model cannot make such a clip, or it takes too long.
     """
     end = time.monotonic() + longest_s
-    for growth in animator.grow(picture[None], wish):
-        yield animator.pictures(growth)
-        if growth.num_frames < growth.of_frames and time.monotonic() > end:
-            got = f"{growth.num_frames} of {growth.of_frames} frames in {longest_s:g} s"
+    for clip in generator.stream(picture[None], request):
+        yield generator.decode(clip)
+        if clip.num_frames < clip.total_frames and time.monotonic() > end:
+            got = f"{clip.num_frames} of {clip.total_frames} frames in {longest_s:g} s"
             raise DataError(f"clip: got {got}, expected all of them; try a smaller model")
 
 
-def page(animator: Animator, folder: Path) -> "Blocks":
+def page(generator: ClipGenerator, folder: Path) -> "Blocks":
     """The page; clips go to the folder, named by us.
 
     Raises:
@@ -72,12 +75,12 @@ def page(animator: Animator, folder: Path) -> "Blocks":
 
     def show(*wishes: Any) -> Iterator[Any]:
         try:
-            yield from _answer(animator, folder, *wishes)
+            yield from _answer(generator, folder, *wishes)
         except VideomarError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
     with gr.Blocks(title="videomar", analytics_enabled=False, delete_cache=(_KEEP_S, _KEEP_S)) as made:
-        gr.Markdown(f"# A picture and words to a clip\n{_about(animator)}")
+        gr.Markdown(f"# A picture and words to a clip\n{_about(generator)}")
         with gr.Row():
             with gr.Column():
                 picture: Any = gr.Image(
@@ -85,18 +88,18 @@ def page(animator: Animator, folder: Path) -> "Blocks":
                 )
                 picture.preprocess = _path  # its own decodes the file before anything is known of it
                 prompt = gr.Textbox(
-                    label="What shall happen",
+                    label="Prompt",
                     placeholder="in the words of the captions it was trained on; Enter begins",
                     max_length=_MOST_LETTERS,
                 )
                 with gr.Row():
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31)
                     motion = gr.Textbox(  # text, because a field for numbers is never empty
-                        _usual(animator),
+                        _usual(generator),
                         label="Motion (1 little, 10 much)",
                         placeholder="any",
                         max_length=9,
-                        visible=_knows_motion(animator),
+                        visible=_knows_motion(generator),
                     )
                 button = gr.Button("Generate", variant="primary")
                 told = gr.Markdown("The frames come one after another, then the clip.")
@@ -116,24 +119,24 @@ def page(animator: Animator, folder: Path) -> "Blocks":
 
 
 def _answer(
-    animator: Animator, folder: Path, path: str | None, prompt: str, seed: float | None, motion: str
+    generator: ClipGenerator, folder: Path, path: str | None, prompt: str, seed: float | None, motion: str
 ) -> Iterator[tuple[list[str] | None, str | None, str]]:
     """What the page shows one after another: files of frames, of the clip once it is whole, and progress.
 
     The page has its own copies as soon as the next is asked for. Files, not arrays: gradio writes an array
     that it was given before into the same file again, and a browser that reads it gets half a picture.
     """
-    start, ingest = time.monotonic(), animator.params.ingest
+    start, ingest = time.monotonic(), generator.params.ingest
     yield None, None, ""
     if path is None or len(prompt) > _MOST_LETTERS:
         got = "no picture" if path is None else f"{len(prompt)} letters"
         raise DataError(f"page: got {got}, expected a picture and at most {_MOST_LETTERS} letters")
-    asked = _number(motion) if _knows_motion(animator) else None
-    wish = Wish(prompt=prompt, seed=int(seed or 0), motion=asked)
+    asked = _number(motion) if _knows_motion(generator) else None
+    request = GenerationRequest(prompt=prompt, seed=int(seed or 0), motion=asked)
     clip: NDArray[np.uint8] = np.empty(0, np.uint8)
     shown: list[str] = []
     with tempfile.TemporaryDirectory(dir=folder) as made:
-        for clip in film(animator, read_picture(Path(path)), wish):
+        for clip in film(generator, read_picture(Path(path)), request):
             for frame in clip[len(shown) :]:
                 shown.append(f"{made}/frame_{len(shown):03}.png")
                 Image.fromarray(frame).save(shown[-1])
@@ -143,21 +146,21 @@ def _answer(
         yield shown, f"{made}/clip.mp4", f"done: {told}, {time.monotonic() - start:.1f} s"
 
 
-def _usual(animator: Animator) -> str:
+def _usual(generator: ClipGenerator) -> str:
     """The motion score that section `sample` asks for."""
-    motion = animator.params.sample.motion
+    motion = generator.params.sample.motion
     return "" if motion is None else str(motion)
 
 
-def _knows_motion(animator: Animator) -> bool:
-    return "motion" in animator.loaded.params.conditions
+def _knows_motion(generator: ClipGenerator) -> bool:
+    return "motion" in generator.loaded.params.conditions
 
 
-def _about(animator: Animator) -> str:
+def _about(generator: ClipGenerator) -> str:
     """The model in one line."""
-    ingest = animator.params.ingest
+    ingest = generator.params.ingest
     shape = f"{ingest.size_px}x{ingest.size_px} pixels, {ingest.num_frames} frames"
-    made = f"trained for {animator.loaded.step} steps on clips of about {shape}"
+    made = f"trained for {generator.loaded.step} steps on clips of about {shape}"
     return f"The model was {made}. It works on this machine; nothing is sent elsewhere."
 
 
@@ -180,7 +183,7 @@ def open_page(files: ModelFiles, port: int, folder: Path) -> "Blocks":
     Raises:
         VideomarError: the port is taken, or gradio is not installed.
     """
-    made = page(Animator(files), folder)
+    made = page(ClipGenerator(files), folder)
     import gradio as gr
 
     try:

@@ -22,10 +22,13 @@ from videomar.media.shapes import clip_size
 from videomar.model.generation import generate_frames
 from videomar.seeding import step_generator
 
+# Called with the number of frames that are done, and the number of frames of the whole clip.
+OnProgress = Callable[[int, int], None]
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Where a model lies, and the parameters it was made with."""
+    """The folders of a model, and the parameters it was trained with."""
 
     checkpoint: Path
     tokenizer: Path
@@ -33,98 +36,97 @@ class ModelFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What a clip shall be."""
+class GenerationRequest:
+    """The clip that a user asks for."""
 
     prompt: str = ""
     """An empty prompt is the null text."""
     num_frames: int | None = None
-    """Frames of the result, the given ones included; None: a trained clip behind the first given frame."""
+    """Frames of the result, context included; None = the first context frame and a trained clip after it."""
     size: tuple[int, int] | None = None
     """Width and height, pixels; None = the trained size whose aspect ratio is nearest to the picture's."""
     motion: float | None = None
-    """Motion score asked for; None = that of section `sample`."""
+    """Requested motion score; None = that of section `sample`."""
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
-    """A clip in the making."""
+class PartialClip:
+    """A clip while it is generated."""
 
     latents: Tensor
-    """(1, C, T, h, w): what is done, the given frames included."""
+    """(1, C, T, h, w): the latent frames so far, context included."""
     num_frames: int
-    """Frames in pixels that this is."""
-    of_frames: int
-    """Frames of the whole clip."""
+    """Pixel frames that these latents decode to."""
+    total_frames: int
+    """Pixel frames of the whole clip."""
 
 
-# Hears how many frames are done, and how many there will be.
-OnFrame = Callable[[int, int], None]
-
-
-class Animator:
-    """Makes clips of pictures and words. Remembers the networks."""
+class ClipGenerator:
+    """Generates clips from pictures and prompts. Remembers the networks."""
 
     def __init__(self, files: ModelFiles) -> None:
         self.params = files.params
-        self.loaded, self._coder = load(files.checkpoint), load_tokenizer(files.tokenizer)
+        self.loaded, self._tokenizer = load(files.checkpoint), load_tokenizer(files.tokenizer)
         self._encoder = load_text_encoder(files.params.text)
 
-    def grow(self, given: NDArray[np.uint8], wish: Wish) -> Iterator[Growth]:
-        """Continue pictures (F0, H, W, 3): what there is at first and after each new latent frame.
+    def stream(self, context: NDArray[np.uint8], request: GenerationRequest) -> Iterator[PartialClip]:
+        """Continue pictures (F0, H, W, 3): yield the context, then the clip after each new latent frame.
 
-        Equal seeds give equal clips. Who stops asking stops the work.
+        Equal seeds give equal clips. Stop iterating to cancel the rest.
 
-        The pictures are scaled to cover the clip and cropped. Of many, the last ones are used, as
-        many as fill half of a trained clip. Clips longer than trained slide a window of the trained length.
+        The pictures are scaled to cover the clip and cropped. Of a long context only its end is used, up to
+        half of a trained clip. Clips longer than trained slide a window of the trained length.
 
         Raises:
-            DataError: a size, a length or a wish that this model cannot fulfil.
+            DataError: this model cannot make a clip of the requested size, length or motion.
         """
         params = self.params
-        trained = self._coder.num_latent_frames(params.ingest.num_frames)
-        fitting = 1 + (len(given) - 1) // self._coder.time_stride
-        most = self._coder.num_frames(max(1, min(trained // 2, fitting)))
-        num_frames = wish.num_frames or most - 1 + params.ingest.num_frames
-        length = self._coder.num_latent_frames(num_frames)
-        latents = self._encode(given[-most:], wish.size)
-        text = self._encoder.encode([wish.prompt])
+        trained = self._tokenizer.num_latent_frames(params.ingest.num_frames)
+        available = 1 + (len(context) - 1) // self._tokenizer.time_stride
+        used = self._tokenizer.num_frames(max(1, min(trained // 2, available)))
+        num_frames = request.num_frames or used - 1 + params.ingest.num_frames
+        length = self._tokenizer.num_latent_frames(num_frames)
+        latents = self._encode(context[-used:], request.size)
+        text = self._encoder.encode([request.prompt])
         captions = pad_states(text, params.text.max_tokens, self.loaded.shape.text_channels)
         sampling = replace(
             params.sample,
-            motion=params.sample.motion if wish.motion is None else wish.motion,
+            motion=params.sample.motion if request.motion is None else request.motion,
             window_frames=params.sample.window_frames or (trained if length > trained else 0),
         )
-        noise = step_generator(wish.seed, 0)
-        yield Growth(latents, most, num_frames)
+        noise = step_generator(request.seed, 0)
+        yield PartialClip(latents, used, num_frames)
         for frame in generate_frames(self.loaded.model, latents, length, captions, sampling, noise):
             latents = torch.cat([latents, frame], 2)
-            yield Growth(latents, self._coder.num_frames(latents.shape[2]), num_frames)
+            yield PartialClip(latents, self._tokenizer.num_frames(latents.shape[2]), num_frames)
 
-    def pictures(self, growth: Growth) -> NDArray[np.uint8]:
-        """The frames (F, H, W, 3) so far; later ones change none of them."""
-        return to_pictures(self._coder.decode(growth.latents))[0].numpy()
+    def decode(self, clip: PartialClip) -> NDArray[np.uint8]:
+        """The frames (F, H, W, 3) so far; later latent frames change none of them."""
+        return to_pictures(self._tokenizer.decode(clip.latents))[0].numpy()
 
-    def _encode(self, given: NDArray[np.uint8], size: tuple[int, int] | None) -> Tensor:
-        size = size or clip_size(given.shape[2], given.shape[1], self.params.ingest)
-        pictures = torch.from_numpy(np.stack([cover(picture, size) for picture in given]))
-        return self._coder.encode(to_unit_range(pictures[None]))
+    def _encode(self, context: NDArray[np.uint8], size: tuple[int, int] | None) -> Tensor:
+        size = size or clip_size(context.shape[2], context.shape[1], self.params.ingest)
+        pictures = torch.from_numpy(np.stack([cover(picture, size) for picture in context]))
+        return self._tokenizer.encode(to_unit_range(pictures[None]))
 
 
-def animate(
-    files: ModelFiles, given: NDArray[np.uint8], wish: Wish, on_frame: OnFrame | None = None
+def generate(
+    files: ModelFiles,
+    context: NDArray[np.uint8],
+    request: GenerationRequest,
+    on_progress: OnProgress | None = None,
 ) -> NDArray[np.uint8]:
-    """The whole clip (F, H, W, 3) of `Animator.grow`; `on_frame` hears how many of how many frames there are.
+    """The whole clip (F, H, W, 3) that `ClipGenerator.stream` ends with.
 
     Raises:
-        DataError: a size, a length or a wish that this model cannot fulfil.
+        DataError: this model cannot make a clip of the requested size, length or motion.
     """
-    animator = Animator(files)
-    for growth in animator.grow(given, wish):
-        if on_frame:
-            on_frame(growth.num_frames, growth.of_frames)
-    return animator.pictures(growth)
+    generator = ClipGenerator(files)
+    for clip in generator.stream(context, request):
+        if on_progress:
+            on_progress(clip.num_frames, clip.total_frames)
+    return generator.decode(clip)
 
 
 def cover(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Held-out clips in memory: which ones, with what truth, and with which other prompt.
+"""Held-out clips in memory: which clips, their truth, and a wrong prompt for each.
 
 Axes: F frames, H W rows and columns in pixels, C channels, T latent frames.
 """
@@ -21,10 +21,7 @@ SPLIT = "test"
 
 
 class HeldOut(NamedTuple):
-    """Held-out clips in memory, and for each of them another one whose caption is a wrong prompt for it.
-
-    `pictures` (F, H, W, 3) and `latents` (C, T, h, w) are of many shapes; text has one row a clip.
-    """
+    """Held-out clips in memory. `pictures` (F, H, W, 3) and `latents` (C, T, h, w) have many shapes."""
 
     rows: pandas.DataFrame
     pictures: list[Tensor]
@@ -32,8 +29,9 @@ class HeldOut(NamedTuple):
     text: Tensor
     text_mask: Tensor
     wrong: list[int]
+    """For each clip the index of another clip, whose caption is a wrong prompt for this one."""
     extra: list[int]
-    """Numbers of the few clips that are made in more ways."""
+    """Indices of the few clips that are generated in further ways."""
 
 
 def read_held_out(paths: Any, params: Params) -> HeldOut:
@@ -45,11 +43,11 @@ def read_held_out(paths: Any, params: Params) -> HeldOut:
     rows = choose_clips(kept_clips(read_ledger(paths.ledger), split=SPLIT), params.suite)
     if rows.empty:
         raise DataError(
-            f"{paths.ledger}: got no clip in split {SPLIT}, expected some; add videos or lower curate's bars"
+            f"{paths.ledger}: got no clip in split {SPLIT}, expected some; add videos or relax curate"
         )
     cache = LatentDataset(paths.latents, SPLIT, params.text.max_tokens)
-    place = cache.largest
-    stored = [cache.rows([place[clip_id]]) for clip_id in rows["clip_id"]]
+    index = cache.largest
+    stored = [cache.rows([index[clip_id]]) for clip_id in rows["clip_id"]]
     pictures = [torch.from_numpy(clip) for clip in read_ledger_clips(paths.raw, rows, params.ingest)]
     latents = [torch.from_numpy(clip.latents[0]) for clip in stored]
     text, text_mask = (
@@ -63,12 +61,12 @@ def read_held_out(paths: Any, params: Params) -> HeldOut:
 def batches_of_one_shape(
     latents: Sequence[Tensor], batch_size: int, numbers: Sequence[int] | None = None
 ) -> list[Tensor]:
-    """Numbers (b,) of the clips in batches, each of clips whose latents (C, T, h, w) are of one shape.
+    """Indices (b,) of the clips in batches; the latents (C, T, h, w) of a batch have one shape.
 
     Args:
-        latents: Of all clips.
-        batch_size: Most clips in one batch.
-        numbers: The clips that are wanted; None = all.
+        latents: Those of all clips.
+        batch_size: Maximum number of clips in a batch.
+        numbers: Indices of the clips to batch; None = all.
     """
     members: dict[torch.Size, list[int]] = {}
     for number in range(len(latents)) if numbers is None else numbers:
@@ -77,7 +75,7 @@ def batches_of_one_shape(
 
 
 def choose_clips(rows: pandas.DataFrame, suite: SuiteParams) -> pandas.DataFrame:
-    """At most the stated number of clips of each group, drawn by the suite's seed, in a fixed order."""
+    """Up to the stated number of clips of each group, drawn with the suite's seed, in a fixed order."""
     chosen = []
     for group, count in (("simulated", suite.simulated_clips), ("real", suite.real_clips)):
         members = rows[rows["group"] == group].sort_values("clip_id")
@@ -87,7 +85,7 @@ def choose_clips(rows: pandas.DataFrame, suite: SuiteParams) -> pandas.DataFrame
 
 
 def wrong_prompts(rows: pandas.DataFrame) -> list[int]:
-    """For each clip the next one of its group with another caption; itself where there is none."""
+    """For each clip the index of the next one of its group with another caption, or its own if none has."""
     wrong = []
     for number, row in enumerate(rows.itertuples()):
         later = [*range(number + 1, len(rows)), *range(number)]
@@ -97,7 +95,7 @@ def wrong_prompts(rows: pandas.DataFrame) -> list[int]:
 
 
 def spread(rows: pandas.DataFrame, count: int) -> list[int]:
-    """Numbers of at most so many clips of each group, evenly spread over its rows."""
+    """Indices of up to `count` clips of each group, evenly spread over its rows."""
     numbers: list[int] = []
     for _, members in rows.groupby("group", sort=False):
         at = np.linspace(0, len(members) - 1, min(count, len(members))).round().astype(int)

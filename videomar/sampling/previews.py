@@ -1,7 +1,6 @@
-"""A few held-out clips, made again and again while a model is trained: how a run is watched.
+"""A few held-out clips, generated at intervals during training to watch a run.
 
-The clips, what is given of them and their noise are the same every time, so that two previews differ by the
-model alone.
+Clips, context and noise are the same every time, so that two previews differ by the model alone.
 
 Axes: B clips, F frames, H W rows and columns in pixels.
 """
@@ -29,12 +28,12 @@ from videomar.seeding import step_generator
 CLIPS = 4
 SHEET_FRAMES = 8
 SHEET, FILM = "sheet.png", "clips.mp4"
-_GIVEN = 1
+_CONTEXT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Previews:
-    """What previews are made of; read when one is made, so that it can be sent to the process that trains."""
+    """Where previews get their inputs; loaded only when used, so that it can be sent to a worker."""
 
     latents: Where
     tokenizer: Path
@@ -44,9 +43,9 @@ class Previews:
     split: str = "val"
 
     def write(self, model: VideoMAR, folder: Path) -> list[Path]:
-        """Files in `folder`: a contact sheet, and all clips as one film; above the truth, below the model.
+        """Write a contact sheet and one video of all clips to `folder`, the truth above the model's clips.
 
-        The model gets the first latent frame and the caption. A cache without held-out clips gives no file.
+        The model gets the first latent frame and the caption. Without held-out clips no file is written.
         """
         held_out = _held_out(self.latents, self.split, self.max_text_tokens)
         if held_out is None:
@@ -54,7 +53,7 @@ class Previews:
         clips, captions = held_out
         device = model.trunk.mask_token.device
         made = model.generate(
-            clips[:, :, :_GIVEN].to(device),
+            clips[:, :, :_CONTEXT].to(device),
             clips.shape[2],
             captions[0].to(device),
             captions[1].to(device),
@@ -70,14 +69,14 @@ class Previews:
 
 
 def contact_sheet(truth: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Clips (B, F, H, W, 3) twice as one picture: frames in a row, evenly spaced, truth above model."""
+    """Two sets of clips (B, F, H, W, 3) as one picture: evenly spaced frames in rows, truth above model."""
     picked = np.linspace(0, truth.shape[1] - 1, min(SHEET_FRAMES, truth.shape[1])).round().astype(int)
     rows = np.stack([truth[:, picked], made[:, picked]], 1)
     return np.ascontiguousarray(rearrange(rows, "b two f h w c -> (b two h) (f w) c"))
 
 
 def side_by_side(truth: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Clips (B, F, H, W, 3) twice as one film (F, 2 H, B W, 3): the truth above the model."""
+    """Two sets of clips (B, F, H, W, 3) as one video (F, 2 H, B W, 3): the truth above the model."""
     return np.ascontiguousarray(rearrange(np.stack([truth, made]), "two b f h w c -> f (two h) (b w) c"))
 
 
@@ -90,14 +89,14 @@ def _tokenizer(folder: Path) -> VideoTokenizer:
 def _held_out(
     latents: Where, split: str, max_text_tokens: int
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
-    """Latents and captions of up to CLIPS clips of one shape, evenly spaced; None where there are none."""
+    """Latents and captions of up to CLIPS evenly spaced clips of one shape; None if the split is empty."""
     try:
         data = LatentDataset(latents, split, max_text_tokens)
     except DataError:
         return None
     largest = list(data.largest.values())
     shape = data.latent_shapes[largest[0]]
-    alike = [number for number in largest if data.latent_shapes[number] == shape and shape[1] > _GIVEN]
+    alike = [number for number in largest if data.latent_shapes[number] == shape and shape[1] > _CONTEXT]
     if not alike:
         return None
     index = np.array(alike)[np.linspace(0, len(alike) - 1, min(CLIPS, len(alike))).round().astype(int)]

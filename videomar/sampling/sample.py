@@ -1,7 +1,7 @@
 """Held-out clips from a checkpoint, for the evaluation.
 
 Axes: B batch, F frames, H W rows and columns in pixels, C channels, T latent frames, h w latent rows and
-columns.
+columns, M caption tokens.
 """
 
 import dataclasses
@@ -25,11 +25,13 @@ from videomar.config import Params, SampleParams
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer, to_pictures, to_unit_range
 from videomar.files import atomic_write
+from videomar.model.frames import Frames
+from videomar.model.kv_cache import KVCache
+from videomar.model.patchify import patchify, token_grid
 from videomar.model.videomar import VideoMAR
-from videomar.sampling.finished_batches import Parts, basis_of
+from videomar.sampling.finished_batches import FinishedBatches, hash_of_run
 from videomar.sampling.generate import cover
 from videomar.sampling.held_out import SPLIT, HeldOut, batches_of_one_shape, read_held_out
-from videomar.sampling.invariants import cache_difference, causality_leak
 from videomar.sampling.tasks import Task, extrapolate_latents, tasks_of
 from videomar.seeding import step_generator
 
@@ -47,30 +49,39 @@ SCHEMA = pa.schema(
     ]
 )
 LARGER = 1.5
-_SOUNDNESS_CLIPS = 4
+_LAW_CLIPS = 4
 
 
 class Models(NamedTuple):
-    """What makes clips: the trained network, the same untrained, and the tokenizer."""
+    """The trained network, the same network untrained, and the tokenizer."""
 
     trained: VideoMAR
     untrained: VideoMAR
     tokenizer: VideoTokenizer
 
 
-def sample_held_out(paths: Any, params: Params) -> dict[str, float]:
-    """Generate held-out clips in every way of `tasks_of` and write them beside the truth.
+class _Run(NamedTuple):
+    """What every batch of a run is made from."""
 
-    A run that was killed goes on from its finished batches, which lie beside `out` until that is written, and
-    ends in the same bytes as one that was not.
+    held_out: HeldOut
+    models: Models
+    params: Params
+    finished: FinishedBatches
+
+
+def sample_held_out(paths: Any, params: Params) -> dict[str, float]:
+    """Generate held-out clips for every task of `tasks_of` and write them together with the truth.
+
+    A run that was killed continues from its finished batches, which are kept beside `out` until that file is
+    written, and ends in the same bytes as an unbroken run.
 
     Args:
         paths: `raw`, `ledger`, `latents`, `model`, `tokenizer` and the output `out`.
         params: sections `ingest`, `text`, `sample` and `suite` are used.
 
     Returns:
-        Clips per group, laws measured on the weights, and seconds, none left out: of sampling (pictures
-        encoded and latents decoded included), of those laws, of reading and writing.
+        Clips per group, laws measured on the weights, and seconds that add up to the whole run: of sampling
+        (encoding of pictures and decoding of latents included), of those laws, of reading and writing.
     """
     start = time.monotonic()
     torch.set_num_threads(params.suite.threads)
@@ -79,64 +90,52 @@ def sample_held_out(paths: Any, params: Params) -> dict[str, float]:
     untrained = loaded.shape.build().initialise(step_generator(seed, -1)).eval()
     models = Models(loaded.model, untrained, load_tokenizer(paths.tokenizer))
     held_out = read_held_out(paths, params)
-    basis = basis_of([models.trained, models.untrained], models.tokenizer.content_hash(), params.sample)
-    parts = Parts(paths.out.with_name(f".{paths.out.name}.parts"), basis)
-    rows = [*_reference_rows(held_out, models.tokenizer, params, parts)]
-    rows += _generated_rows(held_out, models, params, parts)
+    run_hash = hash_of_run([models.trained, models.untrained], models.tokenizer.content_hash(), params.sample)
+    finished = FinishedBatches(paths.out.with_name(f".{paths.out.name}.parts"), run_hash)
+    run = _Run(held_out, models, params, finished)
+    rows = [*_reference_rows(run), *_generated_rows(run)]
     _write(rows, paths.out, params)
-    parts.remove()
+    finished.remove()
     written = time.monotonic()
-    laws = _soundness(held_out, models.trained)
+    laws = _measure_laws(held_out, models.trained)
     law_seconds = time.monotonic() - written
     counts = held_out.rows["group"].value_counts()
     return {
         "clips": len(held_out.rows),
         **{f"clips_{group}": count for group, count in counts.items()},
         "clips_generated": sum(row["kind"] not in ("truth", "tokenizer") for row in rows),
-        "sampling_seconds": parts.seconds,
+        "sampling_seconds": finished.seconds,
         "metrics_seconds": law_seconds,
-        # All else: the truth decoded, weights and latents read, finished parts and clips written.
-        "io_seconds": written - start - parts.seconds_now,
+        # Everything else: decoding the truth, reading weights, latents and finished batches, writing clips.
+        "io_seconds": written - start - finished.seconds_now,
         **laws,
     }
 
 
 def _write(rows: list[dict[str, Any]], out: Path, params: Params) -> None:
     seeds = [params.suite.seed + number for number in range(params.suite.seeds)]
-    facts = {"suite": json.dumps({"split": SPLIT, "seeds": seeds})}
-    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(facts))
+    metadata = {"suite": json.dumps({"split": SPLIT, "seeds": seeds})}
+    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
     with atomic_write(out) as draft:
         pq.write_table(table, draft, compression="none", use_dictionary=False)
 
 
-def _soundness(held_out: HeldOut, model: VideoMAR) -> dict[str, float]:
-    """The cache's error and the leak from the future, on held-out latents of one shape."""
-    batch = batches_of_one_shape(held_out.latents, _SOUNDNESS_CLIPS)[0]
-    latents = torch.stack([held_out.latents[number] for number in batch.tolist()])
-    captions = held_out.text[batch], held_out.text_mask[batch]
-    return {
-        "cache_difference": cache_difference(model, latents, captions),
-        "causality_leak": causality_leak(model, latents, captions),
-    }
-
-
-def _reference_rows(
-    held_out: HeldOut, tokenizer: VideoTokenizer, params: Params, parts: Parts
-) -> Iterator[dict[str, Any]]:
-    """The truth, and the truth through the tokenizer: the ceiling of what any model can reach."""
+def _reference_rows(run: _Run) -> Iterator[dict[str, Any]]:
+    """The truth, and the truth through the tokenizer: the upper limit for any model."""
+    held_out, params = run.held_out, run.params
     rows = held_out.rows.to_dict("records")
     for batch in batches_of_one_shape(held_out.latents, params.suite.batch_size):
         latents = torch.stack([held_out.latents[number] for number in batch.tolist()])
-        decoded = parts.part("tokenizer", [latents], partial(_decode, tokenizer, latents))
+        decode = partial(_decode, run.models.tokenizer, latents)
+        decoded = run.finished.get_or_make("tokenizer", [latents], decode)
         for number, pictures in zip(batch.tolist(), decoded, strict=True):
             row = rows[number]
             yield _row(row, "truth", held_out.pictures[number], row["caption"], 0, params)
             yield _row(row, "tokenizer", pictures, row["caption"], 0, params)
 
 
-def _generated_rows(
-    held_out: HeldOut, models: Models, params: Params, parts: Parts
-) -> Iterator[dict[str, Any]]:
+def _generated_rows(run: _Run) -> Iterator[dict[str, Any]]:
+    held_out, params = run.held_out, run.params
     plan = [
         (task, batch)
         for task in tasks_of(params.suite)
@@ -152,45 +151,44 @@ def _generated_rows(
     ) as bar:
         for task, batch in plan:
             prompts = batch if task.right_prompt else torch.tensor(held_out.wrong)[batch]
-            made = _make(task, batch, prompts, (held_out, models, params, parts))
-            given = models.tokenizer.num_frames(task.context)
+            made = _generate(task, batch, prompts, run)
+            num_context = run.models.tokenizer.num_frames(task.context)
             for clip, prompt, frames in zip(batch.tolist(), prompts.tolist(), made, strict=True):
-                yield _row(records[clip], task.kind, frames, records[prompt]["caption"], given, params)
+                caption = records[prompt]["caption"]
+                yield _row(records[clip], task.kind, frames, caption, num_context, params)
             bar.update(len(batch))
 
 
-def _make(
-    task: Task, batch: Tensor, prompts: Tensor, of_run: tuple[HeldOut, Models, Params, Parts]
-) -> Tensor:
-    """Clips (B, F, H, W, 3) of one task; clips and prompts are numbers (B,) of held-out clips."""
-    held_out, models, params, parts = of_run
-    begun = time.monotonic()
-    context, length = _given(task, batch, held_out, models)
-    parts.spend(time.monotonic() - begun)
+def _generate(task: Task, batch: Tensor, prompts: Tensor, run: _Run) -> Tensor:
+    """Clips (B, F, H, W, 3) of one task; `batch` and `prompts` are indices (B,) of held-out clips."""
+    held_out, models, params, finished = run
+    start = time.monotonic()
+    context, length = _context(task, batch, held_out, models)
+    finished.add_seconds(time.monotonic() - start)
     captions = held_out.text[prompts], held_out.text_mask[prompts]
     seed = params.suite.seed + task.seed
     trained = held_out.latents[int(batch[0])].shape[1]
     window = params.sample.window_frames or (trained if length > trained else 0)
     sampling: SampleParams = dataclasses.replace(params.sample, window_frames=window)
 
-    def generate() -> Tensor:
+    def make() -> Tensor:
         if task.maker == "linear":
             return _decode(models.tokenizer, extrapolate_latents(context, length))
         model = models.trained if task.maker == "trained" else models.untrained
-        # The same noise for every way and every model, whatever the batch.
+        # One generator per clip: the noise is the same for all tasks and models, whatever the batch.
         noise = [step_generator(seed, clip) for clip in batch.tolist()]
         return _decode(models.tokenizer, model.generate(context, length, *captions, sampling, noise))
 
     name = f"{task.maker} {length} {seed} {params.suite.threads}"
-    return parts.part(name, [batch, context, *captions], generate)
+    return finished.get_or_make(name, [batch, context, *captions], make)
 
 
 def _decode(tokenizer: VideoTokenizer, latents: Tensor) -> Tensor:
     return to_pictures(tokenizer.decode(latents))
 
 
-def _given(task: Task, batch: Tensor, held_out: HeldOut, models: Models) -> tuple[Tensor, int]:
-    """Latents given (B, C, T0, h, w), and latent frames asked for."""
+def _context(task: Task, batch: Tensor, held_out: HeldOut, models: Models) -> tuple[Tensor, int]:
+    """The context (B, C, T0, h, w) of a task, and the number of latent frames to generate up to."""
     truth = torch.stack([held_out.latents[number] for number in batch.tolist()])
     length = truth.shape[2]
     if task.stretch != "larger":
@@ -217,3 +215,55 @@ def _row(
         "shape": list(frames.shape),
         "frames": frames.numpy().tobytes(),
     }
+
+
+def _measure_laws(held_out: HeldOut, model: VideoMAR) -> dict[str, float]:
+    """Two laws of the architecture, measured with the trained weights on held-out latents of one shape.
+
+    The tests prove them for small random networks; here they are checked for the network that is released.
+    """
+    batch = batches_of_one_shape(held_out.latents, _LAW_CLIPS)[0]
+    latents = torch.stack([held_out.latents[number] for number in batch.tolist()])
+    captions = held_out.text[batch], held_out.text_mask[batch]
+    return {
+        "cache_difference": cache_difference(model, latents, captions),
+        "causality_leak": causality_leak(model, latents, captions),
+    }
+
+
+@torch.no_grad()
+def cache_difference(model: VideoMAR, latents: Tensor, captions: tuple[Tensor, Tensor]) -> float:
+    """Largest difference of hidden vectors between frame by frame with a cache and one pass without; about 0.
+
+    Half of the last frame is hidden, as in the middle of generation. The unit is that of the hidden vectors,
+    whose standard deviation is about 1 after the last normalisation.
+
+    Args:
+        model: The network.
+        latents: (B, C, T, H, W), normalised.
+        captions: States (B, M, E) and mask (B, M).
+    """
+    tokens, grid = patchify(latents, model.params.patch_size), token_grid(latents, model.params.patch_size)
+    hidden = torch.zeros(tokens.shape[:3], dtype=torch.bool)
+    hidden[:, -1, ::2] = True
+    whole = model.trunk(latents, hidden, *captions)
+    num_frames, num_tokens = tokens.shape[1:3]
+    cache, memory = KVCache(num_frames * num_tokens), model.trunk.read(*captions)
+    worst = 0.0
+    for index in range(num_frames):
+        now = slice(index, index + 1)
+        frame = Frames(tokens[:, now], hidden[:, now], grid, torch.tensor([index]))
+        cached = model.trunk.run(frame, memory, cache)
+        cache.commit(num_tokens)
+        worst = max(worst, float((cached[:, 0] - whole[:, index]).abs().max()))
+    return worst
+
+
+@torch.no_grad()
+def causality_leak(model: VideoMAR, latents: Tensor, captions: tuple[Tensor, Tensor]) -> float:
+    """Largest change in the hidden vectors of earlier frames when the last frame changes; 0 = no leak."""
+    hidden = torch.zeros(patchify(latents, model.params.patch_size).shape[:3], dtype=torch.bool)
+    changed = latents.clone()
+    changed[:, :, -1] += 1
+    before, after = (model.trunk(clips, hidden, *captions) for clips in (latents, changed))
+    return float((before[:, :-1] - after[:, :-1]).abs().max()) if latents.shape[2] > 1 else 0.0

@@ -1,4 +1,4 @@
-"""What is made of each held-out clip: the list of tasks, the same for every model.
+"""The clips to generate from each held-out clip: a list of tasks, the same for every model.
 
 Axes: B batch, C channels, T latent frames, H W latent rows and columns.
 """
@@ -15,25 +15,25 @@ _KINDS = {IMAGE: "image", CONTINUATION: "continuation"}
 
 
 class Task(NamedTuple):
-    """One way of making held-out clips."""
+    """One way to generate held-out clips."""
 
     kind: str
-    """Its name in tables and files; no two tasks share it."""
+    """Its unique name in tables and files."""
     context: int
-    """Latent frames given."""
+    """Latent frames that the model is given."""
     maker: str = "trained"
-    """`trained`, `untrained`, or `linear`: latents that go on in a straight line."""
+    """`trained`, `untrained`, or `linear`: latents continued in a straight line."""
     right_prompt: bool = True
     seed: int = 0
     """Which of the suite's seeds, counted from 0."""
     extra: bool = False
-    """Whether it is made of the few extra clips only."""
+    """Whether it is limited to the few extra clips."""
     stretch: str = ""
-    """`longer` or `larger` than trained; of these there is no truth."""
+    """`longer` or `larger` than trained; such clips have no truth."""
 
 
 def tasks_of(suite: SuiteParams) -> list[Task]:
-    """All tasks, those that the gate reads first."""
+    """All tasks; those that the gate reads come first."""
     seeds = range(suite.seeds)
     others = [frames for frames in suite.context_frames if frames not in _KINDS]
     return [
@@ -52,18 +52,18 @@ def tasks_of(suite: SuiteParams) -> list[Task]:
 
 
 def of_seed(kind: str, seed: int) -> str:
-    """Name of a kind when it is made from another seed than the first."""
+    """Name of a kind when it is made from the given seed; the first seed adds nothing."""
     return f"{kind}_seed{seed}" if seed else kind
 
 
 def extrapolate_latents(context: Tensor, num_frames: int) -> Tensor:
-    """The context continued in a straight line, last + k (last - before): (C, T, H, W) to as many frames.
+    """Continue a context (C, T, H, W) in a straight line, last + k (last - before).
 
-    The baseline of constant change. One context frame has no direction and is repeated. Works on any number
-    of axes before C too.
+    The baseline of constant change. A single context frame has no direction and is repeated. Axes before C
+    are allowed.
 
     Args:
-        context: Latents given, T at least 1.
+        context: Latents, T at least 1.
         num_frames: Latent frames of the result, context included.
     """
     given = context.shape[-3]
