@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from videomar.curation.duplicates import FINGERPRINT_BYTES
-from videomar.curation.ledger import Candidate
+from videomar.curation.ledger import ClipRow
 
 CLIPS_PER_VIDEO = 10
 THUMBNAIL_BYTES, CAPTION_LENGTH = 3066, 64  # means of the shipped clips
@@ -14,7 +14,7 @@ SET_BITS = 0.655
 COPIED = 0.01  # of clips, with three bits and no colour changed
 
 
-def simulated_candidates(clips: int) -> list[Candidate]:
+def simulated_candidates(clips: int) -> list[ClipRow]:
     """Rows as ingest leaves them."""
     rng = np.random.default_rng(0)
     marks = rng.integers(0, 256, (clips, FINGERPRINT_BYTES), np.uint8)
@@ -29,7 +29,7 @@ def simulated_candidates(clips: int) -> list[Candidate]:
     for n, (mark, score) in enumerate(zip(marks, scores.tolist(), strict=True)):
         number, place = divmod(n, CLIPS_PER_VIDEO)
         start = n * 7919 % (len(pool) - THUMBNAIL_BYTES)
-        row = Candidate(
+        row = ClipRow(
             video=f"folder_{number % 100:03d}/video_{number:07d}.mp4",
             video_sha256=videos[number],
             clip_id=hashlib.sha256(b"clip %d" % n).hexdigest()[:16],

@@ -12,14 +12,14 @@ from videomar.config import Params
 from videomar.curation.books import count_candidates
 from videomar.curation.curate import curate_clips
 from videomar.curation.ingest import ingest_videos
-from videomar.curation.ledger import Candidate
+from videomar.curation.ledger import ClipRow
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.errors import DataError
 from videomar.latents.encode import encode_clips
 from videomar.seeding import step_generator
 
-CLIP = Candidate(video="a", clip_id="a 0", start_s=0.0, end_s=1.0, group="real")
-BAD = Candidate(video="b", group="real", reason="empty_file")
+CLIP = ClipRow(video="a", clip_id="a 0", start_s=0.0, end_s=1.0, group="real")
+BAD = ClipRow(video="b", group="real", reason="empty_file")
 
 
 def test_files_and_clips_add_up() -> None:
@@ -40,7 +40,7 @@ def test_files_and_clips_add_up() -> None:
         (["a"], [CLIP, dataclasses.replace(BAD, video="a")], "1 files, 1 read, 1 not"),
     ],
 )
-def test_books_that_do_not_balance_are_a_bug(videos: list[str], rows: list[Candidate], message: str) -> None:
+def test_books_that_do_not_balance_are_a_bug(videos: list[str], rows: list[ClipRow], message: str) -> None:
     with pytest.raises(DataError, match=message):
         count_candidates(videos, rows)
 

@@ -10,7 +10,7 @@ import pytest
 from videomar.config import CurateParams
 from videomar.curation.curate import count_verdicts, curate_clips, judge, judge_all
 from videomar.curation.duplicates import FINGERPRINT_BYTES
-from videomar.curation.ledger import Candidate, kept_clips, read_candidates, read_ledger, write_candidates
+from videomar.curation.ledger import ClipRow, kept_clips, read_candidates, read_ledger, write_candidates
 from videomar.curation.ledger_diff import compare_ledgers
 from videomar.errors import DataError
 
@@ -26,9 +26,9 @@ GOOD = {
 }
 
 
-def clip(video: str, start_s: float, group: str = "real", **changes: object) -> Candidate:
+def clip(video: str, start_s: float, group: str = "real", **changes: object) -> ClipRow:
     values = {**GOOD, "width": 96, "height": 64, **changes}
-    return Candidate(
+    return ClipRow(
         video=video,
         video_sha256=f"sha of {video}",
         clip_id=f"{video} {start_s}",
@@ -39,7 +39,7 @@ def clip(video: str, start_s: float, group: str = "real", **changes: object) -> 
     )
 
 
-def frame(tmp_path: Path, candidates: list[Candidate]) -> pandas.DataFrame:
+def frame(tmp_path: Path, candidates: list[ClipRow]) -> pandas.DataFrame:
     write_candidates(tmp_path / "candidates.parquet", candidates)
     return read_candidates(tmp_path / "candidates.parquet")
 
@@ -117,7 +117,7 @@ def test_short_videos_train_first(
 
 def test_books_balance_and_every_row_stays(tmp_path: Path, curate_params: CurateParams) -> None:
     candidates = [clip(f"{v}", float(s), motion=float(s)) for v in range(5) for s in range(4)]
-    candidates.append(Candidate(video="bad", group="real", reason="unreadable: no moov"))
+    candidates.append(ClipRow(video="bad", group="real", reason="unreadable: no moov"))
     candidates.append(clip("0", 9.0, reason="too_short", motion=None))
     write_candidates(tmp_path / "candidates.parquet", candidates)
     figures = curate_clips(
@@ -232,7 +232,7 @@ def test_a_video_taken_down_is_out_under_any_name_with_all_that_looks_like_it(
         clip("a", 0.0, fingerprint=look(0), thumbnail=b"jpeg", caption="words"),
         clip("b", 0.0, fingerprint=look(0), **large),
         clip("c", 0.0, fingerprint=look(1)),
-        Candidate(video="copy", video_sha256="sha of a", group="real", reason="duplicate_file"),
+        ClipRow(video="copy", video_sha256="sha of a", group="real", reason="duplicate_file"),
     ]
     rows = frame(tmp_path, candidates)
     assert judge_all(rows, curate_params)["reason"].tolist()[:2] == ["near_duplicate", None]
@@ -259,7 +259,7 @@ def test_an_unusual_share_of_rejected_clips_raises_an_alarm(
 
 def test_two_policies_are_compared_without_the_videos(tmp_path: Path, curate_params: CurateParams) -> None:
     rows = [clip(f"{v}", float(s), brightness=20.0 * s) for v in range(8) for s in range(5)]
-    rows.append(Candidate(video="bad", group="real", reason="unreadable: no moov"))
+    rows.append(ClipRow(video="bad", group="real", reason="unreadable: no moov"))
     before = judge_all(frame(tmp_path, rows), curate_params)
     same = compare_ledgers(before, before)
     assert (same.kept_before, same.appeared, same.newly_kept, same.split_moves) == (32, 0, {}, {})

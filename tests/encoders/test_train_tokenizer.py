@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from tests.support.videos import run_ffmpeg
-from videomar.curation.ledger import Candidate, read_ledger, write_ledger
+from videomar.curation.ledger import ClipRow, read_ledger, write_ledger
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.train_tokenizer import train_from_ledger
 from videomar.errors import CheckpointError, DataError
@@ -22,7 +22,7 @@ def root(tmp_path_factory):
     (root / "raw").mkdir()
     run_ffmpeg(root / "raw", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=8:duration=6", "a.mp4")
     rows = [
-        asdict(Candidate(video="a.mp4", clip_id=split, group="real", start_s=start_s, **SHAPE))
+        asdict(ClipRow(video="a.mp4", clip_id=split, group="real", start_s=start_s, **SHAPE))
         | {"split": split}
         for split, start_s in (("train", 0.0), ("test", 3.0))
     ]

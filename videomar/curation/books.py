@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from videomar.curation.ledger import Candidate
+from videomar.curation.ledger import ClipRow
 from videomar.errors import DataError
 
 
-def count_candidates(videos: Sequence[str], rows: Sequence[Candidate]) -> dict[str, float]:
+def count_candidates(videos: Sequence[str], rows: Sequence[ClipRow]) -> dict[str, float]:
     """What came of the files of a folder, in numbers.
 
     Args:

@@ -22,7 +22,7 @@ from videomar.curation.books import count_candidates
 from videomar.curation.captions import CaptionsError, check_table, read_captions
 from videomar.curation.duplicates import fingerprint
 from videomar.curation.learned_scores import load_scorer, score_learned
-from videomar.curation.ledger import Candidate, write_candidates
+from videomar.curation.ledger import ClipRow, write_candidates
 from videomar.curation.sandbox import run_isolated
 from videomar.curation.scan import scan_clips
 from videomar.curation.scores import score
@@ -47,9 +47,9 @@ class _File:
     sha256: str
     params: IngestParams
 
-    def row(self, reason: str | None = None) -> Candidate:
+    def row(self, reason: str | None = None) -> ClipRow:
         """A row about the file as a whole."""
-        return Candidate(
+        return ClipRow(
             video=self.video, video_sha256=self.sha256 or None, group=group_of(self.video), reason=reason
         )
 
@@ -99,7 +99,7 @@ def group_of(video: str) -> str:
     return "simulated" if video.startswith("simulated/") else "real"
 
 
-def _ingest(raw: Path, videos: list[str], params: IngestParams) -> Iterator[Candidate]:
+def _ingest(raw: Path, videos: list[str], params: IngestParams) -> Iterator[ClipRow]:
     """Rows of all files; of files with equal bytes only the first is read."""
     files: dict[str, _File] = {}
     readable = [video for video in videos if printable(video) == video]
@@ -136,7 +136,7 @@ def _load_learned(params: IngestParams) -> None:
         load_captioner(params.captioner)
 
 
-def ingest_file(file: _File) -> list[Candidate]:
+def ingest_file(file: _File) -> list[ClipRow]:
     """Rows of one video; the work of a child process."""
     cv2.setNumThreads(1)
     path = file.raw / file.video
@@ -154,7 +154,7 @@ def ingest_file(file: _File) -> list[Candidate]:
 
 def _candidate(
     file: _File, info: VideoInfo, clip: Clip, video: tuple[NDArray[np.uint8], NDArray[np.float64]]
-) -> Candidate:
+) -> ClipRow:
     frames, times = video
     size = clip_size(info.width, info.height, file.params)
     if clip.reason is None:
@@ -174,7 +174,7 @@ def _candidate(
         found["caption"] = clip.caption or caption_clip(shown, file.params.captioner)
         # Of one square, so that videos of several shapes can be compared.
         found["fingerprint"] = fingerprint(crop_to_size(three, (file.params.size_px,) * 2))
-    return Candidate(
+    return ClipRow(
         video=file.video,
         video_sha256=file.sha256,
         clip_id=clip_id(file.sha256, clip.start_s, clip.end_s),

@@ -30,7 +30,7 @@ GROUPS = ("simulated", "real")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
+class ClipRow:
     """One row as ingest leaves it; the fields are the columns of `data/candidates.parquet`."""
 
     video: str
@@ -71,7 +71,7 @@ _TYPES = {str: pa.string(), int: pa.int32(), float: pa.float64(), bytes: pa.bina
 CANDIDATE_SCHEMA = pa.schema(
     [
         (field.name, _TYPES[next(kind for kind in _TYPES if kind.__name__ in str(field.type))])
-        for field in fields(Candidate)
+        for field in fields(ClipRow)
         if field.name != "learned"
     ]
 )
@@ -80,7 +80,7 @@ VERDICT_SCHEMA = pa.schema([("kept", pa.bool_()), ("split", pa.string()), ("clus
 LEDGER_SCHEMA = pa.schema([*CANDIDATE_SCHEMA, *VERDICT_SCHEMA])
 
 
-def write_candidates(path: Path, candidates: list[Candidate]) -> None:
+def write_candidates(path: Path, candidates: list[ClipRow]) -> None:
     """Write the candidates to a Parquet file, whole or not at all."""
     names = sorted({name for row in candidates for name in row.learned})
     schema = _with_learned(CANDIDATE_SCHEMA, [LEARNED + name for name in names])
