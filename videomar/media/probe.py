@@ -96,7 +96,8 @@ def probe(path: Path) -> VideoInfo:
 
 def _is_film(stream: VideoStream) -> bool:
     """Whether it has pictures in time, and is no cover of a song."""
-    return not stream.disposition & Disposition.attached_pic and bool(stream.codec_context and stream.codec_context.width)
+    codec = stream.codec_context  # None where PyAV does not know the codec
+    return not stream.disposition & Disposition.attached_pic and codec is not None and bool(codec.width)
 
 
 def _info(container: InputContainer, stream: VideoStream) -> VideoInfo:
