@@ -7,9 +7,9 @@ from pathlib import Path
 from stages.stage import Stage
 from videomar.files import LOG_FILE
 from videomar.latents.shards import contents_hash
-from videomar.place import absolute
 from videomar.provenance.lineage import made_from
 from videomar.sampling.previews import Previews
+from videomar.storage import absolute
 from videomar.training.sweep import runs_folder, train_runs
 from videomar.training.sweep_comparison import CURVES_FILE, TABLE_FILE
 

@@ -25,10 +25,17 @@ from videomar.errors import DataError
 from videomar.latents.cache import LatentCache
 from videomar.latents.dataset import LatentDataset
 from videomar.latents.shards import intact_shards, num_bytes, open_latents, read_rows, write_shards
-from videomar.place import ObjectPath, absolute, place_of, work_folder
 from videomar.sources.bucket import RECIPE, fetch_folder, write_recipe
 from videomar.sources.collect import collect_samples
-from videomar.storage import StoreError, list_files, read_ranges
+from videomar.storage import (
+    ObjectPath,
+    StoreError,
+    absolute,
+    list_files,
+    parse_location,
+    read_ranges,
+    work_folder,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 FACTS = {"dtype": "float16", "moments": False, "tokenizer": "abc"}
@@ -72,7 +79,7 @@ class Bucket:
         return {key.removeprefix("folder/"): body["Body"].read() for key, body in bodies.items()}
 
     def times(self):
-        return {entry.name: entry.mtime_ns for entry in list_files(place_of(self.url))}
+        return {entry.name: entry.mtime_ns for entry in list_files(parse_location(self.url))}
 
 
 @pytest.fixture
@@ -115,7 +122,7 @@ def test_same_clips_make_the_same_shards_here_and_in_a_store(here, bucket, rows)
     assert bucket.objects() == files_of(here / "disk")
     assert read_rows(bucket.url) == read_rows(here / "disk")
     assert num_bytes(bucket.url) == num_bytes(here / "disk") > 0
-    assert not list(work_folder(place_of(bucket.url)).glob("*"))
+    assert not list(work_folder(parse_location(bucket.url)).glob("*"))
 
 
 def test_changed_clip_in_a_store_is_encoded_alone_and_rewrites_two_shards(here, bucket, rows):
@@ -192,7 +199,7 @@ def test_run_killed_before_its_shards_are_in_the_store_loses_nothing(here, bucke
     assert encode(bucket.url, rows) == []
     encode(here / "fresh", rows)
     assert bucket.objects() == files_of(here / "fresh")
-    assert not list(work_folder(place_of(bucket.url)).glob("*"))
+    assert not list(work_folder(parse_location(bucket.url)).glob("*"))
 
 
 def test_store_that_refuses_the_shards_keeps_what_is_finished(here, bucket, rows, server):
@@ -203,7 +210,7 @@ def test_store_that_refuses_the_shards_keeps_what_is_finished(here, bucket, rows
         clips = [{name: value for name, value in row.items() if name not in BYTES} for row in rows]
         requests.post(f"{server}/moto-api/reset-auth", data=b"0", timeout=5)
         try:
-            with pytest.raises(StoreError, match="expected access; check AWS_ACCESS_KEY_ID.*is kept"):
+            with pytest.raises(StoreError, match="expected access; check AWS_ACCESS_KEY_ID.*are kept"):
                 cache.write(clips, 10, FACTS)
         finally:
             requests.post(f"{server}/moto-api/reset-auth", data=b"inf", timeout=5)
@@ -215,12 +222,12 @@ def test_killed_upload_leaves_the_old_object_or_the_new(here, bucket, wait_s):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from videomar.place import place_of\n"
-        "from videomar.storage import put\n"
+        "from videomar.storage import parse_location\n"
+        "from videomar.storage import publish\n"
         "draft = Path('draft')\n"
         "draft.write_bytes(b'new' * 2**24)\n"
         "print('begin', flush=True)\n"
-        "put(draft, place_of(sys.argv[1]) / 'file')\n"
+        "publish(draft, parse_location(sys.argv[1]) / 'file')\n"
     )
     bucket.put("file", b"old")
     child = subprocess.Popen([sys.executable, "-c", code, bucket.url], stdout=subprocess.PIPE, text=True)
@@ -286,7 +293,7 @@ def test_any_ranges_of_an_object_are_its_bytes(bucket):
     offsets = rng.integers(0, len(data), 60).tolist()
     for order in (sorted(offsets), offsets):
         ranges = [(offset, int(rng.integers(0, 5000))) for offset in order]
-        read = list(read_ranges(place_of(bucket.url) / "file", ranges))
+        read = list(read_ranges(parse_location(bucket.url) / "file", ranges))
         assert read == [data[offset : offset + length] for offset, length in ranges]
 
 
@@ -304,15 +311,15 @@ def test_any_ranges_of_an_object_are_its_bytes(bucket):
 )
 def test_wrong_url_is_refused_without_its_secrets(url, message):
     with pytest.raises(DataError, match=message) as caught:
-        place_of(url)
+        parse_location(url)
     assert "hidden" not in str(caught.value)
 
 
 def test_url_keeps_its_slashes_and_its_options():
     url = "s3://bucket/deep/folder?endpoint_override=http://host:9000&region=eu-west-1"
-    assert path_or_url(url) == absolute(url) == str(place_of(url)) == url
-    assert place_of("s3://bucket//deep/") == ObjectPath("bucket/deep")
-    assert path_or_url("data/latents") == place_of("data/latents") == Path("data/latents")
+    assert path_or_url(url) == absolute(url) == str(parse_location(url)) == url
+    assert parse_location("s3://bucket//deep/") == ObjectPath("bucket/deep")
+    assert path_or_url("data/latents") == parse_location("data/latents") == Path("data/latents")
     assert absolute("data/latents") == str(Path.cwd() / "data/latents")
 
 
@@ -340,7 +347,7 @@ def test_raw_folder_follows_a_store_and_fetches_only_what_changed(here, bucket):
         name: name for name in names
     }
     assert set(state(raw)) == names | {".collected.json"}
-    mirror = fetch_folder(place_of(bucket.url))
+    mirror = fetch_folder(parse_location(bucket.url))
     before = state(mirror)
     assert set(before) == names
     collect_samples(bucket.url, raw, params)
@@ -357,18 +364,18 @@ def test_raw_folder_follows_a_store_and_fetches_only_what_changed(here, bucket):
 def test_file_that_changes_within_a_second_is_fetched_again(here, bucket):
     for data in (b"one", b"two", b"six"):
         bucket.put("a.mp4", data)
-        assert (fetch_folder(place_of(bucket.url)) / "a.mp4").read_bytes() == data
+        assert (fetch_folder(parse_location(bucket.url)) / "a.mp4").read_bytes() == data
 
 
 def test_killed_mirror_keeps_whole_files_and_goes_on(here, bucket):
     for name in ("a.mp4", "b.mp4"):
         bucket.put(name, b"x" * 1000)
     time.sleep(3)
-    mirror = fetch_folder(place_of(bucket.url))
+    mirror = fetch_folder(parse_location(bucket.url))
     kept = state(mirror)["a.mp4"]
     (mirror / "b.mp4").unlink()
     (mirror / ".b.mp4.4194304").write_bytes(b"half")
-    fetch_folder(place_of(bucket.url))
+    fetch_folder(parse_location(bucket.url))
     assert state(mirror)["a.mp4"] == kept
     assert state(mirror)["b.mp4"][1] == b"x" * 1000
     assert set(state(mirror)) == {"a.mp4", "b.mp4"}

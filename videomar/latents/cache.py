@@ -14,7 +14,7 @@ from videomar.errors import DataError
 from videomar.latents.dtypes import DTYPES, to_float32
 from videomar.latents.journal import Array, Journal
 from videomar.latents.shards import intact_shards, open_latents, write_shards
-from videomar.place import Where, place_of, work_folder
+from videomar.storage import Location, parse_location, work_folder
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ class LatentCache:
     Used as a context. Killed anywhere, it leaves a folder that the next run goes on from, to the same bytes.
     """
 
-    def __init__(self, folder: Where) -> None:
-        self.folder = place_of(folder)
+    def __init__(self, folder: Location) -> None:
+        self.folder = parse_location(folder)
         self._journal = Journal(work_folder(self.folder))
 
     def __enter__(self) -> Self:

@@ -17,7 +17,7 @@ from videomar.latents.dtypes import to_float32
 from videomar.latents.keys import check_facts
 from videomar.latents.reader import StoredColumn
 from videomar.latents.shards import CONDITIONS, open_latents
-from videomar.place import Where
+from videomar.storage import Location
 
 
 class Batch(NamedTuple):
@@ -58,7 +58,7 @@ class LatentDataset:
     """
 
     def __init__(
-        self, folder: Where, split: str, max_text_tokens: int, expected: Mapping[str, Any] | None = None
+        self, folder: Location, split: str, max_text_tokens: int, expected: Mapping[str, Any] | None = None
     ) -> None:
         """Open a cache.
 

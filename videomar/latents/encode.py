@@ -26,9 +26,9 @@ from videomar.latents.encode_ray import encode_on_ray
 from videomar.latents.keys import cached_sizes, key_facts
 from videomar.latents.shards import num_bytes
 from videomar.media.shapes import at_sizes, ledger_shapes
-from videomar.place import Where
 from videomar.provenance.code_hash import CAPTIONS, LATENTS, code_hash
 from videomar.provenance.made_with import package_versions
+from videomar.storage import Location
 
 _BATCH = 32
 
@@ -38,7 +38,12 @@ EncodeVideos = Callable[[Sequence[Video], Path, Params], Iterator[list[Encoded]]
 
 
 def encode_clips(
-    raw: Path, ledger: Path, tokenizer: Path, out: Where, params: Params, encode: EncodeVideos | None = None
+    raw: Path,
+    ledger: Path,
+    tokenizer: Path,
+    out: Location,
+    params: Params,
+    encode: EncodeVideos | None = None,
 ) -> dict[str, float]:
     """Bring the cache in `out` in line with the ledger.
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from videomar.config import Params
 from videomar.errors import DataError
-from videomar.place import Where
 from videomar.provenance.code_hash import CAPTIONS, LATENTS, code_hash
+from videomar.storage import Location
 
 
 def cached_sizes(params: Params) -> tuple[int, ...]:
@@ -34,7 +34,7 @@ def key_facts(params: Params) -> dict[str, Any]:
     }
 
 
-def check_facts(folder: Where, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def check_facts(folder: Location, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Refuse a cache that was made with other facts than the expected ones.
 
     Raises:

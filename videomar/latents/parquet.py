@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from videomar.errors import DataError
 from videomar.latents.dtypes import num_bytes
-from videomar.place import Place
-from videomar.storage import open_arrow, raise_if_away, read_ranges
+from videomar.storage import StoragePath, open_arrow, raise_if_unreachable, read_ranges
 
 SCHEMA = pa.schema(
     [
@@ -61,9 +60,9 @@ class DamagedShardError(DataError):
 
 
 class Stored(NamedTuple):
-    """Where bytes lie."""
+    """Where bytes are stored."""
 
-    path: Place
+    path: StoragePath
     offset: int
     length: int
 
@@ -76,7 +75,7 @@ class Stored(NamedTuple):
 class Shard:
     """What a file says of itself, without its latents."""
 
-    path: Place
+    path: StoragePath
     facts: dict[str, Any]
     rows: list[dict[str, Any]]
     """Columns FACT_COLUMNS of each row."""
@@ -89,7 +88,7 @@ class Shard:
     """Of the bytes columns that it holds: where in the file each row's value is."""
 
     def stored(self, column: str, row: int) -> Stored:
-        """Where a value of a bytes column lies."""
+        """Return where a value of a bytes column is stored."""
         return Stored(self.path, int(self.offsets[column][row]), int(self.lengths[column][row]))
 
 
@@ -121,7 +120,7 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[st
         os.fsync(file.fileno())
 
 
-def open_shard(path: Place) -> Shard:
+def open_shard(path: StoragePath) -> Shard:
     """Index of a file; its latents are not read, see `verify_group`.
 
     Raises:
@@ -151,7 +150,7 @@ def open_shard(path: Place) -> Shard:
         return Shard(path, told["facts"], rows, told["rows"], groups, told["groups"], offsets, lengths)
     # Whatever a flipped bit makes of names, counts and text.
     except (pa.ArrowException, OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise_if_away(path, error)
+        raise_if_unreachable(path, error)
         raise DamagedShardError(_damage(path, " ".join(str(error).split()))) from None
 
 
@@ -239,5 +238,5 @@ def _json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
 
 
-def _damage(path: Place, what: str) -> str:
+def _damage(path: StoragePath, what: str) -> str:
     return f"{path}: got a damaged shard ({what}), expected what was written; run `dvc repro encode`"

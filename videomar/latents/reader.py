@@ -3,7 +3,6 @@
 Axes: B batch.
 """
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 from videomar.errors import DataError
 from videomar.latents.dtypes import DTYPES, to_float32
 from videomar.latents.parquet import BYTES_COLUMNS, Shard, verify_group
-from videomar.place import ObjectPath, Place
-from videomar.storage import ObjectReader, for_each
+from videomar.storage import RangeReader, StoragePath, for_each
 
 # Well below the 1,024 files that a process may usually hold.
 _OPEN_FILES = 128
@@ -92,45 +90,28 @@ class StoredColumn:
 
     def _read_into(self, item: tuple[list[int], NDArray[np.uint8]]) -> None:
         (number, _, offset, length), data = item
-        file = self._files.open(number)
-        if isinstance(file, int):
-            got = os.preadv(file, [data.data], offset)
-        else:
-            read = file.read_at(offset, length)
-            got = len(read)
-            data[:got] = np.frombuffer(read, np.uint8)
-        if got != length:
+        if self._files.open(number).read_into(offset, data) != length:
             rule = "the bytes that were there when it was opened; run `dvc repro encode`"
             raise DataError(f"{self._shards[number].path}: got a shorter file, expected {rule}")
 
 
 class _Files:
-    """Open files, the longest unused of which is closed when there are too many."""
+    """Open files; beyond `_OPEN_FILES` the least recently used one is let go."""
 
-    def __init__(self, paths: Sequence[Place]) -> None:
+    def __init__(self, paths: Sequence[StoragePath]) -> None:
         self._paths = paths
-        self._open: OrderedDict[int, int | ObjectReader] = OrderedDict()
+        self._open: OrderedDict[int, RangeReader] = OrderedDict()
         self._lock = threading.Lock()
 
-    def open(self, number: int) -> int | ObjectReader:
-        """Descriptor or reader of a file by the number of its path."""
+    def open(self, number: int) -> RangeReader:
+        """Return the reader of the file with this number among the paths."""
         with self._lock:
             if number in self._open:
                 self._open.move_to_end(number)
                 return self._open[number]
-        path = self._paths[number]
-        file = ObjectReader(path) if isinstance(path, ObjectPath) else os.open(path, os.O_RDONLY)
+        # Not under the lock: opening an object is a request to its store.
+        file = RangeReader(self._paths[number])
         with self._lock:
             while len(self._open) >= _OPEN_FILES:
-                _close(self._open.popitem(last=False)[1])
+                self._open.popitem(last=False)
             return self._open.setdefault(number, file)
-
-    def __del__(self) -> None:
-        for file in self._open.values():
-            _close(file)
-
-
-def _close(file: int | ObjectReader) -> None:
-    """An object that another thread still reads closes itself later."""
-    if isinstance(file, int):
-        os.close(file)

@@ -24,21 +24,31 @@ from videomar.latents.parquet import (
     verify_group,
     write_shard,
 )
-from videomar.place import Place, Where, place_of, work_folder
-from videomar.storage import Entry, for_each, list_files, put, remove, sync
+from videomar.storage import (
+    FileEntry,
+    Location,
+    StoragePath,
+    for_each,
+    list_files,
+    parse_location,
+    publish,
+    remove,
+    sync_folder,
+    work_folder,
+)
 
 CONDITIONS = ("fps", "motion")
 _PATTERN = "part-*.parquet"
 _HASH_BITS = 32
 
 
-def open_latents(where: Where) -> list[Shard]:
+def open_latents(location: Location) -> list[Shard]:
     """The shards of a complete cache, in the order of their numbers; latents are not read.
 
     Raises:
         DataError: there is none, one is missing or damaged, or they were made with different facts.
     """
-    folder = place_of(where)
+    folder = parse_location(location)
     shards = for_each(folder, open_shard, _files(folder))
     if not shards:
         raise DataError(f"{folder}: got no latents, expected Parquet files; run `dvc repro encode`")
@@ -53,24 +63,26 @@ def open_latents(where: Where) -> list[Shard]:
     return shards
 
 
-def contents_hash(where: Where) -> str:
+def contents_hash(location: Location) -> str:
     """Hash of what a complete cache holds: its clips, keys of their latents and captions, and their facts.
 
     Raises:
         DataError: see `open_latents`.
     """
-    rows = [{name: row[name] for name in FACT_COLUMNS} for shard in open_latents(where) for row in shard.rows]
+    rows = [
+        {name: row[name] for name in FACT_COLUMNS} for shard in open_latents(location) for row in shard.rows
+    ]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-def read_rows(where: Where) -> list[dict[str, Any]]:
+def read_rows(location: Location) -> list[dict[str, Any]]:
     """Rows of all shards with their bytes, checked against their sums; an absent folder has none.
 
     Raises:
         DamagedShardError: a shard is damaged.
     """
     rows = []
-    for path in _files(place_of(where)):
+    for path in _files(parse_location(location)):
         shard = open_verified(path)
         for number, row in enumerate(shard.rows):
             columns = row | {name: shard.stored(name, number).read() for name in shard.offsets}
@@ -78,7 +90,7 @@ def read_rows(where: Where) -> list[dict[str, Any]]:
     return rows
 
 
-def open_verified(path: Place) -> Shard:
+def open_verified(path: StoragePath) -> Shard:
     """A shard all of whose bytes have been compared with their sums.
 
     Raises:
@@ -90,21 +102,21 @@ def open_verified(path: Place) -> Shard:
     return shard
 
 
-def intact_shards(where: Where) -> tuple[list[Shard], list[DamagedShardError]]:
+def intact_shards(location: Location) -> tuple[list[Shard], list[DamagedShardError]]:
     """Those files of a cache whose bytes are what was written, and what is wrong with the others."""
-    folder = place_of(where)
+    folder = parse_location(location)
     found = for_each(folder, _verified_or_damage, _files(folder))
     damages = [damage for damage in found if isinstance(damage, DamagedShardError)]
     return [shard for shard in found if isinstance(shard, Shard)], damages
 
 
-def num_bytes(where: Where) -> int:
+def num_bytes(location: Location) -> int:
     """What the shards of a cache take."""
-    return sum(entry.size for entry in _entries(place_of(where)))
+    return sum(entry.size for entry in _entries(parse_location(location)))
 
 
 def write_shards(
-    where: Where,
+    location: Location,
     rows: Sequence[Mapping[str, Any]],
     shard_clips: int,
     facts: Mapping[str, Any] | None = None,
@@ -113,7 +125,7 @@ def write_shards(
     """Make the folder hold `rows` and nothing else; every file appears complete or not at all.
 
     Args:
-        where: folder of the cache, or its URL.
+        location: folder of the cache, or its URL.
         rows: every column of SCHEMA; bytes, or `Stored` where they lie (old shards among them).
         shard_clips: clips in one shard, about.
         facts: JSON of what the latents were made with.
@@ -126,12 +138,12 @@ def write_shards(
         DataError: the disk is full, or the like; the files of before are all there.
         StoreError: the store cannot be reached; it may hold some of the new files.
     """
-    folder = place_of(where)
+    folder = parse_location(location)
     work = work_folder(folder)
     work.mkdir(parents=True, exist_ok=True)
     known = {shard.path: shard for shard in intact}
     parts = _deal(folder, rows, shard_clips)
-    drafts: dict[Place, Path] = {}
+    drafts: dict[StoragePath, Path] = {}
     remove(work.glob(f".{_PATTERN}"))
     try:
         for path, members in parts.items():
@@ -146,18 +158,18 @@ def write_shards(
             f"{work}: got {got}, expected {rule}; free some and run again: the cache is as it was"
         ) from None
     # Only now: until here a draft may have been made of bytes that lie in any of the old files.
-    for_each(folder, lambda path: put(drafts[path], path), drafts)
+    for_each(folder, lambda path: publish(drafts[path], path), drafts)
     remove(set(_files(folder)) - set(parts))
-    sync(folder)
+    sync_folder(folder)
     return len(drafts)
 
 
 def _deal(
-    folder: Place, rows: Sequence[Mapping[str, Any]], shard_clips: int
-) -> dict[Place, list[Mapping[str, Any]]]:
+    folder: StoragePath, rows: Sequence[Mapping[str, Any]], shard_clips: int
+) -> dict[StoragePath, list[Mapping[str, Any]]]:
     """Rows by the shard that the first bits of their key's hash name, in the order of the keys."""
     bits = max(0, -(-len(rows) // shard_clips) - 1).bit_length()
-    parts: dict[Place, list[Mapping[str, Any]]] = {
+    parts: dict[StoragePath, list[Mapping[str, Any]]] = {
         _path(folder, number, 2**bits): [] for number in range(2**bits)
     }
     for row in sorted(rows, key=lambda row: (row["key"], row["clip_id"])):
@@ -166,24 +178,24 @@ def _deal(
     return parts
 
 
-def _verified_or_damage(path: Place) -> Shard | DamagedShardError:
+def _verified_or_damage(path: StoragePath) -> Shard | DamagedShardError:
     try:
         return open_verified(path)
     except DamagedShardError as damage:
         return damage
 
 
-def _entries(folder: Place) -> list[Entry]:
+def _entries(folder: StoragePath) -> list[FileEntry]:
     """The shards of a folder by name; drafts are none."""
     files = list_files(folder)
     return [entry for entry in files if entry.name.endswith(".parquet") and not entry.name.startswith(".")]
 
 
-def _files(folder: Place) -> list[Place]:
+def _files(folder: StoragePath) -> list[StoragePath]:
     return [folder / entry.name for entry in _entries(folder)]
 
 
-def _path(folder: Place, number: int, count: int) -> Place:
+def _path(folder: StoragePath, number: int, count: int) -> StoragePath:
     return folder / f"part-{number:05d}-of-{count:05d}.parquet"
 
 

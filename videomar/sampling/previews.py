@@ -22,8 +22,8 @@ from videomar.errors import DataError
 from videomar.latents.dataset import LatentDataset
 from videomar.media.mp4 import write_mp4
 from videomar.model.videomar import VideoMAR
-from videomar.place import Where
 from videomar.seeding import step_generator
+from videomar.storage import Location
 
 CLIPS = 4
 SHEET_FRAMES = 8
@@ -35,7 +35,7 @@ _CONTEXT = 1
 class Previews:
     """Where previews get their inputs; loaded only when used, so that it can be sent to a worker."""
 
-    latents: Where
+    latents: Location
     tokenizer: Path
     max_text_tokens: int
     sampling: SampleParams
@@ -87,7 +87,7 @@ def _tokenizer(folder: Path) -> VideoTokenizer:
 
 @functools.cache
 def _held_out(
-    latents: Where, split: str, max_text_tokens: int
+    latents: Location, split: str, max_text_tokens: int
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
     """Latents and captions of up to CLIPS evenly spaced clips of one shape; None if the split is empty."""
     try:

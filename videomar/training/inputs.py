@@ -8,7 +8,7 @@ from videomar.config import Params
 from videomar.latents.dataset import LatentDataset
 from videomar.latents.keys import key_facts
 from videomar.latents.shards import open_latents
-from videomar.place import Where
+from videomar.storage import Location
 
 _log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class Splits(NamedTuple):
     val: LatentDataset | None = None
 
 
-def read_splits(latents: Where, params: Params) -> Splits:
+def read_splits(latents: Location, params: Params) -> Splits:
     """The clips of a cache that was made with these parameters.
 
     Raises:
@@ -31,7 +31,7 @@ def read_splits(latents: Where, params: Params) -> Splits:
     return Splits(LatentDataset(latents, "train", params.text.max_tokens, facts), val)
 
 
-def val_split(params: Params, latents: Where, facts: dict[str, Any]) -> LatentDataset | None:
+def val_split(params: Params, latents: Location, facts: dict[str, Any]) -> LatentDataset | None:
     """The held-out clips; None where the cache has none, as that of a user's few clips may."""
     if all(row["split"] != "val" for shard in open_latents(latents) for row in shard.rows):
         _log.warning("%s: no clip in split val: this run has no validation loss", latents)

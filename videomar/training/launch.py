@@ -18,7 +18,7 @@ from videomar.config.section import fixed_keys, free_keys
 from videomar.errors import CheckpointError, VideomarError
 from videomar.latents.dataset import LatentDataset
 from videomar.model.videomar import VideoMAR
-from videomar.place import Where, absolute
+from videomar.storage import Location, absolute
 from videomar.tracking.mlflow_store import tracking_uri
 from videomar.tracking.runs import RUN_FILE, TrackedRun, open_run
 from videomar.training.messages import Retelling, messages_of, noted_in
@@ -78,7 +78,7 @@ class Recorder:
 
 
 def train_on_ray(
-    latents: Where, out: Path, params: Params, tags: dict[str, str], sampler: Sampler | None = None
+    latents: Location, out: Path, params: Params, tags: dict[str, str], sampler: Sampler | None = None
 ) -> dict[str, float]:
     """Run the curriculum on the cluster; checkpoints, `log.csv` and the MLflow run's id are in `out`.
 
@@ -100,7 +100,7 @@ def train_on_ray(
 
 
 def run_config(
-    latents: Where, out: Path, params: Params, tags: dict[str, str], sampler: Sampler | None
+    latents: Location, out: Path, params: Params, tags: dict[str, str], sampler: Sampler | None
 ) -> dict[str, Any]:
     """What the processes of a run are told."""
     return {

@@ -14,7 +14,7 @@ from videomar.checkpoint import folder as checkpoint
 from videomar.config import Params, TrainParams
 from videomar.config.params import variants_of
 from videomar.errors import CheckpointError, DataError
-from videomar.place import Where
+from videomar.storage import Location
 from videomar.tracking.outbox import Outbox, read_json
 from videomar.tracking.runs import OUTBOX, RUN_FILE, TrackedRun, open_run, upload_pending
 from videomar.tracking.uploader import PARENT_TAG
@@ -58,7 +58,7 @@ def runs_folder(out: Path) -> Path:
 
 
 def train_runs(
-    latents: Where, out: Path, params: Params, tags: dict[str, str], sampler: Sampler | None = None
+    latents: Location, out: Path, params: Params, tags: dict[str, str], sampler: Sampler | None = None
 ) -> dict[str, float]:
     """Train what `train.runs` and `train.search` ask for, or just one run; `out` is then that of the best.
 
@@ -111,13 +111,13 @@ def train_runs(
     return {**run_summary(out), **counts, "best_run": best}
 
 
-def _only_run(latents: Where, out: Path, params: Params) -> Run:
+def _only_run(latents: Location, out: Path, params: Params) -> Run:
     """The run of the parameters as they stand."""
     train = read_splits(latents, params).train
     return Run(ONLY, params, {}, out, describe_run(shape_of(train, params), train, params.train))
 
 
-def _runs(latents: Where, folder: Path, params: Params) -> list[Run]:
+def _runs(latents: Location, folder: Path, params: Params) -> list[Run]:
     """The runs that are asked for.
 
     Raises:
