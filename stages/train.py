@@ -7,7 +7,7 @@ from pathlib import Path
 from stages.stage import Stage
 from videomar.files import LOG_FILE
 from videomar.latents.shards import contents_hash
-from videomar.provenance.lineage import made_from
+from videomar.provenance.checkout import made_from
 from videomar.sampling.previews import Previews
 from videomar.storage import absolute
 from videomar.training.sweep import runs_folder, train_runs

@@ -15,7 +15,7 @@ from tests.support.upkeep_checkout import commit, run
 from videomar.cli import app as cli
 from videomar.ops.gc import find_files, known_versions
 from videomar.ops.gc_stores import find_objects, find_runs
-from videomar.provenance.code_state import outputs_of
+from videomar.provenance.checkout import outputs_of
 from videomar.registry.champion_history import MODEL
 from videomar.registry.versions import version_of
 from videomar.tracking.mlflow_store import experiment_id, open_client

@@ -14,7 +14,7 @@ from videomar.cli import app as cli
 from videomar.environment import processor_kind
 from videomar.errors import DataError, VideomarError
 from videomar.files import sha256_of
-from videomar.provenance.code_state import outputs_of, uncommitted_changes
+from videomar.provenance.checkout import outputs_of, uncommitted_changes
 from videomar.registry import release
 from videomar.registry.audit import verify
 from videomar.registry.trace import Places, Trace, digest_of, find_sightings, trace

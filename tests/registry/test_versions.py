@@ -11,7 +11,7 @@ from videomar.checkpoint import folder as checkpoint
 from videomar.config import load_params
 from videomar.errors import VideomarError
 from videomar.files import sha256_of
-from videomar.provenance.lineage import git_state
+from videomar.provenance.checkout import git_state
 from videomar.registry import release
 from videomar.registry import versions as registry
 from videomar.registry.champion import alias_history

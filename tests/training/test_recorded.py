@@ -14,7 +14,7 @@ from videomar.config.section import free_keys
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.latents.dataset import LatentDataset
 from videomar.latents.keys import key_facts
-from videomar.provenance.lineage import made_from
+from videomar.provenance.checkout import made_from
 from videomar.sampling.previews import FILM, SHEET, Previews
 from videomar.seeding import step_generator
 from videomar.tracking.mlflow_store import open_client

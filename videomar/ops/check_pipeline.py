@@ -13,7 +13,7 @@ import yaml
 from videomar.config import load_own_params, load_params
 from videomar.errors import OldLayoutError, ParamsError, VideomarError
 from videomar.ops.finding import BIN, Finding
-from videomar.provenance.code_state import outputs_of
+from videomar.provenance.checkout import outputs_of
 from videomar.registry.trace import Places
 from videomar.sources.listing import changed_named, is_current
 

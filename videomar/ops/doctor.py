@@ -1,7 +1,7 @@
 """All checks in order; each stands by itself, so that one that cannot be made hides no other."""
 
+import contextlib
 import os
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from videomar.ops.check_registry import (
     version_findings,
 )
 from videomar.ops.finding import Finding
-from videomar.provenance.code_state import uncommitted_changes
+from videomar.provenance.checkout import run_git, uncommitted_changes
 from videomar.registry.champion_history import read_history
 from videomar.registry.trace import Places
 from videomar.registry.versions import version_of
@@ -88,10 +88,10 @@ def _notes(places: Places) -> list[str]:
     version = version_of(alias)
     notes = [f"champion: {version}"]
     commit = version.tags.get("git_commit", "none")
-    command = ["git", "diff", "--name-only", commit, "--", *_CODE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 0 and (since := done.stdout.split("\n")[:-1]):
-        notes.append(f"code: {len(since)} files differ from commit {commit[:12]} of the champion")
+    with contextlib.suppress(VideomarError, OSError):  # no git here, or not that commit
+        if since := run_git(Path(), "diff", "--name-only", commit, "--", *_CODE):
+            files = len(since.splitlines())
+            notes.append(f"code: {files} files differ from commit {commit[:12]} of the champion")
     lock = places.lock
     changes = uncommitted_changes(Path(), [_PARAMS.as_posix()], lock) if lock.is_file() else None
     if changes:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from videomar.provenance.code_state import outputs_of
+from videomar.provenance.checkout import outputs_of
 from videomar.registry.evidence import FileSum, find_changes
 from videomar.registry.trace import Places, Trace, text_of
 from videomar.registry.versions import download_model

@@ -22,8 +22,7 @@ from videomar.environment import processor_kind
 from videomar.errors import CheckpointError, DataError
 from videomar.files import sha256_of
 from videomar.latents.shards import open_latents
-from videomar.provenance.code_state import results_sha256, uncommitted_changes
-from videomar.provenance.lineage import git_state
+from videomar.provenance.checkout import git_state, results_sha256, uncommitted_changes
 from videomar.registry.evidence import FILES, LINEAGE, write_file_sums, write_lineage
 from videomar.registry.versions import CHALLENGER, MODEL, Version, find_version, version_of
 from videomar.tracking.mlflow_store import experiment_id, open_client

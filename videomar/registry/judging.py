@@ -22,7 +22,7 @@ from videomar.config.edit import update_params
 from videomar.config.section import fixed_keys
 from videomar.errors import DataError, VideomarError
 from videomar.processes import run_within
-from videomar.provenance.lineage import git_state
+from videomar.provenance.checkout import git_state
 from videomar.registry.trace import Places
 from videomar.registry.versions import Version, download_model, keep_judged_again
 

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from videomar.config.migration import migrate
 from videomar.errors import CheckpointError, DataError, VideomarError
 from videomar.files import sha256_of
 from videomar.processes import run_within
+from videomar.provenance.checkout import run_git
 from videomar.registry.candidate import machine_kind
 from videomar.registry.evidence import (
     FILES,
@@ -334,11 +334,9 @@ def _made(lineage: Path, files: Path, metrics: Path) -> Made:
 
 
 def _git(folder: Path, *arguments: str) -> None:
-    # Variables of a git hook that calls us would point elsewhere.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    # Variables of a git hook that calls us would point to another repository.
+    run_git(
+        folder,
+        *arguments,
+        environment={name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
     )
-    if done.returncode:
-        said = " ".join(done.stderr.split()) or "nothing"
-        raise VideomarError(f"git {arguments[0]}: said {said}, expected success; look at the repository")

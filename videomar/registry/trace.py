@@ -20,7 +20,7 @@ from pyarrow import ArrowException
 from videomar.curation.ledger import read_ledger
 from videomar.errors import DataError
 from videomar.files import sha256_of
-from videomar.provenance.code_state import outputs_of
+from videomar.provenance.checkout import outputs_of
 from videomar.registry.evidence import (
     CLIP_COLUMNS,
     FILES,

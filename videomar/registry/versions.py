@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from videomar.errors import VideomarError
 from videomar.files import sha256_of
-from videomar.provenance.code_state import results_sha256
+from videomar.provenance.checkout import results_sha256
 from videomar.registry.champion_history import CHAMPION as CHAMPION
 from videomar.registry.champion_history import MODEL as MODEL
 from videomar.registry.champion_history import settled_history

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from videomar.files import sha256_of
-from videomar.provenance.code_state import results_sha256
+from videomar.provenance.checkout import results_sha256
 
 
 def test_results_are_known_by_the_outputs_that_matter(tmp_path: Path) -> None:
