@@ -109,7 +109,5 @@ def _dvc(folder: Path, *words: str) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         got = " ".join((done.stderr or done.stdout).split())[-300:]
-        raise VideomarError(
-            f"dvc {words[0]} in {folder}: got {got}, expected success; see `dvc doctor`"
-        )
+        raise VideomarError(f"dvc {words[0]} in {folder}: got {got}, expected success; see `dvc doctor`")
     return done.stdout.strip()
