@@ -38,11 +38,11 @@ from videomar.checkpoint.manifest import ModelShape
 from videomar.config import TrainParams
 from videomar.latents.dataset import LatentDataset
 from videomar.model.objective import Clips
-from videomar.seeding import pick_device, step_generator
+from videomar.seeding import step_generator
 from videomar.training.curriculum import draw_of
 from videomar.training.micro_batches import backward, parts_of
 from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
-from videomar.training.precision import Loss, compile_blocks, recompute_blocks
+from videomar.training.parallelize import Loss, compile_blocks, recompute_blocks
 from videomar.training.state import State, new_state
 from videomar.training.throughput import (
     ClipShape,
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and store."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training")
     parser.add_argument("--parts", nargs="+", choices=("steps", "learning"), default=["steps", "learning"])
-    parser.add_argument("--device", type=torch.device, default=pick_device())
+    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1800.0, help="for each part, about")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="medium")

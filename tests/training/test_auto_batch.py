@@ -20,7 +20,9 @@ def test_largest_size_within_the_budget_is_taken(peaks, expected):
     assert batch_size._largest(peaks, 0, 1.0) == expected
 
 
-@pytest.mark.parametrize(("peaks", "least"), [({1: 1.5}, "at least 1.50 GB"), ({}, "more than there is")])
+@pytest.mark.parametrize(
+    ("peaks", "least"), [({1: 1.5}, "at least 1.50 GB"), ({}, "more memory than this machine has")]
+)
 def test_budget_below_one_clip_is_refused(peaks, least):
     with pytest.raises(ParamsError, match=f"resources.train.memory_gb: got 1.0, expected .*{least}"):
         batch_size._largest(peaks, 0, 1.0)

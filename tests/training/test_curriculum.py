@@ -13,7 +13,7 @@ from videomar.config.schema import set_keys
 from videomar.errors import DataError, ParamsError
 from videomar.latents.dataset import LatentDataset
 from videomar.latents.shards import read_rows, write_shards
-from videomar.training.curriculum import StageEnd, draw_of, max_steps, place_at, why_ended
+from videomar.training.curriculum import StageEnd, draw_of, max_steps, position_at, stop_reason
 from videomar.training.inputs import Splits
 from videomar.training.loop import train
 from videomar.training.micro_batches import parts_of
@@ -31,21 +31,21 @@ def stages(params, *changes):
 
 
 def test_stages_follow_each_other(params):
-    assert place_at(0, [], params.train).number == 0
-    place = place_at(8, [StageEnd(6, "steps")], params.train)
+    assert position_at(0, [], params.train).number == 0
+    place = position_at(8, [StageEnd(6, "steps")], params.train)
     assert (place.number, place.start, place.planned) == (1, 6, 8)
 
 
 def test_stage_that_ended_early_moves_the_schedule_on(params):
     """The last step has the last learning rate, however early the stages before it ended."""
-    place = place_at(7, [StageEnd(2, "target")], params.train)
+    place = position_at(7, [StageEnd(2, "target")], params.train)
     assert place.planned == max_steps(params.train) - 1
 
 
 def test_resets_are_counted_from_the_stage_that_asked_for_them(params):
     settings = stages(params, {}, {"optimizer": "reset"}, {"num_latent_frames": 0, "ema": "reset"})
     ends = [StageEnd(6, "steps"), StageEnd(9, "target")]
-    place = place_at(10, ends, settings)
+    place = position_at(10, ends, settings)
     assert (place.optimizer_steps, place.ema_steps) == (4, 1)
 
 
@@ -66,7 +66,7 @@ def test_stage_ends_at_its_target_and_says_so(data, shape, params, tmp_path, cap
 )
 def test_target_is_reached_at_or_below_it(params, val_loss, done, why):
     settings = stages(params, {"target_loss": 0.5}, {"num_latent_frames": 0})
-    assert why_ended(place_at(0, [], settings), done, val_loss) == why
+    assert stop_reason(position_at(0, [], settings), done, val_loss) == why
 
 
 def test_reset_average_begins_with_the_weights(data, shape, params, tmp_path):

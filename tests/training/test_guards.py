@@ -7,10 +7,9 @@ from tests.training.conftest import spoil, with_train
 from videomar.checkpoint import folder as checkpoint
 from videomar.errors import CheckpointError, ParamsError
 from videomar.latents.dataset import LatentDataset
-from videomar.training.guards import what_is_wrong
 from videomar.training.inputs import Splits
 from videomar.training.loop import train
-from videomar.training.state import Progress
+from videomar.training.state import Progress, check_step
 from videomar.training.worker import Worker
 
 NAN, INF = float("nan"), float("inf")
@@ -36,12 +35,12 @@ def spoilt(tmp_path, dataset):
     ],
 )
 def test_spike_is_far_above_the_median(loss, grad_norm, latest, wrong):
-    found = what_is_wrong(loss, grad_norm, latest, 10.0)
+    found = check_step(loss, grad_norm, latest, 10.0)
     assert (found is None) if wrong is None else wrong in found
 
 
 def test_factor_of_zero_finds_no_spike():
-    assert what_is_wrong(1e9, 1.0, [1.0] * 20, 0.0) is None
+    assert check_step(1e9, 1.0, [1.0] * 20, 0.0) is None
 
 
 def test_bad_step_stops_the_run_and_names_step_clips_and_checkpoint(spoilt, shape, params, tmp_path):
@@ -101,7 +100,7 @@ def test_new_stage_is_not_measured_by_the_losses_of_the_one_before():
     for _ in range(30):
         progress.accept(0.1)
     progress.end_stage("steps")
-    assert what_is_wrong(5.0, 1.0, progress.latest, 10.0) is None
+    assert check_step(5.0, 1.0, progress.latest, 10.0) is None
 
 
 def test_spike_factor_that_every_step_would_exceed_is_refused(params):

@@ -17,7 +17,7 @@ from videomar.training.curriculum import max_steps
 from videomar.training.inputs import Splits
 from videomar.training.loop import train
 from videomar.training.optim import learning_rate_at, make_optimizer
-from videomar.training.state import keep, new_state, run_summary
+from videomar.training.state import new_state, run_summary, save_checkpoint
 from videomar.training.worker import Worker
 
 
@@ -38,7 +38,7 @@ class Bomb:
     def tag(self, values):
         pass
 
-    def show(self, step, model):
+    def log_preview(self, step, model):
         pass
 
     def flush(self):
@@ -122,7 +122,7 @@ def test_best_checkpoint_of_the_stage_is_kept_beside_the_newest(shape, params, t
         for step, val_loss, stage in ((2, 0.5, 0), (4, 0.3, 0), (6, 0.4, 0), (8, 0.9, 1), (10, 1.1, 1)):
             state.progress.step = step
             state.progress.note_checkpoint(val_loss, stage)
-            keep(state, out, shape, settings, {}, Worker())
+            save_checkpoint(state, out, shape, settings, {}, Worker())
             yield [int(path.name.removeprefix("step_")) for path in sorted(out.glob("step_*"))]
 
     assert list(kept(tmp_path / "best")) == [[2], [4], [4, 6], [8], [8, 10]]

@@ -8,7 +8,7 @@ import pytest
 from tests.support.deadlines import within
 from tests.training.test_sweep import write_latents, write_params
 from videomar.training.messages import Retelling, noted_in
-from videomar.training.run_folder import claim
+from videomar.training.run_folder import claim_run_folder
 from videomar.training.sweep import train_runs
 
 
@@ -41,7 +41,7 @@ def test_user_is_told_of_stages_batch_size_and_a_run_that_is_set_aside(
     stage = {"num_latent_frames": 0, "steps": 4, "batch_size": "auto"}
     params = write_params(tmp_path / "params.yaml", curriculum=[stage])
     latents = write_latents(tmp_path / "latents", params)
-    claim(tmp_path / "out", {"train": {"seed": 1}})
+    claim_run_folder(tmp_path / "out", {"train": {"seed": 1}})
     with within(480):
         train_runs(latents, tmp_path / "out", params, {})
     said = capsys.readouterr().err

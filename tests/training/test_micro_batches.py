@@ -9,7 +9,7 @@ from videomar.model.objective import Clips
 from videomar.seeding import step_generator
 from videomar.training.curriculum import draw_of
 from videomar.training.micro_batches import backward, hidden_tokens, parts_of
-from videomar.training.precision import Loss
+from videomar.training.parallelize import Loss
 from videomar.training.worker import Worker
 
 

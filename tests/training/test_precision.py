@@ -10,7 +10,7 @@ from videomar.errors import ParamsError
 from videomar.seeding import step_generator
 from videomar.training.loop import train
 from videomar.training.micro_batches import clips_on
-from videomar.training.precision import Loss, compile_blocks, recompute_blocks, refuse_emulated
+from videomar.training.parallelize import Loss, compile_blocks, recompute_blocks, refuse_emulated
 from videomar.training.worker import Worker
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from videomar.errors import CheckpointError
 from videomar.provenance.made_with import differing_keys
 from videomar.training import run_folder as identity
 from videomar.training.loop import train
-from videomar.training.run_folder import aside, claim, describe_run
+from videomar.training.run_folder import archive_path, claim_run_folder, describe_run
 from videomar.training.worker import Worker
 
 
@@ -22,7 +22,7 @@ def test_run_of_other_parameters_is_set_aside_and_taken_up_again(data, shape, pa
     other = dataclasses.replace(params.train, learning_rate=1e-4)
     train(shape, data, params.train, out, Worker(), None)
     first = files_of(out)
-    place = aside(out, describe_run(shape, data.train, params.train))
+    place = archive_path(out, describe_run(shape, data.train, params.train))
     train(shape, data, other, out, Worker(), None)
     assert "train.learning_rate: 0.002 -> 0.0001" in caplog.text
     assert str(place) in caplog.text
@@ -36,26 +36,26 @@ def test_run_of_other_parameters_is_set_aside_and_taken_up_again(data, shape, pa
     assert f"continuing from {out}" in caplog.text
     assert files_of(out) == first
     assert not place.exists()
-    assert files_of(aside(out, describe_run(shape, data.train, other))) == second
+    assert files_of(archive_path(out, describe_run(shape, data.train, other))) == second
 
 
 def test_run_killed_before_its_first_checkpoint_is_known_by_its_folder(data, shape, params, tmp_path):
     out = tmp_path / "run"
-    claim(out, describe_run(shape, data.train, params.train))
+    claim_run_folder(out, describe_run(shape, data.train, params.train))
     (out / "batch_sizes.json").write_text("{}")
     other = describe_run(shape, data.train, dataclasses.replace(params.train, seed=7))
-    claim(out, other)
+    claim_run_folder(out, other)
     assert not (out / "batch_sizes.json").exists()
-    claim(out, describe_run(shape, data.train, params.train))
+    claim_run_folder(out, describe_run(shape, data.train, params.train))
     assert (out / "batch_sizes.json").exists()
 
 
 def test_claim_killed_between_its_renames_is_mended_by_the_next(data, shape, params, tmp_path, monkeypatch):
     out, ours = tmp_path / "run", describe_run(shape, data.train, params.train)
     theirs = describe_run(shape, data.train, dataclasses.replace(params.train, seed=7))
-    claim(out, ours)
+    claim_run_folder(out, ours)
     (out / "mark").touch()
-    claim(out, theirs)
+    claim_run_folder(out, theirs)
     real = os.replace
     calls = []
 
@@ -67,10 +67,10 @@ def test_claim_killed_between_its_renames_is_mended_by_the_next(data, shape, par
 
     monkeypatch.setattr(identity.os, "replace", dies)
     with pytest.raises(KeyboardInterrupt):
-        claim(out, ours)
+        claim_run_folder(out, ours)
     monkeypatch.undo()
     assert not out.exists()
-    claim(out, ours)
+    claim_run_folder(out, ours)
     assert (out / "mark").exists()
 
 
@@ -79,13 +79,13 @@ def test_copy_that_is_further_on_stays(data, shape, params, tmp_path):
     out, ours = tmp_path / "run", describe_run(shape, data.train, params.train)
     train(shape, data, params.train, out, Worker(), None)
     theirs = describe_run(shape, data.train, dataclasses.replace(params.train, seed=7))
-    claim(out, theirs)
+    claim_run_folder(out, theirs)
     older = tmp_path / "older"
-    claim(older, ours)
+    claim_run_folder(older, ours)
     out.rename(tmp_path / "theirs")
     older.rename(out)
-    claim(out, theirs)
-    assert checkpoint.latest(aside(out, ours)).name == "step_00000012"
+    claim_run_folder(out, theirs)
+    assert checkpoint.latest(archive_path(out, ours)).name == "step_00000012"
 
 
 def test_run_of_other_code_is_set_aside(data, shape, params, tmp_path, caplog, monkeypatch):
@@ -109,7 +109,7 @@ def test_keys_of_where_and_how_may_change_within_a_run(data, shape, params):
     moved = dataclasses.replace(params.train, num_workers=2, keep_checkpoints=9, on_bad_step="skip")
     ours, theirs = (describe_run(shape, data.train, settings) for settings in (moved, params.train))
     assert differing_keys(ours, theirs) == []
-    assert aside(Path("run"), ours) == aside(Path("run"), theirs)
+    assert archive_path(Path("run"), ours) == archive_path(Path("run"), theirs)
     assert ours["train"] == json.loads(json.dumps(fixed_keys(params.train)))
 
 

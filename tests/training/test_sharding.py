@@ -49,7 +49,7 @@ class Shown:
     def tag(self, values):
         pass
 
-    def show(self, step, model):
+    def log_preview(self, step, model):
         torch.save(model.state_dict(), self.folder / f"{step}.pt")
 
     def flush(self):

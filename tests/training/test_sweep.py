@@ -28,10 +28,10 @@ from videomar.latents.shards import read_rows, write_shards
 from videomar.tracking.mlflow_store import experiment_id, open_client
 from videomar.training.inputs import Splits
 from videomar.training.loop import train
-from videomar.training.run_folder import aside, claim
+from videomar.training.run_folder import archive_path, claim_run_folder
 from videomar.training.sweep import _best, _runs, train_runs
 from videomar.training.sweep_comparison import Outcome
-from videomar.training.sweep_runs import is_finished, publish, set_others_aside
+from videomar.training.sweep_runs import archive_others, is_finished, publish
 from videomar.training.worker import Worker
 
 ROOT = Path(__file__).parent.parent.parent
@@ -287,16 +287,16 @@ def test_run_that_is_not_asked_for_any_more_is_set_aside_and_taken_up_again(tmp_
     params = write_params(tmp_path / "params.yaml", runs=[{"name": "a"}, {"name": "b", "train": {"seed": 5}}])
     runs = _runs(write_latents(tmp_path / "latents", params), tmp_path / "out.runs", params)
     for run in runs:
-        claim(run.out, run.made_with)
+        claim_run_folder(run.out, run.made_with)
         (run.out / "mark").touch()
     for _ in range(2):
-        set_others_aside(tmp_path / "out.runs", ["a"])
+        archive_others(tmp_path / "out.runs", ["a"])
         assert (runs[0].out / "mark").exists()
         assert not runs[1].out.exists()
-        assert aside(runs[1].out, runs[1].made_with).is_dir()
-    claim(runs[1].out, runs[1].made_with)
+        assert archive_path(runs[1].out, runs[1].made_with).is_dir()
+    claim_run_folder(runs[1].out, runs[1].made_with)
     assert (runs[1].out / "mark").exists()
-    set_others_aside(tmp_path / "nowhere", [])
+    archive_others(tmp_path / "nowhere", [])
 
 
 def test_parameters_that_dvc_has_rewritten_read_the_same(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ class Notes:
     def tag(self, values):
         self.tags |= values
 
-    def show(self, step, model):
+    def log_preview(self, step, model):
         self.shown.append(step)
 
     def flush(self):

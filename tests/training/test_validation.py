@@ -6,10 +6,9 @@ import torch
 
 from tests.training.conftest import with_train
 from videomar.seeding import step_generator
-from videomar.training.loop import train
+from videomar.training.loop import VALIDATION_STEP, train, validation_loss
 from videomar.training.micro_batches import clips_on
-from videomar.training.precision import Loss
-from videomar.training.validation import VALIDATION_STEP, validation_loss
+from videomar.training.parallelize import Loss
 from videomar.training.worker import Worker
 
 

@@ -129,7 +129,7 @@ class _Clock:
     def tag(self, values: dict[str, str]) -> None:
         """Nothing to say."""
 
-    def show(self, step: int, model: VideoMAR) -> None:
+    def log_preview(self, step: int, model: VideoMAR) -> None:
         """Nothing to show."""
 
     def flush(self) -> None:

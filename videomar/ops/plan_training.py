@@ -11,7 +11,7 @@ from videomar.config import CurriculumStage, TrainParams
 from videomar.config.params import variants_of
 from videomar.ops.plan_counts import shapes_of_stage, tokens_of
 from videomar.ops.plan_probe import Subject
-from videomar.training.curriculum import asked_of
+from videomar.training.curriculum import stage_params
 from videomar.training.throughput import ClipShape, step_flops
 
 HOUR_S = 3600.0
@@ -95,7 +95,7 @@ def _flops(subject: Subject, number: int) -> float:
         subject.model.max_text_tokens,
         subject.model.text_channels,
     )
-    return step_flops(params.model, clips, asked_of(stage, params.train))
+    return step_flops(params.model, clips, stage_params(stage, params.train))
 
 
 def _stage_seconds(

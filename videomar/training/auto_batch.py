@@ -1,7 +1,7 @@
-"""Batch sizes of `auto` stages: the largest power of two within a memory budget, found by taking real steps.
+"""Batch sizes of `auto` stages: the largest power of two that fits a memory budget, found by real steps.
 
-A process of its own takes them, with one clip, two, four and so on, and reports the highest memory it had.
-What is found is written into the run's folder, so that a resumed run takes the same.
+A separate process makes steps with one clip, two, four and so on, and reports its peak memory. The sizes
+found are written to the run's folder, so that a resumed run uses the same.
 """
 
 import dataclasses
@@ -24,38 +24,38 @@ from videomar.files import write_json
 from videomar.latents.dataset import LatentDataset
 from videomar.model.objective import Clips
 from videomar.seeding import step_generator
-from videomar.training.curriculum import asked_of
+from videomar.training.curriculum import stage_params
 from videomar.training.micro_batches import clips_on
 from videomar.training.optim import update_ema
-from videomar.training.precision import Loss, recompute_blocks
+from videomar.training.parallelize import Loss, recompute_blocks
 from videomar.training.state import new_state
 from videomar.training.throughput import peak_host_gb
 from videomar.training.worker import Worker
 
 BATCH_FILE = "batch_sizes.json"
-# The optimizer's state is made in the first step, and is there while the second is taken.
+# The first step creates the optimizer's state, so only the second has all memory in use.
 _STEPS = 2
 _log = logging.getLogger(__name__)
 
 
 class Trial(NamedTuple):
-    """What a process needs to take steps with micro-batches of any size."""
+    """Inputs of the process that makes steps with micro-batches of any size."""
 
     shape: ModelShape
     params: TrainParams
-    """With what the stage has of its own."""
+    """Section `train` with the stage's own values."""
     clip: Clips
     """A batch of one clip, as large as any of the stage."""
     device: torch.device
     threads: int
     most: int
-    """Clips that are enough."""
+    """Largest number of clips to try."""
 
 
 def with_batch_sizes(
     shape: ModelShape, dataset: LatentDataset, params: TrainParams, out: Path, worker: Worker
 ) -> TrainParams:
-    """The parameters with a number for every batch size of `auto`: the recorded one, or one found now.
+    """Return the parameters with a number for every batch size `auto`: the recorded one, or one found now.
 
     Raises:
         ParamsError: not even one clip fits.
@@ -72,8 +72,8 @@ def with_batch_sizes(
             peaks = peaks_gb(_trial(shape, dataset, number, params, worker))
             clips = _largest(peaks, number, params.memory_gb)
             found[str(number)] = clips * worker.world_size * params.accumulation
-            said = ", ".join(f"{size}: {peak:.2f} GB" for size, peak in peaks.items())
-            _log.warning("stage %d: batch size %d (by clips at once: %s)", number, found[str(number)], said)
+            tried = ", ".join(f"{size}: {peak:.2f} GB" for size, peak in peaks.items())
+            _log.warning("stage %d: batch size %d (by clips at once: %s)", number, found[str(number)], tried)
         write_json(out / BATCH_FILE, found)
 
     worker.together(find)
@@ -86,7 +86,7 @@ def with_batch_sizes(
 
 
 def peaks_gb(trial: Trial) -> dict[int, float]:
-    """Peak memory, GB, by clips in a micro-batch: 1, 2, 4 and so on, until the next would be above budget."""
+    """Return peak memory, GB, by clips in a micro-batch: 1, 2, 4 and so on, up to the budget."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_take_steps, args=(theirs, trial))
@@ -97,7 +97,7 @@ def peaks_gb(trial: Trial) -> dict[int, float]:
         while True:
             size, peak = ours.recv()
             peaks[size] = peak
-    except EOFError:  # it has done all sizes, or it was ended for its memory
+    except EOFError:  # the process has done all sizes, or the system ended it for its memory
         process.join()
     return peaks
 
@@ -109,15 +109,15 @@ def _trial(
     sized = (dataset.sizes_px == (stage.size_px or dataset.sizes_px.max())).nonzero()[0].tolist()
     largest = max(sized, key=lambda row: math.prod(dataset.latent_shapes[row]))
     clip = clips_on(torch.device("cpu"), dataset.rows([largest], stage.num_latent_frames))
-    # More clips at once than there are would only be the same ones again.
+    # A batch larger than the split would only repeat clips.
     most = max(1, len(sized) // (worker.world_size * params.accumulation))
-    return Trial(shape, asked_of(stage, params), clip, worker.device, torch.get_num_threads(), most)
+    return Trial(shape, stage_params(stage, params), clip, worker.device, torch.get_num_threads(), most)
 
 
 def _largest(peaks: dict[int, float], number: int, memory_gb: float) -> int:
     fitting = [size for size, peak in peaks.items() if peak <= memory_gb]
     if not fitting:
-        least = f"{peaks[1]:.2f} GB" if peaks else "more than there is"
+        least = f"{peaks[1]:.2f} GB" if peaks else "more memory than this machine has"
         raise ParamsError(
             f"resources.train.memory_gb: got {memory_gb}, expected at least {least}, which one clip of stage "
             f"{number} takes; raise it, or set train.activation_checkpointing"
@@ -126,7 +126,7 @@ def _largest(peaks: dict[int, float], number: int, memory_gb: float) -> int:
 
 
 def _take_steps(results: Connection, trial: Trial) -> None:
-    """Send (clips, peak GB) for 1, 2, 4 and so on; ends before a size that would be above the budget."""
+    """Send (clips, peak GB) for 1, 2, 4 and so on; stop before a size that would exceed the budget."""
     torch.set_num_threads(trial.threads)
     state = new_state(trial.shape, trial.params, trial.device)
     if trial.params.activation_checkpointing:
@@ -142,7 +142,7 @@ def _take_steps(results: Connection, trial: Trial) -> None:
             update_ema(state.ema, state.model, 0.5)
         peak = _peak_gb(trial.device)
         results.send((size, peak))
-        # What the last doubling added, the next adds twice.
+        # The next doubling adds twice the memory that the last one added.
         if peak + 2 * (peak - before) > trial.params.memory_gb and size > 1:
             return
         size, before = 2 * size, peak
@@ -157,7 +157,7 @@ def _repeated(clip: Clips, count: int, device: torch.device) -> Clips:
 
 
 def _peak_gb(device: torch.device) -> float:
-    """Highest memory so far, GB: of the device, or of this process."""
+    """Return the peak memory so far, GB: of the device, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 1e9
     return peak_host_gb()

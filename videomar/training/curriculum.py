@@ -1,7 +1,7 @@
-"""The curriculum as data: which stage a step lies in, and what that stage asks of it.
+"""The curriculum: which stage a step belongs to, and that stage's parameters.
 
-A stage ends after its steps, or when validation reaches its target. So where stages end is part of what a run
-remembers, and all else follows from the step and these ends.
+A stage ends after its steps, or when validation reaches its target. So a run remembers where its stages
+ended, and everything else is a function of the step and these ends.
 """
 
 import dataclasses
@@ -19,20 +19,20 @@ class StageEnd(NamedTuple):
     """Where a stage ended."""
 
     step: int
-    """Steps of the run that were done by then."""
+    """Steps of the run done by then."""
     why: str
-    """`steps` (it had its steps) or `target` (its validation loss was reached)."""
+    """`steps` (all its steps were made) or `target` (its target validation loss was reached)."""
 
 
-class Place(NamedTuple):
-    """Where a step lies in the curriculum."""
+class Position(NamedTuple):
+    """Where a step is in the curriculum."""
 
     number: int
     stage: CurriculumStage
     start: int
     """First step of the stage."""
     planned: int
-    """Number that the step would have had if no stage had ended early: the schedule's clock."""
+    """Number of the step if no stage had ended early; the learning-rate schedule counts by it."""
     optimizer_steps: int
     """Steps since the optimizer was last reset."""
     ema_steps: int
@@ -40,12 +40,12 @@ class Place(NamedTuple):
 
 
 def max_steps(params: TrainParams) -> int:
-    """Steps of all stages together, if none reaches its target before."""
+    """Return the steps of all stages together, if none reaches its target early."""
     return sum(stage.steps for stage in params.curriculum)
 
 
-def place_at(step: int, ends: Sequence[StageEnd], params: TrainParams) -> Place:
-    """Place of a step of a run whose stages so far ended at `ends`."""
+def position_at(step: int, ends: Sequence[StageEnd], params: TrainParams) -> Position:
+    """Return the position of a step in a run whose stages so far ended at `ends`."""
     number = len(ends)
     starts = [0, *(end.step for end in ends)]
     before = sum(stage.steps for stage in params.curriculum[:number])
@@ -57,7 +57,7 @@ def place_at(step: int, ends: Sequence[StageEnd], params: TrainParams) -> Place:
         )
         for name in ("optimizer", "ema")
     }
-    return Place(
+    return Position(
         number,
         params.curriculum[number],
         starts[-1],
@@ -67,8 +67,8 @@ def place_at(step: int, ends: Sequence[StageEnd], params: TrainParams) -> Place:
     )
 
 
-def asked_of(stage: CurriculumStage, params: TrainParams) -> TrainParams:
-    """The parameters, with what the stage has of its own."""
+def stage_params(stage: CurriculumStage, params: TrainParams) -> TrainParams:
+    """Return the parameters with the stage's own values in place."""
     return dataclasses.replace(
         params,
         objective=stage.objective or params.objective,
@@ -76,16 +76,16 @@ def asked_of(stage: CurriculumStage, params: TrainParams) -> TrainParams:
     )
 
 
-def why_ended(place: Place, done: int, val_loss: float | None) -> str | None:
-    """Why the stage ends after `done` steps of the run; None where it goes on."""
-    target = place.stage.target_loss
+def stop_reason(position: Position, done: int, val_loss: float | None) -> str | None:
+    """Return why the stage ends after `done` steps of the run, or None if it continues."""
+    target = position.stage.target_loss
     if target is not None and val_loss is not None and val_loss <= target:
         return TARGET
-    return STEPS if done - place.start >= place.stage.steps else None
+    return STEPS if done - position.start >= position.stage.steps else None
 
 
 def draw_of(stage: CurriculumStage, params: TrainParams) -> Draw:
-    """How the clips of a stage's batches are drawn; its batch size is a number by now."""
+    """Return how batches of a stage are drawn; its batch size is a number by now."""
     return Draw(
         batch_size=int(stage.batch_size),
         simulated_share=params.simulated_share,
@@ -97,7 +97,7 @@ def draw_of(stage: CurriculumStage, params: TrainParams) -> Draw:
 
 
 def check_served(dataset: LatentDataset, params: TrainParams) -> None:
-    """Refuse a curriculum that asks for clips the cache does not hold, before it is begun.
+    """Check before step 0 that the cache holds clips for every stage.
 
     Raises:
         DataError: no clip is long enough for a stage, or none has its size.

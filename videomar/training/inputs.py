@@ -1,4 +1,4 @@
-"""What a run is trained on: the clips of the latent cache, and the network that fits them."""
+"""The clips that a run is trained on, and the shape of the network that fits them."""
 
 import logging
 from typing import Any, NamedTuple
@@ -14,17 +14,17 @@ _log = logging.getLogger(__name__)
 
 
 class Splits(NamedTuple):
-    """The clips that are learnt, and the held-out ones that tell how well; None = there are none."""
+    """Training clips, and held-out ones for validation; None if there are none."""
 
     train: LatentDataset
     val: LatentDataset | None = None
 
 
 def read_splits(latents: Location, params: Params) -> Splits:
-    """The clips of a cache that was made with these parameters.
+    """Return the clips of a latent cache that was made with these parameters.
 
     Raises:
-        DataError: it was made with others, or is missing, damaged or without a clip to train on.
+        DataError: the cache was made with other parameters, is missing or damaged, or has no training clip.
     """
     facts = key_facts(params)
     val = val_split(params, latents, facts) if params.train.validate_every else None
@@ -32,7 +32,7 @@ def read_splits(latents: Location, params: Params) -> Splits:
 
 
 def val_split(params: Params, latents: Location, facts: dict[str, Any]) -> LatentDataset | None:
-    """The held-out clips; None where the cache has none, as that of a user's few clips may."""
+    """Return the held-out clips, or None if the cache has none, as with a user's few clips."""
     if all(row["split"] != "val" for shard in open_latents(latents) for row in shard.rows):
         _log.warning("%s: no clip in split val: this run has no validation loss", latents)
         return None
@@ -40,5 +40,5 @@ def val_split(params: Params, latents: Location, facts: dict[str, Any]) -> Laten
 
 
 def shape_of(dataset: LatentDataset, params: Params) -> ModelShape:
-    """The network that section `model` asks for, with the channels of the cache."""
+    """Return the shape of the network: section `model`, with the channels of the cache."""
     return ModelShape(params.model, dataset.latent_channels, dataset.text_channels, params.text.max_tokens)

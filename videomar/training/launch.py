@@ -59,7 +59,7 @@ class Recorder:
         """Record facts about the whole run."""
         self.run.tag(values)
 
-    def show(self, step: int, model: VideoMAR) -> None:
+    def log_preview(self, step: int, model: VideoMAR) -> None:
         """Record sample clips as artifacts below `previews/step_NNNNNNNN`; the run goes on without them."""
         if self.sampler is None:
             return
@@ -177,7 +177,7 @@ def work(config: dict[str, Any], worker: "Worker", report: Report | None = None)
 
     from videomar.training.inputs import read_splits, shape_of
     from videomar.training.loop import train
-    from videomar.training.run_folder import claim, describe_run
+    from videomar.training.run_folder import claim_run_folder, describe_run
 
     params: Params = config["params"]
     # A worker may start in another folder, or on another machine, where the default store would be another.
@@ -191,7 +191,7 @@ def work(config: dict[str, Any], worker: "Worker", report: Report | None = None)
         def begin() -> TrackedRun | None:
             if worker.rank:
                 return None
-            claim(out, describe_run(shape, data.train, params.train))
+            claim_run_folder(out, describe_run(shape, data.train, params.train))
             return _open_run(config, data.train)
 
         run = worker.together(begin)

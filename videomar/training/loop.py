@@ -4,51 +4,64 @@ Batches and noise are functions of (seed, step, part), so a run that was killed 
 ends with the same bits as one that was not.
 """
 
+import dataclasses
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import torch
 from torch import nn
 
 from videomar.checkpoint import folder as checkpoint
 from videomar.checkpoint.manifest import ModelShape
-from videomar.config import TrainParams
+from videomar.config import CurriculumStage, TrainParams
 from videomar.errors import CheckpointError, DataError
 from videomar.files import LOG_FILE, write_csv
+from videomar.latents.dataset import LatentDataset
 from videomar.model.videomar import VideoMAR
+from videomar.seeding import step_generator
 from videomar.training.auto_batch import with_batch_sizes
-from videomar.training.curriculum import asked_of, check_served, draw_of, place_at, why_ended
-from videomar.training.guards import what_is_wrong
+from videomar.training.curriculum import check_served, draw_of, position_at, stage_params, stop_reason
 from videomar.training.inputs import Splits
-from videomar.training.micro_batches import Part, backward, parts_of
+from videomar.training.micro_batches import Part, backward, clips_on, parts_of
 from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
-from videomar.training.parallelize import clip_grad_norm, in_one_piece, mesh_of
-from videomar.training.precision import DTYPES, Loss, compile_blocks, recompute_blocks, refuse_emulated
-from videomar.training.run_folder import claim, describe_run
-from videomar.training.state import Progress, State, keep, new_state, restore, summary
+from videomar.training.parallelize import (
+    DTYPES,
+    Loss,
+    clip_grad_norm,
+    compile_blocks,
+    in_one_piece,
+    mesh_of,
+    recompute_blocks,
+    refuse_emulated,
+)
+from videomar.training.run_folder import claim_run_folder, describe_run
+from videomar.training.state import Progress, State, check_step, new_state, restore, save_checkpoint, summary
 from videomar.training.throughput import Meter, by_stage, matmul_rate
-from videomar.training.validation import validation_loss
 from videomar.training.worker import Worker
 
+# Masks and noise of validation come from streams that no step uses.
+VALIDATION_STEP = -2
 _log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Takes figures of a step; `flush` makes sure that they are kept."""
+    """Records what happens in a run; `flush` makes it durable."""
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        """Record figures of a step."""
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Record metrics of a step."""
 
     def tag(self, values: dict[str, str]) -> None:
-        """Record facts about the whole run."""
+        """Record text about the whole run."""
 
-    def show(self, step: int, model: VideoMAR) -> None:
-        """Record sample clips of the model after a step; draws from no generator of the training."""
+    def log_preview(self, step: int, model: VideoMAR) -> None:
+        """Record sample clips of the model after a step, without drawing from a generator of the training."""
 
     def flush(self) -> None:
-        """Make sure that what was recorded is kept."""
+        """Return once all that was recorded is on disk."""
 
 
 def train(
@@ -62,17 +75,17 @@ def train(
     """Train to the end of the curriculum, from the newest checkpoint in `out` if this run has one.
 
     Returns:
-        Figures of the run, see `summary`.
+        Metrics of the run, see `summary`.
     """
-    made_with = describe_run(shape, data.train, params)
-    worker.together(lambda: claim(out, made_with) if worker.rank == 0 else None)
+    identity = describe_run(shape, data.train, params)
+    worker.together(lambda: claim_run_folder(out, identity) if worker.rank == 0 else None)
     params = with_batch_sizes(shape, data.train, params, out, worker)
     _check(data, params, worker)
     state = new_state(shape, params, worker.device, mesh_of(params, worker))
-    restore(state, out, made_with)
+    restore(state, out, identity)
     model, ema, optimizer, progress = state.model, state.ema, state.optimizer, state.progress
     loss_of, ema_loss_of = _losses(state, params, worker)
-    # Measured by the one worker that records it: all of them at once would be in each other's way.
+    # Measured by the recording worker alone: several at once would slow each other down.
     matmul = matmul_rate(worker.device, DTYPES[params.precision]) if tracker else 1.0
     meter = Meter(shape.params, worker, matmul)
     if tracker:
@@ -80,73 +93,109 @@ def train(
 
     while len(progress.ends) < len(params.curriculum):
         step = progress.step
-        place = place_at(step, progress.ends, params)
-        stage, asked = place.stage, asked_of(place.stage, params)
-        rate = learning_rate_at(place.planned, asked, place.optimizer_steps)
-        decay = ema_decay_at(place.ema_steps, params.ema_decay)
-        if step == place.start and stage.optimizer == "reset":
+        position = position_at(step, progress.ends, params)
+        stage, own = position.stage, stage_params(position.stage, params)
+        rate = learning_rate_at(position.planned, own, position.optimizer_steps)
+        decay = ema_decay_at(position.ema_steps, params.ema_decay)
+        if step == position.start and stage.optimizer == "reset":
             optimizer.state.clear()
-        if step == place.start and stage.ema == "reset":
+        if step == position.start and stage.ema == "reset":
             ema.load_state_dict(model.state_dict())
 
         began = time.perf_counter()
         parts = parts_of(step, data.train, draw_of(stage, params), params.accumulation, worker)
         waited_s = time.perf_counter() - began
         optimizer.zero_grad()
-        loss = backward(loss_of, parts, asked, model.params.patch_size, worker, meter)
+        loss = backward(loss_of, parts, own, model.params.patch_size, worker, meter)
         grad_norm = clip_grad_norm(model.parameters(), params.max_grad_norm)
-        wrong = what_is_wrong(loss, grad_norm, progress.latest, params.spike_factor)
-        if wrong is None:
+        problem = check_step(loss, grad_norm, progress.latest, params.spike_factor)
+        if problem is None:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
             update_ema(ema, model, decay)
             progress.accept(loss)
         else:
-            _skip_or_stop(wrong, progress, parts, params, out)
+            _skip_or_stop(problem, progress, parts, params, out)
         progress.step = done = step + 1
-        meter.add_step([part.clips for part in parts], asked, waited_s, time.perf_counter() - began)
+        meter.add_step([part.clips for part in parts], own, waited_s, time.perf_counter() - began)
 
-        is_last = done - place.start >= stage.steps
+        is_last = done - position.start >= stage.steps
         saving = is_last or done % params.checkpoint_every == 0
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         if data.val and params.validate_every and (is_last or done % params.validate_every == 0):
-            figures["val_loss"] = validation_loss(ema_loss_of, data.val, stage, params, worker)
-        why = why_ended(place, done, figures.get("val_loss"))
+            metrics["val_loss"] = validation_loss(ema_loss_of, data.val, stage, params, worker)
+        reason = stop_reason(position, done, metrics.get("val_loss"))
         if saving and data.val and params.validate_every:
-            # Another validation than those above only ranks the checkpoint. Neither target nor log sees it:
-            # when checkpoints are written must not change what a run comes to.
-            rank = figures.get("val_loss")
+            # A validation made only to rank this checkpoint must not reach the target or the log: how often
+            # checkpoints are written must not change the result of a run.
+            rank = metrics.get("val_loss")
             if rank is None and params.keep_best:
                 rank = validation_loss(ema_loss_of, data.val, stage, params, worker)
-            progress.note_checkpoint(rank, place.number)
-        if why or figures or done % params.log_every == 0:
+            progress.note_checkpoint(rank, position.number)
+        if reason or metrics or done % params.log_every == 0:
             numbers = {"grad_norm": grad_norm, "learning_rate": rate, "skipped": progress.all_skipped}
-            figures = {"stage": place.number} | progress.take_mean() | numbers | figures
-            state.rows.append({"step": done} | figures)
-            measured = meter.take() | by_stage(place.number, figures) | {"ema_decay": decay}
+            metrics = {"stage": position.number} | progress.take_mean() | numbers | metrics
+            state.rows.append({"step": done} | metrics)
+            measured = meter.take() | by_stage(position.number, metrics) | {"ema_decay": decay}
             if worker.rank == 0:
                 write_csv(out / LOG_FILE, state.rows)
                 if tracker:
-                    tracker.log(done, figures | measured)
+                    tracker.log(done, metrics | measured)
         if params.preview_every and done % params.preview_every == 0:
-            shown = in_one_piece(ema, shape, worker)
+            whole = in_one_piece(ema, shape, worker)
             if tracker:
-                tracker.show(done, shown)
-        if why:
-            _log.warning("stage %d ended after step %d: %s", place.number, done, why)
-            progress.end_stage(why)
+                tracker.log_preview(done, whole)
+        if reason:
+            _log.warning("stage %d ended after step %d: %s", position.number, done, reason)
+            progress.end_stage(reason)
             if tracker:
-                tracker.tag({f"stage_{place.number}_ended": f"after step {done}: {why}"})
-        if saving or why:
+                tracker.tag({f"stage_{position.number}_ended": f"after step {done}: {reason}"})
+        if saving or reason:
             if tracker:
                 tracker.flush()
-            worker.together(lambda: keep(state, out, shape, params, made_with, worker))
+            worker.together(lambda: save_checkpoint(state, out, shape, params, identity, worker))
     return summary(state.rows, progress)
 
 
+@torch.no_grad()
+def validation_loss(
+    loss_of: nn.Module, val: LatentDataset, stage: CurriculumStage, params: TrainParams, worker: Worker
+) -> float:
+    """Return the mean over up to `validation_clips` held-out clips of the mean error of their hidden tokens.
+
+    Masks and noise are fixed, so the same weights have the same loss. Every clip is a batch of its own with
+    its own draws, so neither the batch nor the number of workers changes the result. All frames are predicted
+    whatever the objective, nothing is dropped from captions and conditions, and history has no noise: runs
+    that train differently can be compared.
+
+    Args:
+        loss_of: returns the errors of a batch's hidden tokens.
+        val: held-out clips, of which evenly spaced ones are used.
+        stage: length and size of the clips.
+        params: mask ratios, times, seed.
+        worker: this process, which computes every `world_size`-th clip.
+    """
+    fixed = dataclasses.replace(
+        params, objective="all_frames", cond_drop_prob=0.0, condition_drop_prob=0.0, history_noise=0.0
+    )
+    sized = np.flatnonzero(val.sizes_px == (stage.size_px or val.sizes_px.max()))
+    count = min(params.validation_clips, len(sized))
+    index = sized[np.linspace(0, len(sized) - 1, count).round().astype(np.int64)]
+    losses = [0.0] * count
+    for first in range(0, count, worker.world_size):
+        # Every worker runs every pass, as a sharded model needs; a repeated clip is not counted.
+        number = min(first + worker.rank, count - 1)
+        clips = clips_on(worker.device, val.rows(index[number : number + 1], stage.num_latent_frames))
+        generator = step_generator(params.seed, VALIDATION_STEP, number, worker.device)
+        loss = loss_of(clips, fixed, generator).mean.item()
+        if first + worker.rank < count:
+            losses[number] = loss
+    return sum(worker.sum(losses)) / count
+
+
 def _check(data: Splits, params: TrainParams, worker: Worker) -> None:
-    """Refuse before step 0 what would fail later."""
+    """Refuse what would fail later, before step 0."""
     refuse_emulated(params.precision, worker.device)
     check_served(data.train, params)
     if data.val is None and any(stage.target_loss is not None for stage in params.curriculum):
@@ -157,7 +206,7 @@ def _check(data: Splits, params: TrainParams, worker: Worker) -> None:
 
 
 def _losses(state: State, params: TrainParams, worker: Worker) -> tuple[nn.Module, nn.Module]:
-    """Losses of the model, with gradients over all workers, and of its moving average."""
+    """Return the loss modules of the model, with gradients over all workers, and of its moving average."""
     if params.activation_checkpointing:
         recompute_blocks(state.model)
     if params.compile:
@@ -169,21 +218,21 @@ def _losses(state: State, params: TrainParams, worker: Worker) -> tuple[nn.Modul
 
 
 def _skip_or_stop(
-    wrong: str, progress: Progress, parts: Sequence[Part], params: TrainParams, out: Path
+    problem: str, progress: Progress, parts: Sequence[Part], params: TrainParams, out: Path
 ) -> None:
-    """Count a step whose update is left out.
+    """Count a step whose update is skipped.
 
     Raises:
-        CheckpointError: the policy is to stop, or too many were left out.
+        CheckpointError: the policy is to stop, or too many updates were skipped.
     """
     clip_ids = [clip_id for part in parts for clip_id in part.clip_ids]
     where = f"step {progress.step} (clips {', '.join(clip_ids[:8])}{', ...' if clip_ids[8:] else ''})"
     if params.on_bad_step == "skip" and progress.skipped < params.max_skipped_steps:
         progress.skipped += 1
-        _log.warning("training: %s: %s; its update is left out", where, wrong)
+        _log.warning("training: %s: %s; its update is skipped", where, problem)
         return
     raise CheckpointError(
-        f"training: {where}: {wrong}; look at the clips, lower train.learning_rate, or set "
+        f"training: {where}: {problem}; look at the clips, lower train.learning_rate, or set "
         "resources.train.on_bad_step to skip and raise resources.train.max_skipped_steps; "
         f"last good checkpoint: {checkpoint.latest(out)}"
     )

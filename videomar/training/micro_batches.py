@@ -1,7 +1,12 @@
-"""A batch in parts: each worker works through its own, and all together have the gradient of the whole.
+"""A batch in parts, or micro-batches, whose gradients add up to that of the batch.
 
-Part p of P holds every P-th clip from the p-th on, and draws from stream p of the step. So a step is the
-same, but for the order of additions, on two workers, or on one worker in two micro-batches.
+Part p of P holds every P-th clip from the p-th on, and draws from stream p of the step. So apart from the
+order
+of additions, a step is the same on two workers and on one worker with two micro-batches:
+
+    batch        clip 0   clip 1   clip 2   clip 3   clip 4   clip 5
+    part 0 of 2  clip 0            clip 2            clip 4
+    part 1 of 2           clip 1            clip 3            clip 5
 """
 
 import contextlib
@@ -29,14 +34,14 @@ class Part(NamedTuple):
 
 
 def clips_on(device: torch.device, batch: Batch) -> Clips:
-    """A batch as tensors of a device."""
+    """Return a batch as tensors on a device."""
     latents, text, text_mask = (torch.from_numpy(array).to(device) for array in batch[:3])
     conditions = {name: torch.from_numpy(values).to(device) for name, values in batch.conditions.items()}
     return Clips(latents, text, text_mask, conditions)
 
 
 def parts_of(step: int, dataset: LatentDataset, draw: Draw, accumulation: int, worker: Worker) -> list[Part]:
-    """This worker's parts of the batch of a step."""
+    """Return this worker's parts of the batch of a step."""
     count = worker.world_size * accumulation
     first = worker.rank * accumulation
     parts = []
@@ -52,9 +57,9 @@ def parts_of(step: int, dataset: LatentDataset, draw: Draw, accumulation: int, w
 
 
 def draw_latents(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """Latents (B, C, T, H, W) from the normal distributions of the tokenizer.
+    """Draw latents (B, C, T, H, W) from the normal distributions of the tokenizer.
 
-    Source: MAR (arXiv 2406.11838), whose code caches both moments, and draws whenever a clip is seen.
+    Source: MAR (arXiv 2406.11838), whose code caches both moments, and draws each time a clip is used.
     """
     return mean + std * torch.randn(std.shape, generator=generator, device=std.device)
 
@@ -67,15 +72,15 @@ def backward(
     worker: Worker,
     meter: Meter | None = None,
 ) -> float:
-    """Add the gradient of the mean error of all hidden tokens of the batch; returns that mean.
+    """Add the gradient of the mean error over all hidden tokens of the batch; return that mean.
 
     Args:
-        loss_of: errors of a part's hidden tokens; DistributedDataParallel with several workers.
-        parts: this worker's.
-        params: what the step asks for.
+        loss_of: returns the errors of a part's hidden tokens; DistributedDataParallel with several workers.
+        parts: this worker's parts.
+        params: section `train`, with the stage's own values.
         patch_size: of the model.
         worker: this process.
-        meter: is told the errors of each frame.
+        meter: records the errors of each frame.
     """
     shares = _shares(parts, params, patch_size, worker)
     shared = loss_of if isinstance(loss_of, nn.parallel.DistributedDataParallel) else None
@@ -94,14 +99,18 @@ def backward(
 
 
 def hidden_tokens(part: Part, params: TrainParams, patch_size: int) -> int:
-    """Tokens of a part that will be learnt. Draws from a copy of its generator."""
+    """Count the tokens of a part that will be hidden, by drawing from a copy of its generator."""
     latents = part.clips.latents
     tokens, grid = patchify(latents, patch_size), token_grid(latents, patch_size)
     return int(draw_frames(tokens, grid, params, part.generator.clone_state()).token_mask.sum())
 
 
 def _shares(parts: Sequence[Part], params: TrainParams, patch_size: int, worker: Worker) -> list[float]:
-    """Weight of each part: the mean over workers of the weighted sums is the mean over all hidden tokens."""
+    """Return the weight of each part's mean error.
+
+    Parts hide different numbers of tokens. With these weights the mean over workers, which
+    DistributedDataParallel takes, is the mean over all hidden tokens.
+    """
     if worker.world_size * len(parts) == 1:
         return [1.0]
     counts = [hidden_tokens(part, params, patch_size) for part in parts]

@@ -24,12 +24,12 @@ def make_optimizer(model: VideoMAR, params: TrainParams) -> torch.optim.AdamW:
 
 
 def learning_rate_at(step: int, params: TrainParams, since_reset: int | None = None) -> float:
-    """Linear warm-up, then cosine down to `final_learning_rate_share` of the highest rate.
+    """Return the rate of a step: linear warm-up, then cosine to `final_learning_rate_share` of the peak.
 
     Args:
-        step: where the run is in its plan.
+        step: planned step, see `Position.planned`.
         params: section `train`.
-        since_reset: steps since the optimizer was made or reset, which warm-up counts; None = `step`.
+        since_reset: steps since the optimizer was made or reset, which warm-up counts; None means `step`.
     """
     share = max(0, step - params.warmup_steps) / max(1, max_steps(params) - params.warmup_steps)
     low = params.final_learning_rate_share
@@ -39,7 +39,7 @@ def learning_rate_at(step: int, params: TrainParams, since_reset: int | None = N
 
 
 def ema_decay_at(step: int, decay: float) -> float:
-    """Decay of the moving average: short at first, so that the random start is forgotten."""
+    """Return the decay of the moving average: short at first, so that the random start is forgotten."""
     return min(decay, (step + 1) / (step + 10))
 
 

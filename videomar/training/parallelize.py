@@ -12,18 +12,26 @@ with any number of workers, sharded or not.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from videomar.checkpoint.manifest import ModelShape
 from videomar.checkpoint.tensors import Later, in_order
 from videomar.config import TrainParams
+from videomar.errors import ParamsError
 from videomar.model.head import DiffusionHead
+from videomar.model.objective import Clips, FrameLosses
 from videomar.model.transformer import Trunk
 from videomar.model.videomar import VideoMAR
 from videomar.training.worker import Worker
 
 if TYPE_CHECKING:  # a second to import, which a run without shards does without
     from torch.distributed.device_mesh import DeviceMesh
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Number formats of matrix products, by their names in params.yaml."""
 
 
 def mesh_of(params: TrainParams, worker: Worker) -> "DeviceMesh | None":
@@ -122,3 +130,55 @@ def in_one_piece(model: VideoMAR, shape: ModelShape, worker: Worker) -> VideoMAR
         if copy:
             places[name].copy_(full)
     return copy.to(worker.device).requires_grad_(False) if copy else model
+
+
+class Loss(nn.Module):
+    """The model's loss as a forward pass, which is what DistributedDataParallel synchronises."""
+
+    def __init__(self, model: VideoMAR, precision: str) -> None:
+        super().__init__()
+        self.model, self.precision = model, precision
+
+    def forward(self, clips: Clips, params: TrainParams, generator: torch.Generator) -> FrameLosses:
+        """Errors of the hidden tokens: their mean, and where they lie."""
+        with torch.autocast(generator.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.model.losses(clips, params, generator)
+
+
+def refuse_emulated(precision: str, device: torch.device) -> None:
+    """Refuse a number format that the hardware does not compute in: emulated, it is far slower than float32.
+
+    Raises:
+        ParamsError: bfloat16 is asked of a device without it.
+    """
+    if precision == "float32":
+        return
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not native:
+        raise ParamsError(
+            f"train.precision: got {precision} on {device.type} hardware that only emulates it, expected "
+            "hardware with bfloat16 products, or float32; set float32"
+        )
+
+
+def recompute_blocks(model: VideoMAR) -> None:
+    """Have every block compute its activations again on the way back instead of keeping them."""
+    for block in model.trunk.blocks:
+        forward = block.forward
+        # A block draws nothing at random, so no generator's state needs to be put back.
+        block.forward = lambda *arguments, forward=forward: checkpoint(
+            forward, *arguments, use_reentrant=False, preserve_rng_state=False
+        )
+
+
+def compile_blocks(model: VideoMAR) -> None:
+    """Compile every block and the head's network: all are alike, so it is done once for each shape of input.
+
+    Around them numbers are drawn from generators that are arguments, which torch.compile does not take.
+    """
+    for block in model.trunk.blocks:
+        block.compile()
+    model.head.net.compile(dynamic=True)  # the number of hidden tokens is another at every step

@@ -1,7 +1,12 @@
-"""Which run a folder belongs to: a run goes on only where the same run stopped.
+"""Which run a folder holds: training continues only from a checkpoint of the same run.
 
-`out` holds the present run. Runs of other parameters, data or code are set aside next to it, in
-`OUT.aside/HASH`, and taken up again when their parameters come back.
+A run is identified by the shape of its network, its parameters, its data and its code. `out` holds the
+current
+run. Runs of another identity are archived beside it, and restored when their parameters come back:
+
+    checkpoints/videomar/            current run: made_with.json, step_00000500/, log.csv
+    checkpoints/videomar.aside/
+        3f0c2a9be1d4/                one archived run, named by the hash of its identity
 """
 
 import hashlib
@@ -28,50 +33,50 @@ _log = logging.getLogger(__name__)
 
 
 def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams) -> dict[str, Any]:
-    """JSON of all that a checkpoint depends on; a run goes on only from a checkpoint with the same.
+    """Return the identity of a run as JSON: all that its checkpoints depend on.
 
-    What moves its numbers by rounding at most is recorded beside, and may change within a run.
+    What changes numbers by rounding at most is recorded under the key `BESIDE`, and may change within a run.
     """
     run = {"shape": asdict(shape), "train": fixed_keys(params), "data": dataset.content_hash}
     run |= {"code": code_hash(TRAINING), BESIDE: rounding(free_keys(params))}
     return json.loads(json.dumps(run))
 
 
-def claim(out: Path, made_with: Mapping[str, Any]) -> None:
-    """Make `out` the folder of this run: set another run aside, and take this one up if it lies there."""
-    theirs = owner(out)
-    if theirs is not None and (different := differing_keys(made_with, theirs)):
-        place = set_aside(out, theirs)
+def claim_run_folder(out: Path, identity: Mapping[str, Any]) -> None:
+    """Make `out` the folder of this run: archive another run there, restore this one from its archive."""
+    theirs = folder_owner(out)
+    if theirs is not None and (different := differing_keys(identity, theirs)):
+        archive = archive_run(out, theirs)
         _log.warning(
-            "%s holds another run (%s); it is set aside in %s, and taken up when its parameters come back; "
+            "%s holds another run (%s): archived in %s, and restored when its parameters come back; "
             "`videomar gc` removes it once it is old",
             out,
             "; ".join(different[:5]),
-            place,
+            archive,
         )
         theirs = None
-    ours = aside(out, made_with)
+    ours = archive_path(out, identity)
     if theirs is None and ours.is_dir():
-        _log.warning("taking up the run that was set aside in %s", ours)
+        _log.warning("restoring the archived run %s", ours)
         _move(ours, out)
-    write_json(out / IDENTITY_FILE, made_with)
+    write_json(out / IDENTITY_FILE, identity)
 
 
-def aside(out: Path, made_with: Mapping[str, Any]) -> Path:
-    """Where a run that is not the present one of `out` is kept."""
-    text = json.dumps({key: value for key, value in made_with.items() if key != BESIDE}, sort_keys=True)
+def archive_path(out: Path, identity: Mapping[str, Any]) -> Path:
+    """Return the folder that archives a run of `out` with this identity."""
+    text = json.dumps({key: value for key, value in identity.items() if key != BESIDE}, sort_keys=True)
     return out.with_name(f"{out.name}.aside") / hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def set_aside(out: Path, made_with: Mapping[str, Any]) -> Path:
-    """Move a run's folder to where it is kept while it is not the present one; returns that."""
-    place = aside(out, made_with)
-    _move(out, place)
-    return place
+def archive_run(out: Path, identity: Mapping[str, Any]) -> Path:
+    """Move a run's folder to its archive path, and return that."""
+    archive = archive_path(out, identity)
+    _move(out, archive)
+    return archive
 
 
-def owner(out: Path) -> Mapping[str, Any] | None:
-    """What the run in `out` was made with: as it said at its start, or as its newest checkpoint says."""
+def folder_owner(out: Path) -> Mapping[str, Any] | None:
+    """Return the identity of the run in `out`, recorded at its start or in its newest checkpoint."""
     try:
         return json.loads((out / IDENTITY_FILE).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -80,7 +85,7 @@ def owner(out: Path) -> Mapping[str, Any] | None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename a run's folder; where two copies of one run meet, the one that is further on stays."""
+    """Rename a run's folder; of two copies of one run, the one with more steps stays."""
     if target.exists():
         if _steps(target) > _steps(source):
             shutil.rmtree(source)

@@ -1,7 +1,9 @@
-"""What a run remembers: weights, their moving average, the optimizer, how far it is, its log."""
+"""The state of a run: weights, their moving average, the optimizer, its progress, its log."""
 
 import copy
 import logging
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +22,6 @@ from videomar.model.videomar import VideoMAR
 from videomar.provenance.made_with import differing_keys
 from videomar.seeding import step_generator
 from videomar.training.curriculum import StageEnd
-from videomar.training.guards import MEDIAN_STEPS
 from videomar.training.optim import make_optimizer
 from videomar.training.parallelize import in_turn, shard, share_of
 from videomar.training.worker import Worker
@@ -30,70 +31,73 @@ if TYPE_CHECKING:
 
 # Weights are drawn before step 0, from a stream that no step uses.
 INIT_STEP = -1
+# A spike is judged by the median of this many latest losses, once there are enough to tell it from noise.
+_MEDIAN_STEPS = 50
+_MIN_STEPS = 20
 _log = logging.getLogger(__name__)
 
 
 def untrained(shape: ModelShape, seed: int) -> VideoMAR:
-    """The network as it is before step 0."""
+    """Return the network as it is before step 0."""
     return shape.build().initialise(step_generator(seed, INIT_STEP))
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is: all that a checkpoint says in JSON."""
+    """How far a run is: the part of its state that a checkpoint stores as JSON."""
 
     step: int = 0
     """Steps done."""
     ends: list[StageEnd] = field(default_factory=list)
-    """Where the stages so far ended."""
+    """Ends of the stages so far."""
     window: list[float] = field(default_factory=list)
     """Losses since the last row of the log."""
     latest: list[float] = field(default_factory=list)
-    """Latest losses of this stage, which a spike is told by."""
+    """Latest losses of this stage, with which a spike is compared."""
     skipped: int = 0
-    """Steps of this stage whose update was left out."""
+    """Steps of this stage whose update was skipped."""
     skipped_before: int = 0
-    """The same in the stages before."""
+    """The same, over the earlier stages."""
     best: tuple[float, int, int] | None = None
-    """Lowest validation loss at a checkpoint, the checkpoint's step, and the stage it was compared in."""
+    """Lowest validation loss at a checkpoint of the latest stage, that checkpoint's step, and the stage."""
 
     def accept(self, loss: float) -> None:
-        """Count a step whose update was made."""
+        """Record the loss of a step whose update was made."""
         self.window.append(loss)
-        self.latest = [*self.latest, loss][-MEDIAN_STEPS:]
+        self.latest = [*self.latest, loss][-_MEDIAN_STEPS:]
 
     def note_checkpoint(self, val_loss: float | None, stage: int) -> None:
-        """Remember a checkpoint if it is the best of its stage; losses of two stages are not comparable."""
+        """Record a checkpoint if it is the best of its stage; losses of two stages are not comparable."""
         if val_loss is not None and (self.best is None or self.best[2] != stage or val_loss < self.best[0]):
             self.best = (val_loss, self.step, stage)
 
     @property
     def all_skipped(self) -> int:
-        """Steps of the run whose update was left out."""
+        """Steps of the run whose update was skipped."""
         return self.skipped + self.skipped_before
 
     def take_mean(self) -> dict[str, float]:
-        """Mean `loss` since the last row of the log, which begins anew; none if all steps were skipped."""
+        """Return the mean `loss` since the last call, and reset it; empty if all steps were skipped."""
         mean = {"loss": sum(self.window) / len(self.window)} if self.window else {}
         self.window = []
         return mean
 
-    def end_stage(self, why: str) -> None:
-        """Begin the next stage: its losses are of another height, so none is compared with those so far."""
-        self.ends.append(StageEnd(self.step, why))
+    def end_stage(self, reason: str) -> None:
+        """Begin the next stage, whose losses are not compared with the earlier ones: their level differs."""
+        self.ends.append(StageEnd(self.step, reason))
         self.latest = []
         self.skipped, self.skipped_before = 0, self.skipped_before + self.skipped
 
     @classmethod
     def of_json(cls, raw: Mapping[str, Any]) -> "Progress":
-        """What `asdict` gave, after it was JSON."""
+        """Rebuild from the JSON of `asdict`."""
         best = None if raw["best"] is None else tuple(raw["best"])
         return cls(**{**raw, "ends": [StageEnd(*end) for end in raw["ends"]], "best": best})
 
 
 @dataclass(slots=True)
 class State:
-    """A run in memory."""
+    """A run in memory; of a sharded one, this worker's shards."""
 
     model: VideoMAR
     ema: VideoMAR
@@ -106,7 +110,7 @@ class State:
 def new_state(
     shape: ModelShape, params: TrainParams, device: torch.device, mesh: "DeviceMesh | None" = None
 ) -> State:
-    """A run before step 0; with a mesh, this worker's share of it."""
+    """Return the state before step 0; with a mesh, this worker's shards of it."""
     model = untrained(shape, params.seed)
     ema = copy.deepcopy(model).requires_grad_(False)
     for network in (model, ema):
@@ -117,17 +121,17 @@ def new_state(
     return State(model, ema, make_optimizer(model, params))
 
 
-def restore(state: State, out: Path, made_with: Mapping[str, Any]) -> None:
-    """Put back the newest undamaged checkpoint in `out`; nothing happens where there is none.
+def restore(state: State, out: Path, identity: Mapping[str, Any]) -> None:
+    """Load the newest undamaged checkpoint in `out` into `state`; do nothing if there is none.
 
     Raises:
-        CheckpointError: it is of another run; the differing keys are named.
+        CheckpointError: it belongs to another run; the message names the keys that differ.
     """
     path = checkpoint.newest_intact(out)
     if path is None:
         return
     manifest = checkpoint.read_manifest(path)
-    if different := differing_keys(made_with, manifest["made_with"]):
+    if different := differing_keys(identity, manifest["made_with"]):
         raise CheckpointError(
             f"{path}: got a checkpoint of another run ({'; '.join(different[:5])}), expected this one's; "
             "move it away and run again"
@@ -142,17 +146,17 @@ def restore(state: State, out: Path, made_with: Mapping[str, Any]) -> None:
     _log.warning("continuing from %s", path)
 
 
-def keep(
-    state: State, out: Path, shape: ModelShape, params: TrainParams, made_with: object, worker: Worker
+def save_checkpoint(
+    state: State, out: Path, shape: ModelShape, params: TrainParams, identity: object, worker: Worker
 ) -> None:
-    """Have the first worker write a checkpoint and remove those no longer wanted; every worker calls it."""
+    """Write a checkpoint at the first worker and delete those no longer needed; every worker must call it."""
     progress = state.progress
     tensors = {"model": state.model.state_dict(), "ema": state.ema.state_dict()}
     tensors["optimizer"] = optimizer_tensors(state.optimizer)
     written, gathered = in_turn(tensors)
     try:
         if worker.rank == 0:
-            checkpoint.save(out, progress.step, shape, written, made_with, asdict(progress))
+            checkpoint.save(out, progress.step, shape, written, identity, asdict(progress))
             best = progress.best[1] if progress.best and params.keep_best else None
             checkpoint.prune(out, params.keep_checkpoints, best)
     finally:
@@ -176,24 +180,41 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Iterable[tuple[str
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
+def check_step(loss: float, grad_norm: float, latest: Sequence[float], spike_factor: float) -> str | None:
+    """Return why a step's update would harm, as `got ..., expected ...`; None if it would not.
+
+    A loss or gradient that is not finite would, and so would a spike: a loss above `spike_factor` times the
+    median of the `latest` losses of the same stage, once there are 20 of them. A factor of 0 disables this
+    check.
+    """
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        return f"got loss {loss:.6g} and gradient norm {grad_norm:.6g}, expected finite numbers"
+    if spike_factor and len(latest) >= _MIN_STEPS:
+        highest = spike_factor * statistics.median(latest)
+        if loss > highest:
+            rule = f"at most {spike_factor:g} times the median of the last {len(latest)}"
+            return f"got loss {loss:.6g}, expected {rule}, {highest:.6g}"
+    return None
+
+
 def summary(rows: Sequence[Mapping[str, float]], progress: Progress) -> dict[str, float]:
-    """Figures of a run: mean loss of the last tenth of the log, validation, where and why stages ended."""
+    """Return metrics of a run: mean loss of the last tenth of the log, validation, ends of stages."""
     losses = [row["loss"] for row in rows if "loss" in row]
     last = losses[-max(1, len(losses) // 10) :]
-    figures: dict[str, float] = {"steps": progress.step, "skipped_steps": progress.all_skipped}
+    metrics: dict[str, float] = {"steps": progress.step, "skipped_steps": progress.all_skipped}
     if last:
-        figures["loss"] = sum(last) / len(last)
+        metrics["loss"] = sum(last) / len(last)
     validated = [row["val_loss"] for row in rows if "val_loss" in row]
     if validated:
-        figures["val_loss"] = validated[-1]
+        metrics["val_loss"] = validated[-1]
     for number, end in enumerate(progress.ends):
-        figures[f"stage_{number}_end_step"] = end.step
-        figures[f"stage_{number}_target_reached"] = float(end.why == "target")
-    return figures
+        metrics[f"stage_{number}_end_step"] = end.step
+        metrics[f"stage_{number}_target_reached"] = float(end.why == "target")
+    return metrics
 
 
 def run_summary(out: Path) -> dict[str, float]:
-    """`summary` of the run in a folder, as its newest checkpoint and its log tell it.
+    """Return `summary` of the run in a folder, from its newest checkpoint and its log.
 
     Raises:
         CheckpointError: there is no checkpoint.

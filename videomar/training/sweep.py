@@ -25,11 +25,11 @@ from videomar.training.state import run_summary
 from videomar.training.sweep_comparison import FAILED, FINISHED, STOPPED, Outcome, show, write_comparison
 from videomar.training.sweep_runs import (
     Run,
+    archive_others,
     is_finished,
     note_stopped,
     outcome_of,
     publish,
-    set_others_aside,
     was_stopped,
 )
 from videomar.training.sweep_tune import train_side_by_side
@@ -79,7 +79,7 @@ def train_runs(
         CheckpointError: no run came to its end.
     """
     figure, folder = params.train.select_by, runs_folder(out)
-    set_others_aside(folder, variants_of(params))
+    archive_others(folder, variants_of(params))
     if not variants_of(params):
         if is_finished(_only_run(latents, out, params)):
             upload_pending(out)

@@ -12,7 +12,7 @@ from videomar.checkpoint import folder as checkpoint
 from videomar.config import Params
 from videomar.files import read_log, write_json
 from videomar.provenance.made_with import differing_keys
-from videomar.training.run_folder import IDENTITY_FILE, claim, owner, set_aside
+from videomar.training.run_folder import IDENTITY_FILE, archive_run, claim_run_folder, folder_owner
 from videomar.training.state import run_summary
 from videomar.training.sweep_comparison import FAILED, FINISHED, STOPPED, Outcome
 
@@ -59,12 +59,12 @@ def was_stopped(run: Run) -> bool:
         return False
 
 
-def set_others_aside(folder: Path, names: Collection[str]) -> None:
+def archive_others(folder: Path, names: Collection[str]) -> None:
     """Set aside the runs in `folder` that are not asked for any more; one that is again is taken up there."""
     for file in sorted(folder.glob(f"*/{IDENTITY_FILE}")):
-        theirs = owner(file.parent)
+        theirs = folder_owner(file.parent)
         if file.parent.name not in names and theirs is not None:
-            place = set_aside(file.parent, theirs)
+            place = archive_run(file.parent, theirs)
             _log.warning("run %s is not asked for any more; it is set aside in %s", file.parent.name, place)
 
 
@@ -83,7 +83,7 @@ def publish(run: Run, out: Path) -> None:
 
     A process that is killed meanwhile leaves a folder that the next one mends.
     """
-    claim(out, run.made_with)
+    claim_run_folder(out, run.made_with)
     if _newest_manifest(out) == _newest_manifest(run.out):
         return
     draft = out.with_name(f".{out.name}.draft")

@@ -1,4 +1,4 @@
-"""Which of how many processes this one is, and what they tell each other."""
+"""The processes that train one run, and what they agree on."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +14,17 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """Which of how many workers this process is, and where it computes."""
+    """The rank of this process among the workers of a run, and its device."""
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def together(self, action: Callable[[], _T]) -> _T:
-        """Do at every worker what may be refused at one; where one refuses, all do, and none waits for it.
+        """Run an action at every worker; if it raises at one, raise at all, so that none waits for another.
 
         Raises:
-            VideomarError: the action's own, or, at the others, a `CheckpointError` in its words.
+            VideomarError: the action's own; at the other workers, a `CheckpointError` with its message.
         """
         refusal: VideomarError | None = None
         result: list[_T] = []
@@ -32,22 +32,22 @@ class Worker:
             result.append(action())
         except VideomarError as error:
             refusal = error
-        said = [str(refusal) if refusal else None]
+        messages = [str(refusal) if refusal else None]
         if self.world_size > 1:
-            said = [None] * self.world_size
-            dist.all_gather_object(said, str(refusal) if refusal else None)
+            messages = [None] * self.world_size
+            dist.all_gather_object(messages, str(refusal) if refusal else None)
         if refusal:
             raise refusal
-        for words in said:
-            if words:
-                raise CheckpointError(words)
+        for message in messages:
+            if message:
+                raise CheckpointError(message)
         return result[0]
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Sums over all workers, the same at each."""
+        """Return the sums over all workers, the same at each."""
         if self.world_size == 1:
             return list(values)
-        # Double precision: what all workers decide by is then as exact as what one would.
+        # Double precision, so that workers decide by numbers as exact as those of a single process.
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return total.tolist()
