@@ -80,7 +80,7 @@ def test_part_of_a_file_as_a_preset_has_it_is_moved(file: Path, before: str, aft
     [
         (
             "train:\n  num_workers: 3\nresources:\n  train:\n    num_workers: 2\n",
-            "resources.train.num_workers: train.num_workers is there as well; remove one",
+            "resources.train.num_workers: train.num_workers exists as well; remove one",
         ),
         ("train:\n  num_workers:\n    3\n", "got resources that are written in another way"),
         ("train:\n  num_workers: &few 3\n  seed: *few\n", "got resources that are written in another way"),

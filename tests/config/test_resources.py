@@ -190,9 +190,7 @@ def test_problems_of_places_and_of_values_are_named_together(file: Path, raw: Ra
 
 def test_key_in_both_places_is_refused(file: Path, raw: Raw) -> None:
     raw["train"]["num_workers"] = 2
-    assert "resources.train.num_workers: train.num_workers is there as well" in refusal(
-        file, raw, load_params
-    )
+    assert "resources.train.num_workers: train.num_workers exists as well" in refusal(file, raw, load_params)
     assert "train.num_workers: moved to resources.train.num_workers" in refusal(file, raw)
 
 
@@ -282,3 +280,18 @@ def test_no_text_names_a_resource_where_it_does_not_stand() -> None:
     names = "|".join(rf"{section}\.{key}" for section, key in PLACES)
     wrong = re.compile(rf"(?<![\w.])({names})\b")
     assert [(path, found) for path, text in _texts() for found in wrong.findall(text)] == []
+
+
+def test_all_values_that_break_rules_are_named_at_once(file: Path, raw: Raw) -> None:
+    raw["train"] |= {"ema_decay": 1.0, "objective": "other"}
+    raw["resources"]["suite"]["threads"] = 0
+    message = refusal(file, raw)
+    assert "train.ema_decay: got 1.0, expected 0 to below 1" in message
+    assert "train.objective: got other, expected single_frame or all_frames" in message
+    assert "resources.suite.threads: got 0, expected at least 1" in message
+
+
+def test_section_that_is_made_without_pydantic_is_checked_too() -> None:
+    train = load_params(ROOT / "params.yaml").train
+    with pytest.raises(ParamsError, match=r"^resources\.train\.num_workers: got 0, expected at least 1$"):
+        dataclasses.replace(train, num_workers=0)

@@ -1,4 +1,4 @@
-"""Every number of the pipeline stands in params.yaml; one frozen dataclass per section of it stands here."""
+"""The sections of params.yaml as frozen dataclasses, and the layout of a pipeline folder."""
 
 from videomar.config.data import CurateParams, IngestParams, SamplesParams
 from videomar.config.evaluation import GateParams, SampleParams, SuiteParams

@@ -1,4 +1,4 @@
-"""Changes to params.yaml that leave every other byte as it is."""
+"""Edit params.yaml and leave every other byte as it is."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def update_params(path: Path, changes: Mapping[str, Mapping[str, object]]) -> None:
-    """Set keys of sections; comments and order stay.
+    """Set keys of sections and keep comments and order.
 
     Args:
         path: params.yaml.
-        changes: new values by section and key; each is set where it stands in the file.
+        changes: new values by section and key; each is set at its place in the file.
 
     Raises:
-        ParamsError: the file is missing or damaged, or would be wrong afterwards; it is then as it was.
+        ParamsError: the file is missing or damaged, or would be invalid afterwards; it is then unchanged.
     """
     load_own_params(path)
     yaml = round_trip()
@@ -34,10 +34,10 @@ def update_params(path: Path, changes: Mapping[str, Mapping[str, object]]) -> No
 
 
 def read_preset(folder: Path, name: str) -> dict[str, Any]:
-    """Values of `folder/NAME.yaml` by section and key, with the look they have there.
+    """Return the values of `folder/NAME.yaml` by section and key, in the notation of the file.
 
     Raises:
-        ParamsError: there is no such preset, or it has keys in a wrong place.
+        ParamsError: no such preset exists, or it has keys in a wrong place.
     """
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
@@ -50,14 +50,14 @@ def read_preset(folder: Path, name: str) -> dict[str, Any]:
 
 
 def round_trip() -> "YAML":
-    """A reader and writer that keep comments, quotes, order and the notation of numbers."""
+    """Return a YAML reader and writer that keeps comments, quotes, order and the notation of numbers."""
     from ruamel.yaml import YAML
 
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
-    # An absent value is written as the word that the file uses.
+    # ruamel writes an absent value as nothing; params.yaml uses the word null.
     yaml.representer.add_representer(
         type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
     )

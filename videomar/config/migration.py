@@ -1,4 +1,4 @@
-"""A file of parameters of the old layout, brought to today's."""
+"""Move the keys of a params.yaml of the old layout to their present places."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,26 +20,26 @@ _INDENT, _DEEPER = 4, 2
 
 
 class _Moved(NamedTuple):
-    """A key on its way, with its comments."""
+    """A key to move, with its comments."""
 
     section: str
     key: str
     value: object
     above: str
-    """Comment in lines of its own."""
+    """Comment in the lines above the key."""
     beside: str
     """Comment in the key's line."""
     column: int
-    """Where that begins."""
+    """Column of the comment beside the key."""
 
 
 def migrate(path: Path) -> list[str]:
-    """Move resources out of their sections; lines that say where each is now, none if they all were there.
+    """Move resources out of their sections and return a line for each moved key.
 
-    The comment beside a key, and that in the lines right above it, go with it. All other lines stay.
+    The comments beside a key and in the lines right above it move with it. All other lines stay.
 
     Raises:
-        ParamsError: the file cannot be read, or has a key in both places; it is then as it was.
+        ParamsError: the file cannot be read, or has a key in both places; it is then unchanged.
     """
     before = read_params_file(path)
     keys = moved_keys(before)
@@ -54,7 +54,7 @@ def migrate(path: Path) -> list[str]:
 
 
 def _without(text: str, keys: Sequence[tuple[str, str]]) -> tuple[str, list[_Moved]]:
-    """The text without the lines of these keys, and what they said."""
+    """Remove the lines of these keys from the text; return the rest and the keys with their comments."""
     content, lines = round_trip().load(text), text.splitlines(keepends=True)
     moved = []
     for name, key in keys:
@@ -78,7 +78,7 @@ def _without(text: str, keys: Sequence[tuple[str, str]]) -> tuple[str, list[_Mov
 
 
 def _write(draft: Path, text: str, moved: Sequence[_Moved]) -> bool:
-    """Write the text with the keys below `resources`; False where it is no YAML without them."""
+    """Write the text with the keys below `resources`; return False if it is not YAML without them."""
     from ruamel.yaml.comments import CommentedMap
     from ruamel.yaml.error import YAMLError
 
@@ -87,12 +87,12 @@ def _write(draft: Path, text: str, moved: Sequence[_Moved]) -> bool:
         content = yaml.load(text)
     except YAMLError:
         return False
-    if content is None:  # there was nothing else
+    if content is None:  # the file held nothing else
         content = CommentedMap()
     if not isinstance(content, CommentedMap):
         return False
     for one in moved:
-        content.get(one.section, {}).pop(one.key, None)  # of a section in braces: it has no lines of its own
+        content.get(one.section, {}).pop(one.key, None)  # from a section in braces, whose keys have no lines
         _put(content, one)
     with draft.open("w", encoding="utf-8") as file:
         yaml.dump(content, file)
@@ -115,6 +115,6 @@ def _put(content: "CommentedMap", moved: _Moved) -> None:
 
 
 def _meaning(path: Path) -> dict[str, object]:
-    """What a file says, wherever its keys stand; a section without keys says nothing."""
+    """Content of a file regardless of its layout, without empty sections."""
     sections = in_sections(read_params_file(path))
     return {name: values for name, values in sections.items() if values}

@@ -1,16 +1,17 @@
-"""Sections that shape what is learnt: tokenizer, captions, latents, transformer."""
+"""Sections `tokenizer`, `text`, `encode`, `model`: the networks and the latents."""
 
 from itertools import pairwise
+from typing import Annotated
 
-from videomar.config.section import Resource, require, require_one_of, section
+from videomar.config.section import Resource, one_of, require, section
 
 HEADS = ("flow", "ddpm")
 CONDITIONS = ("fps", "motion", "history_noise")
 
 
-@section
+@section("tokenizer")
 class TokenizerParams:
-    """The causal video autoencoder and its training, or a ready one. Section `tokenizer`."""
+    """The causal video autoencoder and its training, or a pretrained one. Section `tokenizer`."""
 
     pretrained: str | None
     """Folder of a Cosmos tokenizer to use as it is; null = train ours. The keys below are then not used."""
@@ -27,7 +28,7 @@ class TokenizerParams:
     gradient_weight: float
     """Weight of the error of horizontal and vertical pixel differences beside the error of pixels."""
     simulated_share: float
-    """Share of each batch drawn from simulated clips, where both kinds are there."""
+    """Share of each batch drawn from simulated clips, if both kinds exist."""
     steps: int
     batch_size: int
     learning_rate: float
@@ -35,29 +36,29 @@ class TokenizerParams:
     seed: int
 
 
-@section
+@section("text")
 class TextParams:
     """The caption encoder. Section `text`."""
 
     encoder: str
     """`minilm` (packaged), `none`, or a folder holding a transformers model."""
     prefix: str
-    """Put before every caption: language models are told so what kind of text follows."""
+    """Put before every caption, for language models that expect an instruction."""
     max_tokens: int
-    """Tokens kept of a caption, those of the prefix among them, M."""
+    """Tokens kept of a caption, with those of the prefix, M."""
 
 
-@section
+@section("encode")
 class EncodeParams:
     """The latent cache. Section `encode`."""
 
-    dtype: str
+    dtype: Annotated[str, one_of("float16", "bfloat16", "float32")]
     """`float16`, `bfloat16` or `float32`."""
     moments: bool
-    """Keep the deviation of each number of the latents, too, for `train.draw_latents`: twice the bytes, and
-    only for a tokenizer whose latents have distributions, as ours."""
+    """Store the standard deviation of each latent, too, for `train.draw_latents`: twice the bytes, and only
+    for a tokenizer whose latents have distributions, as ours."""
     shard_clips: int
-    """Clips in one Parquet file, about: the files are a power of two, and clips are dealt by their keys."""
+    """Approximate clips per Parquet file: the number of files is a power of two; clips are dealt by key."""
     smaller_sizes_px: tuple[int, ...]
     """Each clip is cached at these base sizes, too, falling from below `ingest.size_px`, for stages of the
     curriculum at lower resolution."""
@@ -65,13 +66,12 @@ class EncodeParams:
     """Ray actors that hold a tokenizer."""
 
     def __post_init__(self) -> None:
-        require_one_of(self.dtype, "encode.dtype", ("float16", "bfloat16", "float32"))
         sizes = self.smaller_sizes_px
         falling = all(larger > smaller for larger, smaller in pairwise((*sizes, 0)))
         require(falling, "encode.smaller_sizes_px", list(sizes), "sizes in falling order, above 0")
 
 
-@section
+@section("model")
 class ModelParams:
     """Shape of the transformer and its diffusion head. Section `model`."""
 
@@ -89,10 +89,10 @@ class ModelParams:
     """Width of the diffusion head."""
     head_depth: int
     """Residual blocks of the diffusion head."""
-    head: str
+    head: Annotated[str, one_of(*HEADS)]
     """`flow` (rectified flow) or `ddpm` (the paper: noise prediction with learned variance)."""
     conditions: tuple[str, ...]
-    """What the network can be told besides the caption: any of `fps`, `motion`, `history_noise`."""
+    """Conditions that the network takes besides the caption: any of `fps`, `motion`, `history_noise`."""
 
     @property
     def head_dim(self) -> int:
@@ -106,7 +106,6 @@ class ModelParams:
             self.num_heads,
             f"a divisor of hidden_size {self.hidden_size}",
         )
-        require_one_of(self.head, "model.head", HEADS)
         known = len(set(self.conditions) & set(CONDITIONS)) == len(self.conditions)
         rule = f"different ones of {', '.join(CONDITIONS)}"
         require(known, "model.conditions", list(self.conditions), rule)

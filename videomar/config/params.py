@@ -1,4 +1,4 @@
-"""The whole of params.yaml, and how it is read."""
+"""Read and check params.yaml."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
-# Keys that came later, with values that mean what was before them: the files of registered models lack them,
-# and the code stored with a model reads its file by this function.
+# Keys added later, each with the value that keeps the earlier behaviour: the files of registered models lack
+# them, and the code stored with a model reads its file with this function.
 _CAME_LATER = {"samples": {"ffmpeg": "packaged"}}
 
 
 def load_params(path: Path, newer: Path | None = None) -> Params:
-    """Read and check parameters, of today's layout or of before: files of registered models stay as they are.
+    """Read and check parameters in the present or the old layout, which files of registered models may have.
 
-    Accepting both is the default, because the code stored with a model calls it with its file alone.
+    Both are accepted by default because the code stored with a model calls this with its file alone.
 
     Args:
         path: the file.
-        newer: another one, for keys that came after `path` was written, as with a registered model.
+        newer: another file, for keys that were added after `path` was written.
 
     Raises:
-        ParamsError: a file is missing, no YAML, or wrong; all problems are named at once.
+        ParamsError: a file is missing, not YAML, or invalid; all problems are named at once.
     """
     raw = read_params_file(path)
     sections, problems = _completed(raw), misplaced(raw)
@@ -54,22 +54,22 @@ def load_params(path: Path, newer: Path | None = None) -> Params:
 
 
 def load_own_params(path: Path) -> Params:
-    """Read and check the user's own file, the one that DVC reads, too: it must be of today's layout.
+    """Read and check the user's own file, which DVC reads, too; it must have the present layout.
 
     Raises:
-        ParamsError: as `load_params`; or the file is of the old layout, see `refuse_moved`.
+        ParamsError: as `load_params`, or the file has the old layout, see `refuse_moved`.
     """
     refuse_moved(read_params_file(path), path)
     return load_params(path)
 
 
 def read_params_file(path: Path) -> dict[str, Any]:
-    """What a file of parameters says, unchecked.
+    """Return the content of a parameter file, unchecked.
 
     Raises:
-        ParamsError: it is missing, no YAML, or no mapping.
+        ParamsError: it is missing, not YAML, or not a mapping.
     """
-    import yaml  # here, because a bare GPU machine runs the model without yaml and pydantic
+    import yaml  # here: a bare GPU machine runs the model without yaml and pydantic
 
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _loader())
@@ -85,7 +85,7 @@ def read_params_file(path: Path) -> dict[str, Any]:
 
 
 def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says, each key in its section, with the keys that came later."""
+    """Move each key to its section and add the keys that were added later."""
     sections = in_sections(raw)
     for name, later in _CAME_LATER.items():
         if isinstance(sections.get(name), dict):
@@ -94,7 +94,7 @@ def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _loader() -> type:
-    """PyYAML's safe loader, to which `1:1` is text: `dvc exp run --set-param` writes it without quotes."""
+    """PyYAML's safe loader that reads `1:1` as text: `dvc exp run --set-param` writes it without quotes."""
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -107,10 +107,10 @@ def _loader() -> type:
 
 
 def variants_of(params: Params) -> dict[str, tuple[Variant, Params]]:
-    """Parameters of every run of `train.runs` and `train.search`, by name; empty where there is just one run.
+    """Parameters of every run of `train.runs` and `train.search`, by name; empty for a single run.
 
     Raises:
-        ParamsError: two runs have one name, or a run has a wrong value or a key that there is not.
+        ParamsError: two runs have the same name, or a run has an invalid value or an unknown key.
     """
     train = params.train
     variants = [*train.runs, *train.search.variants(train.num_samples, train.seed)]
@@ -128,24 +128,24 @@ def variants_of(params: Params) -> dict[str, tuple[Variant, Params]]:
 
 
 def _checked(raw: object, where: str, layout: Mapping[str, str] | None = None) -> Params:
-    """All sections from what a YAML file says.
+    """Check the content of a YAML file and return all sections.
 
     Args:
         raw: each key in its section.
-        where: what the message begins with.
-        layout: problems of the file's layout, by place.
+        where: start of the message.
+        layout: problems of the file's layout by place.
 
     Raises:
-        ParamsError: something is wrong; all problems are named at once.
+        ParamsError: something is invalid; all problems are named at once.
     """
     from pydantic import ValidationError
 
     layout = layout or {}
-    problems = [f"{place}: {said}" for place, said in layout.items()]
+    problems = [f"{place}: {problem}" for place, problem in layout.items()]
     try:
         params = _adapter().validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
-        # Keys that are missing because their section is are one problem.
+        # A missing section is one problem, not one for each of its keys.
         found = [item for item in error.errors() if not layout.keys() & {*_places(_place(item["loc"]))}]
         problems += [_problem(item) for item in found]
     if problems:
@@ -155,14 +155,14 @@ def _checked(raw: object, where: str, layout: Mapping[str, str] | None = None) -
 
 @cache
 def _adapter() -> "TypeAdapter[Params]":
-    """Made once: it takes longer than a check."""
+    """Build the adapter once: that takes longer than a check."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(Params)
 
 
 def _problem(item: "ErrorDetails") -> str:
-    """One of pydantic's findings in the house's words: where, got, rule."""
+    """Format one pydantic error as `<key>: got <value>, expected <rule>`."""
     where = _place(item["loc"])
     match item["type"]:
         case "missing":
@@ -170,9 +170,11 @@ def _problem(item: "ErrorDetails") -> str:
         case "unexpected_keyword_argument":
             return f"{where}: unknown key; check its spelling against videomar/config"
         case "value_error":
-            # The rule names a list; what is read here knows which of its entries.
-            said, key = str(item["ctx"]["error"]), ".".join(x for x in item["loc"] if isinstance(x, str))
-            return where + said.removeprefix(key) if said.startswith(f"{key}.") else said
+            message, key = str(item["ctx"]["error"]), ".".join(x for x in item["loc"] if isinstance(x, str))
+            if message.startswith("got "):  # the rule of one key, which does not know its place
+                return f"{where}: {message}"
+            # A rule across keys names the list `train.curriculum`; pydantic knows the entry in it.
+            return where + message.removeprefix(key) if message.startswith(f"{key}.") else message
         case "float_type" if isinstance(item["input"], str):
             return f"{where}: got the text {item['input']!r}, expected a number; YAML wants 1.0e-4, not 1e-4"
         case _:
@@ -180,11 +182,11 @@ def _problem(item: "ErrorDetails") -> str:
 
 
 def _place(loc: Sequence[int | str]) -> str:
-    """Where in the file a finding of pydantic is."""
+    """Place in the file of a pydantic error."""
     resource = len(loc) > 1 and loc[1] in RESOURCE_KEYS.get(str(loc[0]), ())
     return ".".join(str(part) for part in ([RESOURCES, *loc] if resource else loc)) or "file"
 
 
 def _places(place: str) -> Iterator[str]:
-    """The places that hold this one, and itself."""
+    """A place and all places that contain it."""
     return accumulate(place.split("."), "{}.{}".format)

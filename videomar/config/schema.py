@@ -1,7 +1,7 @@
-"""The layout of params.yaml: its sections, and the keys of theirs that stand below `resources`.
+"""The layout of params.yaml: its sections, and which of their keys stand below `resources`.
 
-`Params` has each key in its section. The file has resources apart, so that no stage of DVC depends on them.
-Files of the old layout have them in their sections, too, as those of models that were registered then.
+`Params` has each key in its section. The file has resources separately, so that no stage of DVC depends on
+them. In the old layout, which files of registered models may have, they stand in their sections.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from videomar.config.training import TrainParams
 from videomar.errors import OldLayoutError, ParamsError
 
 
-@section
+@section("")
 class Params:
     """The whole of params.yaml."""
 
@@ -53,7 +53,7 @@ RESOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
 
 
 def in_sections(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says, each key in its section; what has no place below `resources` is left out."""
+    """Move each key of a file to its section; unknown keys below `resources` are left out."""
     found = raw.get(RESOURCES)
     below = {
         name: {key: values[key] for key in values if key in RESOURCE_KEYS[name]}
@@ -68,7 +68,7 @@ def in_sections(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def misplaced(raw: Mapping[str, Any]) -> dict[str, str]:
-    """What is wrong with `resources` itself, by place: unknown sections and keys, keys that stand twice."""
+    """Problems of `resources` itself by place: unknown sections and keys, keys that occur twice."""
     found = raw.get(RESOURCES, {})
     if not isinstance(found, Mapping):
         return {RESOURCES: f"got {found!r}, expected the sections {', '.join(RESOURCE_KEYS)}"}
@@ -83,22 +83,24 @@ def misplaced(raw: Mapping[str, Any]) -> dict[str, str]:
             rule = f"expected {' or '.join(known)}"
             problems |= {f"{where}.{key}": f"no such resource, {rule}" for key in values if key not in known}
             twice = [key for section, key in moved_keys(raw) if section == name and key in values]
-            problems |= {f"{where}.{key}": f"{name}.{key} is there as well; remove one" for key in twice}
+            problems |= {f"{where}.{key}": f"{name}.{key} exists as well; remove one" for key in twice}
     return problems
 
 
 def refuse_misplaced(raw: Mapping[str, Any], path: Path) -> None:
-    """Refuse a file whose `resources` are wrong.
+    """Refuse a file with problems in `resources`.
 
     Raises:
         ParamsError: see `misplaced`; all problems are named.
     """
     if problems := misplaced(raw):
-        raise ParamsError(f"{path}: {'; '.join(f'{place}: {said}' for place, said in problems.items())}")
+        raise ParamsError(
+            f"{path}: {'; '.join(f'{place}: {problem}' for place, problem in problems.items())}"
+        )
 
 
 def absent(raw: Mapping[str, Any]) -> dict[str, str]:
-    """Sections that a whole file lacks, by place; one of the old layout lacks none of resources."""
+    """Sections that a file lacks, by place; a file of the old layout needs no `resources`."""
     where = "take it from the file in git"
     lacking = {name: f"missing, expected a section; {where}" for name in SECTIONS if name not in raw}
     found = raw.get(RESOURCES, {})
@@ -114,7 +116,7 @@ def absent(raw: Mapping[str, Any]) -> dict[str, str]:
 
 
 def moved_keys(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Section and key of each resource that stands in its section, as in a file of before."""
+    """Section and key of each resource that stands in its section, as in the old layout."""
     return [
         (name, key)
         for name, keys in RESOURCE_KEYS.items()
@@ -128,7 +130,7 @@ def refuse_moved(raw: Mapping[str, Any], path: Path) -> None:
     """Refuse a file of the old layout.
 
     Raises:
-        OldLayoutError: keys have moved; all of them are named, each with its new place.
+        OldLayoutError: keys are at their old places; each is named with its new place.
     """
     if moved := [f"{name}.{key}: moved to {RESOURCES}.{name}.{key}" for name, key in moved_keys(raw)]:
         file = "" if path == Path("params.yaml") else f" {quote(str(path))}"
@@ -137,10 +139,10 @@ def refuse_moved(raw: Mapping[str, Any], path: Path) -> None:
 
 
 def set_keys(content: dict[str, Any], changes: Mapping[str, Mapping[str, object]]) -> None:
-    """Set keys in what a file says, each at its place there.
+    """Set keys in the content of a file, each at its place.
 
     Args:
-        content: of today's layout; may be empty.
+        content: of the present layout; may be empty.
         changes: new values by section and key.
     """
     for name, values in changes.items():

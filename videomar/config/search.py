@@ -1,4 +1,4 @@
-"""Training runs side by side: which parameters each has of its own. Keys `train.runs` and `train.search`."""
+"""Several training runs and the parameters that each overrides. Keys `train.runs` and `train.search`."""
 
 import itertools
 import math
@@ -14,14 +14,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SECTIONS = ("train", "model")
 
 
-@section
+@section("train.runs")
 class Variant:
-    """One run. An entry of `train.runs`: what it does not say is as `train` and `model` say."""
+    """One run. An entry of `train.runs`: keys that it lacks are as in sections `train` and `model`."""
 
     name: str
     """Names its folder and its run in MLflow: letters, digits, `.`, `_`, `-`."""
     train: dict[str, Any] = field(default_factory=dict)
-    """Keys of section `train` that are its own."""
+    """Keys of section `train` that it overrides."""
     model: dict[str, Any] = field(default_factory=dict)
     """The same of section `model`."""
 
@@ -31,11 +31,11 @@ class Variant:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """What is its own, by dotted key."""
+        """Its overrides by dotted key."""
         return {f"{part}.{key}": value for part in SECTIONS for key, value in getattr(self, part).items()}
 
 
-@section
+@section("train.search")
 class Range:
     """Numbers from `low` to `high`; whole ones where both ends are written without a point."""
 
@@ -49,7 +49,7 @@ class Range:
         require(self.low > 0 or not self.log, "train.search", f"low {self.low} with log", "above 0")
 
     def draw(self, source: random.Random) -> int | float:
-        """A number of the range."""
+        """Draw a number from the range."""
         if self.log:
             drawn = math.exp(source.uniform(math.log(self.low), math.log(self.high)))
         else:
@@ -58,7 +58,7 @@ class Range:
         return round(drawn) if whole else float(f"{drawn:.6g}")
 
 
-@section
+@section("train.search")
 class SearchSpace:
     """Key `train.search`: for each key of `train` and `model` the values to try, or a range to draw from."""
 
@@ -75,7 +75,7 @@ class SearchSpace:
         return {(part, key): choice for part in SECTIONS for key, choice in getattr(self, part).items()}
 
     def variants(self, num_samples: int, seed: int) -> list[Variant]:
-        """Every combination of the listed values; with a range among them, so many random draws instead."""
+        """Every combination of the listed values, or `num_samples` random draws if a range is among them."""
         keys, choices = list(self.choices), list(self.choices.values())
         if not keys:
             return []

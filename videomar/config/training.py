@@ -1,39 +1,54 @@
-"""Section of a training run."""
+"""Section `train`: one training run, and several."""
+
+from typing import Annotated
 
 from videomar.config.search import SearchSpace, Variant
-from videomar.config.section import Resource, Selection, place_of, require, require_one_of, section
+from videomar.config.section import (
+    ABOVE_0,
+    ABOVE_0_OR_NULL,
+    BELOW_1,
+    SHARE,
+    Resource,
+    Rule,
+    Selection,
+    at_least,
+    one_of,
+    require,
+    section,
+)
 
 OBJECTIVES = ("single_frame", "all_frames")
 TIMES = ("logit_normal", "uniform")
 PRECISIONS = ("float32", "bfloat16")
 AUTO = "auto"
+_SPIKE = Rule("0 (no check) or above 1", lambda value: value == 0 or value > 1)
 
 
-@section
+@section("train.curriculum")
 class CurriculumStage:
     """One stretch of training. An entry of `train.curriculum`.
 
-    The only keys with defaults in params.yaml, so that a stage stays one short line: what a stage does not
-    say is as it was before it.
+    The only keys with defaults in params.yaml, so that a stage stays one short line: a key that a
+    stage lacks changes nothing.
     """
 
-    num_latent_frames: int
+    num_latent_frames: Annotated[int, at_least(0)]
     """Latent frames of each clip that are used, T; 0 = all, 1 = still images."""
-    steps: int
+    steps: Annotated[int, at_least(1)]
     batch_size: int | str
     """Clips in one step, over all workers; `auto` = the largest power of two clips a worker and micro-batch
     within `resources.train.memory_gb`, measured before step 0 and recorded in the run's folder."""
-    size_px: int = 0
+    size_px: Annotated[int, at_least(0)] = 0
     """Size that the clips were encoded at, one of `encode`; 0 = the largest."""
     target_loss: float | None = None
     """Validation loss at which the stage ends before its `steps`; null = never."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, ABOVE_0_OR_NULL] = None
     """Highest learning rate in this stage; null = `train.learning_rate`."""
-    objective: str | None = None
+    objective: Annotated[str | None, one_of(*OBJECTIVES)] = None
     """null = `train.objective`."""
-    optimizer: str = "keep"
-    """`keep`, or `reset`: moments are forgotten and the learning rate warms up again."""
-    ema: str = "keep"
+    optimizer: Annotated[str, one_of("keep", "reset")] = "keep"
+    """`keep`, or `reset`: AdamW's moments are cleared and the learning rate warms up again."""
+    ema: Annotated[str, one_of("keep", "reset")] = "keep"
     """`keep`, or `reset`: the moving average starts again from the weights as they are."""
 
     def __post_init__(self) -> None:
@@ -43,122 +58,102 @@ class CurriculumStage:
             require(self.batch_size == AUTO, f"{where}.batch_size", self.batch_size, rule)
         else:
             require(self.batch_size >= 1, f"{where}.batch_size", self.batch_size, "at least 1")
-        require(self.steps >= 1, f"{where}.steps", self.steps, "at least 1")
-        for name in ("num_latent_frames", "size_px"):
-            require(getattr(self, name) >= 0, f"{where}.{name}", getattr(self, name), "0 or more")
-        rate = self.learning_rate
-        require(rate is None or rate > 0, f"{where}.learning_rate", rate, "above 0, or null")
-        if self.objective is not None:
-            require_one_of(self.objective, f"{where}.objective", OBJECTIVES)
-        for name in ("optimizer", "ema"):
-            require_one_of(getattr(self, name), f"{where}.{name}", ("keep", "reset"))
 
 
-@section
+@section("train")
 class TrainParams:
     """Optimisation and curriculum. Section `train`."""
 
     curriculum: tuple[CurriculumStage, ...]
     """Stages in order; the last has the full length."""
-    objective: str
-    """`single_frame` (the paper: one frame of each clip is learnt) or `all_frames` (all but the first)."""
-    learning_rate: float
+    objective: Annotated[str, one_of(*OBJECTIVES)]
+    """`single_frame` (the paper: loss of one frame of each clip) or `all_frames` (of all but the first)."""
+    learning_rate: Annotated[float, ABOVE_0]
     """Highest learning rate of AdamW."""
-    final_learning_rate_share: float
-    """Share of it that is left at the last step (cosine decay)."""
-    warmup_steps: int
-    weight_decay: float
+    final_learning_rate_share: Annotated[float, SHARE]
+    """Share of it that remains at the last step (cosine decay)."""
+    warmup_steps: Annotated[int, at_least(0)]
+    weight_decay: Annotated[float, at_least(0)]
     betas: tuple[float, float]
-    max_grad_norm: float
-    ema_decay: float
-    batch_multiplier: int
+    max_grad_norm: Annotated[float, ABOVE_0]
+    ema_decay: Annotated[float, BELOW_1]
+    batch_multiplier: Annotated[int, at_least(1)]
     """Independent draws of time and noise for each hidden token."""
-    time_distribution: str
+    time_distribution: Annotated[str, one_of(*TIMES)]
     """Where the flow head is trained between token and noise: `logit_normal` or `uniform`. DDPM: uniform."""
-    mask_ratio_min: float
+    mask_ratio_min: Annotated[float, SHARE]
     """Smallest hidden share of a target frame; drawn from a normal (mean, std), truncated to [min, 1]."""
     mask_ratio_mean: float
-    mask_ratio_std: float
-    cond_drop_prob: float
-    """Probability that a clip is trained with the null text, and with all conditions unknown."""
-    condition_drop_prob: float
-    """Probability that one of `model.conditions` is unknown to a clip, whatever becomes of its caption."""
-    history_noise: float
-    """Highest noise level, 0..1, added to the finished frames of a clip and told to the model; 0 = none."""
-    simulated_share: float
-    """Share of each batch drawn from simulated clips, where both kinds are there."""
+    mask_ratio_std: Annotated[float, at_least(0)]
+    cond_drop_prob: Annotated[float, SHARE]
+    """Probability that a clip is trained with the null text and without conditions."""
+    condition_drop_prob: Annotated[float, SHARE]
+    """Dropout probability of each of `model.conditions` for a clip, independent of its caption's dropout."""
+    history_noise: Annotated[float, BELOW_1]
+    """Highest noise level, 0..1, added to the finished frames of a clip and given to the model; 0 = none."""
+    simulated_share: Annotated[float, SHARE]
+    """Share of each batch drawn from simulated clips, if both kinds exist."""
     draw_latents: bool
-    """Draw the latents of a clip anew from their distributions whenever it is seen, instead of taking their
-    means; wants `encode.moments`."""
-    accumulation: int
-    """Micro-batches that each worker's part of a batch is worked through in, to save memory."""
-    memory_gb: Resource[float]
-    """Memory of one worker that a batch size of `auto` may fill, GB: of the device, or of the process. A run
-    whose folder has a batch size recorded keeps it."""
-    precision: str
-    """`float32`, or `bfloat16`: matrix products in it where the hardware has them, weights in float32."""
+    """Draw the latents of a clip from their distributions at each use, instead of taking their means; needs
+    `encode.moments`."""
+    accumulation: Annotated[int, at_least(1)]
+    """Micro-batches into which each worker splits its part of a batch, to save memory."""
+    memory_gb: Resource[Annotated[float, ABOVE_0]]
+    """Memory of one worker that a batch size of `auto` may use, GB: on the device, or of the process. A run
+    with a batch size recorded in its folder keeps that."""
+    precision: Annotated[str, one_of(*PRECISIONS)]
+    """`float32`, or `bfloat16`: matrix products in it where the hardware can, weights in float32."""
     activation_checkpointing: bool
     """Compute each block's activations twice instead of keeping them: less memory, a third more time."""
     compile: bool
-    """Compile the blocks with torch.compile: minutes before the first step, which must be won back."""
-    validate_every: int
-    """Steps between two validations, which the log shows and a stage's `target_loss` looks at; one more comes
-    with its last step. 0 = none."""
-    validation_clips: int
+    """Compile the blocks with torch.compile: takes minutes before the first step."""
+    validate_every: Annotated[int, at_least(0)]
+    """Steps between two validations, which the log shows and `target_loss` of a stage is compared with; its
+    last step is validated, too. 0 = none."""
+    validation_clips: Annotated[int, at_least(1)]
     """Clips of the split `val`, at most, that the validation loss is the mean of."""
-    on_bad_step: Resource[str]
+    on_bad_step: Resource[Annotated[str, one_of("stop", "skip")]]
     """At a loss that is not finite, or a spike: `stop`, or `skip` the step's update."""
-    spike_factor: float
+    spike_factor: Annotated[float, _SPIKE]
     """A spike is a loss above this multiple of the median of the stage's latest steps; 0 = no such check."""
-    max_skipped_steps: Resource[int]
-    """Skipped steps of one stage before the run stops all the same."""
-    log_every: int
-    preview_every: Resource[int]
-    """Steps between two previews, four held-out clips made by the moving average; 0 = none. What they cost is
-    the time of sampling, which no figure of speed counts."""
-    checkpoint_every: Resource[int]
-    """Steps between two checkpoints; one more belongs to the last step of every stage."""
-    keep_checkpoints: Resource[int]
+    max_skipped_steps: Resource[Annotated[int, at_least(0)]]
+    """Skipped steps of one stage after which the run stops all the same."""
+    log_every: Annotated[int, at_least(1)]
+    preview_every: Resource[Annotated[int, at_least(0)]]
+    """Steps between two previews, four held-out clips by the averaged weights; 0 = none. Their cost, the time
+    of sampling, is not counted by metrics of speed."""
+    checkpoint_every: Resource[Annotated[int, at_least(1)]]
+    """Steps between two checkpoints; the last step of every stage has one, too."""
+    keep_checkpoints: Resource[Annotated[int, at_least(1)]]
     """Newest checkpoints that are kept."""
     keep_best: Resource[bool]
-    """Keep the checkpoint of the present stage with the lowest validation loss, too. Where a checkpoint is no
-    step of `validate_every`, it is validated for that alone."""
-    num_workers: Resource[int]
+    """Keep the checkpoint of the present stage with the lowest validation loss, too. A checkpoint at another
+    step than those of `validate_every` is validated for this."""
+    num_workers: Resource[Annotated[int, at_least(1)]]
     """Ray Train workers; they share each batch."""
-    sharding: Resource[str]
+    sharding: Resource[Annotated[str, one_of("ddp", "fsdp")]]
     """`ddp`: every worker holds the whole model; `fsdp`: each holds a share of weights, their averages and
     optimizer states, for models that do not fit into one device."""
-    device: Resource[str]
+    device: Resource[Annotated[str, one_of("auto", "cpu", "cuda")]]
     """`cuda`: one GPU for each worker; `cpu`; `auto` = `cuda` where the cluster has a GPU at the start."""
-    threads_per_worker: Resource[int]
+    threads_per_worker: Resource[Annotated[int, at_least(1)]]
     seed: int
     runs: Selection[tuple[Variant, ...]]
-    """Runs side by side, each with parameters of its own; none, here and in `search` = one run of these."""
+    """Several runs, each with its overrides; none here and in `search` = one run with these parameters."""
     search: Selection[SearchSpace]
     """More such runs: every combination of the values listed, or random draws from ranges."""
-    num_samples: Selection[int]
-    """Random draws, where `search` has a range; drawn by `seed`."""
+    num_samples: Selection[Annotated[int, at_least(1)]]
+    """Random draws if `search` has a range, with `seed`."""
     select_by: Selection[str]
-    """Figure of the runs' logs by which the best becomes the candidate; the lowest wins."""
+    """Metric in the runs' logs; the run with the lowest value becomes the candidate."""
     asha: Selection[bool]
     """Stop runs early whose `select_by` is in the worse half at the first, second, fourth ... validation of
-    the last stage (ASHA, arXiv 1810.05934). Which are, depends on timing: off = each run is deterministic."""
+    the last stage (ASHA, arXiv 1810.05934). Timing decides which: off = every run is deterministic."""
 
     def __post_init__(self) -> None:
-        require_one_of(self.objective, "train.objective", OBJECTIVES)
-        require_one_of(self.time_distribution, "train.time_distribution", TIMES)
-        require_one_of(self.precision, "train.precision", PRECISIONS)
-        require_one_of(self.sharding, "resources.train.sharding", ("ddp", "fsdp"))
         both = self.compile and self.sharding == "fsdp"
         rule = "false with resources.train.sharding: fsdp: together they are untried"
         require(not both, "train.compile", True, rule)
-        require_one_of(self.device, "resources.train.device", ("auto", "cpu", "cuda"))
-        require_one_of(self.on_bad_step, "resources.train.on_bad_step", ("stop", "skip"))
-        self._check_numbers()
-        rule = "0 (no check) or above 1"
-        require(
-            self.spike_factor == 0 or self.spike_factor > 1, "train.spike_factor", self.spike_factor, rule
-        )
         rule = "false where runs have several workers"
         require(not self.asha or self.num_workers == 1, "train.asha", "true", rule)
         require(len(self.curriculum) > 0, "train.curriculum", "no stage", "at least one stage")
@@ -166,6 +161,8 @@ class TrainParams:
         require(last == 0, "train.curriculum", f"a last stage of {last} latent frames", "the full length (0)")
         size_px = self.curriculum[-1].size_px
         require(size_px == 0, "train.curriculum", f"a last stage of {size_px} pixels", "the full size (0)")
+        betas = all(0 <= beta < 1 for beta in self.betas)
+        require(betas, "train.betas", list(self.betas), "two numbers from 0 to below 1")
         parts = self.num_workers * self.accumulation
         rule = f"a multiple of num_workers x accumulation = {parts}"
         for number, stage in enumerate(self.curriculum):
@@ -177,25 +174,3 @@ class TrainParams:
             require(alone, where, stage.batch_size, fsdp)
             aims = stage.target_loss is not None and not self.validate_every
             require(not aims, "train.validate_every", 0, "above 0, as a stage has a target_loss")
-
-    def _check_numbers(self) -> None:
-        """Each number by itself."""
-        counts = ("accumulation", "validation_clips", "log_every", "checkpoint_every", "keep_checkpoints")
-        for name in (*counts, "num_samples", "batch_multiplier", "num_workers", "threads_per_worker"):
-            require(getattr(self, name) >= 1, self._place(name), getattr(self, name), "at least 1")
-        for name in ("learning_rate", "max_grad_norm", "memory_gb"):
-            require(getattr(self, name) > 0, self._place(name), getattr(self, name), "above 0")
-        numbers = ("weight_decay", "mask_ratio_std", "warmup_steps", "validate_every", "preview_every")
-        for name in (*numbers, "max_skipped_steps"):
-            require(getattr(self, name) >= 0, self._place(name), getattr(self, name), "0 or more")
-        shares = ("final_learning_rate_share", "mask_ratio_min", "simulated_share")
-        for name in (*shares, "cond_drop_prob", "condition_drop_prob"):
-            require(0 <= getattr(self, name) <= 1, self._place(name), getattr(self, name), "0 to 1")
-        for name in ("history_noise", "ema_decay"):
-            require(0 <= getattr(self, name) < 1, self._place(name), getattr(self, name), "0 to below 1")
-        fits = all(0 <= beta < 1 for beta in self.betas)
-        require(fits, "train.betas", list(self.betas), "two numbers from 0 to below 1")
-
-    @staticmethod
-    def _place(key: str) -> str:
-        return place_of("train", TrainParams, key)
