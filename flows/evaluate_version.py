@@ -13,9 +13,9 @@ from pydantic import PositiveFloat
 from flows.artifacts import show_clips, show_metrics
 from flows.pipeline import HOURS, checkout_lock, run_command
 from videomar.errors import VideomarError
+from videomar.evaluation.fingerprint import read_details, why_incomparable
 from videomar.registry.judging import FACTS, GENERATED, judge_again
 from videomar.registry.versions import find_model
-from videomar.report.facts import read_facts, unlike
 
 
 @flow(name="sample_and_evaluate")
@@ -30,7 +30,7 @@ def sample_and_evaluate(version: str = "champion", hours_per_stage: PositiveFloa
         found = find_model(version)
         out = judge_again(found, partial(run_command, hours=hours_per_stage))
         metrics = json.loads((out / "metrics/evaluate.json").read_text("utf-8"))
-        show_metrics(found, metrics, out, unlike(read_facts(out / FACTS), read_facts(FACTS)))
+        show_metrics(found, metrics, out, why_incomparable(read_details(out / FACTS), read_details(FACTS)))
         show_clips(out / GENERATED)
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from videomar.config import GateParams
 from videomar.evaluation import gate
-from videomar.evaluation.bootstrap import LOWER_IS_BETTER, NEARER_ONE_IS_BETTER, interval
+from videomar.evaluation.bootstrap import interval
 from videomar.evaluation.fingerprint import Fingerprint, environment
 from videomar.evaluation.gate import Decision, Evidence
+from videomar.evaluation.metrics.catalogue import METRICS, Metric
 
 PARAMS = GateParams(min_clips=8, confidence=0.95, margin_db=0.5, margins={"ssim": 0.03}, seed=0)
 FINGERPRINT = Fingerprint(
@@ -240,12 +241,16 @@ def test_gate_compares_a_metric_on_the_clips_that_have_it() -> None:
     assert "Not compared: simulated ssim" in " ".join(decide_promotion(candidate, champion, PARAMS).reasons)
 
 
-def test_gate_knows_which_way_metrics_of_the_catalogue_are_better() -> None:
-    from videomar.evaluation.metrics.catalogue import METRICS
-
-    sides = {"lower": LOWER_IS_BETTER, "nearer 1": NEARER_ONE_IS_BETTER}
-    for side, keys in sides.items():
-        assert {m.key for m in METRICS if m.better == side and m.per != "set"} == set(keys)
+@pytest.mark.parametrize("metric", [each for each in METRICS if each.per != "set"], ids=lambda each: each.key)
+def test_gate_knows_which_way_metrics_of_the_catalogue_are_better(metric: Metric) -> None:
+    good, bad = {"lower": (1.0, 3.0), "nearer 1": (0.9, 1.5)}.get(metric.better, (3.0, 1.0))
+    params = dataclasses.replace(PARAMS, margins={metric.key: 0.1})
+    rows, champion = evaluation(7.0, 0.1, seed=1), evaluation(spread_db=0.1)
+    better, worse = {metric.key: good}, {metric.key: bad}
+    assert decide_promotion(rows.assign(**better), champion.assign(**worse), params).promote
+    assert f"May be worse: simulated {metric.key}" in refusal(
+        decide_promotion(rows.assign(**worse), champion.assign(**better), params)
+    )
 
 
 @pytest.mark.parametrize(

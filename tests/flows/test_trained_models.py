@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.repository.test_pipeline import checkout, dvc, run, set_params
-from videomar.report.facts import read_facts, unlike
+from videomar.evaluation.fingerprint import read_details, why_incomparable
 
 pytestmark = pytest.mark.slow
 __all__ = ["checkout"]
@@ -50,7 +50,8 @@ def test_version_of_another_tokenizer_is_judged_on_latents_of_its_own(checkout: 
     """The figures of its release come out again, though the checkout has gone on to another tokenizer."""
     released = run(checkout, sys.executable, "-m", "flows.release")
     assert released.returncode == 0, released.stdout + released.stderr
-    first, facts = figures(checkout / "metrics/evaluate.json"), read_facts(checkout / "data/evaluation.json")
+    first = figures(checkout / "metrics/evaluate.json")
+    details = read_details(checkout / "data/evaluation.json")
     tokenizer = checkout / "checkpoints/tokenizer/tokenizer.safetensors"
     before = bytes_of(tokenizer)
     set_params(checkout, {"tokenizer": {"seed": 1}})
@@ -64,7 +65,7 @@ def test_version_of_another_tokenizer_is_judged_on_latents_of_its_own(checkout: 
     assert done.returncode == 0, done.stdout + done.stderr
     out = checkout / ".local/evaluations/1"
     assert figures(out / "metrics/evaluate.json") == pytest.approx(first, abs=1e-6)
-    assert unlike(read_facts(out / "data/evaluation.json"), facts) == []
+    assert why_incomparable(read_details(out / "data/evaluation.json"), details) == []
     assert list((out / "data/latents").glob("*.parquet")), "encoded by its own tokenizer"
     assert bytes_of(*kept) == before
 

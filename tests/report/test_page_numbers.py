@@ -6,7 +6,7 @@ import pytest
 
 from videomar.evaluation.metrics.catalogue import metric
 from videomar.report.compare import Comparison, Difference, compare_with_baselines, compare_with_champion
-from videomar.report.facts import fingerprint_lines, phases_of, skipped_lines, unlike
+from videomar.report.facts import fingerprint_lines, phases_of, skipped_lines
 from videomar.report.panels import metric_panels
 from videomar.report.score_table import badness, number, with_psnr
 from videomar.report.tables import gate_intervals, headline_rows, set_figures
@@ -171,9 +171,3 @@ def test_facts_are_told_with_or_without_the_file() -> None:
         {"fingerprint": {"code": "a" * 64, "libraries": {"torch": "2"}, "seeds": [0, 1]}}
     )
     assert lines == [("code", "aaaaaaaaaaaa…"), ("libraries.torch", "2"), ("seeds", "0 1")]
-
-
-def test_fingerprint_of_another_age_is_a_reason_not_to_compare() -> None:
-    assert unlike({"fingerprint": {"code": "a"}}, {}) == []
-    (reason,) = unlike({"fingerprint": {"code": "a"}}, {"fingerprint": {"code": "a"}})
-    assert "expected the keys" in reason

@@ -11,13 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from videomar.config import GateParams
+from videomar.evaluation.metrics.catalogue import METRICS
 
 _RESAMPLES = 4999
 SAME_TRUTH_DB = 1e-6
 """How far the repeat-last PSNR of a clip may differ between two evaluations of the same truth."""
-LOWER_IS_BETTER = ("feature_distance", "flicker", "exposure_shift")
-NEARER_ONE_IS_BETTER = ("motion_retained", "sharpness_kept")
-"""As the catalogue says, which needs the packages of the metrics; all others are better when higher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +106,6 @@ def paired(
 
 
 def _goodness(values: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Values turned so that more is better."""
-    if column in LOWER_IS_BETTER:
-        return -values
-    return -(values - 1).abs() if column in NEARER_ONE_IS_BETTER else values
+    """Values turned so that more is better, as gains in decibels, which no catalogue lists, are already."""
+    metrics = {metric.key: metric for metric in METRICS}
+    return metrics[column].goodness(values) if column in metrics else values

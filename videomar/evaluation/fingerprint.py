@@ -1,14 +1,15 @@
-"""What a table of scores depends on, so that unlike tables are never compared by mistake.
+"""What a table of scores depends on, so that incomparable tables are never compared by mistake.
 
-A score moves with the code and the weights that made it, with the size and number of what it was asked of,
-with the seeds, the device and the versions of libraries. Two tables are compared only where all that can move
-a score is the same; what only says where a table came from (host, time, threads) may differ and is shown.
+A score depends on the code and the weights that made it, on the size and number of clips, on the seeds, the
+device and the versions of libraries. Two tables are compared only if all of these are equal. What only says
+where a table came from (processor, threads) may differ and is shown.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomar.environment import processor_kind
@@ -20,25 +21,25 @@ if TYPE_CHECKING:
     import torch
 
 INFORMATIVE = ("processor", "threads")
-"""Keys that may differ: they move a score by rounding at most, as two runs on one machine do."""
+"""Keys that may differ: they change a score by rounding at most, as two runs on one machine do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """All that a table of scores depends on."""
+    """Everything that a table of scores depends on."""
 
     code: str
     """Hash of the code that makes the clips and the scores, see `code_hash`."""
     weights: Mapping[str, str]
     """sha256 by extractor or backbone."""
     clips: str
-    """sha256 of what was judged: ids of clips, prompts and truths, in order."""
+    """sha256 of the judged clips: ids, prompts and truths, in order."""
     split: str
-    """The part of the data that it was asked of."""
+    """The part of the data that the clips are from."""
     num_clips: int
     num_frames: int
     context_frames: tuple[int, ...]
-    """Frames given, one entry for each kind of task."""
+    """Context frames, one entry for each kind of task."""
     size_px: tuple[int, int]
     """Height and width."""
     fps: float
@@ -50,55 +51,59 @@ class Fingerprint:
     """As `environment.processor_kind` names it; before 2026-11-30 only the type, as `x86_64`."""
     threads: int
 
-    def to_json(self) -> str:
-        """The fingerprint as text that `from_json` reads."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
-
     @property
     def comparable_sha256(self) -> str:
-        """One hash of all keys that must be equal: equal hashes mean that tables may be compared."""
+        """Hash of all keys that must be equal; tables with equal hashes may be compared."""
         kept = {key: value for key, value in asdict(self).items() if key not in INFORMATIVE}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def from_json(text: str) -> Fingerprint:
-    """The fingerprint that `to_json` wrote.
+def read_details(path: Path) -> dict[str, Any]:
+    """The content of evaluation.json; empty if the file does not exist.
 
     Raises:
-        DataError: the text is none, or of a version with other keys.
+        DataError: the file is damaged.
     """
     try:
-        values: dict[str, Any] = json.loads(text)
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{path}: got {error}, expected details of the suite; run `dvc repro evaluate`"
+        ) from None
+
+
+def recorded_fingerprint(details: Mapping[str, Any]) -> Fingerprint | None:
+    """The fingerprint in evaluation.json; None if none was recorded.
+
+    Raises:
+        DataError: it has other keys, as another version of this code may have written.
+    """
+    recorded = details.get("fingerprint")
+    if recorded is None:
+        return None
+    try:
         named: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+            key: tuple(value) if isinstance(value, list) else value for key, value in recorded.items()
         }
         return Fingerprint(**named)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (TypeError, AttributeError) as error:
         raise DataError(
             f"fingerprint: got {error}, expected the keys {[field.name for field in fields(Fingerprint)]}; "
             "evaluate again"
         ) from None
 
 
-def recorded_in(facts: Mapping[str, Any]) -> Fingerprint | None:
-    """The fingerprint that evaluation.json states; None where it states none.
-
-    Raises:
-        DataError: it has other keys.
-    """
-    stated = facts.get("fingerprint")
-    return None if stated is None else from_json(json.dumps(stated))
-
-
 def differences(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[Any, Any]]:
-    """What differs, informative keys too: key, or `key.part` of a mapping, to both values."""
+    """All differing keys, informative ones included: key, or `key.part` of a mapping, to both values."""
     left, right = _flat(asdict(a)), _flat(asdict(b))
     keys = [*left, *(key for key in right if key not in left)]
     return {key: (left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)}
 
 
-def what_forbids(a: Fingerprint, b: Fingerprint) -> list[str]:
-    """Each key that differs and must not, with both values; none where tables may be compared."""
+def incomparable_keys(a: Fingerprint, b: Fingerprint) -> list[str]:
+    """Each key that must be equal and is not, with both values; empty if the tables may be compared."""
     return [
         f"{key} {_short(one)} against {_short(other)}"
         for key, (one, other) in differences(a, b).items()
@@ -106,22 +111,18 @@ def what_forbids(a: Fingerprint, b: Fingerprint) -> list[str]:
     ]
 
 
-def compare(a: Fingerprint, b: Fingerprint) -> dict[str, tuple[Any, Any]]:
-    """Refuse two tables that may not be compared; returns what differs and may.
-
-    Raises:
-        DataError: naming each key that differs and must not, with both values.
-    """
-    if against := what_forbids(a, b):
-        told = "; ".join(against)
-        raise DataError(
-            f"comparison: got {told}, expected equal fingerprints; evaluate both in one environment"
-        )
-    return differences(a, b)
+def why_incomparable(details: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """Why two runs of the suite may not be compared, in words; empty if they may, or if either is unknown."""
+    try:
+        own, other = recorded_fingerprint(details), recorded_fingerprint(others)
+    except DataError as error:
+        # A fingerprint that nobody can read forbids a comparison only with another fingerprint.
+        return [str(error)] if "fingerprint" in details and "fingerprint" in others else []
+    return incomparable_keys(own, other) if own is not None and other is not None else []
 
 
 def clips_sha256(rows: Sequence[tuple[str, str, bytes]]) -> str:
-    """Hash of what is judged: id, prompt and the truth's bytes of each clip, in their order."""
+    """Hash of the judged clips: id, prompt and truth of each, in order."""
     digest = hashlib.sha256()
     for clip_id, prompt, truth in rows:
         for part in (clip_id.encode(), prompt.encode(), truth):
@@ -130,8 +131,8 @@ def clips_sha256(rows: Sequence[tuple[str, str, bytes]]) -> str:
 
 
 def environment(device: "torch.device | str") -> dict[str, Any]:
-    """The fields of a fingerprint that are this process's own: all but weights, clips and seeds."""
-    import torch  # here, because the gate compares fingerprints without it
+    """The fields of a fingerprint that describe this process: all but weights, clips and seeds."""
+    import torch  # the gate compares fingerprints and must not need it
 
     device = torch.device(device)
     on_gpu = device.type == "cuda"
@@ -155,6 +156,6 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """A value for one line: hashes by their first digits."""
+    """A value in one line; a hash by its first digits."""
     text = "none" if value is None else str(value)
     return text[:12] if len(text) == 64 else text

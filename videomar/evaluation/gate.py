@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from videomar.config import GateParams
 from videomar.evaluation.bootstrap import Figure, interval, paired, table_of
-from videomar.evaluation.fingerprint import INFORMATIVE, Fingerprint, differences, what_forbids
+from videomar.evaluation.fingerprint import INFORMATIVE, Fingerprint, differences, incomparable_keys
 
 _BASELINES = {"continuation_untrained": "the untrained model", "continuation_linear": "a straight line"}
 
@@ -87,7 +87,7 @@ def decide_promotion(
     checks = _check_baselines(candidate, group, params)
     notes: list[str] = []
     if champion is not None:
-        against = what_stands_against(candidate, champion)
+        against = comparison_obstacles(candidate, champion)
         if against:
             told = f"Not comparable with the champion: {'; '.join(against)}."
             checks.append(_Check(False, f"{told} {not_again}".strip()))
@@ -101,12 +101,12 @@ def decide_promotion(
     return Decision(not failed, (*reasons, *notes), figures, candidate.folder, champion_evidence)
 
 
-def what_stands_against(candidate: Evidence, champion: Evidence) -> list[str]:
+def comparison_obstacles(candidate: Evidence, champion: Evidence) -> list[str]:
     """Why the two may not be compared, key by key; nothing if they may."""
     unreadable = [evidence.unreadable for evidence in (candidate, champion) if evidence.unreadable]
     if unreadable or candidate.fingerprint is None or champion.fingerprint is None:
         return unreadable
-    return what_forbids(candidate.fingerprint, champion.fingerprint)
+    return incomparable_keys(candidate.fingerprint, champion.fingerprint)
 
 
 def _notes(candidate: Evidence, champion: Evidence) -> list[str]:

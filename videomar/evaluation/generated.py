@@ -47,14 +47,14 @@ def psnr_db(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return float(psnr_by_frame(a[None], b[None])[0])
 
 
-def psnr_by_frame(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
+def psnr_by_frame(clip: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
     """PSNR of each frame by itself: (F, H, W, 3) and (F, H, W, 3) -> (F,) decibels."""
-    if a.shape != b.shape:
-        raise ValueError(f"PSNR: got shapes {a.shape} and {b.shape}, expected the same of both")
+    if clip.shape != truth.shape:
+        raise ValueError(f"PSNR: got shapes {clip.shape} and {truth.shape}, expected the same of both")
     # In whole numbers: exact, and a quarter of the memory traffic of float64.
-    squares = np.square(np.subtract(a, b, dtype=np.int32))
+    squares = np.square(np.subtract(clip, truth, dtype=np.int32))
     floor = 255.0**2 / 10 ** (PSNR_CAP_DB / 10)
-    return 10 * np.log10(255.0**2 / np.maximum(squares.reshape(len(a), -1).mean(axis=1), floor))
+    return 10 * np.log10(255.0**2 / np.maximum(squares.reshape(len(clip), -1).mean(axis=1), floor))
 
 
 def repeat_last(truth: NDArray[np.uint8], context_frames: int) -> NDArray[np.uint8]:

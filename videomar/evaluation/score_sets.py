@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from videomar.errors import DataError
 from videomar.evaluation.generated import GROUPS, ClipKinds
-from videomar.evaluation.metrics.backbone import NAME, Backbone
+from videomar.evaluation.metrics.backbone import Backbone
 from videomar.evaluation.metrics.behaviour import diversity, text_effect
+from videomar.evaluation.metrics.catalogue import BACKBONE
 from videomar.evaluation.metrics.extractors import (
     BackboneClips,
     Extractor,
@@ -35,7 +36,7 @@ def named_extractor(name: str, backbone: Backbone | None) -> Extractor:
     if name != "backbone":
         return load_extractor(Path(name))
     if backbone is None:
-        raise DataError(f"frechet: got no weights of {NAME}, expected its packages; take `random`")
+        raise DataError(f"frechet: got no weights of {BACKBONE}, expected its packages; take `random`")
     return BackboneClips(backbone)
 
 
@@ -79,7 +80,7 @@ def seed_figures(
     """Means over the few clips that are made with both prompts from every seed; keyed by group."""
     reason = ""
     if backbone is None:
-        reason = f"got no weights of {NAME}, expected its packages"
+        reason = f"got no weights of {BACKBONE}, expected its packages"
     elif seeds < 2:
         reason = f"got {seeds} seed, expected two or more; raise suite.seeds"
     if backbone is None or reason:

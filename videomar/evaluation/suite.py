@@ -19,7 +19,7 @@ from videomar.errors import DataError
 from videomar.evaluation.aggregate import drift_figures, frame_table, summarise
 from videomar.evaluation.fingerprint import Fingerprint, clips_sha256, environment
 from videomar.evaluation.generated import ClipKinds, read_facts, read_generated
-from videomar.evaluation.metrics.catalogue import load_backbone
+from videomar.evaluation.metrics.backbone import load_backbone
 from videomar.evaluation.metrics.extractors import Extractor
 from videomar.evaluation.metrics.frechet import FrechetScore
 from videomar.evaluation.score_clips import CLIP_METRICS, Judge, choose, table_of

@@ -90,11 +90,10 @@ def judge_again(version: Version, run: RunStage = run_here) -> Path:
 
 def keep_scores(version: Version, folder: Path) -> str:
     """Keep what `judge_again` left with the version's run, and a few clips; gives its key."""
-    from videomar.evaluation.fingerprint import recorded_in
-    from videomar.report.facts import read_facts
+    from videomar.evaluation.fingerprint import read_details, recorded_fingerprint
     from videomar.report.kept_clips import NAME, write_shown
 
-    fingerprint = recorded_in(read_facts(folder / FACTS))
+    fingerprint = recorded_fingerprint(read_details(folder / FACTS))
     if fingerprint is None:
         raise DataError(f"{folder / FACTS}: got no fingerprint, expected that of the scores; judge again")
     key = key_of(fingerprint)

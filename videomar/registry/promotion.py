@@ -82,10 +82,10 @@ def _find_sides(candidate: Version, best: Version, run: RunStage) -> _Sides:
     Where these may not be compared, and no others are kept that may, the champion is judged again. So is the
     candidate where its scores are not such as the pipeline makes here and now.
     """
-    from videomar.evaluation.gate import what_stands_against
+    from videomar.evaluation.gate import comparison_obstacles
 
     sides = _Sides(evidence_of(candidate), evidence_of(best))
-    against = what_stands_against(sides.candidate, sides.champion)
+    against = comparison_obstacles(sides.candidate, sides.champion)
     if not against:
         return sides
     left = [best, candidate] if _is_present(sides.candidate) else [candidate, best]
@@ -138,21 +138,20 @@ def _keys(version: Version) -> dict[str, str]:
 
 def _fingerprint_in(version: Version, folder: str) -> "tuple[Fingerprint | None, str]":
     """The fingerprint that was recorded there, if one was, and why it cannot be read, if it cannot."""
-    from videomar.evaluation.fingerprint import recorded_in
+    from videomar.evaluation.fingerprint import recorded_fingerprint
 
     try:
-        return recorded_in(facts_of(version, folder)), ""
+        return recorded_fingerprint(facts_of(version, folder)), ""
     except DataError as error:
         return None, str(error)
 
 
 def _is_present(evidence: "Evidence") -> bool:
     """Whether the scores are such as the pipeline made here last."""
-    from videomar.evaluation.fingerprint import recorded_in
-    from videomar.report.facts import read_facts
+    from videomar.evaluation.fingerprint import read_details, recorded_fingerprint
 
     try:
-        here = recorded_in(read_facts(FACTS))
+        here = recorded_fingerprint(read_details(FACTS))
     except DataError:
         return False
     given = evidence.fingerprint

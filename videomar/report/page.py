@@ -14,12 +14,13 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from videomar.evaluation.fingerprint import read_details, why_incomparable
 from videomar.evaluation.generated import ClipKinds, read_generated
 from videomar.files import atomic_write
 from videomar.report.compare import Comparison, compare_with_baselines, compare_with_champion
 from videomar.report.contents import read_contents
 from videomar.report.curves import quality_charts, read_curve, tokenizer_charts, training_charts
-from videomar.report.facts import fingerprint_lines, phases_of, read_facts, skipped_lines, unlike
+from videomar.report.facts import fingerprint_lines, phases_of, skipped_lines
 from videomar.report.galleries import (
     PLANS,
     TOKENIZER_PLANS,
@@ -115,7 +116,7 @@ def installed_versions() -> dict[str, str]:
 def _about_model(sources: ReportSources, release: Release) -> dict[str, Any]:
     """The template's names for what the candidate can do."""
     clips, rows = read_generated(sources.generated), read_scores(sources.evaluation)
-    facts, by_frame = read_facts(sources.facts), read_curve(sources.plots / "quality_by_frame.csv")
+    facts, by_frame = read_details(sources.facts), read_curve(sources.plots / "quality_by_frame.csv")
     duel = _duel(clips, rows, facts, release.opponent)
     reels = example_reels(clips, PLANS) + stretched_reels(clips)
     tokenizer_reels = example_reels(clips, TOKENIZER_PLANS)
@@ -158,7 +159,7 @@ def _duel(
 ) -> Duel:
     if opponent is None:
         return Duel("the baselines", compare_with_baselines(rows), baseline_reels(clips, rows), [])
-    refused = unlike(facts, read_facts(opponent.facts))
+    refused = why_incomparable(facts, read_details(opponent.facts))
     if refused:
         return Duel(opponent.name, [], [], refused)
     compared = compare_with_champion(rows, opponent.rows)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from tests.support.drawn_clips import moving_disc, noisy
-from videomar.evaluation.metrics.backbone import Backbone
-from videomar.evaluation.metrics.catalogue import METRICS, load_backbone, metric
+from videomar.evaluation.metrics.backbone import Backbone, load_backbone
+from videomar.evaluation.metrics.catalogue import METRICS, metric
 from videomar.evaluation.metrics.extractors import RandomClips
 from videomar.evaluation.metrics.frechet import FrechetScore
 

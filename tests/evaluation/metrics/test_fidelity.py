@@ -65,7 +65,7 @@ def test_feature_distance_is_symmetric_and_equals_a_plain_loop(backbone: Backbon
     truth = moving_disc(2, textured=True)
     clip = noisy(truth, 20)
     levels = []
-    for a, b in zip(backbone.look(clip).maps, backbone.look(truth).maps, strict=True):
+    for a, b in zip(backbone.features(clip).maps, backbone.features(truth).maps, strict=True):
         a, b = a[1].double().flatten(1).T.numpy(), b[1].double().flatten(1).T.numpy()
         levels.append(
             np.mean(
@@ -92,7 +92,7 @@ def test_pixels_are_scaled_and_sized_as_in_the_network_s_training() -> None:
 
 def test_backbone_sees_each_frame_by_itself(backbone: Backbone) -> None:
     clip = noisy(moving_disc(35), 10)
-    whole, alone = backbone.look(clip), Backbone().look(clip[33:34])
+    whole, alone = backbone.features(clip), Backbone().features(clip[33:34])
     assert torch.allclose(whole.pooled[33], alone.pooled[0], atol=1e-4)
     assert torch.allclose(whole.maps[0][33], alone.maps[0][0], atol=1e-4)
 
@@ -102,7 +102,7 @@ def test_backbone_levels_end_with_the_network_s_own_features(backbone: Backbone)
     clip = moving_disc(2)
     with torch.no_grad():
         expected = backbone._net.extract_features(prepare(clip)).mean(dim=(2, 3))
-    assert torch.allclose(backbone.look(clip).pooled, expected, atol=1e-5)
+    assert torch.allclose(backbone.features(clip).pooled, expected, atol=1e-5)
     assert len(backbone.weights_sha256) == 64
     assert weights_path().name in ("efficientnet-lite0-57934424.pth",)
 

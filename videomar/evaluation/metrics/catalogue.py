@@ -1,22 +1,22 @@
-"""Every metric in one place: what it is called, what it says, and what it must be given.
+"""Every metric in one place: its names, its meaning, which values are better, and the function it calls.
 
-The suite computes what stands here and the report explains it; nothing else lists metrics.
+The suite computes what stands here, the report explains it, and the gate takes the direction of better from
+it. The table is plain data, so that reading it imports neither torch nor OpenCV.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import pandas as pd
 
-from videomar.errors import DataError
-from videomar.evaluation.generated import psnr_by_frame
-from videomar.evaluation.metrics import behaviour, fidelity, imaging, motion
-from videomar.evaluation.metrics.backbone import NAME, Backbone
-from videomar.evaluation.metrics.extractors import frechet_of_clips
+BACKBONE = "EffNet-Lite0"
+"""The network of `backbone.py`; metrics that use it carry its name."""
+
+Values = TypeVar("Values", "pd.Series", "pd.DataFrame")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,84 +30,111 @@ class Metric:
     unit: str
     better: Literal["higher", "lower", "nearer 1", "neither"]
     per: Literal["frame", "step", "clip", "set"]
-    """One value a frame, a pair of neighbouring frames, a clip, or a whole set of clips."""
+    """One value per frame, per pair of neighbouring frames, per clip, or per set of clips."""
     explanation: str
     """One plain line."""
-    function: Callable[..., Any]
-    """Called with the inputs that it names; frames come as an array, sets of the Fréchet kind as a score."""
+    path: str
+    """MODULE.FUNCTION; the function is called with the inputs that its parameters name."""
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function that computes it."""
+        return _function(self.path)
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of the inputs, which are those of the function's parameters."""
-        return _parameters(self.function)
+        """Names of its inputs, which are those of the function's parameters."""
+        return _parameters(self.path)
 
     def missing(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
-        """What it needs and is not given, or given as None: then it is left out by name."""
+        """Names of the inputs that are absent or None; a metric with missing inputs is skipped by name."""
         return tuple(name for name in self.needs if inputs.get(name) is None)
 
     def __call__(self, inputs: Mapping[str, Any]) -> Any:
         """Its value; other inputs are ignored."""
         return self.function(**{name: inputs[name] for name in self.needs})
 
+    def goodness(self, values: Values) -> Values:
+        """Values turned so that more is better; unchanged where neither direction is."""
+        if self.better == "lower":
+            return -values
+        return -(values - 1).abs() if self.better == "nearer 1" else values
 
-@lru_cache  # it is asked for thousands of times, and takes a tenth of a millisecond
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(inspect.signature(function).parameters)
+
+@cache  # asked for thousands of times, and a signature takes a tenth of a millisecond
+def _parameters(path: str) -> tuple[str, ...]:
+    return tuple(inspect.signature(_function(path)).parameters)
 
 
-def _psnr(clip: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return psnr_by_frame(clip, truth)
+@cache
+def _function(path: str) -> Callable[..., Any]:
+    # Imported by name, not by string, so that the code hash of the scores follows these modules.
+    from videomar.evaluation import generated
+    from videomar.evaluation.metrics import behaviour, extractors, fidelity, imaging, motion
+
+    modules = {
+        "generated": generated,
+        "behaviour": behaviour,
+        "extractors": extractors,
+        "fidelity": fidelity,
+        "imaging": imaging,
+        "motion": motion,
+    }
+    module, _, name = path.partition(".")
+    function: Callable[..., Any] = getattr(modules[module], name)
+    return function
 
 
 METRICS: tuple[Metric, ...] = (
     Metric("psnr", "PSNR", "dB", "higher", "frame",
-           "how close the pixels are to the truth's; 60 = equal, a blur can do well", _psnr),
+           "how close the pixels are to the truth's; 60 = equal, a blur can do well",
+           "generated.psnr_by_frame"),
     Metric("ssim", "SSIM", "", "higher", "frame",
-           "how alike light, contrast and structure are to the truth's; 1 = equal", fidelity.ssim_by_frame),
-    Metric("feature_distance", f"{NAME} distance", "", "lower", "frame",
+           "how alike light, contrast and structure are to the truth's; 1 = equal", "fidelity.ssim_by_frame"),
+    Metric("feature_distance", f"{BACKBONE} distance", "", "lower", "frame",
            "how far the look is from the truth's to a network trained on photographs; 0 = equal",
-           fidelity.feature_distance_by_frame),
+           "fidelity.feature_distance_by_frame"),
     Metric("motion_retained", "Motion retained", "", "nearer 1", "step",
-           "motion over that of the truth; 0 = frozen, 1 = as much", behaviour.motion_retained_by_frame),
-    Metric("picture_fidelity", f"Picture fidelity ({NAME})", "", "higher", "frame",
+           "motion over that of the truth; 0 = frozen, 1 = as much", "behaviour.motion_retained_by_frame"),
+    Metric("picture_fidelity", f"Picture fidelity ({BACKBONE})", "", "higher", "frame",
            "how alike the whole frame stays to the given picture; 1 = equal, a frozen clip is best",
-           imaging.picture_fidelity_by_frame),
-    Metric("subject_fidelity", f"Subject fidelity ({NAME}, no mask)", "", "higher", "frame",
+           "imaging.picture_fidelity_by_frame"),
+    Metric("subject_fidelity", f"Subject fidelity ({BACKBONE}, no mask)", "", "higher", "frame",
            "how well what stands out in the given picture is found again anywhere in the frame; 1 = fully",
-           imaging.subject_fidelity_by_frame),
-    Metric("background_fidelity", f"Background fidelity ({NAME}, no mask)", "", "higher", "frame",
+           "imaging.subject_fidelity_by_frame"),
+    Metric("background_fidelity", f"Background fidelity ({BACKBONE}, no mask)", "", "higher", "frame",
            "how alike most places stay to the same place of the given picture; 1 = equal",
-           imaging.background_fidelity_by_frame),
+           "imaging.background_fidelity_by_frame"),
     Metric("flicker", "Flicker", "grey levels", "lower", "clip",
-           "how much still places change from frame to frame, of 255; 0 = not at all", motion.flicker),
+           "how much still places change from frame to frame, of 255; 0 = not at all", "motion.flicker"),
     Metric("motion_smoothness", "Motion smoothness (optical flow)", "", "higher", "clip",
            "how well each second frame follows from its neighbours; 1 = exactly, also if nothing moves",
-           motion.motion_smoothness),
+           "motion.motion_smoothness"),
     Metric("motion_amount", "Motion", "% of the shorter side", "neither", "clip",
-           "how far the fastest 5 % of the picture move from frame to frame", motion.motion_amount),
+           "how far the fastest 5 % of the picture move from frame to frame", "motion.motion_amount"),
     Metric("dynamic_degree", "Dynamic degree (optical flow)", "", "higher", "clip",
-           "share of clips that move clearly, by VBench's rule", motion.dynamic_degree),
+           "share of clips that move clearly, by VBench's rule", "motion.dynamic_degree"),
     Metric("sharpness", "Sharpness", "grey levels²", "higher", "frame",
-           "strength of fine detail; blur lowers it, noise raises it", imaging.sharpness_by_frame),
+           "strength of fine detail; blur lowers it, noise raises it", "imaging.sharpness_by_frame"),
     Metric("sharpness_kept", "Sharpness kept", "", "nearer 1", "frame",
            "fine detail over that of the given picture; below 1 = blurred, above = noisy",
-           imaging.sharpness_kept_by_frame),
+           "imaging.sharpness_kept_by_frame"),
     Metric("exposure", "Exposure", "", "higher", "frame",
-           "share of the frame that is neither black nor burnt out", imaging.exposure_by_frame),
+           "share of the frame that is neither black nor burnt out", "imaging.exposure_by_frame"),
     Metric("exposure_shift", "Exposure shift", "grey levels", "lower", "frame",
            "how much lighter or darker the frame is than the given picture, of 255",
-           imaging.exposure_shift_by_frame),
+           "imaging.exposure_shift_by_frame"),
     Metric("holds_together", "Holds together", "", "higher", "clip",
-           "share of clips that do not end as mush, noise, black or white", behaviour.holds_together),
+           "share of clips that do not end as mush, noise, black or white", "behaviour.holds_together"),
     Metric("frechet", "Fréchet distance", "", "lower", "set",
            "how far the clips as a whole are from real ones in features; 0 = alike, needs hundreds of clips",
-           frechet_of_clips),
-    Metric("diversity", f"Diversity over seeds ({NAME})", "", "neither", "set",
+           "extractors.frechet_of_clips"),
+    Metric("diversity", f"Diversity over seeds ({BACKBONE})", "", "neither", "set",
            "how far clips of one picture and prompt with different seeds are apart; 0 = always the same",
-           behaviour.diversity),
-    Metric("text_effect", f"Text effect ({NAME})", "", "higher", "set",
+           "behaviour.diversity"),
+    Metric("text_effect", f"Text effect ({BACKBONE})", "", "higher", "set",
            "how much more another prompt changes a clip than another seed; 0 or less = text is not heard",
-           behaviour.text_effect),
+           "behaviour.text_effect"),
 )  # fmt: skip
 """In the order of the report."""
 
@@ -115,11 +142,3 @@ METRICS: tuple[Metric, ...] = (
 def metric(key: str) -> Metric:
     """The metric of that key."""
     return next(metric for metric in METRICS if metric.key == key)
-
-
-def load_backbone(device: str) -> Backbone | None:
-    """The backbone, or None where its packages are not installed: metrics that need it are then left out."""
-    try:
-        return Backbone(device)
-    except DataError:
-        return None

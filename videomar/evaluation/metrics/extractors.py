@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from videomar.errors import DataError
-from videomar.evaluation.metrics.backbone import NAME, Backbone
+from videomar.evaluation.metrics.backbone import Backbone
+from videomar.evaluation.metrics.catalogue import BACKBONE
 from videomar.evaluation.metrics.frechet import FrechetScore, frechet_score
 
 _LEVEL = 3
@@ -46,7 +47,7 @@ class Extractor(Protocol):
 class BackboneClips:
     """Default: features of frames pooled over places, then over time, their mean and their mean change."""
 
-    name = f"{NAME} frames, mean and change"
+    name = f"{BACKBONE} frames, mean and change"
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone, self.weights_sha256 = backbone, backbone.weights_sha256
@@ -55,7 +56,7 @@ class BackboneClips:
         """(N, 224); the second half sees motion, which a mean over time does not."""
         rows = []
         for clip in clips:
-            frames = self._backbone.look(clip).maps[_LEVEL].mean(dim=(2, 3)).double()
+            frames = self._backbone.features(clip).maps[_LEVEL].mean(dim=(2, 3)).double()
             change = frames.diff(dim=0).abs().sum(dim=0) / max(1, len(frames) - 1)
             rows.append(torch.cat([frames.mean(dim=0), change]))
         return torch.stack(rows).numpy()

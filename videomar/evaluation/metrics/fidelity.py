@@ -54,7 +54,7 @@ def feature_distance_by_frame(
 
 def unit_features(clip: NDArray[np.uint8], backbone: Backbone) -> Tensor:
     """Features of each frame, (F, D), between which the squared distance is the feature distance."""
-    maps = backbone.look(clip).maps
+    maps = backbone.features(clip).maps
     scales = [(len(maps) * level[0, 0].numel()) ** -0.5 for level in maps]
     units = [functional.normalize(level, dim=1) * scale for level, scale in zip(maps, scales, strict=True)]
     return torch.cat([level.flatten(1) for level in units], dim=1)

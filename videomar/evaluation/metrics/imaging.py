@@ -89,8 +89,8 @@ def _pair(
     _greys(clip), _greys(picture[None])
     if picture.shape != clip.shape[1:]:
         raise DataError(f"picture: got {picture.shape}, expected the size of a frame, {clip.shape[1:]}")
-    looks = [backbone.look(frames) for frames in (clip, picture[None])]
-    pairs = [(look.pooled, look.maps[_LOCAL].flatten(2).transpose(1, 2)) for look in looks]
+    features = [backbone.features(frames) for frames in (clip, picture[None])]
+    pairs = [(each.pooled, each.maps[_LOCAL].flatten(2).transpose(1, 2)) for each in features]
     return pairs[0], pairs[1]
 
 
