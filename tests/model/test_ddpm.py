@@ -16,7 +16,7 @@ from torch.distributions import Normal, kl_divergence
 from tests.conftest import lively_model
 from videomar.errors import ParamsError
 from videomar.model.ddpm import DDPMHead, cosine_alpha_bars, respaced
-from videomar.model.head import Condition
+from videomar.model.head import GuidedHidden
 from videomar.seeding import step_generator
 
 CHAINS = pytest.mark.parametrize("num_steps", [1, 2, 100, 1000])
@@ -264,7 +264,7 @@ def test_variational_term_trains_the_variance_alone(head):
 @pytest.mark.parametrize("num_steps", [1, 2, 7])
 def test_samples_are_those_of_plain_floats(head, num_steps, measured):
     """Guidance 2, temperature 0.7; the network's wild first guesses meet the bound."""
-    condition = Condition(normal(3, 32), normal(3, 32, seed=1), 2.0)
+    condition = GuidedHidden(normal(3, 32), normal(3, 32, seed=1), 2.0)
     draws = normal(num_steps, 3, 4, seed=2)
     with torch.no_grad():
         drawn = head.sample(condition, 0.7, num_steps, iter(draws).__next__)
@@ -278,7 +278,7 @@ def impulses(params, num_steps, temperature):
     head.net = BestForGaussian(0.7, 0.5, num_steps)
     draws = torch.eye(num_steps, num_steps + 1, dtype=torch.float64)[..., None]
     drawn = head.sample(
-        Condition(torch.zeros(num_steps + 1, 1)), temperature, num_steps, iter(draws).__next__
+        GuidedHidden(torch.zeros(num_steps + 1, 1)), temperature, num_steps, iter(draws).__next__
     )
     return drawn[:-1, 0] - drawn[-1, 0], drawn[-1, 0]
 

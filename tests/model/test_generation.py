@@ -5,8 +5,7 @@ import torch
 
 from tests.conftest import lively_model
 from videomar.errors import DataError
-from videomar.model.generation import generate_frames
-from videomar.model.row_noise import RowNoise
+from videomar.model.generation import RowNoise, generate_frames, hidden_after
 from videomar.seeding import step_generator
 
 
@@ -43,7 +42,7 @@ def test_frames_one_by_one_are_those_of_the_clip_and_cost_what_was_asked_for(
     asked = dataclasses.replace(sampling, cfg_scale=cfg_scale)
     clip = model.generate(context(2), 5, *captions, asked, step_generator(0, 0))
     passes = trunk_passes(model)
-    frames = generate_frames(model, context(2), 5, captions, asked, step_generator(0, 0))
+    frames = generate_frames(model.trunk, model.head, context(2), 5, captions, asked, step_generator(0, 0))
     assert torch.equal(next(frames), clip[:, :, 2:3])
     one = len(passes)
     assert torch.equal(torch.cat(list(frames), 2), clip[:, :, 3:])
@@ -233,3 +232,25 @@ def test_padding_of_a_batch_copies_the_last_row():
     assert torch.equal(noise[1], noise[2])
     assert torch.equal(noise[1], noise[3])
     assert not torch.equal(noise[0], noise[1])
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 7, 16, 60, 256])
+@pytest.mark.parametrize("num_steps", [1, 2, 8, 64, 300])
+def test_reveals_sum_to_all_tokens_and_never_stall(num_tokens, num_steps):
+    hidden = num_tokens
+    for step in range(num_steps):
+        after = hidden_after(step, num_steps, num_tokens, hidden)
+        assert after < hidden or hidden == 0
+        hidden = after
+        if hidden == 0:
+            break
+    assert hidden == 0
+
+
+def test_reveals_start_slowly_and_end_fast():
+    hidden, shown = 64, []
+    for step in range(8):
+        after = hidden_after(step, 8, 64, hidden)
+        shown.append(hidden - after)
+        hidden = after
+    assert shown[0] < shown[-1]

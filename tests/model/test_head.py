@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.conftest import lively_model
 from videomar.model.ddpm import respaced
-from videomar.model.head import TIME_SCALE, Condition
+from videomar.model.head import TIME_SCALE, GuidedHidden
 from videomar.model.videomar import VideoMAR
 from videomar.seeding import step_generator
 
@@ -158,9 +158,9 @@ def test_loss_in_bfloat16_is_near_float32(params, kind, measured):
 @torch.no_grad()
 def test_guidance_of_weight_one_is_none(params, kind):
     head, hidden = lively(params, kind), normal(6, 32)
-    plain = head.sample(Condition(hidden), 1.0, 5, noise_source(6, 4))
+    plain = head.sample(GuidedHidden(hidden), 1.0, 5, noise_source(6, 4))
     guided = {
-        weight: head.sample(Condition(hidden, -hidden, weight), 1.0, 5, noise_source(6, 4))
+        weight: head.sample(GuidedHidden(hidden, -hidden, weight), 1.0, 5, noise_source(6, 4))
         for weight in (1.0, 2.0)
     }
     assert torch.equal(guided[1.0], plain)
@@ -170,7 +170,7 @@ def test_guidance_of_weight_one_is_none(params, kind):
 @KINDS
 @torch.no_grad()
 def test_temperature_zero_is_deterministic(params, kind):
-    head, condition = lively(params, kind), Condition(normal(6, 32))
+    head, condition = lively(params, kind), GuidedHidden(normal(6, 32))
     cold, other = (head.sample(condition, 0.0, 5, noise_source(6, 4, seed)) for seed in (1, 2))
     warm, warm_other = (head.sample(condition, 1.0, 5, noise_source(6, 4, seed)) for seed in (1, 2))
     assert torch.equal(cold, other)
@@ -184,7 +184,7 @@ def test_best_network_draws_the_mixture(params, kind, measured):
     head = untrained(params, kind, 2)
     head.net = BestNetwork(kind, 100)
     drawn = head.sample(
-        Condition(torch.zeros(20_000, 1)), 1.0, 100, noise_source(20_000, 2, dtype=torch.float64)
+        GuidedHidden(torch.zeros(20_000, 1)), 1.0, 100, noise_source(20_000, 2, dtype=torch.float64)
     )
     for what, error in zip(("weights", "means", "deviations"), mixture_errors(drawn), strict=True):
         measured(f"{kind}: mixture drawn with the best network, {what}", error, 0.015)
@@ -196,7 +196,7 @@ def test_trained_head_draws_the_mixture(params, kind, measured):
     head = untrained(params, kind, 2)
     train(head, lambda generator: draw_mixture(256, generator), 1000)
     with torch.no_grad():
-        drawn = head.sample(Condition(torch.ones(8000, 32)), 1.0, 100, noise_source(8000, 2))
+        drawn = head.sample(GuidedHidden(torch.ones(8000, 32)), 1.0, 100, noise_source(8000, 2))
     bounds = {"weights": 0.04, "means": 0.08, "deviations": 0.08}
     for (what, bound), error in zip(bounds.items(), mixture_errors(drawn), strict=True):
         measured(f"{kind}: mixture drawn after 1,000 training steps, {what}", error, bound)
@@ -209,7 +209,7 @@ def test_perfect_direction_reaches_the_token_in_any_number_of_steps(params):
     head.net = Told()
     token, noise = normal(6, 4), normal(6, 4, seed=1)
     for num_steps in (1, 3, 12):
-        drawn = head.sample(Condition(token - noise), 1.0, num_steps, lambda: noise)
+        drawn = head.sample(GuidedHidden(token - noise), 1.0, num_steps, lambda: noise)
         assert torch.allclose(drawn, token, atol=1e-6)
 
 
@@ -219,7 +219,7 @@ def test_guidance_extrapolates_the_direction_from_scaled_noise(params):
     head = untrained(params, "flow", 4)
     head.net = Told()
     told, untold, noise = normal(3, 6, 4)
-    drawn = head.sample(Condition(told, untold, 2.0), 0.7, 3, lambda: noise)
+    drawn = head.sample(GuidedHidden(told, untold, 2.0), 0.7, 3, lambda: noise)
     assert torch.allclose(drawn, 0.7 * noise + 2 * told - untold, atol=1e-6)
 
 
@@ -235,7 +235,7 @@ def test_flow_samples_are_those_of_plain_steps(params):
         for row, column in itertools.product(range(3), range(4)):
             plain = untold[row][column]
             tokens[row][column] += (plain + 2 * (told[row][column] - plain)) / 5
-    drawn = head.sample(Condition(hidden, null, 2.0), 0.7, 5, lambda: noise)
+    drawn = head.sample(GuidedHidden(hidden, null, 2.0), 0.7, 5, lambda: noise)
     assert torch.allclose(drawn, noise.new_tensor(tokens), rtol=0, atol=1e-6)
 
 

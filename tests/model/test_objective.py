@@ -4,10 +4,16 @@ import pytest
 import torch
 
 from tests.conftest import lively_model
-from videomar.model.conditions import forget
+from videomar.model.conditions import drop_conditions
 from videomar.model.frames import causal, complete_and_masked
-from videomar.model.masking import draw_token_mask
-from videomar.model.objective import Clips, add_history_noise, draw_frames
+from videomar.model.objective import (
+    Clips,
+    add_history_noise,
+    draw_frames,
+    draw_hidden_counts,
+    draw_target_frames,
+    draw_token_mask,
+)
 from videomar.model.patchify import patchify
 from videomar.seeding import step_generator
 
@@ -32,10 +38,10 @@ def test_all_frames_loss_of_a_frame_is_its_single_frame_loss(params, captions, h
     generator = step_generator(0, 0)
     token_mask = draw_token_mask(torch.full((12,), 4), 6, generator).unflatten(0, (3, 4))
     complete, levels = add_history_noise(tokens, 0.4 if noisy else 0.0, generator)
-    memory = model.trunk.read(captions[0], captions[1], {"motion": torch.tensor([3.0])})
+    conditioning = model.trunk.encode_text(captions[0], captions[1], {"motion": torch.tensor([3.0])})
 
     def errors(frames):
-        hidden = model.trunk.run(frames, memory)[frames.token_mask]
+        hidden = model.trunk.forward_tokens(frames, conditioning)[frames.token_mask]
         time = model.head.draw_time(len(hidden), "logit_normal", step_generator(1, 0))
         noise = torch.randn(len(hidden), 4, generator=step_generator(2, 0))
         return model.head.errors(frames.tokens[frames.token_mask], hidden, time, noise)
@@ -52,7 +58,7 @@ def test_all_frames_loss_of_a_frame_is_its_single_frame_loss(params, captions, h
         )
         only = torch.zeros_like(together.token_mask)
         only[:, 2 + target] = token_mask[:, target]  # three complete frames stand before the masked ones
-        hidden = model.trunk.run(together, memory)[only]
+        hidden = model.trunk.forward_tokens(together, conditioning)[only]
         time = model.head.draw_time(len(hidden), "logit_normal", step_generator(1, 0))
         noise = torch.randn(len(hidden), 4, generator=step_generator(2, 0))
         from_all = model.head.errors(tokens[:, target][token_mask[:, target]], hidden, time, noise)
@@ -110,19 +116,19 @@ def test_history_noise_has_the_stated_variance():
 
 def test_masked_frames_do_not_see_each_other_nor_their_complete_copy(model, captions):
     """What a masked frame is given must be what it has in generation, and nothing of the answer."""
-    tokens, memory = patchify(clips(), 1), model.trunk.read(*captions)
+    tokens, conditioning = patchify(clips(), 1), model.trunk.encode_text(*captions)
     token_mask = torch.ones(3, 4, 6, dtype=torch.bool)
-    before = model.trunk.run(complete_and_masked(tokens, tokens, token_mask, GRID), memory)
+    before = model.trunk.forward_tokens(complete_and_masked(tokens, tokens, token_mask, GRID), conditioning)
     changed = tokens.clone()
     changed[:, 2] += 1
-    after = model.trunk.run(complete_and_masked(changed, changed, token_mask, GRID), memory)
+    after = model.trunk.forward_tokens(complete_and_masked(changed, changed, token_mask, GRID), conditioning)
     assert torch.equal(before[:, [0, 1, 3, 4]], after[:, [0, 1, 3, 4]])  # complete 0, 1; masked 1, 2
     assert not torch.equal(before[:, 5], after[:, 5])  # masked 3 has frame 2 as history
 
 
 def test_conditions_are_forgotten_independently_and_as_often_as_stated():
     told = {"fps": torch.full((4000,), 8.0), "motion": torch.full((4000,), 3.0)}
-    forgotten = forget(told, 0.3, step_generator(0, 0))
+    forgotten = drop_conditions(told, 0.3, step_generator(0, 0))
     unknown = {name: values.isnan() for name, values in forgotten.items()}
     assert all(abs(gone.float().mean() - 0.3) < 0.03 for gone in unknown.values())
     assert abs((unknown["fps"] & unknown["motion"]).float().mean() - 0.09) < 0.02
@@ -143,3 +149,27 @@ def test_every_parameter_gets_a_finite_gradient(params, captions, name, head):
             continue  # the level is always known
         assert torch.isfinite(weight.grad).all(), parameter_name
         assert weight.grad.any(), parameter_name
+
+
+def test_target_frames_are_all_but_the_first():
+    target = draw_target_frames(2000, 5, step_generator(0, 0))
+    counts = torch.bincount(target, minlength=5)
+    assert counts[0] == 0
+    assert counts[1:].min() > 400
+
+
+def test_still_image_is_learnt_at_frame_zero():
+    assert draw_target_frames(3, 1, step_generator(0, 0)).tolist() == [0, 0, 0]
+
+
+def test_hidden_share_follows_the_truncated_normal():
+    counts = draw_hidden_counts(20_000, 1000, (0.7, 1.0, 0.25), step_generator(0, 0)).float() / 1000
+    assert counts.min() >= 0.7
+    assert counts.max() <= 1.0
+    # Mean of a normal (1, 0.25) truncated to [0.7, 1]: 1 - 0.25 (phi(0) - phi(1.2)) / (Phi(0) - Phi(-1.2)).
+    assert counts.mean().item() == pytest.approx(0.867, abs=0.003)
+
+
+def test_token_mask_hides_exactly_the_count():
+    counts = torch.tensor([0, 3, 16])
+    assert draw_token_mask(counts, 16, step_generator(0, 0)).sum(1).tolist() == [0, 3, 16]

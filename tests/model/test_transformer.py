@@ -12,7 +12,7 @@ from videomar.errors import DataError
 from videomar.model.frames import Frames, causal
 from videomar.model.kv_cache import KVCache
 from videomar.model.patchify import patchify, token_grid, unpatchify
-from videomar.model.rope import grid_positions, rotate, rotation
+from videomar.model.rope import grid_positions, rotate, rotation_at
 from videomar.model.videomar import VideoMAR
 from videomar.seeding import step_generator
 
@@ -40,7 +40,7 @@ def test_rope_scores_depend_on_relative_offsets_only(measured):
     dims = (8, 4, 4)
 
     def score(at, other):
-        turned = [rotate(x, rotation(torch.tensor([place]), dims)) for x, place in ((q, at), (k, other))]
+        turned = [rotate(x, rotation_at(torch.tensor([place]), dims)) for x, place in ((q, at), (k, other))]
         return (turned[0] * turned[1]).sum()
 
     near = score((1, 2, 3), (0, 1, 1))
@@ -95,14 +95,14 @@ def test_cached_frames_equal_the_whole_pass(params, captions, preset, grid, meas
     token_mask = torch.zeros(3, 4, num_tokens, dtype=torch.bool)
     token_mask[:, 3, ::2] = True
     whole = model.trunk(latents, token_mask, *captions)
-    cache, memory = KVCache(4 * num_tokens), model.trunk.read(*captions)
+    cache, conditioning = KVCache(4 * num_tokens), model.trunk.encode_text(*captions)
     for index in range(4):
         frame = Frames(
             tokens[:, index : index + 1], token_mask[:, index : index + 1], grid, torch.tensor([index])
         )
         draft = frame._replace(token_mask=torch.ones(3, 1, num_tokens, dtype=torch.bool))
-        model.trunk.run(draft, memory, cache)  # a draft leaves no trace
-        cached = model.trunk.run(frame, memory, cache)
+        model.trunk.forward_tokens(draft, conditioning, cache)  # a draft leaves no trace
+        cached = model.trunk.forward_tokens(frame, conditioning, cache)
         cache.commit(num_tokens)
         error = (cached[:, 0] - whole[:, index]).abs().max()
         measured(f"cached frame by frame = one pass ({preset}, {grid[0]}x{grid[1]} tokens)", error, 1e-5)
@@ -126,8 +126,8 @@ def test_padding_of_captions_has_no_effect(model, captions):
 
 def test_empty_caption_is_the_null_text(model, captions):
     text, mask = captions
-    dropped = model.trunk.read(text, mask, drop=torch.tensor([True, True, True]))
-    as_is = model.trunk.read(text, mask)
+    dropped = model.trunk.encode_text(text, mask, drop=torch.tensor([True, True, True]))
+    as_is = model.trunk.encode_text(text, mask)
     for (keys, _), (null_keys, _) in zip(as_is.blocks, dropped.blocks, strict=True):
         assert torch.equal(keys[2], null_keys[0])
         assert not torch.equal(keys[0], null_keys[0])
@@ -140,45 +140,49 @@ def frame_at(index, tokens):
 def test_cache_refuses_more_tokens_than_its_capacity(model, captions):
     frame = frame_at(0, patchify(clips(1), 1))
     with pytest.raises(ValueError, match="got 6 tokens, expected at most 4"):
-        model.trunk.run(frame, model.trunk.read(*captions), KVCache(4))
+        model.trunk.forward_tokens(frame, model.trunk.encode_text(*captions), KVCache(4))
 
 
 def test_cache_that_forgot_a_frame_equals_a_pass_without_it_in_one_block(params, captions, measured):
     """In one block a frame's keys hold nothing of earlier frames, so that forgetting one is exact."""
     model = lively_model(dataclasses.replace(params.model, depth=1))
-    tokens, memory, cache = patchify(clips(4), 1), model.trunk.read(*captions), KVCache(18)
+    tokens, conditioning, cache = patchify(clips(4), 1), model.trunk.encode_text(*captions), KVCache(18)
     for index in range(4):
         cache.make_room(6)
-        last = model.trunk.run(frame_at(index, tokens[:, index : index + 1]), memory, cache)
+        last = model.trunk.forward_tokens(frame_at(index, tokens[:, index : index + 1]), conditioning, cache)
         cache.commit(6)
     later = Frames(tokens[:, 1:], torch.zeros(3, 3, 6).bool(), GRID, torch.arange(1, 4))
-    times = torch.arange(3)
-    whole = model.trunk.run(later._replace(sees=times[:, None] >= times), memory)
+    positions = torch.arange(3)
+    whole = model.trunk.forward_tokens(
+        later._replace(attn_mask=positions[:, None] >= positions), conditioning
+    )
     error = (last[:, 0] - whole[:, 2]).abs().max()
     measured("cache that forgot frame 0 = pass without it (one block)", error, 1e-5)
 
 
 def test_captions_longer_than_the_network_are_refused(model):
     with pytest.raises(DataError, match="got 7 tokens, expected at most 5"):
-        model.trunk.read(torch.zeros(1, 7, 6), torch.ones(1, 7).bool())
+        model.trunk.encode_text(torch.zeros(1, 7, 6), torch.ones(1, 7).bool())
 
 
 def test_captions_may_come_without_their_padding(model, captions):
     text, mask = captions
-    padded = model.trunk.read(text[:1], mask[:1])
-    bare = model.trunk.read(text[:1, :3], mask[:1, :3])
+    padded = model.trunk.encode_text(text[:1], mask[:1])
+    bare = model.trunk.encode_text(text[:1, :3], mask[:1, :3])
     assert torch.equal(padded.mask, bare.mask)
     shown = torch.zeros(1, 2, 6, dtype=torch.bool)
     frames = causal(patchify(clips(2, 1), 1), shown, GRID)
-    assert torch.allclose(model.trunk.run(frames, padded), model.trunk.run(frames, bare), atol=1e-6)
+    assert torch.allclose(
+        model.trunk.forward_tokens(frames, padded), model.trunk.forward_tokens(frames, bare), atol=1e-6
+    )
 
 
 def test_conditions_change_the_hidden_vectors_and_dropped_rows_know_none(told_model, captions):
     def hidden(drop, **conditions):
         told = {name: torch.tensor([value]) for name, value in conditions.items()}
-        memory = told_model.trunk.read(*captions, told, torch.full((3,), drop))
+        conditioning = told_model.trunk.encode_text(*captions, told, torch.full((3,), drop))
         frames = causal(patchify(clips(2), 1), torch.zeros(3, 2, 6).bool(), GRID)
-        return told_model.trunk.run(frames, memory)
+        return told_model.trunk.forward_tokens(frames, conditioning)
 
     nothing = hidden(False)
     assert torch.equal(nothing, hidden(False, motion=math.nan, fps=math.nan))
@@ -189,10 +193,12 @@ def test_conditions_change_the_hidden_vectors_and_dropped_rows_know_none(told_mo
 
 
 def test_noise_level_of_a_frame_is_told_to_it_and_to_later_frames_only(told_model, captions):
-    memory = told_model.trunk.read(*captions)
+    conditioning = told_model.trunk.encode_text(*captions)
     frames = causal(patchify(clips(3), 1), torch.zeros(3, 3, 6).bool(), GRID)
-    none = told_model.trunk.run(frames, memory)
-    level = told_model.trunk.run(frames._replace(noise_levels=torch.tensor([[0.0, 0.5, 0.0]])), memory)
+    none = told_model.trunk.forward_tokens(frames, conditioning)
+    level = told_model.trunk.forward_tokens(
+        frames._replace(noise_levels=torch.tensor([[0.0, 0.5, 0.0]])), conditioning
+    )
     assert torch.equal(none[:, 0], level[:, 0])
     assert (none[:, 1:] - level[:, 1:]).abs().amin((0, 2, 3)).max() < 1
     assert not torch.allclose(none[:, 1], level[:, 1], atol=1e-3)

@@ -156,8 +156,8 @@ def test_laws_catch_a_leak_and_a_wrong_cache(params, captions) -> None:
     model, latents = lively_model(params.model), torch.randn(3, 4, 4, 2, 3)
     assert cache_difference(model, latents, captions) < 1e-5
     assert causality_leak(model, latents, captions) == 0
-    run = model.trunk.run
+    run = model.trunk.forward_tokens
     # A trunk that lets every frame look at every other, and so at the future.
-    model.trunk.run = lambda frames, *rest: run(frames._replace(sees=None), *rest)
+    model.trunk.forward_tokens = lambda frames, *rest: run(frames._replace(attn_mask=None), *rest)
     assert causality_leak(model, latents, captions) > 1e-3
     assert cache_difference(model, latents, captions) > 1e-3

@@ -10,8 +10,7 @@ from videomar.checkpoint import folder as checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.files import read_log
 from videomar.latents.dataset import LatentDataset
-from videomar.model.masking import draw_target_frames
-from videomar.model.objective import Clips
+from videomar.model.objective import Clips, draw_target_frames
 from videomar.seeding import step_generator
 from videomar.training.curriculum import max_steps
 from videomar.training.inputs import Splits

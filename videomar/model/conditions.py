@@ -1,4 +1,4 @@
-"""What the network is told besides the caption: numbers, each as one vector added to every token.
+"""Scalar conditions besides the caption: each number becomes one vector that is added to every token.
 
 Source: the sinusoids and two-layer network of diffusion's time embedding (arXiv 2006.11239), here for frame
 rate and motion score, as in NOVA (arXiv 2412.14169), and for the noise level of history frames, as in MAGI
@@ -38,8 +38,8 @@ class ScalarEmbed(nn.Module):
         return torch.where(values.isnan()[..., None], self.unknown, self.layers(waves))
 
 
-def forget(conditions: Conditions, probability: float, generator: torch.Generator) -> Conditions:
-    """The conditions, each (B,) with some of its numbers made unknown, independently."""
+def drop_conditions(conditions: Conditions, probability: float, generator: torch.Generator) -> Conditions:
+    """Make each number of the conditions, each (B,), unknown with this probability, independently."""
     return {
         name: torch.where(
             torch.rand(values.shape, generator=generator, device=values.device) < probability,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from videomar.config.section import require
-from videomar.model.head import Condition, DiffusionHead
+from videomar.model.head import DiffusionHead, GuidedHidden
 
 NUM_TRAIN_STEPS = 1000
 _COSINE_OFFSET = 0.008
@@ -93,7 +93,7 @@ class DDPMHead(DiffusionHead):
     outputs_per_channel = 2
 
     def draw_time(self, count: int, distribution: str, generator: torch.Generator) -> Tensor:
-        """Steps of the thousand, uniform, (count,); `distribution` is the flow head's and has no say."""
+        """Steps of the thousand, uniform, (count,); `distribution` is ignored (flow head only)."""
         return torch.randint(NUM_TRAIN_STEPS, (count,), generator=generator, device=generator.device)
 
     def predict(self, noisy: Tensor, time: Tensor, hidden: Tensor) -> Tensor:
@@ -114,24 +114,24 @@ class DDPMHead(DiffusionHead):
         return simple + _variational_bits(schedule, tokens, noisy, time, predicted.detach(), fraction)
 
     def sample(
-        self, condition: Condition, temperature: float, num_steps: int, draw: Callable[[], Tensor]
+        self, guided: GuidedHidden, temperature: float, num_steps: int, draw: Callable[[], Tensor]
     ) -> Tensor:
         """Tokens (..., P) by `num_steps` ancestral steps; the temperature scales the noise of every step.
 
         The noise at the start is not scaled, except that temperature 0 leaves no noise at all.
         """
-        schedule = respaced(num_steps, condition.hidden.device)
-        embedded = self.net.cond_embed(condition.hidden)
-        embedded_null = None if condition.null is None else self.net.cond_embed(condition.null)
+        schedule = respaced(num_steps, guided.hidden.device)
+        embedded = self.net.cond_embed(guided.hidden)
+        embedded_null = None if guided.null is None else self.net.cond_embed(guided.null)
         tokens = draw() * float(temperature > 0)
-        same = (1,) * (tokens.ndim - 1)  # all tokens are at one step, which is embedded once
+        same = (1,) * (tokens.ndim - 1)  # all tokens are at the same step: embed it once
         for place in reversed(range(num_steps)):
             index = torch.full(same, place, device=tokens.device)
             time = schedule.steps[index]
             noise, fraction = self.net(tokens, time, embedded).chunk(2, -1)
             if embedded_null is not None:
                 unguided = self.net(tokens, time, embedded_null)[..., : self.token_channels]
-                noise = torch.lerp(unguided, noise, condition.weight)
+                noise = torch.lerp(unguided, noise, guided.weight)
             mean, log_variance = _backward(schedule, tokens, index, noise, fraction, _MAX_TOKEN)
             tokens = mean
             if place > 0 and temperature > 0:
@@ -140,9 +140,12 @@ class DDPMHead(DiffusionHead):
 
 
 def _posterior_mean(schedule: Schedule, tokens: Tensor, noisy: Tensor, index: Tensor) -> Tensor:
-    """Where noisy tokens (..., P) at places (...) were a step before, given the tokens: DDPM, eq. 7."""
-    remembered = _at(schedule.noisy_weight, index, noisy) * noisy
-    return _at(schedule.token_weight, index, noisy) * tokens + remembered
+    """Mean of the tokens (..., P) one step before, given noisy and clean tokens: DDPM, eq. 7.
+
+    `index` (...) holds columns of the schedule.
+    """
+    from_noisy = _at(schedule.noisy_weight, index, noisy) * noisy
+    return _at(schedule.token_weight, index, noisy) * tokens + from_noisy
 
 
 def _backward(

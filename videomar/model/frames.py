@@ -1,4 +1,4 @@
-"""The sequence that the trunk reads: latent frames in some order, and which frames each may look at.
+"""The sequence that the trunk reads: latent frames in some order, and which frames each attends to.
 
 Source: VideoMAR (arXiv 2506.14168) for the causal order; MAGI (arXiv 2501.12389), complete teacher forcing,
 for complete and masked frames in one sequence.
@@ -13,39 +13,50 @@ from torch import Tensor
 
 
 class Frames(NamedTuple):
-    """Latent frames as the trunk reads them."""
+    """Latent frames as the trunk reads them, with the frames that each attends to."""
 
     tokens: Tensor
-    """(B, T, L, P); what stands in hidden places has no effect."""
+    """(B, T, L, P); the values of hidden tokens have no effect."""
     token_mask: Tensor
     """(B, T, L), True = hidden."""
     grid: tuple[int, int]
     """Rows and columns of tokens in a frame; their product is L."""
-    times: Tensor
-    """Time index of each frame, (T,)."""
-    sees: Tensor | None = None
-    """(T, T), True where the row's frame looks at the column's; None = at every one."""
+    positions: Tensor
+    """Index of each frame in its clip, (T,)."""
+    attn_mask: Tensor | None = None
+    """(T, T), True where the row's frame attends to the column's; None = to every one."""
     noise_levels: Tensor | None = None
     """Share of noise, 0..1, in the tokens of each frame, (B, T) or (1, T); None = no noise."""
 
 
 def causal(tokens: Tensor, token_mask: Tensor, grid: tuple[int, int], levels: Tensor | None = None) -> Frames:
-    """Clips (B, T, L, P) from frame 0 on: a frame looks at itself and at earlier ones."""
-    times = torch.arange(tokens.shape[1], device=tokens.device)
-    return Frames(tokens, token_mask, grid, times, times[:, None] >= times, levels)
+    """Return clips (B, T, L, P) from frame 0 on: a frame attends to itself and to earlier ones."""
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    return Frames(tokens, token_mask, grid, positions, positions[:, None] >= positions, levels)
 
 
 def complete_and_masked(
     complete: Tensor, tokens: Tensor, token_mask: Tensor, grid: tuple[int, int], levels: Tensor | None = None
 ) -> Frames:
-    """Complete frames 0..T-2, then frames 1..T-1 once more with hidden tokens.
+    """Return complete frames 0..T-2, followed by frames 1..T-1 once more with hidden tokens.
 
-    A complete frame looks at itself and at earlier complete ones; a masked frame at itself and at the
-    complete ones before it, which is what it has in generation. A still image is one masked frame.
+    All frames of a clip are learnt in one pass. A masked frame attends to what it has in generation: itself
+    and the complete frames before it. A complete frame must not depend on masked ones, because the cache
+    holds no such frames. For T = 4, with c = complete, m = masked, x = the row attends to the column:
+
+             c0 c1 c2 m1 m2 m3
+        c0 [  x  .  .  .  .  . ]
+        c1 [  x  x  .  .  .  . ]   causal over complete frames
+        c2 [  x  x  x  .  .  . ]
+        m1 [  x  .  .  x  .  . ]
+        m2 [  x  x  .  .  x  . ]   strictly earlier complete frames, and itself
+        m3 [  x  x  x  .  .  x ]
+
+    A still image is one masked frame.
 
     Args:
-        complete: tokens of the finished frames, with the noise of `levels`, (B, T, L, P).
-        tokens: the same without noise.
+        complete: tokens of the complete frames, with the noise of `levels`, (B, T, L, P).
+        tokens: the same without noise; the masked frames are taken from them.
         token_mask: hidden tokens of the masked frames (B, T, L), True = hidden.
         grid: rows and columns of tokens.
         levels: share of noise in `complete`, (B, T).
@@ -54,15 +65,15 @@ def complete_and_masked(
     first = min(1, num_frames - 1)
     before = torch.arange(num_frames - 1, device=device)
     learnt = torch.arange(first, num_frames, device=device)
-    times = torch.cat([before, learnt])
-    masked = torch.arange(len(times), device=device) >= len(before)
-    same = torch.eye(len(times), dtype=torch.bool, device=device)
-    sees = same | (~masked & (times[:, None] > times))
+    positions = torch.cat([before, learnt])
+    masked = torch.arange(len(positions), device=device) >= len(before)
+    same = torch.eye(len(positions), dtype=torch.bool, device=device)
+    attn_mask = same | (~masked & (positions[:, None] > positions))
     return Frames(
         torch.cat([complete[:, :-1], tokens[:, first:]], 1),
         torch.cat([torch.zeros_like(token_mask[:, :-1]), token_mask[:, first:]], 1),
         grid,
-        times,
-        sees,
+        positions,
+        attn_mask,
         None if levels is None else torch.cat([levels[:, :-1], torch.zeros_like(levels[:, first:])], 1),
     )

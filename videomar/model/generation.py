@@ -4,11 +4,11 @@ Source: VideoMAR (arXiv 2506.14168), section 3; MAR (arXiv 2406.11838) for order
 guidance; DiSA (arXiv 2505.20297) for fewer head steps in later passes.
 
 Axes: B batch, C channels, T latent frames, H W latent rows and columns, L tokens per frame, P token channels,
-r tokens revealed in a pass.
+D hidden size, r tokens revealed in a pass, R rows: B, or 2 B with guidance (the captioned ones first).
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,20 +18,16 @@ from videomar.config.models import CONDITIONS
 from videomar.errors import DataError
 from videomar.model.conditions import HISTORY_NOISE
 from videomar.model.frames import Frames
-from videomar.model.head import Condition
+from videomar.model.head import DiffusionHead, GuidedHidden
 from videomar.model.kv_cache import KVCache
 from videomar.model.linear import smallest_batch
-from videomar.model.masking import hidden_after
 from videomar.model.patchify import patchify, token_grid, unpatchify
-from videomar.model.row_noise import RowNoise, pad_rows
-from videomar.model.transformer import Memory, Trunk
-
-if TYPE_CHECKING:
-    from videomar.model.videomar import VideoMAR
+from videomar.model.transformer import Conditioning, Trunk
 
 
 def generate(
-    model: "VideoMAR",
+    trunk: Trunk,
+    head: DiffusionHead,
     context: Tensor,
     num_frames: int,
     captions: tuple[Tensor, Tensor],
@@ -39,131 +35,190 @@ def generate(
     generator: torch.Generator | Sequence[torch.Generator],
 ) -> Tensor:
     """Continue clips; see `VideoMAR.generate`. `captions` holds states (B, M, E) and mask (B, M)."""
-    patch_size = model.params.patch_size
-    made = generate_frames(model, context, num_frames, captions, sampling, generator)
-    # Joined as tokens: a decoder's last bits depend on how the latents lie in memory.
+    patch_size = trunk.params.patch_size
+    made = generate_frames(trunk, head, context, num_frames, captions, sampling, generator)
+    # Joined as tokens: a decoder's last bits depend on the memory layout of the latents.
     frames = [patchify(frame, patch_size) for frame in (context, *made)]
     return unpatchify(torch.cat(frames, 1), patch_size, token_grid(context, patch_size))
 
 
 @torch.no_grad()
 def generate_frames(
-    model: "VideoMAR",
+    trunk: Trunk,
+    head: DiffusionHead,
     context: Tensor,
     num_frames: int,
     captions: tuple[Tensor, Tensor],
     sampling: SampleParams,
     generator: torch.Generator | Sequence[torch.Generator],
 ) -> Iterator[Tensor]:
-    """The new latent frames (B, C, 1, H, W), each as soon as it is done; who stops asking stops the work."""
+    """Yield each new latent frame (B, C, 1, H, W) as it is generated; stop iterating to cancel."""
     _check_context(context, num_frames)
-    _check_told(model.params.conditions, sampling)
-    batch_size, given = len(context), context.shape[2]
-    grid = token_grid(context, model.params.patch_size)
+    _check_conditions(trunk.params.conditions, sampling)
+    patch_size, (batch_size, _, given) = trunk.params.patch_size, context.shape[:3]
+    grid = token_grid(context, patch_size)
     num_tokens = grid[0] * grid[1]
+    # Copies of the last row: a clip generated alone gets the same bits as one beside others.
     count = max(batch_size, smallest_batch(context.device))
     noise = RowNoise(generator, batch_size).padded(count)
-    text, text_mask = (pad_rows(part, count) for part in captions)
+    text, text_mask = (_pad_rows(part, count) for part in captions)
     guided = sampling.cfg_scale != 1
     session = _Session(
-        model.trunk,
+        trunk,
         grid,
-        _read_captions(model.trunk, text, text_mask, sampling, guided),
+        _encode_captions(trunk, text, text_mask, sampling, guided),
         KVCache(min(num_frames, sampling.window_frames or num_frames) * num_tokens),
         2 if guided else 1,
     )
-    for frame in patchify(pad_rows(context, count), model.params.patch_size).unbind(1):
-        session.remember(frame, 0.0)
+    for frame in patchify(_pad_rows(context, count), patch_size).unbind(1):  # (B, L, P) each
+        session.append(frame, 0.0)
     for index in range(given, num_frames):
-        frame = _unmask(model, session, noise, sampling, _temperature(sampling, index, given, num_frames))
+        frame = _unmask(head, session, noise, sampling, _temperature(sampling, index, given, num_frames))
         if index > given:
             frame = frame.clamp(-sampling.clamp, sampling.clamp)
-        yield unpatchify(frame[:batch_size, None], model.params.patch_size, grid)
+        yield unpatchify(frame[:batch_size, None], patch_size, grid)
         if index < num_frames - 1:
+            # Later frames see this one as training's frames see their history: with noise, and its level.
             level = sampling.history_noise
             mixed = torch.lerp(frame, noise.normal(*frame.shape[1:]), level) if level else frame
-            session.remember(mixed, level)
+            session.append(mixed, level)
+
+
+class RowNoise:
+    """One random generator per row: what a clip draws does not depend on the clips generated beside it."""
+
+    def __init__(self, generator: torch.Generator | Sequence[torch.Generator], count: int) -> None:
+        if isinstance(generator, torch.Generator):
+            seeds = torch.randint(2**62, (count,), generator=generator, device=generator.device)
+            generator = [torch.Generator(generator.device).manual_seed(seed) for seed in seeds.tolist()]
+        if len(generator) != count:
+            rule = "one, or one for each row"
+            raise ValueError(f"generator: got {len(generator)} for {count} rows, expected {rule}")
+        self._generators = list(generator)
+
+    @property
+    def count(self) -> int:
+        """Rows, B."""
+        return len(self._generators)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Draw standard normal noise (B, *shape)."""
+        return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in self._generators])
+
+    def orders(self, size: int) -> Tensor:
+        """Draw a permutation of `size` tokens for each row, (B, size)."""
+        return torch.stack([torch.randperm(size, generator=g, device=g.device) for g in self._generators])
+
+    def padded(self, count: int) -> "RowNoise":
+        """Return these and copies of the last row's generator, `count` in all."""
+        last = self._generators[-1]
+        copies = [last.clone_state() for _ in range(count - self.count)]
+        return RowNoise([*self._generators, *copies], self.count + len(copies))
+
+
+def _pad_rows(x: Tensor, count: int) -> Tensor:
+    """Repeat the last row of (B, ...) until there are `count` rows."""
+    missing = count - len(x)
+    return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing > 0 else x
 
 
 class _Session:
-    """The trunk over one batch of clips: its captions, its finished frames, and rows doubled for guidance."""
+    """The trunk over one batch of clips: its captions and its finished frames."""
 
     def __init__(
-        self, trunk: Trunk, grid: tuple[int, int], memory: Memory, cache: KVCache, copies: int
+        self, trunk: Trunk, grid: tuple[int, int], conditioning: Conditioning, cache: KVCache, copies: int
     ) -> None:
-        self.trunk, self.grid, self.memory, self.cache, self.copies = trunk, grid, memory, cache, copies
-        self.time = 0
+        self.trunk, self.grid, self.conditioning, self.cache = trunk, grid, conditioning, cache
+        self.copies = copies
+        """R / B."""
+        self.num_frames = 0
+        """Finished frames."""
 
-    def look(self, frame: Tensor, hidden: Tensor, copies: int, level: float = 0.0) -> Tensor:
-        """Hidden vectors (copies B, L, D) of a frame (B, L, P) with tokens (B, L) hidden; nothing is kept.
+    def forward(self, frame: Tensor, hidden: Tensor, copies: int, level: float = 0.0) -> Tensor:
+        """Return hidden vectors (copies B, L, D) of the next frame (B, L, P) with tokens (B, L) hidden.
 
-        The first copy is that with the caption; `level` is the share of noise in the frame.
+        Nothing is kept. The first copy has the caption. `level` is the share of noise in the frame.
         """
         self.cache.make_room(frame.shape[1])
         frames = Frames(
-            frame.repeat(copies, 1, 1)[:, None],
-            hidden.repeat(copies, 1)[:, None],
+            frame.repeat(copies, 1, 1)[:, None],  # (R, 1, L, P)
+            hidden.repeat(copies, 1)[:, None],  # (R, 1, L)
             self.grid,
-            torch.tensor([self.time], device=frame.device),
+            torch.tensor([self.num_frames], device=frame.device),
             noise_levels=torch.tensor([[level]], device=frame.device),
         )
-        return self.trunk.run(frames, self.memory.rows(copies * len(frame)), self.cache)[:, 0]
+        conditioning = self.conditioning.first_rows(copies * len(frame))
+        return self.trunk.forward_tokens(frames, conditioning, self.cache)[:, 0]
 
-    def remember(self, frame: Tensor, level: float) -> None:
-        """Read a finished frame (B, L, P) and keep its keys and values."""
+    def append(self, frame: Tensor, level: float) -> None:
+        """Append a finished frame (B, L, P): its keys and values stay in the cache."""
         nothing = torch.zeros(frame.shape[:2], dtype=torch.bool, device=frame.device)
-        self.look(frame, nothing, self.copies, level)
+        self.forward(frame, nothing, self.copies, level)
         self.cache.commit(frame.shape[1])
-        self.time += 1
+        self.num_frames += 1
 
 
 def _unmask(
-    model: "VideoMAR", session: _Session, noise: RowNoise, sampling: SampleParams, temperature: float
+    head: DiffusionHead, session: _Session, noise: RowNoise, sampling: SampleParams, temperature: float
 ) -> Tensor:
-    """One new frame (B, L, P), revealed in random order over `num_unmask_steps` passes."""
-    num_tokens, channels = session.grid[0] * session.grid[1], model.head.token_channels
-    order = noise.orders(num_tokens)
-    frame = torch.zeros(*order.shape, channels, device=order.device)
-    hidden = torch.ones_like(order, dtype=torch.bool)
+    """Generate a frame (B, L, P): its tokens are revealed in random order over `num_unmask_steps` passes."""
+    num_tokens = session.grid[0] * session.grid[1]
+    reveal_order = noise.orders(num_tokens)  # (B, L), read from the end: the last r still hidden come next
+    frame = torch.zeros(*reveal_order.shape, head.token_channels, device=reveal_order.device)  # (B, L, P)
+    hidden = torch.ones_like(reveal_order, dtype=torch.bool)  # (B, L)
     left, step = num_tokens, 0
     while left:
         after = hidden_after(step, sampling.num_unmask_steps, num_tokens, left)
-        index = order[:, after:left]
+        index = reveal_order[:, after:left]  # (B, r)
         weight = _guidance_weight(sampling, 1 - after / num_tokens)
-        seen = session.look(frame, hidden, 1 if weight == 1 else session.copies)
-        shown = torch.take_along_dim(seen, index.repeat(len(seen) // len(index), 1)[..., None], 1)
-        tokens = _draw(model, shown, weight, temperature, _head_steps(sampling, step), noise)
+        # Without guidance in this pass only the captioned copy is computed.
+        vectors = session.forward(frame, hidden, 1 if weight == 1 else session.copies)  # (R, L, D)
+        index_by_row = index.repeat(len(vectors) // len(index), 1)[..., None]  # (R, r, 1)
+        shown = torch.take_along_dim(vectors, index_by_row, 1)  # (R, r, D)
+        tokens = _sample_tokens(head, shown, weight, temperature, _head_steps(sampling, step), noise)
         frame = frame.scatter(1, index[..., None].expand_as(tokens), tokens)
         hidden = hidden.scatter(1, index, False)
         left, step = after, step + 1
     return frame
 
 
-def _draw(
-    model: "VideoMAR", shown: Tensor, weight: float, temperature: float, steps: int, noise: RowNoise
+def _sample_tokens(
+    head: DiffusionHead, shown: Tensor, weight: float, temperature: float, steps: int, noise: RowNoise
 ) -> Tensor:
-    """Tokens (B, r, P) from hidden vectors (copies B, r, D) of the places to reveal."""
+    """Sample tokens (B, r, P) from the hidden vectors (R, r, D) of the tokens to reveal."""
 
     def draw() -> Tensor:
-        return noise.normal(shown.shape[1], model.head.token_channels)
+        return noise.normal(shown.shape[1], head.token_channels)
 
-    first, *null = shown.split(noise.count)
-    condition = Condition(first, null[0] if null else None, weight)
-    return model.head.sample(condition, temperature, steps, draw)
+    captioned, *null = shown.split(noise.count)
+    guided = GuidedHidden(captioned, null[0] if null else None, weight)
+    return head.sample(guided, temperature, steps, draw)
 
 
-def _read_captions(
+def hidden_after(step: int, num_steps: int, num_tokens: int, hidden: int) -> int:
+    """Tokens still hidden after pass `step` of `num_steps`, when `hidden` were before it.
+
+    The cosine schedule of MAR, held between 1 and hidden - 1 so that every pass reveals something; the last
+    pass reveals the rest.
+    """
+    if step == num_steps - 1 or hidden <= 1:
+        return 0
+    planned = math.floor(num_tokens * math.cos(math.pi / 2 * (step + 1) / num_steps))
+    return max(1, min(planned, hidden - 1))
+
+
+def _encode_captions(
     trunk: Trunk, text: Tensor, text_mask: Tensor, sampling: SampleParams, guided: bool
-) -> Memory:
-    """Captions and conditions of all rows; with guidance the same rows follow once more without both."""
-    told = {name: getattr(sampling, name) for name in CONDITIONS if name != HISTORY_NOISE}
+) -> Conditioning:
+    """Encode captions and conditions of all rows; with guidance the same rows follow without both."""
+    values = {name: getattr(sampling, name) for name in CONDITIONS if name != HISTORY_NOISE}
     conditions = {
-        name: torch.tensor([value], device=text.device) for name, value in told.items() if value is not None
+        name: torch.tensor([value], device=text.device) for name, value in values.items() if value is not None
     }
     if not guided:
-        return trunk.read(text, text_mask, conditions)
+        return trunk.encode_text(text, text_mask, conditions)
     drop = torch.arange(2, device=text.device).repeat_interleave(len(text)) == 1
-    return trunk.read(text.repeat(2, 1, 1), text_mask.repeat(2, 1), conditions, drop)
+    return trunk.encode_text(text.repeat(2, 1, 1), text_mask.repeat(2, 1), conditions, drop)
 
 
 def _guidance_weight(sampling: SampleParams, revealed: float) -> float:
@@ -184,12 +239,12 @@ def _temperature(sampling: SampleParams, index: int, given: int, num_frames: int
     return sampling.temperature + (sampling.final_temperature - sampling.temperature) * share
 
 
-def _check_told(known: Sequence[str], sampling: SampleParams) -> None:
+def _check_conditions(known: Sequence[str], sampling: SampleParams) -> None:
     for name in CONDITIONS:
         value = getattr(sampling, name)
         if value not in (None, 0.0 if name == HISTORY_NOISE else None) and name not in known:
             raise DataError(
-                f"sample.{name}: got {value}, expected none: this model was not trained to be told; "
+                f"sample.{name}: got {value}, expected none: this model was trained without this condition; "
                 f"add {name} to model.conditions and train"
             )
 
@@ -204,5 +259,5 @@ def _check_context(context: Tensor, num_frames: int) -> None:
     if wrong:
         raise DataError(
             f"context: got {wrong} values of {context.numel()} that are not finite, expected none; "
-            "look at the picture and the tokenizer it came from"
+            "check the picture and the tokenizer it came from"
         )

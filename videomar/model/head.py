@@ -24,15 +24,15 @@ LAYER_NORM_EPS = 1e-6
 TIME_SCALE = 1000.0
 
 
-class Condition(NamedTuple):
-    """What tokens are drawn from: their hidden vectors (..., D) with and without the caption, and the weight.
-
-    `null` is None where there is no guidance; `weight` is then not used.
-    """
+class GuidedHidden(NamedTuple):
+    """Hidden vectors that tokens are sampled from, and the strength of guidance."""
 
     hidden: Tensor
+    """With the caption, (..., D)."""
     null: Tensor | None = None
+    """Without the caption, (..., D); None = no guidance."""
     weight: float = 1.0
+    """Guidance weight; not used without `null`."""
 
 
 def sinusoid(time: Tensor, channels: int = SINUSOID_CHANNELS) -> Tensor:
@@ -67,7 +67,7 @@ class HeadBlock(nn.Module):
 
 
 class HeadNetwork(nn.Module):
-    """MLP on a noisy token, told the time and the token's hidden vector. Remembers its weights only."""
+    """MLP on a noisy token, conditioned on the time and the token's hidden vector."""
 
     def __init__(self, params: ModelParams, token_channels: int, outputs: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class HeadNetwork(nn.Module):
 
 
 class DiffusionHead(nn.Module, ABC):
-    """What both heads have: the network, a training error for each token, and a way to draw tokens."""
+    """Common base of both heads: the network, a training error per token, and sampling of tokens."""
 
     outputs_per_channel = 1
 
@@ -113,7 +113,7 @@ class DiffusionHead(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, noisy: Tensor, time: Tensor, hidden: Tensor) -> Tensor:
-        """What the network says of noisy tokens (n, P) at times (n,), given hidden vectors (n, D)."""
+        """Output of the network for noisy tokens (n, P) at times (n,), given hidden vectors (n, D)."""
 
     @abstractmethod
     def errors(self, tokens: Tensor, hidden: Tensor, time: Tensor, noise: Tensor) -> Tensor:
@@ -121,15 +121,15 @@ class DiffusionHead(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self, condition: Condition, temperature: float, num_steps: int, draw: Callable[[], Tensor]
+        self, guided: GuidedHidden, temperature: float, num_steps: int, draw: Callable[[], Tensor]
     ) -> Tensor:
-        """Tokens (..., P); given as (B, r, P), those of a clip do not depend on the clips beside it.
+        """Sample tokens (..., P); as (B, r, P), those of a clip do not depend on the other clips.
 
         Args:
-            condition: hidden vectors, and how strong the caption's part in them is made.
+            guided: hidden vectors, and how strongly they are guided by the caption.
             temperature: scale of the noise; 1 = as trained, 0 = the same tokens whatever the noise.
             num_steps: evaluations of the network.
-            draw: gives standard normal noise (..., P), other at every call.
+            draw: returns standard normal noise (..., P), different at every call.
         """
 
     def losses(self, tokens: Tensor, hidden: Tensor, distribution: str, generator: torch.Generator) -> Tensor:
@@ -162,18 +162,18 @@ class FlowHead(DiffusionHead):
         return (self.predict(noisy, time, hidden) - (tokens - noise)).square().mean(-1)
 
     def sample(
-        self, condition: Condition, temperature: float, num_steps: int, draw: Callable[[], Tensor]
+        self, guided: GuidedHidden, temperature: float, num_steps: int, draw: Callable[[], Tensor]
     ) -> Tensor:
         """Tokens (..., P) by Euler steps from time 1 to 0; the temperature scales the starting noise."""
-        embedded = self.net.cond_embed(condition.hidden)
-        embedded_null = None if condition.null is None else self.net.cond_embed(condition.null)
+        embedded = self.net.cond_embed(guided.hidden)
+        embedded_null = None if guided.null is None else self.net.cond_embed(guided.null)
         tokens = temperature * draw()
-        same = (1,) * (tokens.ndim - 1)  # all tokens are at one time, which is embedded once
+        same = (1,) * (tokens.ndim - 1)  # all tokens are at the same time: embed it once
         for now, then in itertools.pairwise(torch.linspace(1, 0, num_steps + 1).tolist()):
             time = torch.full(same, now * TIME_SCALE, device=tokens.device)
             direction = self.net(tokens, time, embedded)
             if embedded_null is not None:
                 unguided = self.net(tokens, time, embedded_null)
-                direction = torch.lerp(unguided, direction, condition.weight)
+                direction = torch.lerp(unguided, direction, guided.weight)
             tokens = tokens + (now - then) * direction
         return tokens

@@ -1,8 +1,9 @@
-"""What one training step asks of the network: which frames are learnt, what is hidden, what is known.
+"""The training objective: which frames of a batch are learnt, which tokens are hidden, and the loss by frame.
 
 Source: VideoMAR (arXiv 2506.14168), next-frame diffusion loss, for `single_frame`; MAGI (arXiv 2501.12389),
-complete teacher forcing, for `all_frames`. A masked frame is learnt under the same conditions in both: the
-loss of frame k is the same for the same hidden tokens and noise.
+complete teacher forcing, for `all_frames`; MAR (arXiv 2406.11838), section 3.4, for the share of hidden
+tokens. A masked frame is learnt under the same conditions in both objectives: the loss of frame k is the same
+for the same hidden tokens and noise.
 
 Axes: B batch, C channels, T latent frames, H W latent rows and columns, L tokens per frame, P token channels,
 M caption tokens, E caption channels.
@@ -16,11 +17,10 @@ from torch import Tensor
 
 from videomar.config import TrainParams
 from videomar.model.frames import Frames, causal, complete_and_masked
-from videomar.model.masking import draw_hidden_counts, draw_target_frames, draw_token_mask
 
 
 class Clips(NamedTuple):
-    """A batch to learn from."""
+    """A batch of clips to train on."""
 
     latents: Tensor
     """Normalised latents (B, C, T, H, W)."""
@@ -33,29 +33,29 @@ class Clips(NamedTuple):
 
 
 class FrameLosses(NamedTuple):
-    """What is learnt from, and where in the clips it comes from."""
+    """The loss of a batch, and its errors by frame of the clips."""
 
     mean: Tensor
-    """Mean error of the hidden tokens, a scalar; the one that has a gradient."""
+    """Mean error of the hidden tokens, a scalar; the only field with a gradient."""
     sums: Tensor
     """Sum of the errors of the hidden tokens of each frame of the clips, (T,)."""
     counts: Tensor
-    """How many hidden tokens that is, (T,)."""
+    """Number of hidden tokens of each frame, (T,)."""
 
 
 def frame_losses(errors: Tensor, frames: Frames, num_frames: int) -> FrameLosses:
-    """Errors (R n,) of the n hidden tokens, each learnt R times, by the frame of the clip they lie in."""
-    index = frames.times[:, None].expand_as(frames.token_mask)[frames.token_mask]
-    of_token = errors.detach().view(-1, len(index)).mean(0)
-    sums = of_token.new_zeros(num_frames).index_add_(0, index, of_token)
-    counts = of_token.new_zeros(num_frames).index_add_(0, index, torch.ones_like(of_token))
+    """Sum errors (R n,) of the n hidden tokens, each learnt R times, by frame of the clip."""
+    index = frames.positions[:, None].expand_as(frames.token_mask)[frames.token_mask]
+    token_errors = errors.detach().view(-1, len(index)).mean(0)
+    sums = token_errors.new_zeros(num_frames).index_add_(0, index, token_errors)
+    counts = token_errors.new_zeros(num_frames).index_add_(0, index, torch.ones_like(token_errors))
     return FrameLosses(errors.mean(), sums, counts)
 
 
 def draw_frames(
     tokens: Tensor, grid: tuple[int, int], params: TrainParams, generator: torch.Generator
 ) -> Frames:
-    """The sequence to learn from clips (B, T, L, P); the places it hides are those that are learnt."""
+    """Draw the sequence to train on from clips (B, T, L, P); its hidden tokens are those that are learnt."""
     if params.objective == "all_frames":
         token_mask = _draw_mask(tokens, params, generator)
         complete, levels = add_history_noise(tokens, params.history_noise, generator)
@@ -74,7 +74,7 @@ def draw_frames(
 def add_history_noise(
     tokens: Tensor, highest: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """Frames (B, T, L, P), each mixed with noise of a level of its own, and the levels (B, T).
+    """Return frames (B, T, L, P), each mixed with noise of its own level, and the levels (B, T).
 
     Levels are uniform in 0..highest. The mixture is that of rectified flow: (1 - level) tokens + level noise.
     """
@@ -85,8 +85,34 @@ def add_history_noise(
     return torch.lerp(tokens, noise, levels[..., None, None]), levels
 
 
+def draw_target_frames(batch_size: int, num_frames: int, generator: torch.Generator) -> Tensor:
+    """Draw the frame to learn in each clip, (B,): uniform over all but the first; 0 for still images."""
+    if num_frames == 1:
+        return torch.zeros(batch_size, dtype=torch.long, device=generator.device)
+    return torch.randint(1, num_frames, (batch_size,), generator=generator, device=generator.device)
+
+
+def draw_hidden_counts(
+    count: int, tokens_per_frame: int, ratio: tuple[float, float, float], generator: torch.Generator
+) -> Tensor:
+    """Draw the number of hidden tokens of each masked frame, (count,): ceil(L r).
+
+    `ratio` holds the smallest r, and mean and deviation of the normal that is truncated to [smallest, 1].
+    """
+    smallest, mean, std = ratio
+    drawn = torch.empty(count, device=generator.device)
+    torch.nn.init.trunc_normal_(drawn, mean, std, smallest, 1.0, generator=generator)
+    return (drawn * tokens_per_frame).ceil().long()
+
+
+def draw_token_mask(counts: Tensor, tokens_per_frame: int, generator: torch.Generator) -> Tensor:
+    """Hide `counts` random tokens of each row: (B, L), True = hidden."""
+    order = torch.rand(len(counts), tokens_per_frame, generator=generator, device=counts.device).argsort(1)
+    return order.argsort(1) < counts[:, None]
+
+
 def _draw_mask(tokens: Tensor, params: TrainParams, generator: torch.Generator) -> Tensor:
-    """Hidden places (B, T, L) of every frame, drawn for each by itself."""
+    """Draw hidden tokens (B, T, L), for each frame independently."""
     batch_size, num_frames, tokens_per_frame = tokens.shape[:3]
     counts = draw_hidden_counts(
         batch_size * num_frames,

@@ -22,13 +22,13 @@ class Rotation(NamedTuple):
     halves: list[int]
 
 
-def grid_positions(times: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Integer (time, row, column) of every token, (S, 3): frames at `times` (T,), each row by row."""
-    rows, columns = (torch.arange(size, device=times.device) for size in grid)
-    return torch.cartesian_prod(times, rows, columns)
+def grid_positions(frames: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Integer (time, row, column) of every token, (S, 3); `frames` (T,) holds indices of frames."""
+    rows, columns = (torch.arange(size, device=frames.device) for size in grid)
+    return torch.cartesian_prod(frames, rows, columns)
 
 
-def rotation(positions: Tensor, axis_dims: tuple[int, int, int]) -> Rotation:
+def rotation_at(positions: Tensor, axis_dims: tuple[int, int, int]) -> Rotation:
     """Rotation of tokens at `positions` (S, 3), for heads whose channels are split as `axis_dims`."""
     cos, sin = [], []
     for axis, dim in enumerate(axis_dims):
@@ -40,9 +40,10 @@ def rotation(positions: Tensor, axis_dims: tuple[int, int, int]) -> Rotation:
     return Rotation(torch.cat(cos, -1), torch.cat(sin, -1), [dim // 2 for dim in axis_dims])
 
 
-def rotate(x: Tensor, by: Rotation) -> Tensor:
-    """Turn queries or keys (B, N, S, K); scores then depend on relative positions only."""
-    parts = x.split([half for half in by.halves for _ in range(2)], -1)
-    # Every channel's partner in its place: the halves of each axis change places.
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate queries or keys (B, N, S, K); scores then depend on relative positions only."""
+    parts = x.split([half for half in rotation.halves for _ in range(2)], -1)
+    # Rotating the pair (x, y) needs x cos - y sin and y cos + x sin: exchanging the halves of each axis puts
+    # every channel's partner in its place. The signs are in `sin`.
     partners = torch.cat([part for pair in zip(parts[1::2], parts[::2], strict=True) for part in pair], -1)
-    return x * by.cos.to(x.dtype) + partners * by.sin.to(x.dtype)
+    return x * rotation.cos.to(x.dtype) + partners * rotation.sin.to(x.dtype)

@@ -19,25 +19,25 @@ from videomar.model.frames import Frames, causal
 from videomar.model.kv_cache import KVCache
 from videomar.model.linear import Linear
 from videomar.model.patchify import patchify, token_grid
-from videomar.model.rope import grid_positions, rotation
+from videomar.model.rope import grid_positions, rotation_at
 
 FINAL_NORM_EPS = 1e-6
 
 
-class Memory(NamedTuple):
-    """What is said of clips, as every block needs it."""
+class Conditioning(NamedTuple):
+    """Text keys and values and condition embedding, computed once per clip and used by every pass over it."""
 
-    blocks: list[tuple[Tensor, Tensor]]
+    text: list[tuple[Tensor, Tensor]]
     """Keys and values (B, N, M, K) of the captions, per block."""
-    mask: Tensor
+    text_mask: Tensor
     """Real caption tokens (B, 1, 1, M), True = real."""
-    told: Tensor
+    embedding: Tensor
     """Sum of the conditions' vectors (B, 1, 1, D), which is added to every token."""
 
-    def rows(self, count: int) -> "Memory":
-        """That of the first `count` clips."""
-        blocks = [(keys[:count], values[:count]) for keys, values in self.blocks]
-        return Memory(blocks, self.mask[:count], self.told[:count])
+    def first_rows(self, count: int) -> "Conditioning":
+        """Return the conditioning of the first `count` clips."""
+        text = [(keys[:count], values[:count]) for keys, values in self.text]
+        return Conditioning(text, self.text_mask[:count], self.embedding[:count])
 
 
 class Trunk(nn.Module):
@@ -71,16 +71,16 @@ class Trunk(nn.Module):
         """
         patch_size = self.params.patch_size
         frames = causal(patchify(latents, patch_size), token_mask, token_grid(latents, patch_size))
-        return self.run(frames, self.read(text, text_mask))
+        return self.forward_tokens(frames, self.encode_text(text, text_mask))
 
-    def read(
+    def encode_text(
         self,
         text: Tensor,
         text_mask: Tensor,
         conditions: Conditions | None = None,
         drop: Tensor | None = None,
-    ) -> Memory:
-        """Captions and conditions as all passes over the clips need them, computed once.
+    ) -> Conditioning:
+        """Encode captions and conditions, once for all passes over the clips.
 
         Args:
             text: caption states (B, M, E); fewer than the network's M are padded.
@@ -101,37 +101,42 @@ class Trunk(nn.Module):
         states = torch.where(empty[:, None, None], self.null_text.to(states.dtype), states)
         mask = F.pad(text_mask, (0, most - text.shape[1])) | empty[:, None]
         blocks = cast("list[Block]", list(self.blocks))
-        told = self._read_conditions(conditions or {}, drop)
-        return Memory([block.attn2.read(states) for block in blocks], mask[:, None, None], told)
+        embedding = self._embed_conditions(conditions or {}, drop)
+        text_by_block = [block.attn2.project_text(states) for block in blocks]
+        return Conditioning(text_by_block, mask[:, None, None], embedding)
 
-    def _read_conditions(self, conditions: Conditions, drop: Tensor) -> Tensor:
-        """Sum of the vectors of all conditions of a clip that the network knows, (B, 1, 1, D)."""
-        told = torch.zeros(len(drop), self.params.hidden_size, device=drop.device)
+    def _embed_conditions(self, conditions: Conditions, drop: Tensor) -> Tensor:
+        """Sum of the vectors of all conditions of a clip that the network was built with, (B, 1, 1, D)."""
+        total = torch.zeros(len(drop), self.params.hidden_size, device=drop.device)
         for name, embed in self.conditions.items():
             if name != HISTORY_NOISE:
                 values = conditions.get(name, torch.full((1,), torch.nan, device=drop.device))
                 unknown = cast("ScalarEmbed", embed).unknown
-                told = told + torch.where(drop[:, None], unknown, embed(values))
-        return told[:, None, None]
+                total = total + torch.where(drop[:, None], unknown, embed(values))
+        return total[:, None, None]
 
-    def run(self, frames: Frames, memory: Memory, cache: KVCache | None = None) -> Tensor:
-        """One pass: hidden vectors (B, T, L, D) of frames whose hidden places hold the mask token.
+    def forward_tokens(
+        self, frames: Frames, conditioning: Conditioning, cache: KVCache | None = None
+    ) -> Tensor:
+        """Return hidden vectors (B, T, L, D) of frames; the mask token takes the place of hidden tokens.
 
         With a cache, the frames follow the committed ones and are left there as a draft.
         """
         tokens_per_frame = frames.tokens.shape[2]
-        by = rotation(grid_positions(frames.times, frames.grid), self.params.rope_axis_dims)
+        positions = grid_positions(frames.positions, frames.grid)  # (S, 3)
+        rotation = rotation_at(positions, self.params.rope_axis_dims)
         mask = None
-        if frames.sees is not None and len(frames.times) > 1:
-            mask = frames.sees.repeat_interleave(tokens_per_frame, 0).repeat_interleave(tokens_per_frame, 1)
-        embedded = self.z_proj(frames.tokens)
+        if frames.attn_mask is not None and len(frames.positions) > 1:
+            rows = frames.attn_mask.repeat_interleave(tokens_per_frame, 0)
+            mask = rows.repeat_interleave(tokens_per_frame, 1)  # (S, S)
+        embedded = self.z_proj(frames.tokens)  # (B, T, L, D)
         x = torch.where(frames.token_mask[..., None], self.mask_token.to(embedded.dtype), embedded)
-        x = x + memory.told
+        x = x + conditioning.embedding
         if HISTORY_NOISE in self.conditions:
-            none = torch.zeros(1, len(frames.times), device=x.device)
+            none = torch.zeros(1, len(frames.positions), device=x.device)
             levels = none if frames.noise_levels is None else frames.noise_levels
             x = x + self.conditions[HISTORY_NOISE](levels)[:, :, None]
         x = rearrange(x, "b t l d -> b (t l) d")
-        for block, text in zip(self.blocks, memory.blocks, strict=True):
-            x = block(x, by, (text, memory.mask), mask, cache)
+        for block, text in zip(self.blocks, conditioning.text, strict=True):
+            x = block(x, rotation, (text, conditioning.text_mask), mask, cache)
         return rearrange(self.norm(x), "b (t l) d -> b t l d", l=tokens_per_frame)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from videomar.config import ModelParams, SampleParams, TrainParams
 from videomar.model import generation
-from videomar.model.conditions import ScalarEmbed, forget
+from videomar.model.conditions import ScalarEmbed, drop_conditions
 from videomar.model.ddpm import DDPMHead
 from videomar.model.head import DiffusionHead, FlowHead
 from videomar.model.objective import Clips, FrameLosses, draw_frames, frame_losses
@@ -65,9 +65,9 @@ class VideoMAR(nn.Module):
         tokens, grid = patchify(clips.latents, patch_size), token_grid(clips.latents, patch_size)
         frames = draw_frames(tokens, grid, params, generator)
         drop = torch.rand(len(tokens), generator=generator, device=tokens.device) < params.cond_drop_prob
-        told = forget(clips.conditions, params.condition_drop_prob, generator)
-        memory = self.trunk.read(clips.text, clips.text_mask, told, drop)
-        hidden = self.trunk.run(frames, memory)[frames.token_mask]
+        conditions = drop_conditions(clips.conditions, params.condition_drop_prob, generator)
+        conditioning = self.trunk.encode_text(clips.text, clips.text_mask, conditions, drop)
+        hidden = self.trunk.forward_tokens(frames, conditioning)[frames.token_mask]
         repeats = params.batch_multiplier
         errors = self.head.losses(
             frames.tokens[frames.token_mask].repeat(repeats, 1),
@@ -101,4 +101,5 @@ class VideoMAR(nn.Module):
             DataError: the context is no shorter than the clip asked for, holds no frame, or is not finite; or
                 `sampling` has conditions that the network does not know.
         """
-        return generation.generate(self, context, num_frames, (text, text_mask), sampling, generator)
+        captions = (text, text_mask)
+        return generation.generate(self.trunk, self.head, context, num_frames, captions, sampling, generator)

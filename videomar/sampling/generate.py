@@ -97,7 +97,8 @@ class ClipGenerator:
         )
         noise = step_generator(request.seed, 0)
         yield PartialClip(latents, used, num_frames)
-        for frame in generate_frames(self.loaded.model, latents, length, captions, sampling, noise):
+        model = self.loaded.model
+        for frame in generate_frames(model.trunk, model.head, latents, length, captions, sampling, noise):
             latents = torch.cat([latents, frame], 2)
             yield PartialClip(latents, self._tokenizer.num_frames(latents.shape[2]), num_frames)
 

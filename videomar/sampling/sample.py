@@ -248,12 +248,12 @@ def cache_difference(model: VideoMAR, latents: Tensor, captions: tuple[Tensor, T
     hidden[:, -1, ::2] = True
     whole = model.trunk(latents, hidden, *captions)
     num_frames, num_tokens = tokens.shape[1:3]
-    cache, memory = KVCache(num_frames * num_tokens), model.trunk.read(*captions)
+    cache, conditioning = KVCache(num_frames * num_tokens), model.trunk.encode_text(*captions)
     worst = 0.0
     for index in range(num_frames):
         now = slice(index, index + 1)
         frame = Frames(tokens[:, now], hidden[:, now], grid, torch.tensor([index]))
-        cached = model.trunk.run(frame, memory, cache)
+        cached = model.trunk.forward_tokens(frame, conditioning, cache)
         cache.commit(num_tokens)
         worst = max(worst, float((cached[:, 0] - whole[:, index]).abs().max()))
     return worst
