@@ -20,7 +20,7 @@ import av
 from benchmarks.record import ROOT, available_cores, write_result
 from videomar.config import IngestParams, load_params
 from videomar.curation.ingest import ingest_videos
-from videomar.media.decode import cover_height
+from videomar.media.clip_reader import cover_height
 from videomar.media.mp4 import find_ffmpeg
 from videomar.media.probe import probe
 from videomar.media.shapes import clip_size

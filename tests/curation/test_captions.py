@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from videomar.config import IngestParams
-from videomar.curation.captions import Captions, CaptionsError, check_table, parse_captions, read_captions
+from videomar.curation.captions import CaptionsError, check_table, parse_captions, read_captions
 from videomar.curation.ingest import ingest_videos
 from videomar.curation.ledger import read_candidates
+from videomar.curation.shots import Captions, Shot
 from videomar.errors import DataError
-from videomar.media.shots import Shot
 
 
 def test_json_goes_before_text(tmp_path: Path) -> None:

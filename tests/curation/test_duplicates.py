@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tests.support.videos import run_ffmpeg
 from videomar.config import CurateParams
 from videomar.curation.duplicates import FINGERPRINT_BYTES, find_clusters, fingerprint
-from videomar.media.decode import read_clips
+from videomar.media.clip_reader import read_clips
 from videomar.media.shapes import ClipShape
 
 

@@ -19,7 +19,7 @@ from videomar.curation.ingest import group_of, ingest_videos
 from videomar.curation.ledger import SCORES, read_candidates
 from videomar.curation.scores import score
 from videomar.errors import DataError
-from videomar.media.decode import read_ledger_clips
+from videomar.media.clip_reader import read_ledger_clips
 from videomar.sources.listing import list_videos
 
 Copy = Callable[..., Path]

@@ -18,7 +18,7 @@ from videomar.curation.ingest import ingest_videos
 from videomar.curation.learned_scores import load_scorer, score_learned
 from videomar.curation.ledger import read_candidates, read_ledger
 from videomar.errors import DataError
-from videomar.media.decode import read_ledger_clips
+from videomar.media.clip_reader import read_ledger_clips
 
 CHANNELS, SIDE_PX = 8, 16
 

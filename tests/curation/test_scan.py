@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.videos import find_shots
+from tests.support.videos import find_shots, read_video
 from videomar.config import IngestParams
-from videomar.curation.captions import Captions
-from videomar.curation.scan import scan_clips
-from videomar.media.decode import clip_frames, read_video
-from videomar.media.decoders import Block
+from videomar.curation.shots import Captions, Clip, Shot, scan_clips, split_into_clips, trim_shots, video_end
+from videomar.media.clip_reader import clip_frames
+from videomar.media.decode import Block
 from videomar.media.probe import UnreadableError, probe
-from videomar.media.shots import Clip, Shot, split_into_clips, trim_shots, video_end
 
 Found = tuple[Clip, list[float]]
 NOTHING_SAID = Captions("words", [])
@@ -104,14 +102,6 @@ def test_single_frame_is_too_short(ingest_params: IngestParams) -> None:
     assert "too_short" in wanted.pop()
 
 
-def test_second_decoder_begins_anew(ingest_params: IngestParams) -> None:
-    frames, times = film(1, 200)
-    twice = [*blocks_of(frames[:130] // 2, times[:130] + 0.0, 64), *blocks_of(frames, times, 64)]
-    assert scanned(iter(twice), NOTHING_SAID, ingest_params) == expected(
-        frames, times, NOTHING_SAID, ingest_params
-    )
-
-
 def test_frames_held_do_not_grow_with_the_video(ingest_params: IngestParams) -> None:
     held = []
 
@@ -130,7 +120,7 @@ def test_frames_held_do_not_grow_with_the_video(ingest_params: IngestParams) -> 
 def test_clip_that_does_not_fit_is_refused(
     ingest_params: IngestParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("videomar.media.decode._MAX_BYTES", 20 * 8 * 8 * 3)
+    monkeypatch.setattr("videomar.media.clip_reader._MAX_BYTES", 20 * 8 * 8 * 3)
     frames, times = film(0, 100)
     with pytest.raises(UnreadableError, match="too_long: over .* frames"):
         scanned(blocks_of(frames, times, 8), NOTHING_SAID, ingest_params)

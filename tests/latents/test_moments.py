@@ -21,7 +21,7 @@ from videomar.latents.dataset import LatentDataset
 from videomar.latents.encode_ray import Encoder
 from videomar.latents.keys import key_facts
 from videomar.latents.shards import open_latents, read_rows
-from videomar.media.clip_reader import stream_clips
+from videomar.media.clip_reader import map_clips
 from videomar.media.shapes import ClipShape
 from videomar.seeding import step_generator
 from videomar.training.curriculum import draw_of
@@ -166,7 +166,7 @@ def test_stored_deviations_are_those_of_the_tokenizer(film, dtype):
     made = ClipEncoder(str(folder / "tokenizer"), dtype, moments=True).encode(video)
     plain = ClipEncoder(str(folder / "tokenizer"), dtype).encode(video)
     assert [clip._replace(std=b"") for clip in made] == plain
-    pictures = dict(stream_clips(folder / "a.mp4", video.starts_s, SHAPE))
+    pictures = map_clips(folder / "a.mp4", video.starts_s, SHAPE, lambda clip: clip)
     for number, clip in enumerate(made):
         log_variance = tokenizer.moments(to_unit_range(torch.from_numpy(pictures[number])[None]))[1][0]
         expected = (log_variance.double() / 2).exp() / tokenizer.latent_std.double()[:, None, None, None]

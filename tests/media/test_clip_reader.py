@@ -1,13 +1,17 @@
-"""Clips in one pass: the pixels of `read_clips`, the memory of one clip."""
+"""Clips in one pass, each as soon as it is complete; the end of a video as context."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support.videos import ODD_NAME
-from videomar.media.clip_reader import stream_clips
-from videomar.media.decode import read_clips
+from videomar.config import Params
+from videomar.errors import DataError
+from videomar.media import clip_reader
+from videomar.media.clip_reader import map_clips, read_clips, read_context
+from videomar.media.mp4 import write_mp4
 from videomar.media.probe import UnreadableError
 from videomar.media.shapes import ClipShape
 
@@ -17,30 +21,85 @@ STARTS_S = [1.5, 0.0, 0.25, 1.5, 5.0]
 @pytest.mark.parametrize(
     "name", ["plain.mp4", "rotated.mp4", "uneven.mp4", "edit_list.mp4", "transport.ts", ODD_NAME]
 )
-def test_streamed_clips_equal_those_read_at_once(videos: Path, name: str, clip_shape: ClipShape) -> None:
-    streamed = dict(stream_clips(videos / name, STARTS_S, clip_shape))
-    assert sorted(streamed) == list(range(len(STARTS_S)))
-    for number, start_s in enumerate(STARTS_S):
+def test_clips_of_one_pass_equal_those_read_alone(videos: Path, name: str, clip_shape: ClipShape) -> None:
+    together = map_clips(videos / name, STARTS_S, clip_shape, lambda clip: clip)
+    assert len(together) == len(STARTS_S)
+    for clip, start_s in zip(together, STARTS_S, strict=True):
         [alone] = read_clips(videos / name, [start_s], clip_shape)
-        np.testing.assert_array_equal(streamed[number], alone)
+        np.testing.assert_array_equal(clip, alone)
 
 
-def test_clips_come_while_the_video_is_read(videos: Path, clip_shape: ClipShape) -> None:
+def test_clips_come_while_the_video_is_read(
+    videos: Path, clip_shape: ClipShape, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The last starts after the end, where the last frame stays on show; until then it cannot be known."""
-    order = [number for number, _ in stream_clips(videos / "long_gop.mp4", [99.0, 0.0, 9.5, 3.1], clip_shape)]
-    assert order == [1, 3, 2, 0]
+    events: list[str] = []
+    append = clip_reader.FrameWindow.append
+
+    def appended(window: clip_reader.FrameWindow, block: clip_reader.Block) -> None:
+        events.append("block")
+        append(window, block)
+
+    monkeypatch.setattr(clip_reader.FrameWindow, "append", appended)
+    starts_s = [99.0, 0.0, 9.5, 3.1]
+    map_clips(videos / "long_gop.mp4", starts_s, clip_shape, lambda clip: events.append("clip"))
+    # Blocks of 64 frames, at 24 a second: the clips end at 1.0, 4.1 and 10.5 s.
+    assert events == ["block", "clip", "block", "clip", *["block"] * 2, "clip", *["block"] * 2, "clip"]
 
 
 def test_many_clips_take_no_more_memory_than_a_few(
     videos: Path, clip_shape: ClipShape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, starts_s = videos / "long_gop.mp4", [0.1 * number for number in range(130)]
-    monkeypatch.setattr("videomar.media.decode._MAX_BYTES", 100 * 64 * 64 * 3)
+    monkeypatch.setattr("videomar.media.clip_reader._MAX_BYTES", 100 * 64 * 64 * 3)
     with pytest.raises(UnreadableError, match="too_long"):
         read_clips(path, starts_s, clip_shape)
-    assert len(dict(stream_clips(path, starts_s, clip_shape))) == len(starts_s)
+    assert len(map_clips(path, starts_s, clip_shape, np.mean)) == len(starts_s)
 
 
 def test_video_that_breaks_off_is_refused_behind_the_last_clip(videos: Path, clip_shape: ClipShape) -> None:
     with pytest.raises(UnreadableError, match="damaged"):
-        list(stream_clips(videos / "truncated.mp4", [0.0], clip_shape))
+        map_clips(videos / "truncated.mp4", [0.0], clip_shape, np.mean)
+
+
+def test_picture_is_one_frame(tmp_path: Path, params: Params) -> None:
+    Image.new("RGB", (6, 4), (200, 0, 0)).save(tmp_path / "a.png")
+    frames = read_context(tmp_path / "a.png", params.ingest)
+    assert frames.shape == (1, 4, 6, 3)
+    assert frames[0, 0, 0].tolist() == [200, 0, 0]
+
+
+def test_end_of_a_video_comes_at_the_frame_rate_of_clips(tmp_path: Path, params: Params) -> None:
+    """Sixty frames at 16 a second, each lighter than the last; clips have 8 a second."""
+    light = np.arange(60, dtype=np.uint8)[:, None, None, None] * np.uint8(4)
+    write_mp4(tmp_path / "a.mp4", np.broadcast_to(light, (60, 32, 48, 3)), 16.0)
+    frames = read_context(tmp_path / "a.mp4", params.ingest)
+    assert frames.shape == (17, 32, 48, 3)
+    seen = frames.mean((1, 2, 3))
+    assert seen == pytest.approx(4.0 * np.arange(59 - 32, 60, 2), abs=3)
+
+
+def test_of_a_long_video_only_the_end_is_held(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200 frames, of which a clip spans 17 and the decoder returns 64 at a time."""
+    write_mp4(tmp_path / "a.mp4", np.zeros((200, 32, 32, 3), np.uint8), 8.0)
+    held: list[int] = []
+    monkeypatch.setattr(clip_reader, "_check_memory", lambda _path, _bytes, frames: held.append(frames))
+    assert len(read_context(tmp_path / "a.mp4", params.ingest)) == 17
+    assert max(held) <= 128
+
+
+def test_short_video_is_context_as_a_whole(tmp_path: Path, params: Params) -> None:
+    write_mp4(tmp_path / "a.mp4", np.zeros((4, 32, 32, 3), np.uint8), 8.0)
+    assert len(read_context(tmp_path / "a.mp4", params.ingest)) == 4
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.txt", b"no picture"), ("a.mp4", b""), ("b.png", None)])
+def test_what_is_no_picture_and_no_video_is_refused(
+    tmp_path: Path, params: Params, name: str, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: .*expected a picture"):
+        read_context(tmp_path / name, params.ingest)

@@ -14,11 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.media.test_decode import ffmpeg_frames
-from tests.support.videos import run_ffmpeg
+from tests.support.videos import read_video, run_ffmpeg
 from videomar.config import IngestParams
 from videomar.curation.ingest import ingest_videos
 from videomar.curation.ledger import read_candidates
-from videomar.media.decode import read_video
 from videomar.media.probe import probe
 
 PLAIN = 4  # clips in three seconds of plain.mp4

@@ -49,3 +49,12 @@ def test_probe_refuses_with_a_reason(videos: Path, name: str, reason: str) -> No
 def test_probe_refuses_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         probe(tmp_path / "none.mp4")
+
+
+def test_unknown_codec_is_refused(videos: Path, tmp_path: Path) -> None:
+    data = (videos / "plain.mp4").read_bytes()
+    assert data.count(b"avc1") == 2  # a brand of the file, and the codec of the stream
+    first, second, third = data.split(b"avc1")
+    (tmp_path / "a.mp4").write_bytes(first + b"avc1" + second + b"zzzz" + third)
+    with pytest.raises(UnreadableError, match="unreadable: no decoder for its codec"):
+        probe(tmp_path / "a.mp4")

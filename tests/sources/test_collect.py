@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from tests.conftest import small_params
+from tests.support.videos import read_video
 from videomar.config import SamplesParams
 from videomar.errors import DataError
-from videomar.media.decode import read_video
 from videomar.media.probe import probe
 from videomar.sources.collect import collect_samples
 from videomar.sources.films import fetch_film, read_sources

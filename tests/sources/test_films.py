@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.videos import run_ffmpeg
+from tests.support.videos import read_video, run_ffmpeg
 from videomar.errors import DataError
-from videomar.media.decode import read_video
+from videomar.media.cuts import find_cuts
 from videomar.media.mp4 import find_ffmpeg
 from videomar.media.probe import probe
-from videomar.media.shots import find_cuts
 from videomar.sources.films import Film, FilmCaption
 from videomar.sources.parts import cut_film, find_part_starts
 

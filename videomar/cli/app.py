@@ -128,14 +128,14 @@ def generate(
     """Animate a picture, or continue a video, as the prompt says."""
     from tqdm import tqdm
 
-    from videomar.media.given import read_given
+    from videomar.media.clip_reader import read_context
     from videomar.media.mp4 import write_mp4
     from videomar.sampling.generate import GenerationRequest
     from videomar.sampling.generate import generate as generate_clip
 
     request = GenerationRequest(prompt=prompt, num_frames=frames, size=_size(size), motion=motion, seed=seed)
     files = _model_files(model)
-    context = read_given(given, files.params.ingest)
+    context = read_context(given, files.params.ingest)
     with tqdm(unit="frame", disable=None, leave=False) as bar:  # on a terminal only
 
         def show(done: int, total: int) -> None:

@@ -11,7 +11,6 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from videomar.curation.shots import Captions, Shot
 from videomar.errors import DataError
-from videomar.media.shots import Shot
 
 _log = logging.getLogger(__name__)
 _TABLES = ("captions.csv", "captions.parquet")
@@ -29,16 +28,6 @@ _NAMED = 3  # of each kind of trouble, in a warning
 
 class CaptionsError(Exception):
     """A sidecar file that cannot be understood; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Captions:
-    """What is said about a video."""
-
-    whole: str
-    """Of the video as a whole; empty where nothing is said."""
-    spans: list[Shot]
-    """Spans with captions of their own, which take the place of shot detection; may be empty."""
 
 
 def read_captions(video: Path, raw: Path | None = None) -> Captions:

@@ -24,13 +24,13 @@ from videomar.curation.duplicates import fingerprint
 from videomar.curation.learned_scores import load_scorer, score_learned
 from videomar.curation.ledger import ClipRow, write_candidates
 from videomar.curation.sandbox import run_isolated
-from videomar.curation.scan import scan_clips
 from videomar.curation.scores import score
+from videomar.curation.shots import Clip, clip_id, scan_clips
 from videomar.errors import DataError
-from videomar.media.decode import clip_frames, cover_height, crop_to_size, stream_video
+from videomar.media.clip_reader import clip_frames, cover_height, crop_to_size
+from videomar.media.decode import Block, decode_video
 from videomar.media.probe import UnreadableError, VideoInfo, probe
 from videomar.media.shapes import ClipShape, clip_size
-from videomar.media.shots import Clip, clip_id
 from videomar.provenance.code_hash import source_hash
 from videomar.sources.captioner import caption_clip, find_source, load_captioner
 from videomar.sources.listing import UNREADABLE, list_videos, printable, walk
@@ -143,8 +143,11 @@ def ingest_file(file: _File) -> list[ClipRow]:
     try:
         captions = read_captions(path, file.raw)
         info = probe(path)
-        blocks = stream_video(path, info, cover_height(info, clip_size(info.width, info.height, file.params)))
-        found = scan_clips(path, blocks, captions, file.params, partial(_candidate, file, info))
+        height_px = cover_height(info, clip_size(info.width, info.height, file.params))
+        take = partial(_candidate, file, info)
+        found = decode_video(
+            path, info, height_px, lambda blocks: scan_clips(path, blocks, captions, file.params, take)
+        )
     except UnreadableError as error:
         return [file.row(error.reason)]
     except CaptionsError as error:
@@ -152,10 +155,8 @@ def ingest_file(file: _File) -> list[ClipRow]:
     return found or [file.row("unreadable_captions: all clips begin after the end of the video")]
 
 
-def _candidate(
-    file: _File, info: VideoInfo, clip: Clip, video: tuple[NDArray[np.uint8], NDArray[np.float64]]
-) -> ClipRow:
-    frames, times = video
+def _candidate(file: _File, info: VideoInfo, clip: Clip, around: Block) -> ClipRow:
+    frames, times = around
     size = clip_size(info.width, info.height, file.params)
     if clip.reason is None:
         chosen = clip_frames(

@@ -22,7 +22,7 @@ from videomar.encoders.load import copy_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer, to_unit_range
 from videomar.errors import DataError
 from videomar.files import write_csv
-from videomar.media.decode import read_ledger_clips
+from videomar.media.clip_reader import read_ledger_clips
 from videomar.seeding import step_generator
 
 _PCA_CLIPS = 512

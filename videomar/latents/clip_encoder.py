@@ -9,12 +9,14 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer, to_unit_range, with_moments
 from videomar.errors import DataError
-from videomar.media.clip_reader import stream_clips
+from videomar.media.clip_reader import map_clips
 from videomar.media.shapes import ClipShape
 
 
@@ -55,18 +57,20 @@ class ClipEncoder:
         Raises:
             VideomarError: the video or the tokenizer cannot be read, or do not fit each other.
         """
-        path, arrays = Path(video.path), dict[str, Encoded]()
+        path = Path(video.path)
         _require_here(path)
-        for number, pictures in stream_clips(path, video.starts_s, video.shape):
-            clip, std = to_unit_range(torch.from_numpy(pictures)[None]), b""
-            if self._moments:
-                latents, deviations = with_moments(self._tokenizer).encode_moments(clip)
-                std = stored_bytes(deviations[0], self._dtype)
-            else:
-                latents = self._tokenizer.encode(clip)
-            key = video.keys[number]
-            arrays[key] = Encoded(key, list(latents[0].shape), stored_bytes(latents[0], self._dtype), std)
-        return list(arrays.values())
+        arrays = map_clips(path, video.starts_s, video.shape, self._encode_clip)
+        return [Encoded(key, *array) for key, array in dict(zip(video.keys, arrays, strict=True)).items()]
+
+    def _encode_clip(self, pictures: NDArray[np.uint8]) -> tuple[list[int], bytes, bytes]:
+        """Shape and bytes of a clip's latents, and the bytes of their deviations."""
+        clip, std = to_unit_range(torch.from_numpy(pictures)[None]), b""
+        if self._moments:
+            latents, deviations = with_moments(self._tokenizer).encode_moments(clip)
+            std = stored_bytes(deviations[0], self._dtype)
+        else:
+            latents = self._tokenizer.encode(clip)
+        return list(latents[0].shape), stored_bytes(latents[0], self._dtype), std
 
 
 def stored_bytes(values: torch.Tensor, dtype: str) -> bytes:

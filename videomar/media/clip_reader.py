@@ -1,64 +1,234 @@
-"""Clips of one video in one pass over it, however long it is: memory holds about one clip's frames.
+"""Clips of video files as arrays: by their start times, or the end of a video as context for generation.
 
-Axes: F frames, H W rows and columns in pixels.
+A video of any length is read in one pass, in which memory holds about one clip.
+
+Axes: F frames, H W rows and columns in pixels, n clips.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
+import cv2
 import numpy as np
+import pandas
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from videomar.media.decode import check_memory, clip_frames, cover_height, crop_to_size, stream_video
-from videomar.media.decoders import Block
-from videomar.media.probe import probe
-from videomar.media.shapes import ClipShape
+from videomar.config import IngestParams
+from videomar.errors import DataError
+from videomar.media.decode import Block, decode_video
+from videomar.media.images import is_picture, read_picture
+from videomar.media.probe import UnreadableError, VideoInfo, probe
+from videomar.media.shapes import ClipShape, ledger_shapes
 
+_Result = TypeVar("_Result")
+
+_TICK_S = 0.001  # starts of clips, and the times in some containers, are rounded to it
 # A frame that begins this much after the end of a clip is behind it, whatever times are rounded to.
 _BEHIND_S = 0.01
+_MAX_BYTES = 1_500_000_000  # of small frames that one video may take in memory
 
 
-def stream_clips(
-    path: Path, starts_s: Sequence[float], shape: ClipShape
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Clips of one video, each as soon as its last frame is known.
+class FrameWindow:
+    """Remembers the frames of a stream that are still needed, and their times; its user drops the older ones.
 
-    The video is read to its end whatever clips are wanted: which decoder gives it up halfway must not depend
-    on them. A clip may come a second time, when the first decoder did give up; the later one counts.
+    appended so far   0 1 2 3 4 5 6 7 8 9 ...
+    keep_from(4)              4 5 6 7 8 9
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.frames: NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
+        self.times: NDArray[np.float64] = np.empty(0)
+
+    def append(self, block: Block) -> None:
+        """Add the frames of the next block."""
+        frames, times = block
+        if len(self.times):
+            frames, times = np.concatenate([self.frames, frames]), np.concatenate([self.times, times])
+        self.frames, self.times = frames, times
+
+    def keep_from(self, first: int) -> None:
+        """Drop the frames before an index."""
+        # A copy: a view would keep the memory of the whole array.
+        self.frames, self.times = self.frames[first:].copy(), self.times[first:]
+
+    def check_memory(self) -> None:
+        """Refuse to hold more frames of one video than fit.
+
+        Raises:
+            UnreadableError: `too_long: ...`.
+        """
+        _check_memory(self.path, self.frames.nbytes, len(self.frames))
+
+
+def map_clips(
+    path: Path,
+    starts_s: Sequence[float],
+    shape: ClipShape,
+    use: Callable[[NDArray[np.uint8]], _Result],
+    until_s: float | None = None,
+) -> list[_Result]:
+    """Return what `use` makes of each clip of one video, in the order of `starts_s`.
+
+    Without `until_s` the video is read to its end whatever clips are wanted: whether it is damaged must not
+    depend on them.
 
     Args:
         path: The file.
-        starts_s: When the clips begin, in any order.
+        starts_s: When the clips begin, in any order. After the end of a video its last frame stays on show.
         shape: Size, length and frame rate of the clips.
-
-    Yields:
-        Which of `starts_s`, and its frames (F, H, W, 3).
+        use: Called with the frames (F, H, W, 3) of a clip as soon as they are known; perhaps a second time,
+            see `decode_video`.
+        until_s: No clip shows a frame that begins later.
 
     Raises:
-        UnreadableError: see `read_video` and `probe`.
+        UnreadableError: see `decode_video` and `probe`.
     """
     info = probe(path)
+    size = shape.width_px, shape.height_px
     order = sorted(range(len(starts_s)), key=starts_s.__getitem__)
     length_s = (shape.num_frames - 1) / shape.fps
-    waiting: list[int] = []
-    held: Block = np.empty((0, 0, 0, 3), np.uint8), np.empty(0)
-    height_px = cover_height(info, (shape.width_px, shape.height_px))
-    for frames, times in stream_video(path, info, height_px):
-        if times[0] == 0:
-            waiting = list(order)
-        else:
-            frames, times = np.concatenate([held[0], frames]), np.concatenate([held[1], times])
-        while waiting and times[-1] > starts_s[waiting[0]] + length_s + _BEHIND_S:
+
+    def use_all(blocks: Iterator[Block]) -> dict[int, _Result]:
+        window, waiting, results = FrameWindow(path), list(order), dict[int, _Result]()
+
+        def use_next() -> None:
             number = waiting.pop(0)
-            yield number, _clip(frames, times, starts_s[number], shape)
-        first = clip_frames(times, starts_s[waiting[0]], shape)[0] if waiting else len(times) - 1
-        held = frames[first:].copy(), times[first:]
-        check_memory(path, [held[0]])
-    for number in waiting:
-        yield number, _clip(*held, starts_s[number], shape)
+            chosen = window.frames[clip_frames(window.times, starts_s[number], shape)]
+            results[number] = use(crop_to_size(chosen, size))
+
+        for block in blocks:
+            window.append(block)
+            while waiting and window.times[-1] > starts_s[waiting[0]] + length_s + _BEHIND_S:
+                use_next()
+            times = window.times
+            window.keep_from(
+                clip_frames(times, starts_s[waiting[0]], shape)[0] if waiting else len(times) - 1
+            )
+            window.check_memory()
+        while waiting:
+            use_next()
+        return results
+
+    results = decode_video(path, info, cover_height(info, size), use_all, until_s)
+    return [results[number] for number in range(len(starts_s))]
 
 
-def _clip(
-    frames: NDArray[np.uint8], times: NDArray[np.float64], start_s: float, shape: ClipShape
-) -> NDArray[np.uint8]:
-    return crop_to_size(frames[clip_frames(times, start_s, shape)], (shape.width_px, shape.height_px))
+def read_clips(path: Path, starts_s: Sequence[float], shape: ClipShape) -> NDArray[np.uint8]:
+    """Clips of one video: (n, F, H, W, 3). What comes after the last of them is not read.
+
+    Raises:
+        UnreadableError: see `map_clips`, or `too_long: ...` where the clips do not fit into memory.
+    """
+    num_frames = len(starts_s) * shape.num_frames
+    _check_memory(path, num_frames * shape.height_px * shape.width_px * 3, num_frames)
+    until_s = max(starts_s) + (shape.num_frames - 1) / shape.fps + _TICK_S
+    return np.stack(map_clips(path, starts_s, shape, lambda clip: clip, until_s))
+
+
+def read_ledger_clips(raw: Path, rows: pandas.DataFrame, params: IngestParams) -> list[NDArray[np.uint8]]:
+    """Clips (F, H, W, 3) of many videos in the order of the rows. Those of a video are read in one pass.
+
+    Args:
+        raw: Folder that the column `video` is relative to.
+        rows: Rows of the ledger; the starts and shapes of clips are used.
+        params: Section `ingest`: frame rate of clips, and how many videos are read side by side (by threads:
+            decoders work outside Python's lock).
+    """
+    clips: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(rows)
+    shapes, starts = ledger_shapes(rows, params), rows["start_s"].tolist()
+    by_video: dict[tuple[str, ClipShape], list[int]] = {}
+    for index, key in enumerate(zip(rows["video"], shapes, strict=True)):
+        by_video.setdefault(key, []).append(index)
+    with (
+        ThreadPoolExecutor(params.num_workers) as pool,
+        tqdm(total=len(rows), desc="reading clips", unit="clip", disable=None) as bar,
+    ):
+        tasks = {
+            pool.submit(read_clips, raw / video, [starts[index] for index in group], shape): group
+            for (video, shape), group in by_video.items()
+        }
+        for task in as_completed(tasks):
+            for index, clip in zip(tasks[task], task.result(), strict=True):
+                clips[index] = clip
+                bar.update()
+    return clips
+
+
+def read_context(path: Path, params: IngestParams) -> NDArray[np.uint8]:
+    """Pictures (F, H, W, 3) to generate from: a picture file, or the last ones of a video.
+
+    Of a video, pictures come at the frame rate of clips: as many as a clip has, or fewer if it is shorter.
+
+    Raises:
+        DataError: no such file, or neither a picture nor a readable video.
+    """
+    if not path.is_file() or is_picture(path):
+        return read_picture(path)[None]
+    try:
+        info = probe(path)
+        frames, times = decode_video(
+            path, info, info.height, lambda blocks: _last_frames(path, blocks, params.num_frames / params.fps)
+        )
+    except UnreadableError as error:
+        raise DataError(
+            f"{path}: got a file that is no readable video ({error.reason}), expected a picture or a video; "
+            "check that it opens in a player"
+        ) from None
+    count = min(params.num_frames, 1 + int((times[-1] - times[0]) * params.fps))
+    start_s = float(times[-1]) - (count - 1) / params.fps
+    return frames[clip_frames(times, start_s, replace(params, num_frames=count))]
+
+
+def _last_frames(path: Path, blocks: Iterator[Block], length_s: float) -> Block:
+    """The end of a stream, at least `length_s` before its last frame."""
+    # Whole blocks, not a FrameWindow: frames are of full size here, and each would be copied several times.
+    held: list[Block] = []
+    for block in blocks:
+        begin_s = block[1][-1] - length_s
+        held = [*((frames, times) for frames, times in held if times[-1] >= begin_s), block]
+        arrays = [frames for frames, _ in held]
+        _check_memory(path, sum(frames.nbytes for frames in arrays), sum(map(len, arrays)))
+    return np.concatenate([frames for frames, _ in held]), np.concatenate([times for _, times in held])
+
+
+def clip_frames(
+    times: NDArray[np.float64], start_s: float, shape: IngestParams | ClipShape
+) -> NDArray[np.int64]:
+    """Indices (F,) of the frames that a player shows at `start_s + i / fps`: the last that has begun.
+
+    Not the nearest: where a frame is held before a cut, the nearest may be the first of the next shot.
+    """
+    wanted_s = start_s + np.arange(shape.num_frames) / shape.fps
+    return np.maximum(np.searchsorted(times, wanted_s + _TICK_S, side="right") - 1, 0)
+
+
+def cover_height(info: VideoInfo, size: tuple[int, int]) -> int:
+    """Height at which a video as displayed covers twice the size (width, height)."""
+    return math.ceil(2 * max(size[1], size[0] * (info.height / info.width)))
+
+
+def crop_to_size(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The centre of frames (F, H, W, 3) as (F, height, width, 3), size being (width, height); shrunk by area.
+
+    The largest centre of these proportions is taken, exact to a pixel of `frames`.
+    """
+    height, width = frames.shape[1:3]
+    scale = min(width / size[0], height / size[1])
+    across, down = min(width, max(1, round(size[0] * scale))), min(height, max(1, round(size[1] * scale)))
+    top, left = (height - down) // 2, (width - across) // 2
+    centres = frames[:, top : top + down, left : left + across]
+    if (across, down) == size:
+        return centres
+    method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(frame, size, interpolation=method) for frame in centres])
+
+
+def _check_memory(path: Path, num_bytes: int, num_frames: int) -> None:
+    if num_bytes > _MAX_BYTES:
+        raise UnreadableError(f"too_long: over {num_frames - 1} frames; cut it into parts", path)

@@ -1,194 +1,260 @@
-"""Clips out of video files, and whole videos as streams of blocks: what each frame shows, and when.
+"""Every frame of a video file, in order: scaled, upright, 8-bit BT.709. No other module knows the decoders.
 
-decord reads first; what it refuses, or gives timestamps to that do not rise, is read again by PyAV, which is
-slower and right more often. Frames are scaled to a small size while they are decoded, turned as a player
-turns them, and their pixels made square. Time 0 is the first frame.
+decord reads first because it is fast; PyAV reads what decord refuses or would show otherwise than a player:
 
-A file that breaks off, or whose stream is damaged, is refused as a whole: decoders hand out garbled pictures
-after the damage, and nobody would notice them in a training set. Formats without an index at hand (.ts, .mkv)
-cannot be told from complete ones when they break off between two packets: of these, what is there is read.
+    decord                  mov/mp4, matroska, avi; 8 and 10 bits
+    PyAV                    every other container; rotation; times that do not rise
+    PyAV and bwdif          fields, joined to frames (one frame for two fields)
+    PyAV and the tone map   HDR and BT.2020, mapped to BT.709 (the perceptual intent of FFmpeg's scaler:
+                            it compresses highlights, and takes some seconds a video for its table)
+    PyAV and black          transparent pixels
 
-Axes: F frames, H W rows and columns in pixels, n clips.
+A file that breaks off, or whose stream is damaged, is refused as a whole: decoders return garbled pictures
+after the damage, and nobody would notice them in a training set. Formats without an index (.ts, .mkv) that
+break off between two packets look complete: of these, the part that exists is read.
+
+Axes: F frames, H W rows and columns in pixels.
 """
 
-import math
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import importlib.util
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
-import cv2
+import av
 import numpy as np
-import pandas
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from videomar.config import IngestParams
-from videomar.media.decoders import Block, DecoderError, decord_blocks, pyav_blocks
-from videomar.media.probe import UnreadableError, VideoInfo, probe
-from videomar.media.shapes import ClipShape, ledger_shapes
+from videomar.media.probe import UnreadableError, VideoInfo
 
-_TICK_S = 0.001  # starts of clips, and the times in some containers, are rounded to it
-_MAX_BYTES = 1_500_000_000  # of small frames that one video may take in memory
+_Result = TypeVar("_Result")
 
 
-def stream_video(
-    path: Path, info: VideoInfo, height_px: int, until_s: float | None = None
-) -> Iterator[Block]:
-    """All frames of a video and their times, block by block.
+def _import_decord() -> Any:
+    """Import decord, but not the libraries of CUDA that it would load from the packages of torch.
 
-    A block that begins at time 0 begins the video anew: the first decoder gave up on the way, what it gave
-    is void. That the video is whole is known when the stream has ended without an error.
+    It would load all of them into the whole process. One, nvblas, then replaces the BLAS of numpy and scipy,
+    and without a GPU the process ends with a segmentation fault.
+    """
+    find_spec = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, package=None: (
+        None if name == "nvidia" else find_spec(name, package)
+    )
+    try:
+        import decord
+    finally:
+        importlib.util.find_spec = find_spec
+    decord.logging.set_level(decord.logging.FATAL)
+    return decord
+
+
+decord = _import_decord()
+
+Block = tuple[NDArray[np.uint8], NDArray[np.float64]]
+"""Frames (F, H, W, 3) and the seconds (F,) from the first frame of the video, rising."""
+
+_BLOCK = 64  # frames in a block
+# Formats with an index. In others decord lands beside the frame it seeks, silently: of an MPEG program stream
+# it returned 178 of 190 frames, the first 12 missing and the last repeated, with times that rise.
+_DECORD_CONTAINERS = ("mov", "matroska", "avi")
+_TONE_MAP = "out_transfer=bt709:out_primaries=bt709:out_color_matrix=bt709:out_range=tv:intent=perceptual"
+
+
+class _DecoderError(Exception):
+    """This decoder cannot read this file."""
+
+
+def decode_video(
+    path: Path,
+    info: VideoInfo,
+    height_px: int,
+    use: Callable[[Iterator[Block]], _Result],
+    until_s: float | None = None,
+) -> _Result:
+    """Return what `use` makes of the frames of a video.
+
+    `use` gets the frames of one decoder from first to last. Where decord fails on the way, `use` is called
+    again with the frames of PyAV and its first result is dropped:
+
+        use(blocks of decord)  0 .. 63 | 64 .. 127 | error
+        use(blocks of PyAV)    0 .. 63 | 64 .. 127 | 128 .. 191 | ...
+
+    An iterator that goes on with PyAV behind frames that it has handed out would mix two decoders, whose
+    pixels differ in their last bits; to know beforehand that decord does not fail is to decode twice.
 
     Args:
         path: The file.
-        info: What `probe` said about it.
+        info: Its header, from `probe`.
         height_px: Height of the frames, pixels; a smaller video keeps its own.
-        until_s: No frame is wanted that begins later; a decoder may go on nevertheless.
-
-    Yields:
-        frames (F, H, W, 3), timestamps_s (F,) rising from 0 over all blocks.
+        use: Called with blocks of frames (F, H, W, 3) and times (F,), which rise from 0 over all blocks. It
+            must change nothing that outlives a call.
+        until_s: Frames that begin later are not needed; they may come nevertheless.
 
     Raises:
-        UnreadableError: `unreadable: ...` or `damaged: ...`.
+        UnreadableError: `unreadable: ...` or `damaged: ...`; some damage shows only after the last block.
     """
     height = min(height_px, info.height)
     size = max(1, round(info.width * height / info.height)), height
     try:
-        yield from decord_blocks(path, info, size, until_s)
-    except DecoderError:
-        yield from pyav_blocks(path, info, size)
+        return use(_decord_blocks(path, info, size, until_s))
+    except _DecoderError:
+        pass
+    return use(_pyav_blocks(path, info, size))
 
 
-def read_video(path: Path, info: VideoInfo, height_px: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """All frames of a video and their times.
-
-    Args:
-        path: The file.
-        info: What `probe` said about it.
-        height_px: Height of the frames, pixels; a smaller video keeps its own.
-
-    Returns:
-        frames (F, H, W, 3), timestamps_s (F,) rising from 0.
+def _decord_blocks(
+    path: Path, info: VideoInfo, size: tuple[int, int], until_s: float | None = None
+) -> Iterator[Block]:
+    """Frames by decord, up to the one on show at `until_s`; size is (width, height).
 
     Raises:
-        UnreadableError: `unreadable: ...`, `damaged: ...` or `too_long: ...`.
+        _DecoderError: decord cannot read the file, or would return wrong frames or times.
+        UnreadableError: see `_check_complete`.
     """
-    blocks: list[Block] = []
-    for block in stream_video(path, info, height_px):
-        blocks = [block] if block[1][0] == 0 else [*blocks, block]
-        check_memory(path, [frames for frames, _ in blocks])
-    return np.concatenate([frames for frames, _ in blocks]), np.concatenate([times for _, times in blocks])
+    if not any(name in info.container for name in _DECORD_CONTAINERS):
+        raise _DecoderError(f"decord seeks wrongly in {info.container}")
+    if info.rotation:
+        raise _DecoderError("decord scales a turned video as if it were not turned")
+    if info.interlaced or info.wide_colour or info.has_alpha:
+        raise _DecoderError("decord does not deinterlace, map tones or blend")
+    try:
+        reader = decord.VideoReader(str(path.absolute()), width=size[0], height=size[1], num_threads=1)
+        times = np.asarray(reader.get_frame_timestamp(range(len(reader))), np.float64)[:, 0]
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        raise _DecoderError(str(error)) from None
+    # A time below 0 marks frames that an edit list hides; decord returns others in their place.
+    if times[0] < 0 or not (np.diff(times) > 0).all():
+        raise _DecoderError("timestamps that do not rise from 0")
+    times = times - times[0]
+    end = len(times) if until_s is None else max(1, int(np.searchsorted(times, until_s, side="right")))
+    # Every frame in order: where decord seeks or skips it may return other pictures without an error.
+    for first in range(0, end, _BLOCK):
+        last = min(first + _BLOCK, end)
+        try:
+            block = reader.get_batch(range(first, last)).asnumpy()
+        except (decord.DECORDError, RuntimeError, ValueError) as error:
+            raise _DecoderError(str(error)) from None
+        yield block, times[first:last]
+    _check_complete(path, info, times)
 
 
-def read_clips(path: Path, starts_s: list[float], shape: ClipShape) -> NDArray[np.uint8]:
-    """Clips of one video in one pass: (n, F, H, W, 3).
+def _pyav_blocks(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator[Block]:
+    """Frames by PyAV; size is (width, height).
 
     Raises:
-        UnreadableError: see `read_video` and `probe`.
+        UnreadableError: `unreadable: ...`, `damaged: ...`.
     """
-    info = probe(path)
-    wanted_s = np.unique([_clip_times(start, shape) for start in starts_s])
-    size = shape.width_px, shape.height_px
-    blocks = stream_video(path, info, cover_height(info, size), float(wanted_s[-1]) + _TICK_S)
-    frames, times = _frames_on_show(path, blocks, wanted_s)
-    pictures = crop_to_size(frames, size)
-    return np.stack([pictures[clip_frames(times, start, shape)] for start in starts_s])
+    pending: list[NDArray[np.uint8]] = []
+    times: list[float] = []
+    try:
+        for time, frame in _decode_pyav(path, info, size):
+            if times and time <= times[-1]:
+                continue
+            pending.append(frame)
+            times.append(time)
+            if len(pending) == _BLOCK:
+                yield np.stack(pending), np.array(times[-_BLOCK:])
+                pending.clear()
+    except (av.FFmpegError, ValueError) as error:
+        message = getattr(error, "strerror", None) or str(error)
+        state = f"damaged: {message} after {len(times)} frames" if times else f"unreadable: {message}"
+        raise UnreadableError(state, path) from None
+    if not times:
+        raise UnreadableError("unreadable: not one frame", path)
+    if pending:
+        yield np.stack(pending), np.array(times[-len(pending) :])
+    _check_complete(path, info, np.array(times))
 
 
-def read_ledger_clips(raw: Path, rows: pandas.DataFrame, params: IngestParams) -> list[NDArray[np.uint8]]:
-    """Clips (F, H, W, 3) of many videos in the order of the rows. Those of a video are read in one pass.
-
-    Args:
-        raw: Folder that the column `video` is relative to.
-        rows: Rows of the ledger; where clips lie, and their shapes, are used.
-        params: Section `ingest`: frame rate of clips, and how many videos are read side by side (by threads:
-            decoders work outside Python's lock).
-    """
-    clips: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(rows)
-    shapes, starts = ledger_shapes(rows, params), rows["start_s"].tolist()
-    places: dict[tuple[str, ClipShape], list[int]] = {}
-    for place, key in enumerate(zip(rows["video"], shapes, strict=True)):
-        places.setdefault(key, []).append(place)
-    with (
-        ThreadPoolExecutor(params.num_workers) as pool,
-        tqdm(total=len(rows), desc="reading clips", unit="clip", disable=None) as bar,
-    ):
-        tasks = {
-            pool.submit(read_clips, raw / video, [starts[place] for place in group], shape): group
-            for (video, shape), group in places.items()
-        }
-        for task in as_completed(tasks):
-            for place, clip in zip(tasks[task], task.result(), strict=True):
-                clips[place] = clip
-                bar.update()
-    return clips
-
-
-def clip_frames(
-    times: NDArray[np.float64], start_s: float, shape: IngestParams | ClipShape
-) -> NDArray[np.int64]:
-    """Indices (F,) of the frames that a player shows at `start_s + i / fps`.
-
-    Not the nearest: where a frame is held before a cut, the nearest may be the first of the next shot.
-    """
-    return _shown_frames(times, _clip_times(start_s, shape))
-
-
-def cover_height(info: VideoInfo, size: tuple[int, int]) -> int:
-    """Height at which a video as displayed covers twice the size (width, height)."""
-    return math.ceil(2 * max(size[1], size[0] * (info.height / info.width)))
-
-
-def crop_to_size(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The centre of frames (F, H, W, 3) as (F, height, width, 3), size being (width, height); shrunk by area.
-
-    The largest centre of these proportions is taken, exact to a pixel of `frames`.
-    """
-    height, width = frames.shape[1:3]
-    scale = min(width / size[0], height / size[1])
-    across, down = min(width, max(1, round(size[0] * scale))), min(height, max(1, round(size[1] * scale)))
-    top, left = (height - down) // 2, (width - across) // 2
-    centres = frames[:, top : top + down, left : left + across]
-    if (across, down) == size:
-        return centres
-    method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
-    return np.stack([cv2.resize(frame, size, interpolation=method) for frame in centres])
-
-
-def _clip_times(start_s: float, shape: IngestParams | ClipShape) -> NDArray[np.float64]:
-    return start_s + np.arange(shape.num_frames) / shape.fps
-
-
-def _shown_frames(times: NDArray[np.float64], wanted_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Index of the frame on show at each wanted time: the last that has begun."""
-    return np.maximum(np.searchsorted(times, wanted_s + _TICK_S, side="right") - 1, 0)
-
-
-def _frames_on_show(path: Path, blocks: Iterator[Block], wanted_s: NDArray[np.float64]) -> Block:
-    """The frames of a stream that a player shows at the wanted times (rising), and when they begin."""
-    chosen: list[Block] = []
-    held: Block = np.empty((0, 0, 0, 3), np.uint8), np.empty(0)
-    for frames, times in blocks:
-        if times[0] == 0:
-            chosen = []
-        else:
-            # Until when the last frame of a block is on show is known when the next block comes.
-            frames, times = np.concatenate([held[0], frames]), np.concatenate([held[1], times])
-        shown = np.diff(np.searchsorted(wanted_s + _TICK_S, times)) > 0
-        chosen.append((frames[:-1][shown], times[:-1][shown]))
-        held = frames[-1:].copy(), times[-1:]
-        check_memory(path, [frames for frames, _ in chosen])
-    if wanted_s[-1] + _TICK_S >= held[1][0]:
-        chosen.append(held)
-    return np.concatenate([frames for frames, _ in chosen]), np.concatenate([times for _, times in chosen])
-
-
-def check_memory(path: Path, blocks: list[NDArray[np.uint8]]) -> None:
-    """Refuse to hold more frames of one video than fit.
+def _check_complete(path: Path, info: VideoInfo, times: NDArray[np.float64]) -> None:
+    """Refuse a video that ends long before the end that its header promises.
 
     Raises:
-        UnreadableError: `too_long: ...`.
+        UnreadableError: `damaged: ...`.
     """
-    if sum(block.nbytes for block in blocks) > _MAX_BYTES:
-        num_frames = sum(len(block) for block in blocks)
-        raise UnreadableError(f"too_long: over {num_frames - 1} frames; cut it into parts", path)
+    frame_s = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    count_short = info.num_frames is not None and len(times) < 0.95 * info.num_frames
+    if count_short and times[-1] + frame_s < 0.95 * info.duration_s:
+        raise UnreadableError(f"damaged: {len(times)} of {info.num_frames} frames", path)
+
+
+def _decode_pyav(
+    path: Path, info: VideoInfo, size: tuple[int, int]
+) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    """Time since the first frame and pixels of every frame, scaled and turned."""
+    turns = info.rotation // 90
+    width, height = size if turns % 2 == 0 else size[::-1]
+    kind = "rgba" if info.has_alpha else "rgb24"
+    with av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"}) as container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, av.VideoStream):
+            raise UnreadableError("no_video_stream", path)
+        stream.codec_context.thread_count = 1
+        decoded = _whole_frames(container, stream)
+        filters = _filters(info, width, height, kind)
+        first = None
+        time = 0.0
+        for frame in _filtered(decoded, stream, filters) if filters else decoded:
+            time = frame.time if frame.time is not None else time + 1 / (info.fps or 25.0)
+            first = time if first is None else first
+            small = frame.reformat(width=width, height=height, format=kind, interpolation="BICUBIC")
+            yield time - first, np.rot90(_on_black(small.to_ndarray()), k=-turns)
+
+
+def _whole_frames(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    for frame in container.decode(stream):
+        if not isinstance(frame, av.VideoFrame):
+            continue
+        if frame.is_corrupt:
+            raise ValueError("a corrupt frame")
+        yield frame
+
+
+def _filters(info: VideoInfo, width: int, height: int, kind: str) -> list[tuple[str, str]]:
+    """Names and arguments of the FFmpeg filters that the video needs, in order."""
+    filters = [("bwdif", "mode=send_frame:deint=interlaced")] if info.interlaced else []
+    if info.wide_colour:
+        # Small first: the tone map takes more per pixel than the decoder.
+        filters += [("scale", f"{width}:{height}:flags=bicubic"), ("scale", _TONE_MAP), ("format", kind)]
+    return filters
+
+
+def _filtered(
+    frames: Iterator[av.VideoFrame], stream: av.VideoStream, filters: list[tuple[str, str]]
+) -> Iterator[av.VideoFrame]:
+    """Frames through a chain of filters, which is rebuilt where their size or format changes."""
+    graph: av.filter.Graph | None = None
+    shape = None
+    for frame in frames:
+        if shape != (frame.width, frame.height, frame.format.name):
+            if graph is not None:
+                yield from _pull(graph, None)
+            graph, shape = av.filter.Graph(), (frame.width, frame.height, frame.format.name)
+            source = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=stream.time_base
+            )
+            graph.link_nodes(
+                source, *(graph.add(*each) for each in filters), graph.add("buffersink")
+            ).configure()
+        if graph is not None:
+            yield from _pull(graph, frame)
+    if graph is not None:
+        yield from _pull(graph, None)
+
+
+def _pull(graph: av.filter.Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+    """What comes out of the chain after one more frame; after the last, with None."""
+    graph.vpush(frame)
+    while True:
+        try:
+            yield graph.vpull()
+        except (av.BlockingIOError, av.EOFError):
+            return
+
+
+def _on_black(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) of (H, W, 3 or 4), blended by the fourth channel."""
+    if pixels.shape[2] == 3:
+        return pixels
+    opacity = pixels[..., 3:].astype(np.uint16)
+    return ((pixels[..., :3] * opacity + 127) // 255).astype(np.uint8)

@@ -89,6 +89,8 @@ def probe(path: Path) -> VideoInfo:
             streams = [stream for stream in container.streams.video if _is_film(stream)]
             if not streams:
                 raise UnreadableError("no_video_stream", path)
+            if streams[0].codec_context is None:
+                raise UnreadableError("unreadable: no decoder for its codec", path)
             return _info(container, streams[0])
     except (av.FFmpegError, ValueError):
         raise UnreadableError("not_a_video", path) from None
@@ -96,8 +98,8 @@ def probe(path: Path) -> VideoInfo:
 
 def _is_film(stream: VideoStream) -> bool:
     """Whether it has pictures in time, and is no cover of a song."""
-    codec = stream.codec_context  # None where PyAV does not know the codec
-    return not stream.disposition & Disposition.attached_pic and codec is not None and bool(codec.width)
+    codec = stream.codec_context
+    return not stream.disposition & Disposition.attached_pic and (codec is None or bool(codec.width))
 
 
 def _info(container: InputContainer, stream: VideoStream) -> VideoInfo:

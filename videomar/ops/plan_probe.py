@@ -23,7 +23,8 @@ from videomar.errors import VideomarError
 from videomar.files import LOG_FILE, write_csv
 from videomar.latents.dataset import LatentDataset
 from videomar.latents.shards import write_shards
-from videomar.media.decode import cover_height, stream_video
+from videomar.media.clip_reader import cover_height
+from videomar.media.decode import Block, decode_video
 from videomar.media.probe import VideoInfo
 from videomar.media.shapes import ClipShape, clip_size
 from videomar.model.videomar import VideoMAR
@@ -91,12 +92,16 @@ def decode_probe(subject: Subject, send: Send) -> None:
         return
     path, info = subject.video
     size = clip_size(info.width, info.height, subject.params.ingest)
-    start, frames = time.perf_counter(), 0
-    for block, _ in stream_video(path, info, cover_height(info, size)):
-        frames += len(block)
-        if time.perf_counter() - start > _DECODE_S:
-            break
-    send(("decode", frames / (time.perf_counter() - start)))
+
+    def speed(blocks: Iterator[Block]) -> float:
+        start, frames = time.perf_counter(), 0
+        for block, _ in blocks:
+            frames += len(block)
+            if time.perf_counter() - start > _DECODE_S:
+                break
+        return frames / (time.perf_counter() - start)
+
+    send(("decode", decode_video(path, info, cover_height(info, size), speed)))
 
 
 def encode_probe(subject: Subject, send: Send) -> None:

@@ -15,7 +15,7 @@ from videomar.config import Params, SuiteParams
 from videomar.curation.ledger import kept_clips, read_ledger
 from videomar.errors import DataError
 from videomar.latents.dataset import LatentDataset
-from videomar.media.decode import read_ledger_clips
+from videomar.media.clip_reader import read_ledger_clips
 
 SPLIT = "test"
 

@@ -12,8 +12,8 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from videomar.errors import DataError
+from videomar.media.cuts import find_cuts
 from videomar.media.probe import probe
-from videomar.media.shots import find_cuts
 from videomar.sources.films import Film
 
 _SHORTEST_S = 8.0

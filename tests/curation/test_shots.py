@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.videos import find_shots
 from videomar.config import IngestParams
-from videomar.media.shots import Shot, clip_id, split_into_clips, trim_shots
+from videomar.curation.shots import Shot, clip_id, split_into_clips, trim_shots
 
 
 def test_shots_end_where_the_picture_changes(ingest_params: IngestParams) -> None:
