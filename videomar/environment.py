@@ -1,7 +1,7 @@
-"""The machine around us: settings that other people's programs read from it, and the kind of its processor.
+"""Environment variables for third-party programs, running services, and the kind of processor.
 
-By the settings nothing is reported home, and little is said. One place for them all, so that `make`,
-`dvc repro` and a flow behave alike. What the user has set stays.
+The variables turn off telemetry and noise. They are set in one place, so that `make`, `dvc repro` and a flow
+behave alike. Variables that the user has set stay.
 """
 
 import contextlib
@@ -24,55 +24,57 @@ SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "WARNING",
-    # Errors reach the terminal once, from us; the server still gets every record.
+    # Our own code prints errors; the server still gets every record.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     # The temporary server of a flow takes over 20 s to start on a busy machine, which is Prefect's own limit.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Workers keep the folder of the command, so that relative paths mean what they say.
+    # Workers keep the working folder of the command, so that relative paths stay valid.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 SERVICES = Path(".local/services.json")
-"""What `make up` started in this checkout; there is no such file while nothing is up."""
+"""What `make up` started in this checkout; the file exists only while services run."""
 RAY_TOKEN = Path(".local/ray.token")
-"""Whoever reads it may use the Ray head of `make up`."""
+"""Token for the Ray head of `make up`: who can read it can use Ray."""
 RAY_ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Ray listens on all interfaces, even where it is told 127.0.0.1; with this switch it keeps to that one."""
+"""Without this switch Ray listens on all interfaces even if its address is 127.0.0.1."""
 # A socket's path has at most 107 bytes, of which Ray's own folders and names take 68.
 _SOCKET_FOLDER_BYTES = 38
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PREFECT_HOME = Path(".local/prefect")
 _PATIENCE_S = 3.0
 _CPUINFO = Path("/proc/cpuinfo")
-_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of our ports
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our ports
 
 
 def apply_settings() -> None:
-    """Put SETTINGS into this process's environment; to be called before those programs are imported.
+    """Put SETTINGS into this process's environment; call it before those programs are imported.
 
-    A proxy for the world outside knows nothing of this machine's own ports, so loopback is excepted from it.
+    Loopback is excepted from a proxy, which cannot reach this machine's own ports.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     excepted = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
     excepted = list(dict.fromkeys([*(host.strip() for host in excepted if host.strip()), *_LOOPBACK]))
-    for name in ("no_proxy", "NO_PROXY"):  # programs differ in which of them they read
+    for name in ("no_proxy", "NO_PROXY"):  # programs read one or the other
         os.environ[name] = "*" if "*" in excepted else ",".join(excepted)
     tracking = read_services(checkout()).get("tracking_uri")
     if tracking:
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking)
         password = os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD")
-        if password and os.environ["MLFLOW_TRACKING_URI"] == tracking:  # it is for our own server only
+        if (
+            password and os.environ["MLFLOW_TRACKING_URI"] == tracking
+        ):  # the password is for our own server only
             os.environ.setdefault("MLFLOW_TRACKING_USERNAME", "admin")
             os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", password)
 
 
 def prepare_prefect() -> None:
-    """The same, a folder below the working one for Prefect's state, and the server of `make up` if up."""
+    """Apply the settings, set the folder of Prefect's state, and use the server of `make up` if it runs."""
     apply_settings()
     os.environ["PREFECT_HOME"] = str(prefect_home())
     api = read_services().get("prefect_api")
@@ -84,24 +86,24 @@ def prepare_prefect() -> None:
 
 
 def prefect_home() -> Path:
-    """Folder of Prefect's database: the user's PREFECT_HOME, else one below the working folder."""
+    """Folder of Prefect's database: PREFECT_HOME, or `.local/prefect` by default."""
     home = Path(os.environ.get("PREFECT_HOME") or _PREFECT_HOME).resolve()
     home.mkdir(parents=True, exist_ok=True)
     return home
 
 
 def checkout() -> Path:
-    """The working folder; where DVC runs an experiment in a copy that it removes, the checkout it is of."""
+    """The working folder, or the original checkout if DVC runs an experiment in a temporary copy."""
     here = Path.cwd()
     copies = [folder for folder in here.parents if folder.parts[-3:] == (".dvc", "tmp", "exps")]
     return copies[0].parents[2] if copies else here
 
 
 def socket_folder() -> Path:
-    """The system's folder of temporary files, or another where that is too long for a socket's path.
+    """The system's temporary folder, or another if its path is too long for a socket.
 
     Raises:
-        VideomarError: there is none.
+        VideomarError: no such folder exists.
     """
     folders = [tempfile.gettempdir(), "/tmp", "/var/tmp"]
     for folder in folders:
@@ -112,7 +114,7 @@ def socket_folder() -> Path:
 
 
 def read_services(folder: Path = Path()) -> dict[str, Any]:
-    """What `make up` has noted down in a checkout; empty where it did not."""
+    """Record of what `make up` started in a checkout; empty while no services run."""
     try:
         found = json.loads((folder / SERVICES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -121,14 +123,14 @@ def read_services(folder: Path = Path()) -> dict[str, Any]:
 
 
 def answers(url: str) -> bool:
-    """Whether a server says at this address that all is well."""
+    """Whether a server answers at this address with status 200."""
     with contextlib.suppress(OSError, ValueError), _DIRECTLY.open(url, timeout=_PATIENCE_S) as reply:
         return bool(reply.status == 200)
     return False
 
 
 def listens(address: str) -> bool:
-    """Whether a program takes connections at `host:port`."""
+    """Whether a program accepts connections at `host:port`."""
     host, _, port = address.rpartition(":")
     with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=_PATIENCE_S):
         return True
@@ -138,9 +140,9 @@ def listens(address: str) -> bool:
 def processor_kind() -> str:
     """Vendor and instruction set of the processor, as `AuthenticAMD AVX2` or `arm64`.
 
-    Where these are equal, so are the kernels that the libraries choose, and with them the last bits.
+    If these are equal, the libraries choose equal kernels, and results are equal bit by bit.
     """
-    import torch  # here, because most of those who need the settings need no torch
+    import torch  # here: most users of the settings need no torch
 
     try:
         lines = _CPUINFO.read_text(encoding="utf-8").splitlines()

@@ -2,7 +2,7 @@
 
 
 class VideomarError(Exception):
-    """A problem the user can mend. Shown as one line, never as a traceback."""
+    """A problem that the user can fix. Shown as one line, never as a traceback."""
 
 
 class ParamsError(VideomarError, ValueError):
@@ -10,11 +10,11 @@ class ParamsError(VideomarError, ValueError):
 
 
 class OldLayoutError(ParamsError):
-    """params.yaml has keys where they were before they moved; `videomar migrate` moves them."""
+    """params.yaml has keys at their old places; `videomar migrate` moves them."""
 
 
 class DataError(VideomarError):
-    """A file or folder given to the pipeline is missing, empty or not what it should be."""
+    """A file or folder given to the pipeline is missing, empty or invalid."""
 
 
 class CheckpointError(VideomarError):

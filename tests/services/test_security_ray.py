@@ -11,14 +11,14 @@ import psutil
 import pytest
 
 from tests.support.checkout import REPOSITORY, Checkout, free_port
-from tests.support.tending import tend_until
+from tests.support.service_monitor import poll_until
 from videomar.environment import RAY_TOKEN, SERVICES
 from videomar.errors import VideomarError
 from videomar.processes import tree_of
 from videomar.services.definitions import ray_address, services
-from videomar.services.keeper import Keeper
 from videomar.services.preparation import clear, prepare, ray_folder
 from videomar.services.settings import Settings, read_settings
+from videomar.services.supervisor import ServiceMonitor
 
 _LIMIT_S = 120.0
 JOB = """
@@ -73,7 +73,9 @@ def test_token_is_for_its_owner_only_and_new_with_each_start(settings: Settings)
 
 def test_folder_that_others_may_enter_is_refused(settings: Settings) -> None:
     ray_folder().mkdir(mode=0o755)
-    with pytest.raises(VideomarError, match="got somebody else's, expected a folder for us only; remove it"):
+    with pytest.raises(
+        VideomarError, match="got a folder that others may use, expected one of our own; remove it"
+    ):
         prepare(settings)
 
 
@@ -87,24 +89,24 @@ def test_token_of_the_user_is_not_written_anywhere(settings: Settings) -> None:
 
 
 @pytest.fixture
-def head(settings: Settings, tmp_path: Path) -> Iterator[Keeper]:
+def head(settings: Settings, tmp_path: Path) -> Iterator[ServiceMonitor]:
     """A head that is up, in a checkout that knows of it."""
     prepare(settings)
     (ray,) = [service for service in services(settings) if service.name == "ray"]
-    keeper = Keeper(ray, tmp_path)
+    monitor = ServiceMonitor(ray, tmp_path)
     SERVICES.write_text(f'{{"ray_address": "{ray_address(settings)}"}}')
     try:
-        tend_until(keeper, lambda: keeper.ready, _LIMIT_S)
-        yield keeper
+        poll_until(monitor, lambda: monitor.ready, _LIMIT_S)
+        yield monitor
     finally:
-        kept = keeper.processes
-        keeper.end()
+        kept = monitor.processes
+        monitor.end()
         assert [identity for identity in kept if identity.process() is not None] == []
 
 
 @pytest.mark.slow
 def test_head_on_loopback_does_the_work_of_stages_for_those_who_have_its_token(
-    head: Keeper, settings: Settings, tmp_path: Path
+    head: ServiceMonitor, settings: Settings, tmp_path: Path
 ) -> None:
     assert job(tmp_path)[0] == f"42 {ray_address(settings)}"
     listening = {
@@ -121,16 +123,16 @@ def test_head_on_loopback_does_the_work_of_stages_for_those_who_have_its_token(
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["ray.scripts.scripts", "gcs_server", "raylet/raylet"])
 def test_head_that_was_killed_is_replaced_with_all_below_it(
-    head: Keeper, settings: Settings, tmp_path: Path, victim: str
+    head: ServiceMonitor, settings: Settings, tmp_path: Path, victim: str
 ) -> None:
     job(tmp_path)  # all of it is up
     before = tree_of(head.processes[0].pid)
     commands = {process.pid: process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])}
     (killed,) = [one.pid for one in before if victim in " ".join(commands.get(one.pid, [])[:3])]
     os.kill(killed, signal.SIGKILL)
-    tend_until(head, lambda: head.deaths == 1, _LIMIT_S)
+    poll_until(head, lambda: head.deaths == 1, _LIMIT_S)
     assert [identity for identity in before if identity.process() is not None] == []
-    tend_until(head, lambda: head.ready, _LIMIT_S)
+    poll_until(head, lambda: head.ready, _LIMIT_S)
     assert job(tmp_path)[0] == f"42 {ray_address(settings)}"
 
 

@@ -22,14 +22,14 @@ _LAST_LINES = 2
 
 
 def up() -> None:
-    """Start the services, unless they run, and print their addresses once all of them answer."""
+    """Start the services unless they are running, and print their addresses once all of them answer."""
     settings = read_settings(os.environ)
     if (supervisor := _supervisor()) is None:
         _end_leftovers()
         require_free_ports(settings)
         LOGS.mkdir(parents=True, exist_ok=True)
         if settings.store is None:
-            make_database(STORE)  # a server that is killed while it makes the tables would leave them broken
+            make_database(STORE)  # a server killed while it creates the tables would leave them broken
         print(f"starting {', '.join(service.name for service in services(settings))}; logs in {LOGS}")
         with (LOGS / "supervisor.log").open("ab") as log:
             child = subprocess.Popen(
@@ -42,27 +42,27 @@ def up() -> None:
         is_alive = lambda: child.poll() is None  # noqa: E731
     else:
         if settings.ray_port is not None and "ray" not in _services():
-            raise VideomarError("VIDEOMAR_RAY: got 1, expected that nothing is up yet; `make down` first")
+            raise VideomarError("VIDEOMAR_RAY: got 1, expected no services to be running; `make down` first")
         print("the services are up already")
         is_alive = lambda: supervisor.process() is not None  # noqa: E731
     end = time.monotonic() + _START_S
     while not (found := _services()) or not all(service["ready"] for service in found.values()):
         hopeless = any(service["deaths"] >= _TRIES for service in found.values())
         if hopeless or not is_alive() or time.monotonic() > end:
-            raise VideomarError(_what_is_wrong())
+            raise VideomarError(_why_not_ready())
         time.sleep(0.2)
     for name, service in found.items():
         print(f"{name}: {service['address'] or 'deployments of prefect.yaml are served and scheduled'}")
 
 
 def down() -> None:
-    """End the services that `up` started, those processes only, and wait until they have ended."""
+    """End the processes that `up` started, no others, and wait until they have ended."""
     supervisor = _supervisor()
     if supervisor is None and not _services():
         print("no services are up")
         return
     if supervisor is not None and (process := supervisor.process()) is not None:
-        process.terminate()  # it ends the services in order
+        process.terminate()  # the supervisor ends the services in reverse order
         end = time.monotonic() + _END_S
         while supervisor.process() is not None and time.monotonic() < end:
             time.sleep(0.1)
@@ -71,9 +71,9 @@ def down() -> None:
 
 
 def _supervisor() -> Identity | None:
-    """The living supervisor of this checkout."""
-    noted = read_services().get("supervisor")
-    identity = Identity(*noted) if noted else None
+    """The running supervisor of this checkout; None without one."""
+    recorded = read_services().get("supervisor")
+    identity = Identity(*recorded) if recorded else None
     return identity if identity is not None and identity.process() is not None else None
 
 
@@ -82,10 +82,10 @@ def _services() -> dict[str, dict[str, Any]]:
 
 
 def _end_leftovers() -> None:
-    """End what a supervisor that was killed left running."""
-    noted = read_services()
-    left = {Identity(*noted["supervisor"])} if "supervisor" in noted else set()
-    for service in noted.get("services", {}).values():
+    """End the processes that a killed supervisor left running."""
+    recorded = read_services()
+    left = {Identity(*recorded["supervisor"])} if "supervisor" in recorded else set()
+    for service in recorded.get("services", {}).values():
         left |= {Identity(*process) for process in service["processes"]}
     started_since = {child for known in left if known.process() is not None for child in tree_of(known.pid)}
     end_all(left | started_since)
@@ -93,7 +93,7 @@ def _end_leftovers() -> None:
     SERVICES.unlink(missing_ok=True)
 
 
-def _what_is_wrong() -> str:
+def _why_not_ready() -> str:
     waited = [name for name, service in _services().items() if not service["ready"]] or ["supervisor"]
     log = LOGS / f"{waited[0]}.log"
     last = (
@@ -103,7 +103,7 @@ def _what_is_wrong() -> str:
 
 
 def main() -> None:
-    """Entry point: a problem that the user can mend is one line on stderr and exit code 1."""
+    """Entry point: a problem that the user can fix is one line on stderr and exit code 1."""
     verbs = {"up": up, "down": down, "supervise": lambda: supervise(read_settings(os.environ))}
     if len(sys.argv) != 2 or sys.argv[1] not in verbs:
         print(f"usage: python -m videomar.services {'|'.join(verbs)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the services are: their commands, their environments, and how each says that it is ready."""
+"""The services: their commands, environments, addresses and health checks."""
 
 import sys
 from collections.abc import Mapping
@@ -10,31 +10,31 @@ from videomar.services.preparation import SIGN_IN, ray_folder
 from videomar.services.settings import Settings
 
 FLOWS_READY = Path(".local/flows.ready")
-"""Written by the flows' service once Prefect knows its deployments."""
+"""Written by the service `flows` once Prefect knows its deployments."""
 STORE = Path(".local/mlflow.db")
 _ARTIFACTS = Path(".local/mlartifacts")
-# Shared memory for objects in flight between processes; by itself Ray takes 30 % of the machine's.
+# Shared memory for objects passed between processes; Ray's default is 30 % of the machine's memory.
 _OBJECT_STORE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
-    """A program to be kept running."""
+    """A program that is kept running."""
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     address: str | None = None
-    """Of its pages, or where its clients connect."""
+    """Address of its pages, or for its clients."""
     health: str | None = None
-    """Answers while all is well: a page, or `host:port` of a server that has none; without it the file
-    `ready` says when it is up."""
+    """Address of its health check: a page, or `host:port` of a server without pages; else `ready` is used."""
     ready: Path | None = None
+    """File that the service writes once it is ready."""
     after: str | None = None
     """The service that must be ready before this one starts."""
 
     def is_ready(self) -> bool:
-        """Whether it does its work by now."""
+        """Whether the service answers its health check, or has written its file."""
         if self.health is not None:
             return answers(self.health) if "://" in self.health else listens(self.health)
         return self.ready is None or self.ready.is_file()
@@ -46,18 +46,18 @@ def prefect_api(settings: Settings) -> str:
 
 
 def tracking_uri(settings: Settings) -> str | None:
-    """Where runs must be recorded; None where the pipeline opens the server's SQLite file by itself."""
+    """Where runs must be recorded; None if the pipeline opens the server's SQLite file directly."""
     return _url(settings, settings.mlflow_port) if settings.store else None
 
 
 def services(settings: Settings) -> list[Service]:
-    """All of them, in the order of their start."""
+    """All services in the order of their start."""
     ray = [_ray(settings)] if settings.ray_port is not None else []
     return [_mlflow(settings), _prefect(settings), _flows(settings), *ray]
 
 
 def ray_address(settings: Settings) -> str | None:
-    """Where the Ray head takes its clients; None if none is asked for."""
+    """Address of Ray's head; None without Ray."""
     return None if settings.ray_port is None else f"{settings.ray_host}:{settings.ray_port}"
 
 
@@ -68,13 +68,13 @@ def _mlflow(settings: Settings) -> Service:
     if settings.authenticated:
         command += ["--app-name", "basic-auth"]
     environment = {
-        # By the environment: a command line, with a database's password in it, is for all to read.
+        # Not on the command line, which all users can read: it may contain a database's password.
         "MLFLOW_BACKEND_STORE_URI": settings.store or f"sqlite:///{STORE.resolve()}",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # half the memory and half the time to start
     }
     if settings.authenticated:
         environment["MLFLOW_AUTH_CONFIG_PATH"] = str(SIGN_IN.resolve())
-    if settings.names:  # else its pages answer to names of this machine and of private networks only
+    if settings.names:  # MLflow's default allows names of this machine and of private networks only
         named = [_at(name, settings.mlflow_port) for name in settings.names]
         environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join(named)
         environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(f"http://{name}" for name in named)
@@ -88,10 +88,10 @@ def _prefect(settings: Settings) -> Service:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", settings.host]
     environment = {
         "PREFECT_HOME": str(prefect_home()),
-        # --port does not move it; a browser elsewhere must find it under the name that it knows.
+        # --port does not change it, and a browser elsewhere must find it under the host name it used.
         "PREFECT_SERVER_UI_API_URL": "/api" if settings.everywhere else prefect_api(settings),
         "PREFECT_API_URL": prefect_api(settings),
-        # Pages of other sites in the user's browser may not start runs here.
+        # Pages of other sites in the user's browser must not start runs here.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url,
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
     }
@@ -124,9 +124,9 @@ def _ray(settings: Settings) -> Service:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += ["--node-ip-address", settings.ray_host, "--port", str(settings.ray_port)]
     command += ["--temp-dir", str(ray_folder()), "--object-store-memory", str(_OBJECT_STORE_BYTES)]
-    # Its monitor is for machines that are hired and given back, and shows its figures to everybody.
+    # Its monitor is for autoscaling, and serves its metrics without a password.
     command += ["--include-dashboard", "false", "--include-log-monitor", "false", "--no-monitor"]
-    # Whoever may use Ray may run programs as its user, so it asks for a token on loopback too.
+    # Who can use Ray can run programs as its user, so a token is required on loopback, too.
     environment = {"RAY_AUTH_MODE": "token"}
     if settings.own_token:
         environment["RAY_AUTH_TOKEN_PATH"] = str(RAY_TOKEN.resolve())

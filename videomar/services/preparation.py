@@ -1,4 +1,4 @@
-"""What the servers find on disk when they start: MLflow's sign-in, Ray's token and Ray's folder."""
+"""Files that the servers need at their start: MLflow's sign-in, Ray's token and Ray's folder."""
 
 import hashlib
 import os
@@ -12,14 +12,14 @@ from videomar.services.settings import Settings
 
 SIGN_IN = Path(".local/mlflow-auth.ini")
 _ACCOUNTS = Path(".local/mlflow-auth.db")
-_FOR_US_ONLY = 0o077
+_OTHERS = 0o077  # permission bits of group and others
 
 
 def prepare(settings: Settings) -> None:
-    """Write them. Passwords are not among them: servers read those from their environment.
+    """Write the files. They hold no passwords: servers read those from their environment.
 
     Raises:
-        VideomarError: somebody else made the folder that is to be Ray's.
+        VideomarError: another user owns Ray's folder.
     """
     SIGN_IN.parent.mkdir(parents=True, exist_ok=True)
     if settings.authenticated:
@@ -31,7 +31,7 @@ def prepare(settings: Settings) -> None:
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
             encoding="utf-8",
         )
-        os.close(os.open(_ACCOUNTS, os.O_CREAT, 0o600))  # before MLflow makes it for all to read
+        os.close(os.open(_ACCOUNTS, os.O_CREAT, 0o600))  # before MLflow creates it readable for all
     if settings.ray_port is not None:
         _make_ray_folder()
         RAY_TOKEN.unlink(missing_ok=True)
@@ -43,15 +43,15 @@ def prepare(settings: Settings) -> None:
 
 
 def clear() -> None:
-    """Remove what is of no use to the next start."""
+    """Remove the files that the next start does not use."""
     RAY_TOKEN.unlink(missing_ok=True)
     shutil.rmtree(ray_folder(), ignore_errors=True)
 
 
 def ray_folder() -> Path:
-    """Of this checkout's head: in the system's folder, since a socket's path has no more than 107 letters.
+    """Ray's folder for this checkout, below the system's temporary folder to keep the paths of sockets short.
 
-    Not Ray's own place there, where a plain `ray.init()` of anybody would find and use the head.
+    It is not Ray's default folder, where any `ray.init()` on the machine would find and use the head.
     """
     checkout = hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:8]
     return socket_folder() / f"videomar-{checkout}"
@@ -61,5 +61,5 @@ def _make_ray_folder() -> None:
     folder = ray_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
     about = folder.lstat()
-    if folder.is_symlink() or about.st_uid != os.getuid() or about.st_mode & _FOR_US_ONLY:
-        raise VideomarError(f"{folder}: got somebody else's, expected a folder for us only; remove it")
+    if folder.is_symlink() or about.st_uid != os.getuid() or about.st_mode & _OTHERS:
+        raise VideomarError(f"{folder}: got a folder that others may use, expected one of our own; remove it")

@@ -1,4 +1,4 @@
-"""Where the services listen, and who may reach them there."""
+"""Settings of the services: where they listen, and who may connect."""
 
 import importlib.util
 import ipaddress
@@ -13,9 +13,9 @@ from videomar.errors import VideomarError
 _HOST, _MLFLOW_PORT, _PREFECT_PORT = "VIDEOMAR_HOST", "VIDEOMAR_MLFLOW_PORT", "VIDEOMAR_PREFECT_PORT"
 _RAY, _RAY_PORT = "VIDEOMAR_RAY", "VIDEOMAR_RAY_PORT"
 _PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
-_PASSWORD_LENGTH = 12  # MLflow takes no shorter one
+_PASSWORD_LENGTH = 12  # MLflow refuses shorter ones
 _SECRETS = ("PREFECT_SERVER_API_AUTH_STRING", _PASSWORD, "MLFLOW_FLASK_SERVER_SECRET_KEY")
-"""What asks everybody for a password; on loopback only users of this machine come in, without any."""
+"""With these set, everybody needs a password; without them, only users of this machine can connect."""
 _RAY_SECRETS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _EVERYWHERE = ("0.0.0.0", "::")
 
@@ -28,29 +28,29 @@ class Settings:
     mlflow_port: int
     prefect_port: int
     ray_port: int | None
-    """Of Ray's head; None if none is asked for."""
+    """Port of Ray's head; None = no Ray."""
     ray_host: str
-    """Ray's nodes know each other by address, so this one is never that of all interfaces."""
+    """Address of Ray's head. Nodes connect to it, so it is never the address of all interfaces."""
     own_token: bool
-    """Whether Ray's token is ours to make, because the user gave none."""
+    """Whether we create Ray's token, because the user gave none."""
     authenticated: bool
     """Whether MLflow and Prefect ask for a password."""
     names: tuple[str, ...]
-    """By which other machines may call this one; none on loopback, or where MLflow's own variable says it."""
+    """Host names by which others may reach MLflow; none on loopback or if MLflow's variable is set."""
     store: str | None
-    """MLflow's database if it is not our SQLite file. May hold a password: it is never written anywhere."""
+    """MLflow's database if it is not our SQLite file. It may hold a password: never write it to disk."""
 
     @property
     def everywhere(self) -> bool:
-        """Whether they listen on all interfaces."""
+        """Whether the servers listen on all interfaces."""
         return self.host in _EVERYWHERE
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Settings of the environment's variables, or their defaults: loopback, ports 5000 and 4200, no Ray.
+    """Read the settings from environment variables; defaults are loopback, ports 5000 and 4200, no Ray.
 
     Raises:
-        VideomarError: a port is none, or the host can be reached from other machines without a password.
+        VideomarError: a port is invalid, or other machines could connect without a password.
     """
     host = environment.get(_HOST) or "127.0.0.1"
     ray = _ray_wanted(environment)
@@ -61,8 +61,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         missing += [" or ".join(_RAY_SECRETS)] if ray and own_token else []
         if missing:
             raise VideomarError(
-                f"{_HOST}: got {host}, which other machines reach, expected 127.0.0.1 while nobody is asked "
-                f"for a password; set {', '.join(missing)} too, or forward the ports by ssh"
+                f"{_HOST}: got {host}, which other machines reach, expected 127.0.0.1 while no password "
+                f"is required; set {', '.join(missing)} too, or forward the ports by ssh"
             )
     if authenticated:
         _check_sign_in(environment[_PASSWORD])
@@ -86,10 +86,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
 
 
 def require_free_ports(settings: Settings) -> None:
-    """Refuse to start where somebody else listens already.
+    """Refuse to start if a port is in use.
 
     Raises:
-        VideomarError: a port is taken; the message names it and the variable that chooses another.
+        VideomarError: a port is in use; the message names the variable that chooses another.
     """
     ports = {_MLFLOW_PORT: settings.mlflow_port, _PREFECT_PORT: settings.prefect_port}
     if settings.ray_port is not None:
@@ -126,7 +126,7 @@ def _ray_wanted(environment: Mapping[str, str]) -> bool:
 
 
 def _names(host: str) -> tuple[str, ...]:
-    """What stands in a browser's address line; on all interfaces the machine's name and its addresses."""
+    """Host names that a browser may use; on all interfaces the machine's name and all its addresses."""
     if host not in _EVERYWHERE:
         return (host,)
     found = [
@@ -139,16 +139,18 @@ def _names(host: str) -> tuple[str, ...]:
 
 
 def _own_address(host: str) -> str:
-    """By which other nodes reach this one; nothing is sent for it."""
+    """Address at which other nodes reach this machine; nothing is sent to find it."""
     try:
         if host not in _EVERYWHERE:
             return socket.gethostbyname(host)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(("192.0.2.1", 9))  # an address that stands for the world outside (RFC 5737)
+            probe.connect(
+                ("192.0.2.1", 9)
+            )  # an address reserved for documentation (RFC 5737); connecting UDP sends nothing
             return str(probe.getsockname()[0])
     except OSError as error:
         raise VideomarError(
-            f"{_HOST}: got {host} ({error.strerror}), expected one by which other machines reach Ray; "
+            f"{_HOST}: got {host} ({error.strerror}), expected one at which other machines reach Ray; "
             f"give the address of an interface, or leave {_RAY} out"
         ) from None
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.tending import tend_until
+from tests.support.service_monitor import poll_until
 from videomar.processes import Identity, end_all, tree_of
-from videomar.services import keeper as keeper_module
+from videomar.services import supervisor
 from videomar.services.definitions import Service
-from videomar.services.keeper import Keeper
+from videomar.services.supervisor import ServiceMonitor
 
 
 def test_service_that_ends_at_once_is_started_ever_more_rarely(tmp_path: Path) -> None:
-    keeper = Keeper(Service(name="brief", command=("sh", "-c", "date +%s.%N")), tmp_path)
-    tend_until(keeper, lambda: keeper.deaths == 3)
+    monitor = ServiceMonitor(Service(name="brief", command=("sh", "-c", "date +%s.%N")), tmp_path)
+    poll_until(monitor, lambda: monitor.deaths == 3)
     first, second, third = (float(line) for line in (tmp_path / "brief.log").read_text().split())
     assert 0.9 < second - first < third - second
     assert third - second > 1.9
@@ -24,32 +24,32 @@ def test_service_that_ends_at_once_is_started_ever_more_rarely(tmp_path: Path) -
 def test_service_that_does_not_answer_is_replaced_with_all_below_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper_module, "_SILENT_S", 1.0)
+    monkeypatch.setattr(supervisor, "_SILENT_S", 1.0)
     silent = Service(name="silent", command=("sh", "-c", "sleep 60 & wait"), ready=tmp_path / "never")
-    keeper = Keeper(silent, tmp_path)
-    tend_until(keeper, lambda: len(keeper.processes) == 2)
-    before = keeper.processes
-    tend_until(keeper, lambda: keeper.processes and keeper.processes[0] != before[0])
+    monitor = ServiceMonitor(silent, tmp_path)
+    poll_until(monitor, lambda: len(monitor.processes) == 2)
+    before = monitor.processes
+    poll_until(monitor, lambda: monitor.processes and monitor.processes[0] != before[0])
     assert [identity for identity in before if identity.process() is not None] == []
-    after = keeper.processes
-    keeper.end()
+    after = monitor.processes
+    monitor.end()
     assert [identity for identity in after if identity.process() is not None] == []
 
 
 def test_what_a_service_started_just_before_its_end_ends_too(tmp_path: Path) -> None:
     orphan = "sh -c 'echo $$; setsid sleep 60 & echo $!; wait' &"
     hasty = Service(name="hasty", command=("sh", "-c", f"sleep 0.5; {orphan} sleep 0.2"))
-    keeper = Keeper(hasty, tmp_path)
-    tend_until(keeper, lambda: keeper.deaths == 1)
+    monitor = ServiceMonitor(hasty, tmp_path)
+    poll_until(monitor, lambda: monitor.deaths == 1)
     for number in (tmp_path / "hasty.log").read_text().split():
         assert not psutil.pid_exists(int(number)), number
 
 
 def test_long_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper_module, "_LOG_BYTES", 3)
+    monkeypatch.setattr(supervisor, "_LOG_BYTES", 3)
     (tmp_path / "brief.log").write_text("old words")
-    keeper = Keeper(Service(name="brief", command=("echo", "new")), tmp_path)
-    tend_until(keeper, lambda: keeper.deaths == 1)
+    monitor = ServiceMonitor(Service(name="brief", command=("echo", "new")), tmp_path)
+    poll_until(monitor, lambda: monitor.deaths == 1)
     assert (tmp_path / "brief.log.1").read_text() == "old words"
     assert (tmp_path / "brief.log").read_text() == "new\n"
 
