@@ -10,8 +10,9 @@ from videomar.latents.shards import contents_hash
 from videomar.provenance.checkout import made_from
 from videomar.sampling.previews import Previews
 from videomar.storage import absolute
+from videomar.training.launch import RunSpec
 from videomar.training.sweep import runs_folder, train_runs
-from videomar.training.sweep_comparison import CURVES_FILE, TABLE_FILE
+from videomar.training.sweep_runs import CURVES_FILE, TABLE_FILE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         outputs = ["out", "plot", "runs", "curves"]
         if stage.is_done({"latents": contents_hash(path.latents)}, ["text", "model", "train"], outputs):
             return
-        # Previews are looked at and nothing is made from them: their parameters are no reason to train again.
+        # Previews are only for people to look at, so their parameters are no reason to train again.
         previews = Previews(
             latents=absolute(path.latents),
             tokenizer=path.tokenizer.resolve(),
@@ -29,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sampling=params.sample,
             fps=params.ingest.fps,
         )
-        stage.metrics = train_runs(path.latents, path.out, params, made_from(Path.cwd()), previews)
+        spec = RunSpec(
+            absolute(path.latents), path.out.resolve(), params, made_from(Path.cwd()), previews.write
+        )
+        stage.metrics = train_runs(spec)
         path.plot.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path.out / LOG_FILE, path.plot)
         shutil.copyfile(runs_folder(path.out) / TABLE_FILE, path.runs)

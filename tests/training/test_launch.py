@@ -25,9 +25,8 @@ from videomar.latents.dataset import LatentDataset
 from videomar.latents.keys import key_facts
 from videomar.latents.shards import read_rows, write_shards
 from videomar.training.inputs import Splits
-from videomar.training.launch import train_on_ray
+from videomar.training.launch import RunSpec, refusal_of, run
 from videomar.training.loop import train
-from videomar.training.refusal import refusal_of
 from videomar.training.worker import Worker
 
 STEPS = 300
@@ -121,7 +120,7 @@ def workers_of_ray() -> list[psutil.Process]:
 def train_and_harm(out: Path, harm: Callable[[], None]) -> tuple[dict[str, float], dict[str, bytes]]:
     """Figures and files of a run to which harm is done when it has its second checkpoint."""
     # Nodes can be added from the main thread alone, so it is the training that takes another.
-    training = ThreadPoolExecutor(1).submit(train_on_ray, out.parent / "latents", out, PARAMS, {})
+    training = ThreadPoolExecutor(1).submit(run, RunSpec(out.parent / "latents", out, PARAMS, {}))
     while len(list(out.glob("step_*"))) < 2:
         assert not training.done(), training.result()
         time.sleep(0.02)
@@ -169,7 +168,7 @@ def test_refusal_of_the_workers_is_one_line_and_is_not_tried_again(folder, clust
         with pytest.raises(
             CheckpointError, match=r"^training: step \d+ \(clips .*clip003.*\): got loss nan"
         ) as error:
-            train_on_ray(latents, folder / "refused", PARAMS, {})
+            run(RunSpec(latents, folder / "refused", PARAMS, {}))
     finally:
         over.set()
         watcher.join()

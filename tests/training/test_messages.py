@@ -7,21 +7,23 @@ import pytest
 
 from tests.support.deadlines import within
 from tests.training.test_sweep import write_latents, write_params
-from videomar.training.messages import Retelling, noted_in
+from videomar.config import Params
+from videomar.training.launch import RunSpec
+from videomar.training.progress import Followed, RunFollower, copy_warnings
 from videomar.training.run_folder import claim_run_folder
 from videomar.training.sweep import train_runs
 
 
-def test_warnings_of_the_first_worker_are_retold_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_warnings_of_the_first_worker_are_shown_once(
+    params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "place/said.txt"
     path.parent.mkdir()
     path.write_text("of another command\n")
     logger = logging.getLogger("videomar.training.any")
-    with Retelling({path: "run a: "}):
+    with RunFollower([Followed(tmp_path, params.train, path, "run a: ")]):
         for rank in (0, 1):
-            with noted_in(path, rank):
+            with copy_warnings(path, rank):
                 logger.warning("stage %d ended", rank)
                 logger.info("nothing to be told")
         logger.warning("outside")
@@ -43,7 +45,7 @@ def test_user_is_told_of_stages_batch_size_and_a_run_that_is_set_aside(
     latents = write_latents(tmp_path / "latents", params)
     claim_run_folder(tmp_path / "out", {"train": {"seed": 1}})
     with within(480):
-        train_runs(latents, tmp_path / "out", params, {})
+        train_runs(RunSpec(latents, tmp_path / "out", params, {}))
     said = capsys.readouterr().err
     assert "out holds another run (" in said
     assert "`videomar gc` removes it once it is old" in said

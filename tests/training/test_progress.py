@@ -3,7 +3,7 @@ import time
 
 from videomar.config import CurriculumStage
 from videomar.files import LOG_FILE, write_csv
-from videomar.training.progress import Display, is_due, line
+from videomar.training.progress import Followed, RunFollower, is_due, line
 
 
 def hundred_steps(params):
@@ -29,9 +29,9 @@ def test_line_tells_stage_step_loss_rate_and_time_left(params):
     assert "left" not in line(row, hundred_steps(params), 0.0)
 
 
-def test_display_follows_the_log_and_not_one_of_before(params, tmp_path, capsys):
+def test_follower_shows_new_rows_of_the_log_and_none_of_before(params, tmp_path, capsys):
     write_csv(tmp_path / LOG_FILE, [{"step": 99, "stage": 1, "loss": 9.0}])
-    with Display(tmp_path, hundred_steps(params)):
+    with RunFollower([Followed(tmp_path, hundred_steps(params), tmp_path / "messages.txt")]):
         time.sleep(0.05)
         write_csv(tmp_path / LOG_FILE, [{"step": 20, "stage": 0, "loss": 2.0}])
     shown = capsys.readouterr().err

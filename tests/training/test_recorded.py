@@ -19,7 +19,7 @@ from videomar.sampling.previews import FILM, SHEET, Previews
 from videomar.seeding import step_generator
 from videomar.tracking.mlflow_store import open_client
 from videomar.tracking.runs import read_run_id
-from videomar.training.launch import run_config, work
+from videomar.training.launch import RunSpec, work
 from videomar.training.worker import Worker
 
 pytestmark = pytest.mark.slow
@@ -69,9 +69,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as changed:
         changed.chdir(folder)
         changed.delenv("MLFLOW_TRACKING_URI", raising=False)
-        config = run_config(folder / "latents", folder / "run", params, made_from(folder), previews)
-        changed.setenv("MLFLOW_TRACKING_URI", config["tracking_uri"])
-        work(config, Worker(), lambda step, figures: _wait_for_load(folder / "run"))
+        spec = RunSpec(folder / "latents", folder / "run", params, made_from(folder), previews.write)
+        changed.setenv("MLFLOW_TRACKING_URI", spec.tracking_uri)
+        work(spec, Worker(), lambda step, figures: _wait_for_load(folder / "run"))
         yield folder
 
 

@@ -27,11 +27,11 @@ from videomar.latents.keys import key_facts
 from videomar.latents.shards import read_rows, write_shards
 from videomar.tracking.mlflow_store import experiment_id, open_client
 from videomar.training.inputs import Splits
+from videomar.training.launch import RunSpec
 from videomar.training.loop import train
 from videomar.training.run_folder import archive_path, claim_run_folder
 from videomar.training.sweep import _best, _runs, train_runs
-from videomar.training.sweep_comparison import Outcome
-from videomar.training.sweep_runs import archive_others, is_finished, publish
+from videomar.training.sweep_runs import Run, archive_others, publish
 from videomar.training.worker import Worker
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,8 +40,10 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from videomar.config.params import load_params
+from videomar.training.launch import RunSpec
 from videomar.training.sweep import train_runs
-figures = train_runs(Path("latents"), Path("checkpoints/videomar"), load_params(Path("params.yaml")), {})
+params = load_params(Path("params.yaml"))
+figures = train_runs(RunSpec(Path("latents").resolve(), Path("checkpoints/videomar").resolve(), params, {}))
 Path("figures.json").write_text(json.dumps(figures))
 """
 
@@ -176,12 +178,12 @@ def test_asha_ends_worse_runs_early(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         runs=[{"name": "good"}, {"name": "idle", "train": {"learning_rate": 1e-12, "curriculum": slow}}],
     )
     latents = write_latents(tmp_path / "latents", params)
-    figures = train_runs(latents, tmp_path / "out", params, {})
+    figures = train_runs(RunSpec(latents, tmp_path / "out", params, {}))
     table = pd.read_csv(tmp_path / "out.runs/runs.csv").set_index("run")
     assert table["state"].to_dict() == {"good": "finished", "idle": "stopped early"}
     assert (figures["best_run"], figures["runs_stopped"], figures["steps"]) == (0, 1, 64)
     before = steps_kept(tmp_path / "out.runs/idle")
-    train_runs(latents, tmp_path / "out", params, {})
+    train_runs(RunSpec(latents, tmp_path / "out", params, {}))
     assert steps_kept(tmp_path / "out.runs/idle") == before
 
 
@@ -240,62 +242,64 @@ def test_selection_by_validation_without_held_out_clips_is_refused_before_traini
     rows = [{**row, "split": "train"} for row in read_rows(latents)]
     write_shards(latents, rows, 100, key_facts(params))
     with pytest.raises(DataError, match=r"train\.select_by: got val_loss"):
-        train_runs(latents, tmp_path / "out", params, {})
+        train_runs(RunSpec(latents, tmp_path / "out", params, {}))
     assert not (tmp_path / "out").exists()
 
 
-def outcome(name: str, state: str, error: str = "", **figures: float) -> Outcome:
-    return Outcome(name, state, Path(name), {}, figures, error)
+def ended(name: str, state: str, error: str = "", **metrics: float) -> Run:
+    spec = RunSpec("latents", Path(name), small_params(), {})
+    return Run(name, spec, {}, {}, state, metrics, error)
 
 
 def test_best_is_the_lowest_of_those_that_came_to_their_end() -> None:
-    outcomes = [
-        outcome("a", "finished", loss=2.0),
-        outcome("b", "stopped early", loss=0.1),
-        outcome("c", "finished", loss=float("nan")),
-        outcome("d", "failed", "boom"),
-        outcome("e", "finished", loss=1.0),
+    runs = [
+        ended("a", "finished", loss=2.0),
+        ended("b", "stopped early", loss=0.1),
+        ended("c", "finished", loss=float("nan")),
+        ended("d", "failed", "boom"),
+        ended("e", "finished", loss=1.0),
     ]
-    assert _best(outcomes, "loss") == 4
+    assert _best(runs, "loss") == 4
     with pytest.raises(CheckpointError, match=r"train\.select_by: got fid, expected .*\(loss\)"):
-        _best(outcomes, "fid")
+        _best(runs, "fid")
 
 
 def test_no_run_at_its_end_is_one_line_that_says_why_of_each() -> None:
     with pytest.raises(CheckpointError) as caught:
-        _best([outcome("a", "failed", "boom"), outcome("b", "failed", "bang")], "loss")
+        _best([ended("a", "failed", "boom"), ended("b", "failed", "bang")], "loss")
     assert "(a: boom; b: bang)" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_published_run_takes_the_place_of_another_which_is_set_aside(tmp_path: Path) -> None:
+def test_published_run_takes_the_place_of_another_which_is_archived(tmp_path: Path) -> None:
     params = write_params(tmp_path / "params.yaml", runs=[{"name": "a"}, {"name": "b", "train": {"seed": 5}}])
     latents = write_latents(tmp_path / "latents", params)
-    runs = _runs(latents, tmp_path / "out.runs", params)
-    files = [of_plain_loop(run.params, latents, run.out) for run in runs]
-    assert all(is_finished(run) for run in runs)
+    runs = _runs(RunSpec(latents, tmp_path / "out", params, {}), variants_of(params))
+    files = [of_plain_loop(run.spec.params, latents, run.spec.out) for run in runs]
+    assert all(run.is_finished() for run in runs)
     for number in (0, 1, 0):
         publish(runs[number], tmp_path / "out")
         assert files_of(tmp_path / "out") == files[number]
     assert len(list((tmp_path / "out.aside").iterdir())) == 1
-    (runs[1].out / "step_00000012/ema.safetensors").write_bytes(b"")
-    assert not is_finished(runs[1])
+    (runs[1].spec.out / "step_00000012/ema.safetensors").write_bytes(b"")
+    assert not runs[1].is_finished()
 
 
-def test_run_that_is_not_asked_for_any_more_is_set_aside_and_taken_up_again(tmp_path: Path) -> None:
-    """Else it would lie there for ever: what is set aside, `videomar gc` knows."""
+def test_run_that_is_no_longer_in_the_parameters_is_archived_and_restored(tmp_path: Path) -> None:
+    """`videomar gc` finds and deletes only what is archived."""
     params = write_params(tmp_path / "params.yaml", runs=[{"name": "a"}, {"name": "b", "train": {"seed": 5}}])
-    runs = _runs(write_latents(tmp_path / "latents", params), tmp_path / "out.runs", params)
+    latents = write_latents(tmp_path / "latents", params)
+    runs = _runs(RunSpec(latents, tmp_path / "out", params, {}), variants_of(params))
     for run in runs:
-        claim_run_folder(run.out, run.made_with)
-        (run.out / "mark").touch()
+        claim_run_folder(run.spec.out, run.identity)
+        (run.spec.out / "mark").touch()
     for _ in range(2):
         archive_others(tmp_path / "out.runs", ["a"])
-        assert (runs[0].out / "mark").exists()
-        assert not runs[1].out.exists()
-        assert archive_path(runs[1].out, runs[1].made_with).is_dir()
-    claim_run_folder(runs[1].out, runs[1].made_with)
-    assert (runs[1].out / "mark").exists()
+        assert (runs[0].spec.out / "mark").exists()
+        assert not runs[1].spec.out.exists()
+        assert archive_path(runs[1].spec.out, runs[1].identity).is_dir()
+    claim_run_folder(runs[1].spec.out, runs[1].identity)
+    assert (runs[1].spec.out / "mark").exists()
     archive_others(tmp_path / "nowhere", [])
 
 

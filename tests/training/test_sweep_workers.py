@@ -15,6 +15,7 @@ from videomar.config.params import variants_of
 from videomar.errors import DataError
 from videomar.latents.dataset import LatentDataset
 from videomar.training.inputs import Splits
+from videomar.training.launch import RunSpec
 from videomar.training.loop import train
 from videomar.training.sweep import train_runs
 from videomar.training.worker import Worker
@@ -39,7 +40,7 @@ def test_runs_of_two_workers_each_end_with_the_bits_of_two_processes(tmp_path: P
     runs = [{"name": "base"}, {"name": "wild", "train": wild}, {"name": "thin", "model": {"depth": 1}}]
     params = write_params(tmp_path / "params.yaml", num_workers=2, runs=runs)
     latents = write_latents(tmp_path / "latents", params)
-    figures = train_runs(latents, tmp_path / "out", params, {})
+    figures = train_runs(RunSpec(latents, tmp_path / "out", params, {}))
     table = pd.read_csv(tmp_path / "out.runs/runs.csv").set_index("run")
     assert table["state"].to_dict() == {"base": "finished", "wild": "failed", "thin": "finished"}
     assert "training: step" in table.loc["wild", "error"]
@@ -64,5 +65,5 @@ def test_gpu_that_is_not_there_is_refused_instead_of_waited_for(tmp_path: Path, 
     with pytest.raises(
         DataError, match=r"resources\.train\.device: got cuda and 0 GPUs for 1 worker"
     ) as refused:
-        train_runs(latents, tmp_path / "out", params, {})
+        train_runs(RunSpec(latents, tmp_path / "out", params, {}))
     assert "\n" not in str(refused.value)

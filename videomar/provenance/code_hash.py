@@ -33,9 +33,7 @@ INERT = {
     "videomar.training.launch": "deals a run to workers",
     "videomar.training.run_folder": "which run a folder holds",
     "videomar.training.throughput": "figures of speed",
-    "videomar.training.progress": "lines of progress",
-    "videomar.training.messages": "lines of warnings",
-    "videomar.training.refusal": "errors of workers",
+    "videomar.training.progress": "lines of progress and warnings",
 }
 _EMPTY = json.dumps(["Module(body=[Pass()])", []])
 # Training makes no clip.

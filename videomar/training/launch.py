@@ -1,71 +1,101 @@
 """Training on Ray Train: one plain loop per worker, restarted by Ray when a worker dies.
 
+    stages/train -> sweep.train_runs -> launch.run -> [Ray: each worker] launch.work -> loop.train
+
 The loop itself knows nothing of Ray; on a machine without it, call `videomar.training.loop.train`.
 """
 
+import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from videomar import errors
 from videomar.cluster import compute_device, ray_cluster, refuse_missing_gpus
 from videomar.config import Params
 from videomar.config.section import fixed_keys, free_keys
 from videomar.errors import CheckpointError, VideomarError
+from videomar.files import write_json
 from videomar.latents.dataset import LatentDataset
 from videomar.model.videomar import VideoMAR
-from videomar.storage import Location, absolute
+from videomar.storage import Location
 from videomar.tracking.mlflow_store import tracking_uri
 from videomar.tracking.runs import RUN_FILE, TrackedRun, open_run
-from videomar.training.messages import Retelling, messages_of, noted_in
-from videomar.training.progress import Display
+from videomar.training.progress import Followed, RunFollower, copy_warnings
 from videomar.training.state import run_summary
 
 if TYPE_CHECKING:
     from videomar.training.worker import Worker
 
 MAX_FAILURES = 3
-_DIGEST_LENGTH = 36  # MLflow's longest for a dataset
+_DIGEST_LENGTH = 36  # MLflow's limit for a dataset's digest
+# How long a worker that refuses waits for the others to refuse. Most refusals happen at all in one step.
+_PATIENCE_S = 5.0
+_POLL_S = 0.05
 _log = logging.getLogger(__name__)
+
 Report = Callable[[int, dict[str, float]], None]
+WritePreviews = Callable[[VideoMAR, Path], list[Path]]
+"""Makes sample clips of a model as files in a folder, and returns these; there may be none."""
 
 
-class Sampler(Protocol):
-    """Makes sample clips of a model: what training itself does not do. Is sent to the process that trains."""
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """What the processes of one training run need to know; paths are absolute, as workers start elsewhere."""
 
-    def write(self, model: VideoMAR, folder: Path) -> list[Path]:
-        """Files in `folder`; there may be none."""
+    latents: Location
+    """Folder of the latent cache, or its URL."""
+    out: Path
+    """Folder of the run: checkpoints, `log.csv`, and the MLflow run's id. Training continues from its newest
+    checkpoint."""
+    params: Params
+    """Sections `text`, `model` and `train` are used."""
+    tags: Mapping[str, str]
+    """Lineage, recorded with the MLflow run."""
+    write_previews: WritePreviews | None = None
+    """Makes the clips that are recorded every `resources.train.preview_every` steps."""
+    tracking_uri: str = field(default_factory=tracking_uri)
+    """Address of the MLflow store."""
+    scratch: Path = field(default_factory=lambda: Path(".local/ray").resolve())
+    """Folder for Ray's records and the messages of workers."""
+
+    def followed(self, name: str = "") -> Followed:
+        """What shows this run on the terminal; the name of one of several precedes its lines."""
+        prefix = f"run {name}: " if name else ""
+        return Followed(self.out, self.params.train, self.scratch / f"said-{self.out.name}.txt", prefix)
 
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """The run in MLflow, and the sample clips that are recorded with it; a `Tracker` of the loop."""
+    """The loop's `Tracker`: the run in MLflow, and the sample clips that are recorded with it."""
 
     run: TrackedRun
-    sampler: Sampler | None
+    write_previews: WritePreviews | None
     report: Report | None = None
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        """Record figures of a step."""
-        self.run.log(step, figures)
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Record metrics of a step."""
+        self.run.log(step, metrics)
         if self.report:
-            self.report(step, figures)
+            self.report(step, metrics)
 
     def tag(self, values: dict[str, str]) -> None:
-        """Record facts about the whole run."""
+        """Record text about the whole run."""
         self.run.tag(values)
 
     def log_preview(self, step: int, model: VideoMAR) -> None:
-        """Record sample clips as artifacts below `previews/step_NNNNNNNN`; the run goes on without them."""
-        if self.sampler is None:
+        """Record sample clips as artifacts in `previews/step_NNNNNNNN`; a failure does not stop the run."""
+        if self.write_previews is None:
             return
         with tempfile.TemporaryDirectory() as folder:
             try:
-                files = self.sampler.write(model, Path(folder))
+                files = self.write_previews(model, Path(folder))
             except (VideomarError, OSError) as error:
                 _log.warning("no preview after step %d: %s", step, error)
                 return
@@ -73,63 +103,39 @@ class Recorder:
                 self.run.log_files(f"previews/step_{step:08d}", files)
 
     def flush(self) -> None:
-        """Have on the disk what was recorded."""
+        """Return once all that was recorded is on disk."""
         self.run.flush()
 
 
-def train_on_ray(
-    latents: Location, out: Path, params: Params, tags: dict[str, str], sampler: Sampler | None = None
-) -> dict[str, float]:
-    """Run the curriculum on the cluster; checkpoints, `log.csv` and the MLflow run's id are in `out`.
-
-    Args:
-        latents: folder of the latent cache, or its URL.
-        out: folder of the run; training goes on from its newest checkpoint.
-        params: sections `text`, `model` and `train` are used.
-        tags: lineage for the MLflow run.
-        sampler: makes the clips that are recorded every `resources.train.preview_every` steps.
+def run(spec: RunSpec) -> dict[str, float]:
+    """Train one run on the cluster, and show its progress here; return its metrics.
 
     Raises:
-        VideomarError: what the workers refused; or a worker failed more often than Ray may restart it.
+        VideomarError: a worker refused, or failed more often than Ray may restart it.
     """
-    train, told = params.train, Retelling({messages_of(out): ""})
-    with ray_cluster(max(2, train.num_workers)), told, Display(out, train):
+    train = spec.params.train
+    with ray_cluster(max(2, train.num_workers)), RunFollower([spec.followed()]):
         refuse_missing_gpus(train.device, train.num_workers)
-        fit(run_config(latents, out, params, tags, sampler))
-    return run_summary(out)
+        fit(spec)
+    return run_summary(spec.out)
 
 
-def run_config(
-    latents: Location, out: Path, params: Params, tags: dict[str, str], sampler: Sampler | None
-) -> dict[str, Any]:
-    """What the processes of a run are told."""
-    return {
-        "latents": absolute(latents),
-        "out": str(out.resolve()),
-        "messages": messages_of(out),
-        "params": params,
-        "tags": tags,
-        "sampler": sampler,
-        "tracking_uri": tracking_uri(),
-    }
-
-
-def fit(config: dict[str, Any]) -> None:
-    """Train one run with workers of its own on the cluster that is connected.
+def fit(spec: RunSpec, name: str = "videomar") -> None:
+    """Train one run with its own workers on the connected cluster.
 
     Raises:
-        VideomarError: what the workers refused; or a worker failed more often than Ray may restart it.
+        VideomarError: a worker refused, or failed more often than Ray may restart it.
     """
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    train, storage = config["params"].train, Path(".local/ray").resolve()
+    train = spec.params.train
     on_gpu = compute_device(train.device) == "cuda"
-    storage.mkdir(parents=True, exist_ok=True)
-    notes = tempfile.mkdtemp(prefix="refusals-", dir=storage)
+    spec.scratch.mkdir(parents=True, exist_ok=True)
+    notes = tempfile.mkdtemp(prefix="refusals-", dir=spec.scratch)
     trainer = TorchTrainer(
         _work,  # type: ignore[arg-type]  # Ray's types are older than its return values
-        train_loop_config={**config, "notes": notes},
+        train_loop_config={"spec": spec, "notes": notes},
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=train.num_workers,
@@ -137,15 +143,15 @@ def fit(config: dict[str, Any]) -> None:
             resources_per_worker={"CPU": 1} | ({"GPU": 1} if on_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            name=config.get("name", "videomar"),
-            storage_path=str(storage),
+            name=name,
+            storage_path=str(spec.scratch),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
     try:
         refusal = trainer.fit().return_value  # type: ignore[attr-defined]
     except ray.train.TrainingFailedError as error:
-        raise CheckpointError(f"training: a worker failed: {_last_line(error)}") from None
+        raise CheckpointError(f"training: a worker failed: {last_line(error)}") from None
     finally:
         shutil.rmtree(notes, ignore_errors=True)
     if refusal:
@@ -153,25 +159,24 @@ def fit(config: dict[str, Any]) -> None:
 
 
 def _work(config: dict[str, Any]) -> VideomarError | None:
-    """What each worker of Ray Train does; what it refuses is a result."""
+    """Run one worker of Ray Train; what it refuses is its result."""
     import ray.train
     from ray.train.torch import get_device
 
-    from videomar.training.refusal import refusal_of
     from videomar.training.worker import Worker
 
     context = ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())
-    return refusal_of(lambda: work(config, worker), Path(config["notes"]), worker)
+    return refusal_of(lambda: work(config["spec"], worker), Path(config["notes"]), worker)
 
 
-def work(config: dict[str, Any], worker: "Worker", report: Report | None = None) -> None:
+def work(spec: RunSpec, worker: "Worker", report: Report | None = None) -> None:
     """Train as one worker of a run. Imports are here because Ray sends this function by value.
 
     Args:
-        config: see `run_config`.
+        spec: the run.
         worker: which of the run's workers this process is.
-        report: is told, beside MLflow, the figures of the log.
+        report: called with every logged row, in addition to MLflow.
     """
     import torch
 
@@ -179,55 +184,88 @@ def work(config: dict[str, Any], worker: "Worker", report: Report | None = None)
     from videomar.training.loop import train
     from videomar.training.run_folder import claim_run_folder, describe_run
 
-    params: Params = config["params"]
+    params, out = spec.params, spec.out
     # A worker may start in another folder, or on another machine, where the default store would be another.
-    os.environ["MLFLOW_TRACKING_URI"] = config["tracking_uri"]
+    os.environ["MLFLOW_TRACKING_URI"] = spec.tracking_uri
     torch.set_num_threads(params.train.threads_per_worker)
-    out = Path(config["out"])
-    with noted_in(config["messages"], worker.rank):
-        data = worker.together(lambda: read_splits(config["latents"], params))
+    with copy_warnings(spec.followed().messages, worker.rank):
+        data = worker.together(lambda: read_splits(spec.latents, params))
         shape = shape_of(data.train, params)
 
         def begin() -> TrackedRun | None:
             if worker.rank:
                 return None
             claim_run_folder(out, describe_run(shape, data.train, params.train))
-            return _open_run(config, data.train)
+            return _open_run(spec, data.train)
 
-        run = worker.together(begin)
-        recorder = Recorder(run, config["sampler"], report) if run else None
+        tracked = worker.together(begin)
+        recorder = Recorder(tracked, spec.write_previews, report) if tracked else None
         try:
             train(shape, data, params.train, out, worker, recorder)
         except BaseException:
-            if run:
-                run.finish("FAILED")
+            if tracked:
+                tracked.finish("FAILED")
             raise
-        if run:
-            run.finish()
+        if tracked:
+            tracked.finish()
 
 
-def _open_run(config: dict[str, Any], dataset: LatentDataset) -> TrackedRun:
-    """The run in MLflow."""
+def refusal_of(action: Callable[[], None], notes: Path, worker: "Worker") -> VideomarError | None:
+    """Run a worker's action; return the error if it, or another worker in an earlier start, refused.
+
+    `Worker.together` spreads an error among workers that all reach it. This is for errors elsewhere in the
+    loop. Ray Train restarts a run whose worker raised, whatever it raised, but no restart helps after a
+    refusal. So a worker that refuses writes a note and returns. If the others wait for it instead of
+    refusing, it raises: Ray then ends and restarts them all, and they find the note.
+
+    Args:
+        action: this worker's part of the run.
+        notes: folder that all workers of this launch see, and no other launch.
+        worker: which of them this process is.
+
+    Raises:
+        VideomarError: this worker refuses, and others do not within a few seconds.
+    """
+    note = notes / f"{worker.rank}.json"
+    for path in sorted(notes.glob("[!.]*.json")):
+        found = json.loads(path.read_text("utf-8"))
+        write_json(note, found)  # the worker that refused may be waiting for all notes
+        return getattr(errors, found["kind"])(found["words"])
+    try:
+        action()
+    except VideomarError as error:
+        write_json(note, {"kind": type(error).__name__, "words": str(error)})
+        deadline = time.monotonic() + _PATIENCE_S
+        while len(list(notes.glob("[!.]*.json"))) < worker.world_size:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
+        return error
+    return None
+
+
+def _open_run(spec: RunSpec, dataset: LatentDataset) -> TrackedRun:
+    """Open the run in MLflow."""
     import torch
 
-    out = Path(config["out"])
-    sections, free = recorded(config["params"])
+    sections, free = recorded(spec.params)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    facts = {"data_hash": dataset.content_hash, "torch": torch.__version__, "device": device}
+    metadata = {"data_hash": dataset.content_hash, "torch": torch.__version__, "device": device}
     digest = dataset.content_hash[:_DIGEST_LENGTH]
-    latents = {"name": "latents", "digest": digest, "source_type": "local", "source": str(config["latents"])}
-    return open_run(out / RUN_FILE, sections, {**config["tags"], **facts, **free}, [latents])
+    latents = {"name": "latents", "digest": digest, "source_type": "local", "source": str(spec.latents)}
+    return open_run(spec.out / RUN_FILE, sections, {**spec.tags, **metadata, **free}, [latents])
 
 
 def recorded(params: Params) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """What MLflow holds of the parameters of a run: sections, and tags with what may change within a run.
+    """Return what MLflow records of the parameters: sections, and tags for what may change within a run.
 
-    MLflow lets nobody change a parameter; tags it does.
+    MLflow's parameters can never change; its tags can.
     """
     sections = {name: fixed_keys(getattr(params, name)) for name in ("text", "model", "train")}
     return sections, {f"train.{name}": str(value) for name, value in free_keys(params.train).items()}
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's text, where Ray puts the cause, or the type if it has no text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,43 +1,46 @@
 """Several training runs, side by side and resumable as a whole; the best becomes the candidate.
 
 Each run has a folder in `OUT.runs`, with its own checkpoints and identity: a run whose folder holds its last
-step is not begun again, and one that was cut off goes on from its checkpoint.
+step is not repeated, and one that was interrupted continues from its checkpoint.
 """
 
+import dataclasses
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from videomar.checkpoint import folder as checkpoint
-from videomar.config import Params, TrainParams
+from videomar.config import Params
 from videomar.config.params import variants_of
+from videomar.config.search import Variant
 from videomar.errors import CheckpointError, DataError
-from videomar.storage import Location
+from videomar.latents.dataset import LatentDataset
 from videomar.tracking.outbox import Outbox, read_json
 from videomar.tracking.runs import OUTBOX, RUN_FILE, TrackedRun, open_run, upload_pending
 from videomar.tracking.uploader import PARENT_TAG
+from videomar.training import launch
 from videomar.training.inputs import read_splits, shape_of
-from videomar.training.launch import Sampler, recorded, run_config, train_on_ray
+from videomar.training.launch import RunSpec
 from videomar.training.run_folder import describe_run
 from videomar.training.state import run_summary
-from videomar.training.sweep_comparison import FAILED, FINISHED, STOPPED, Outcome, show, write_comparison
 from videomar.training.sweep_runs import (
+    FAILED,
+    FINISHED,
+    STOPPED,
     Run,
     archive_others,
-    is_finished,
-    note_stopped,
-    outcome_of,
+    print_comparison,
     publish,
-    was_stopped,
+    write_comparison,
 )
 from videomar.training.sweep_tune import train_side_by_side
 
 ONLY = "train"
 """Name of the run where there is just one."""
 _VALIDATION = "val_loss"
-# What validation measures follows from these: losses of runs that differ in one are not of one kind.
+# Validation depends on these keys, so losses of runs that differ in one are not comparable.
 _OTHER_LOSS = {
     "train.mask_ratio_min",
     "train.mask_ratio_mean",
@@ -53,138 +56,132 @@ _log = logging.getLogger(__name__)
 
 
 def runs_folder(out: Path) -> Path:
-    """Where the runs are, and the files that compare them."""
+    """Return the folder of the runs, and of the files that compare them."""
     return out.with_name(f"{out.name}.runs")
 
 
-def train_runs(
-    latents: Location, out: Path, params: Params, tags: dict[str, str], sampler: Sampler | None = None
-) -> dict[str, float]:
-    """Train what `train.runs` and `train.search` ask for, or just one run; `out` is then that of the best.
+def train_runs(spec: RunSpec) -> dict[str, float]:
+    """Train the runs that `train.runs` and `train.search` define, or just one; publish the best as `out`.
 
     `runs_folder(out)` has table, curves and picture. Runs other than the best keep their last checkpoint.
 
     Args:
-        latents: folder of the latent cache, or its URL.
-        out: folder of the candidate's run.
-        params: sections `text`, `model` and `train` are used.
-        tags: lineage for the MLflow runs.
-        sampler: makes the clips that are recorded every `resources.train.preview_every` steps.
+        spec: the run that others are variants of; its `out` is the folder of the candidate's run.
 
     Returns:
-        Figures of the best run; with several, also how many `runs` there were, how many of them failed or
+        Metrics of the best run; with several, also how many `runs` there were, how many of them failed or
         were stopped early, and the number of the best, from 0 in the order of the table.
 
     Raises:
-        CheckpointError: no run came to its end.
+        CheckpointError: no run finished.
     """
-    figure, folder = params.train.select_by, runs_folder(out)
-    archive_others(folder, variants_of(params))
-    if not variants_of(params):
-        if is_finished(_only_run(latents, out, params)):
-            upload_pending(out)
-            figures = run_summary(out)
+    train, folder = spec.params.train, runs_folder(spec.out)
+    variants = variants_of(spec.params)
+    archive_others(folder, variants)
+    if not variants:
+        run = _run(ONLY, spec, {}, read_splits(spec.latents, spec.params).train)
+        if run.is_finished():
+            upload_pending(spec.out)
         else:
-            figures = train_on_ray(latents, out, params, tags, sampler)
-        write_comparison(folder, [Outcome(ONLY, FINISHED, out, {}, figures)], figure, 0)
-        return figures
-    runs = _runs(latents, folder, params)
-    parent = _open_parent(folder, params, tags)
+            launch.run(spec)
+        metrics = run_summary(spec.out)
+        finished = dataclasses.replace(run, state=FINISHED, metrics=metrics)
+        write_comparison(folder, [finished], train.select_by, 0)
+        return metrics
+    runs = _runs(spec, variants)
+    parent = _open_parent(folder, spec)
     try:
-        config = run_config(latents, out, params, {**tags, PARENT_TAG: _box_name(folder)}, sampler)
-        outcomes = _outcomes(runs, params.train, config)
-        best = _best(outcomes, figure)
-        publish(runs[best], out)
+        tags = {**spec.tags, PARENT_TAG: str(read_json(folder / RUN_FILE)["name"])}
+        runs = _train_missing(runs, spec.params, tags)
+        best = _best(runs, train.select_by)
+        publish(runs[best], spec.out)
         for run in runs:
-            checkpoint.prune(run.out, 1)
-        parent.log_files("runs", write_comparison(folder, outcomes, figure, best))
-        parent.tag({"best_run": runs[best].name, "select_by": figure})
-        parent.log(len(runs), {f"best/{figure}": outcomes[best].value(figure)})
+            checkpoint.prune(run.spec.out, 1)
+        parent.log_files("runs", write_comparison(folder, runs, train.select_by, best))
+        parent.tag({"best_run": runs[best].name, "select_by": train.select_by})
+        parent.log(len(runs), {f"best/{train.select_by}": runs[best].value(train.select_by)})
     except BaseException:
         parent.finish("FAILED")
         raise
     parent.finish()
     upload_pending(folder)
-    show(outcomes, figure, best)
-    states = [outcome.state for outcome in outcomes]
+    print_comparison(runs, train.select_by, best)
+    states = [run.state for run in runs]
     counts = {"runs": len(runs), "runs_failed": states.count(FAILED), "runs_stopped": states.count(STOPPED)}
-    return {**run_summary(out), **counts, "best_run": best}
+    return {**run_summary(spec.out), **counts, "best_run": best}
 
 
-def _only_run(latents: Location, out: Path, params: Params) -> Run:
-    """The run of the parameters as they stand."""
-    train = read_splits(latents, params).train
-    return Run(ONLY, params, {}, out, describe_run(shape_of(train, params), train, params.train))
+def _run(name: str, spec: RunSpec, overrides: Mapping[str, object], dataset: LatentDataset) -> Run:
+    identity = describe_run(shape_of(dataset, spec.params), dataset, spec.params.train)
+    return Run(name, spec, overrides, identity)
 
 
-def _runs(latents: Location, folder: Path, params: Params) -> list[Run]:
-    """The runs that are asked for.
+def _runs(spec: RunSpec, variants: Mapping[str, tuple[Variant, Params]]) -> list[Run]:
+    """Return the runs to compare.
 
     Raises:
-        DataError: they are to be compared by a figure that none will have.
+        DataError: they are to be compared by a metric that none of them will have.
     """
-    data = read_splits(latents, params)
-    by_validation = params.train.select_by == _VALIDATION
+    data = read_splits(spec.latents, spec.params)
+    by_validation = spec.params.train.select_by == _VALIDATION
     if by_validation and data.val is None:
-        rule = "a figure that all runs have: there is no clip in split val, or train.validate_every is 0"
+        rule = "a metric that all runs have: no clip is in split val, or train.validate_every is 0"
         raise DataError(f"train.select_by: got {_VALIDATION}, expected {rule}; set it to loss")
     runs = []
-    for name, (variant, own) in variants_of(params).items():
+    for name, (variant, params) in variants.items():
         if by_validation and (other := sorted(_OTHER_LOSS & set(variant.overrides))):
             _log.warning("train.runs: run %s: validation differs in %s: compare with care", name, other)
-        made_with = describe_run(shape_of(data.train, own), data.train, own.train)
-        runs.append(Run(name, own, variant.overrides, folder / name, made_with))
+        own = dataclasses.replace(spec, params=params, out=runs_folder(spec.out) / name)
+        runs.append(_run(name, own, variant.overrides, data.train))
     return runs
 
 
-def _outcomes(runs: Sequence[Run], params: TrainParams, config: dict[str, object]) -> list[Outcome]:
-    """Train what is not done yet; what has become of all."""
-    waiting = [run for run in runs if not (is_finished(run) or (params.asha and was_stopped(run)))]
-    errors = train_side_by_side(waiting, params, config) if waiting else {}
+def _train_missing(runs: Sequence[Run], params: Params, tags: Mapping[str, str]) -> list[Run]:
+    """Train the runs that are not done; return all of them at their ends."""
+    asha = params.train.asha
+    waiting = [run for run in runs if not (run.is_finished() or (asha and run.was_stopped()))]
+    errors = train_side_by_side(waiting, params.train, tags) if waiting else {}
     for run in waiting:
-        if params.asha and not errors.get(run.name) and not is_finished(run):
-            note_stopped(run)
+        if asha and not errors.get(run.name) and not run.is_finished():
+            run.note_stopped()
             _close(run)
     for name, error in errors.items():
         if error:
             _log.warning("train.runs: run %s failed: %s", name, error)
-    return [outcome_of(run, errors.get(run.name, "")) for run in runs]
+    return [run.ended(errors.get(run.name, "")) for run in runs]
 
 
-def _best(outcomes: Sequence[Outcome], figure: str) -> int:
-    """Number of the finished run whose figure is lowest.
+def _best(runs: Sequence[Run], metric: str) -> int:
+    """Return the number of the finished run whose metric is lowest.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: no run finished, or none has the metric.
     """
-    finished = [outcome for outcome in outcomes if outcome.state == FINISHED]
+    finished = [run for run in runs if run.state == FINISHED]
     if not finished:
-        said = "; ".join(f"{outcome.name}: {outcome.error or outcome.state}" for outcome in outcomes)
-        raise CheckpointError(f"train.runs: got no run that came to its end ({said}), expected at least one")
-    best = min(range(len(outcomes)), key=lambda number: outcomes[number].value(figure))
-    if math.isinf(outcomes[best].value(figure)):
-        known = sorted(set.intersection(*(set(outcome.figures) for outcome in finished)))
-        rule = f"a figure of the runs' logs ({', '.join(known)}); set it, no run is trained again"
-        raise CheckpointError(f"train.select_by: got {figure}, expected {rule}")
+        reasons = "; ".join(f"{run.name}: {run.error or run.state}" for run in runs)
+        raise CheckpointError(f"train.runs: got no run that finished ({reasons}), expected at least one")
+    best = min(range(len(runs)), key=lambda number: runs[number].value(metric))
+    if math.isinf(runs[best].value(metric)):
+        known = sorted(set.intersection(*(set(run.metrics) for run in finished)))
+        rule = f"a metric in the runs' logs ({', '.join(known)}); set it, no run is trained again"
+        raise CheckpointError(f"train.select_by: got {metric}, expected {rule}")
     return best
 
 
-def _open_parent(folder: Path, params: Params, tags: dict[str, str]) -> TrackedRun:
-    """The MLflow run that those of the runs lie below. More runs, or another choice, leave it the same."""
-    sections, free = recorded(params)
-    parent = open_run(folder / RUN_FILE, sections, {**tags, **free, "mlflow.runName": "runs side by side"})
+def _open_parent(folder: Path, spec: RunSpec) -> TrackedRun:
+    """Open the runs' parent in MLflow; it stays the same with more runs, or another choice of the best."""
+    sections, free = launch.recorded(spec.params)
+    tags = {**spec.tags, **free, "mlflow.runName": "runs side by side"}
+    parent = open_run(folder / RUN_FILE, sections, tags)
     until = time.monotonic() + _PATIENCE_S
     while parent.run_id is None and time.monotonic() < until:  # a store that is away gets it later
         time.sleep(0.1)
     return parent
 
 
-def _box_name(folder: Path) -> str:
-    return str(read_json(folder / RUN_FILE)["name"])
-
-
 def _close(run: Run) -> None:
-    """Note the end of a run that Tune has ended, whose process had no time to."""
-    name = read_json(run.out / RUN_FILE).get("name")
+    """Record the end of a run that Tune has stopped, whose process had no time to."""
+    name = read_json(run.spec.out / RUN_FILE).get("name")
     if name is not None:
-        Outbox(run.out / OUTBOX / name).append("status", status="KILLED")
+        Outbox(run.spec.out / OUTBOX / name).append("status", status="KILLED")
