@@ -127,7 +127,7 @@ def test_source_and_target_within_each_other_are_refused(
     source: str, out: str, tmp_path: Path, samples_params: SamplesParams
 ) -> None:
     (tmp_path / source).mkdir(parents=True, exist_ok=True)
-    with pytest.raises(DataError, match="holds .* or lies in it"):
+    with pytest.raises(DataError, match="contains .* or is inside it"):
         collect_samples(tmp_path / source, tmp_path / out, samples_params)
 
 
@@ -162,7 +162,7 @@ def test_wrong_film_is_refused(recipe: Path) -> None:
 def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Path) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     film = dataclasses.replace(read_sources(recipe / "SOURCES.yaml")[0], archive="other.tar.gz")
-    with pytest.raises(DataError, match=r"pack==1: pip said .*No matching.* make run CLIPS=DIR$"):
+    with pytest.raises(DataError, match=r"pack==1: got .*No matching.* make run CLIPS=DIR$"):
         fetch_film(film)
 
 

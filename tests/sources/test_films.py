@@ -11,8 +11,7 @@ from videomar.errors import DataError
 from videomar.media.cuts import find_cuts
 from videomar.media.mp4 import find_ffmpeg
 from videomar.media.probe import probe
-from videomar.sources.films import Film, FilmCaption
-from videomar.sources.parts import cut_film, find_part_starts
+from videomar.sources.films import Film, FilmCaption, cut_film, find_part_starts
 
 CUTS_S = (3.0, 9.0, 21.0)
 

