@@ -140,5 +140,5 @@ docs:
 	    rm -rf .local/docs && "$$python" -m venv .local/docs && \
 	    .local/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.txt && \
 	    cp docs/requirements.txt .local/docs/; }
-	@.local/docs/bin/python -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 .local/docs/bin/python -m mkdocs build --quiet --strict
 	@echo .local/site/index.html

@@ -17,9 +17,10 @@ TESTS = [
 HEAD = """# Proofs of the model
 
 Each line is one comparison that a test makes, with the error measured when this file was written (`make
-proofs`) and the bound that the test demands. Where the bound is 0, bits are equal, on one kind of processor
-and number of threads; that a clip does not depend on the clips beside it was also found with MKL's kernels
-for AMD and for Intel with AVX-512, on 1 to 8 threads (docs/LOG.md). The words of a line lead to its test.
+proofs`) and the bound that the test requires. Where the bound is 0, bits are equal, on one kind of processor
+and number of threads. That a clip does not depend on the clips beside it was also measured with MKL's kernels
+for AMD and for Intel with AVX-512, on 1 to 8 threads ([log](../LOG.md)). To find a test, search `tests/`
+for the words of its line.
 
 | law | measured | bound |
 |---|---|---|
@@ -27,7 +28,7 @@ for AMD and for Intel with AVX-512, on 1 to 8 threads (docs/LOG.md). The words o
 
 
 def main() -> None:
-    """Run pytest on the proofs and rewrite the table; of repeated lines the largest error stands."""
+    """Run pytest on the proofs and rewrite the table; repeated lines keep their largest error."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", *TESTS, f"--junitxml={report}"]

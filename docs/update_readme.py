@@ -1,13 +1,15 @@
-"""Put the figures of the last run into README.md, and a picture of its clips into docs/: `make readme`."""
+"""Write the figures and pictures of the last run into README.md and docs/images: `make readme`."""
 
 import json
 import re
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from videomar.evaluation.generated import read_generated, repeat_last
+from videomar.evaluation.generated import ClipKinds, read_generated, repeat_last
 
 ROOT = Path(__file__).parent.parent
 ROWS = [
@@ -21,11 +23,16 @@ ROWS = [
     ("tokenizer on real clips (PSNR)", "train_tokenizer", "real_psnr_db"),
 ]
 _BLOCK = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
-_CLIPS, _SCALE = 4, 3
+# Clips of the moving picture: the first ones by id of each group, so that nobody picks the best.
+_SIMULATED, _REAL = 4, 2
+_SHEET_CLIPS, _SHEET_SCALE = 4, 3
+_SIDE, _GAP, _LABEL = 128, 8, 96
+_CAPTION_HEIGHT, _TEXT_SIZE = 72, 13
+_LABELS = {"truth": "held-out\nclip", "image": "model, from\nfirst picture\nand prompt"}
 
 
 def figures_table(metrics: Path) -> str:
-    """The results of a run as a Markdown table, from its metrics files."""
+    """Return the results of a run as a Markdown table, read from its metrics files."""
     files = {path.stem: json.loads(path.read_text("utf-8")) for path in metrics.glob("*.json")}
     lines = ["| held-out figure | dB |", "|---|---|"]
     lines += [f"| {name} | {files[stage][key]:.1f} |" for name, stage, key in ROWS if key in files[stage]]
@@ -35,27 +42,55 @@ def figures_table(metrics: Path) -> str:
     return "\n".join([*lines, "", cost, ""])
 
 
-def write_picture(generated: Path, out: Path) -> None:
-    """Rows of truth, model and repeated first picture for a few simulated clips, every other frame."""
-    clips = [kinds for kinds in read_generated(generated) if kinds["truth"].group == "simulated"][:_CLIPS]
+def write_sheet(clips: Sequence[ClipKinds], out: Path) -> None:
+    """Write a still of a few simulated clips: truth, model, first picture repeated; every other frame."""
     rows = []
-    for kinds in clips:
+    for kinds in clips[:_SHEET_CLIPS]:
         truth = kinds["truth"].frames
         for frames in (truth, kinds["image"].frames, repeat_last(truth, 1)):
             rows.append(np.concatenate(list(frames[::2]), axis=1))
         rows.append(np.full((4, rows[-1].shape[1], 3), 255, np.uint8))
     sheet = Image.fromarray(np.concatenate(rows[:-1]))
-    sheet.resize((sheet.width * _SCALE, sheet.height * _SCALE), Image.Resampling.NEAREST).save(out)
+    scale = _SHEET_SCALE
+    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(out)
+
+
+def write_animation(clips: Sequence[ClipKinds], out: Path) -> None:
+    """Write a GIF: one column per clip, the truth above what the model makes of its first picture."""
+    font = ImageFont.load_default(_TEXT_SIZE)
+    size = (_LABEL + len(clips) * (_SIDE + _GAP), 2 * (_SIDE + _GAP) + _CAPTION_HEIGHT)
+    pages = []
+    for index in range(len(clips[0]["truth"].frames)):
+        page = Image.new("RGB", size, "white")
+        draw = ImageDraw.Draw(page)
+        for row, (kind, label) in enumerate(_LABELS.items()):
+            top = row * (_SIDE + _GAP)
+            draw.multiline_text((0, top + _SIDE // 3), label, "black", font)
+            for column, kinds in enumerate(clips):
+                frame = Image.fromarray(kinds[kind].frames[index])
+                place = (_LABEL + column * (_SIDE + _GAP), top)
+                page.paste(frame.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), place)
+        for column, kinds in enumerate(clips):
+            words = "\n".join(textwrap.wrap(kinds["image"].prompt or "(no caption)", 18)[:4])
+            draw.multiline_text((_LABEL + column * (_SIDE + _GAP), 2 * (_SIDE + _GAP)), words, "black", font)
+        pages.append(page.quantize(128, dither=Image.Dither.NONE))
+    duration_ms = round(1000 / clips[0]["truth"].fps)
+    durations = [duration_ms] * (len(pages) - 1) + [8 * duration_ms]
+    pages[0].save(out, save_all=True, append_images=pages[1:], duration=durations, loop=0, optimize=True)
 
 
 def main() -> None:
-    """Rewrite the marked block of README.md and docs/images/sample.png."""
+    """Rewrite the marked block of README.md and the pictures of generated clips."""
     readme = ROOT / "README.md"
     table = figures_table(ROOT / "metrics")
     readme.write_text(
         _BLOCK.sub(lambda match: match[1] + table + match[2], readme.read_text("utf-8")), encoding="utf-8"
     )
-    write_picture(ROOT / "data" / "generated.parquet", ROOT / "docs/images/sample.png")
+    clips = read_generated(ROOT / "data" / "generated.parquet")
+    simulated = [kinds for kinds in clips if kinds["truth"].group == "simulated"]
+    real = [kinds for kinds in clips if kinds["truth"].group == "real"]
+    write_sheet(simulated, ROOT / "docs/images/sample.png")
+    write_animation([*simulated[:_SIMULATED], *real[:_REAL]], ROOT / "docs/images/clips.gif")
 
 
 if __name__ == "__main__":
