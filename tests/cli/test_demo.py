@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.support.browser import CHROMIUM, Tab, browser
 from tests.support.tiny_model import write_tiny_model
-from videomar.cli.demo import film, open_page, page
+from videomar.cli.demo import open_page, page, stream_clip
 from videomar.config import Params
 from videomar.errors import DataError, VideomarError
 from videomar.sampling.generate import ClipGenerator, GenerationRequest, ModelFiles, generate
@@ -40,10 +40,10 @@ def generator(files: ModelFiles) -> ClipGenerator:
     return ClipGenerator(files)
 
 
-def test_film_grows_to_the_clip_that_the_command_makes(
+def test_stream_grows_to_the_clip_that_the_command_makes(
     files: ModelFiles, generator: ClipGenerator, picture: NDArray[np.uint8]
 ) -> None:
-    shown = list(film(generator, picture, REQUEST))
+    shown = list(stream_clip(generator, picture, REQUEST))
     assert [len(frames) for frames in shown] == [1, 5, 9]
     assert np.array_equal(shown[-1], generate(files, picture[None], REQUEST))
     for frames in shown[:-1]:
@@ -51,23 +51,25 @@ def test_film_grows_to_the_clip_that_the_command_makes(
         assert np.abs(frames - later).max() <= 1
 
 
-def test_film_that_takes_too_long_is_broken_off(generator: ClipGenerator, picture: NDArray[np.uint8]) -> None:
+def test_stream_that_takes_too_long_is_broken_off(
+    generator: ClipGenerator, picture: NDArray[np.uint8]
+) -> None:
     with pytest.raises(DataError, match="got 1 of 9 frames in 0 s"):
-        list(film(generator, picture, REQUEST, longest_s=0.0))
+        list(stream_clip(generator, picture, REQUEST, max_s=0.0))
 
 
-def test_film_that_nobody_watches_any_more_is_not_made_and_the_next_is_whole(
+def test_stream_that_nobody_watches_any_more_is_not_made_and_the_next_is_whole(
     generator: ClipGenerator, picture: NDArray[np.uint8]
 ) -> None:
     passes: list[int] = []
     hook = generator.loaded.model.trunk.norm.register_forward_hook(lambda *_: passes.append(1))
     try:
-        whole = len(list(film(generator, picture, REQUEST))), len(passes)
-        watched = film(generator, picture, REQUEST)
+        whole = len(list(stream_clip(generator, picture, REQUEST))), len(passes)
+        watched = stream_clip(generator, picture, REQUEST)
         next(watched)
         watched.close()
         assert len(passes) == whole[1]
-        assert (len(list(film(generator, picture, REQUEST))), len(passes)) == (whole[0], 2 * whole[1])
+        assert (len(list(stream_clip(generator, picture, REQUEST))), len(passes)) == (whole[0], 2 * whole[1])
     finally:
         hook.remove()
 
@@ -215,5 +217,5 @@ def test_words_beyond_their_bound_are_refused_also_where_no_page_counts_them(
 def test_taken_port_is_refused_with_a_way_out(address: str, files: ModelFiles, tmp_path: Path) -> None:
     port = urlsplit(address).port
     assert port is not None
-    with pytest.raises(VideomarError, match=f"port {port} of 127.0.0.1: got a taken one.*--port"):
+    with pytest.raises(VideomarError, match=f"port {port} of 127.0.0.1: is already in use.*--port"):
         open_page(files, port, tmp_path)

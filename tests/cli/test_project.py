@@ -118,7 +118,7 @@ def test_folder_from_the_wheel_is_a_pipeline(videomar: Path, tmp_path: Path) -> 
     done = run(folder / ".venv/bin/videomar", "use-preset", "medium", folder=folder)
     assert done.returncode == 0, done.stderr
     assert load_params(folder / "params.yaml").model.depth > load_params(ROOT / "params.yaml").model.depth
-    assert "expected a new or an empty one" in run(videomar, "init", "my pipeline", folder=tmp_path).stderr
+    assert "expected a new or empty one" in run(videomar, "init", "my pipeline", folder=tmp_path).stderr
 
 
 def test_written_pipeline_runs_with_the_package_as_one_dependency(tmp_path: Path) -> None:
@@ -148,5 +148,5 @@ def test_path_that_scripts_or_databases_cannot_carry_is_refused(tmp_path: Path) 
 def test_folder_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path, tmp_path / "file"):
-        with pytest.raises(DataError, match="expected a new or an empty one"):
+        with pytest.raises(DataError, match="expected a new or empty one"):
             write_project(folder)

@@ -72,7 +72,7 @@ def test_command_names_package_advisory_and_remedy_and_fails(tmp_path: Path, mon
     write(tmp_path / "osv", 1, ranges=span(("introduced", "0"), ("fixed", "1.2")))
     (tmp_path / "requirements.lock").write_text("some-thing==1.1\n")
     bad = CliRunner().invoke(cli.app, ["bom", "--out", "bom.json", "--audit", "osv"])
-    assert "some-thing 1.1: PYSEC-1-1, mended in 1.2" in bad.stdout
+    assert "some-thing 1.1: PYSEC-1-1, fixed in 1.2" in bad.stdout
     assert bad.exit_code == 1
     (tmp_path / "requirements.lock").write_text("some-thing==1.2\n")
     good = CliRunner().invoke(cli.app, ["bom", "--out", "bom.json", "--audit", "osv"])

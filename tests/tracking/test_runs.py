@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from videomar.cli.app import upload
+from videomar.cli.ops_commands import upload
 from videomar.errors import VideomarError
 from videomar.tracking.mlflow_store import EXPERIMENT, experiment_id, open_client, tracking_uri
 from videomar.tracking.outbox import LINES, SENT, Outbox, read_json, write_json

@@ -1,4 +1,4 @@
-"""The `videomar` command; one module for each panel of its help."""
+"""The `videomar` command."""
 
 from videomar.cli.app import main
 

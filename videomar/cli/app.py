@@ -1,4 +1,8 @@
-"""The `videomar` command: each verb reads the command line and calls the library, which it imports late."""
+"""The `videomar` command: its entry point, and the commands for data and models.
+
+Each command reads the command line and calls the library. It imports the library inside its function, so that
+`--help` and wrong usage answer without loading torch.
+"""
 
 import sys
 from pathlib import Path
@@ -7,10 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import videomar
-from videomar.cli import ledger_commands as ledger_verbs
-from videomar.cli import model_commands as model_verbs
-from videomar.cli import ops_commands as upkeep_verbs
-from videomar.cli import plan_commands as plan_verbs
+from videomar.cli import ledger_commands, model_commands, ops_commands
+from videomar.cli.options import DATA, MODELS, ModelOption
 from videomar.environment import apply_settings
 from videomar.errors import DataError, VideomarError
 
@@ -18,9 +20,8 @@ if TYPE_CHECKING:
     from videomar.sampling.generate import ModelFiles
 
 PARAMS = Path("params.yaml")
-CHECKPOINTS = Path("checkpoints")
 
-# What brings a package that is not there; all others are of the pipeline.
+# The extra that installs a missing package; packages not listed here are in the extra `pipeline`.
 _EXTRAS = {
     "gradio": "demo",
     "pymunk": "samples",
@@ -44,12 +45,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="From a folder of clips to a model: curation, promotion, generation.",
+    help="From a folder of videos to a video model: curate, train, evaluate, promote, generate.",
 )
-app.add_typer(ledger_verbs.app, name="ledger")
-app.add_typer(model_verbs.app)
-app.add_typer(plan_verbs.app)
-app.add_typer(upkeep_verbs.app)
+app.add_typer(ledger_commands.app, name="ledger", rich_help_panel=DATA)
+app.add_typer(model_commands.app)
+app.add_typer(ops_commands.app)
 
 
 @app.callback()
@@ -58,27 +58,34 @@ def common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Options of the command itself."""
+    """Declare the options of `videomar` itself."""
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def init(
-    folder: Annotated[Path, typer.Argument(help="A new or an empty folder.")],
+    folder: Annotated[Path, typer.Argument(help="New or empty folder.")],
 ) -> None:
-    """Write a pipeline into a folder of its own, outside of a clone: dvc.yaml, params.yaml, stages, flows."""
+    """Create a pipeline folder with its own git repository.
+
+    It holds dvc.yaml, params.yaml, stages and flows, and uses the installed package.
+    """
     from videomar.cli.project import write_project
 
     for line in write_project(folder):
         print(line)
 
 
-@app.command("use-clips")
+@app.command("use-clips", rich_help_panel=DATA)
 def use_clips(
     source: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="Of videos, or s3://BUCKET/FOLDER; `samples`: ours.")
+        str,
+        typer.Argument(metavar="FOLDER", help="Of videos; or s3://BUCKET/FOLDER; `samples` = sample clips."),
     ],
 ) -> None:
-    """Let the pipeline start from a folder of videos: writes samples.source in params.yaml."""
+    """Choose the folder of videos that the pipeline starts from.
+
+    Sets samples.source in params.yaml.
+    """
     from videomar.config.edit import update_params
     from videomar.sources.bucket import write_recipe
 
@@ -91,11 +98,11 @@ def use_clips(
     print(f"params.yaml: samples.source is now {_portable(folder)}; `dvc repro` starts from there")
 
 
-@app.command("use-preset")
+@app.command("use-preset", rich_help_panel=DATA)
 def use_preset(
-    name: Annotated[str, typer.Argument(help="small, medium, paper, or another file of presets/.")],
+    name: Annotated[str, typer.Argument(help="`small`, `medium`, `paper` or another file in presets/.")],
 ) -> None:
-    """Set model, training and sampling to those of a preset: writes its values into params.yaml."""
+    """Write the values of a preset (model size) into params.yaml."""
     from videomar.cli.project import template
     from videomar.config.edit import read_preset, update_params
 
@@ -105,27 +112,23 @@ def use_preset(
     print(f"params.yaml: now has the sections {', '.join(preset)} of {name}; `git diff` shows what changed")
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def generate(
     given: Annotated[
-        Path, typer.Argument(metavar="IMAGE_OR_VIDEO", help="The first picture, or a video to continue.")
+        Path, typer.Argument(metavar="IMAGE_OR_VIDEO", help="First picture, or a video to continue.")
     ],
-    prompt: Annotated[str, typer.Option(help="What shall happen.")],
-    out: Annotated[Path, typer.Option(help="The video to write, .mp4.")],
-    model: Annotated[
-        str, typer.Option(help="`champion`, `challenger`, a version's number, or a folder of checkpoints.")
-    ] = "champion",
-    frames: Annotated[
-        int | None, typer.Option(min=2, help="Frames of the result; as trained if left out.")
-    ] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; as trained if left out.")] = None,
+    prompt: Annotated[str, typer.Option(help="Text prompt.")],
+    out: Annotated[Path, typer.Option(help="Video file to write, .mp4.")],
+    model: ModelOption = "champion",
+    frames: Annotated[int | None, typer.Option(min=2, help="Number of frames; default: as trained.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; default: as trained.")] = None,
     motion: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Motion score to ask for, if the model was trained to be told."),
+        typer.Option(min=0.0, help="Motion score, for models trained with this condition."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal clips.")] = 0,
+    seed: Annotated[int, typer.Option(help="Equal seeds produce equal clips.")] = 0,
 ) -> None:
-    """Animate a picture, or continue a video, as the prompt says."""
+    """Generate a clip from a picture or a video and a text prompt."""
     from tqdm import tqdm
 
     from videomar.media.clip_reader import read_context
@@ -147,54 +150,39 @@ def generate(
     print(out)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def demo(
-    model: Annotated[
-        str, typer.Option(help="`champion`, `challenger`, a version's number, or a folder of checkpoints.")
-    ] = "champion",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of 127.0.0.1.")] = 7860,
+    model: ModelOption = "champion",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 7860,
 ) -> None:
-    """Serve a local page where a picture and words become a clip; Ctrl-C ends it."""
+    """Serve a local web page that generates clips; Ctrl-C stops it."""
     from videomar.cli.demo import serve
 
     serve(_model_files(model), port, typer.echo)
 
 
-@app.command("import")
+@app.command("import", rich_help_panel=MODELS)
 def import_released(
-    checkpoint: Annotated[Path, typer.Argument(help="The released file: .pth, .pt or .safetensors.")],
-    out: Annotated[Path, typer.Option(help="A new folder for our checkpoint.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Released file: .pth, .pt or .safetensors.")],
+    out: Annotated[Path, typer.Option(help="New folder for the checkpoint.")],
     patch_size: Annotated[int, typer.Option(min=1, help="Latent rows and columns in one token.")] = 1,
     head: Annotated[
-        Literal["auto", "ddpm", "flow"], typer.Option(help="auto: by the outputs of the last layer.")
+        Literal["auto", "ddpm", "flow"],
+        typer.Option(help="Diffusion head; auto = by the last layer."),
     ] = "auto",
 ) -> None:
-    """Turn the released VideoMAR weights into a checkpoint of ours."""
+    """Convert the released VideoMAR weights to a checkpoint."""
     from videomar.checkpoint import released as convert
 
     for line in convert.import_released(checkpoint, out, patch_size, head):
         print(line)
 
 
-@app.command()
-def upload(
-    folder: Annotated[Path, typer.Argument(help="Training runs in it, or below it.")] = CHECKPOINTS,
-) -> None:
-    """Send MLflow what training runs recorded while it was away."""
-    from videomar.tracking.mlflow_store import tracking_uri
-    from videomar.tracking.runs import upload_pending
-
-    if not upload_pending(folder):
-        rule = "an answer; start the server and run this again, nothing is lost"
-        raise VideomarError(f"MLFLOW_TRACKING_URI: got none from {tracking_uri()}, expected {rule}")
-    print(f"{folder}: MLflow at {tracking_uri()} has all of the runs")
-
-
 def main() -> None:
-    """Entry point: a problem that the user can mend is one line on stderr and exit code 1."""
+    """Entry point: report a problem that the user can fix as one line on stderr, with exit code 1."""
     apply_settings()
     try:
-        app()
+        app(prog_name="videomar")
     except (VideomarError, OSError) as error:
         print(f"videomar: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
@@ -209,14 +197,14 @@ def main() -> None:
 
 
 def _portable(folder: Path) -> str:
-    """Relative below the working folder, so that it means the same in every clone; else absolute."""
+    """Path relative to the working folder if inside, so that it is valid in every clone; else absolute."""
     absolute = folder.resolve()
     here = Path.cwd().resolve()
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
-    """Width and height of WIDTHxHEIGHT."""
+    """Parse WIDTHxHEIGHT; None if not given."""
     if text is None:
         return None
     width, _, height = text.partition("x")
@@ -226,7 +214,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _model_files(model: str) -> "ModelFiles":
-    """A registered model by alias or number, or a folder of checkpoints made here."""
+    """Files of a registered model, by alias or number, or of a local folder of checkpoints."""
     from videomar.config import load_own_params, load_params
     from videomar.registry.versions import CHALLENGER, CHAMPION, download_model, find_model
     from videomar.sampling.generate import ModelFiles

@@ -1,4 +1,4 @@
-"""`videomar demo`: a page of this machine where a picture and words become a clip, frame by frame.
+"""`videomar demo`: a local web page that generates a clip from a picture and a prompt, frame by frame.
 
 Axes: F frames, H W rows and columns in pixels.
 """
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from gradio import Blocks
 
 _HOST = "127.0.0.1"
-_MOST_BYTES = 16 * 2**20
-_MOST_WAITING = 8
-_MOST_LETTERS = 500
-_LONGEST_S = 600.0
+_MAX_UPLOAD_BYTES = 16 * 2**20
+_MAX_WAITING = 8
+_MAX_PROMPT_LETTERS = 500
+_MAX_S = 600.0
 _KEEP_S = 3600
-# All frames to be seen at any width: gradio's own gallery has a fixed number of columns, and cuts them off.
+# Show all frames at any width: gradio's own gallery has a fixed number of columns and cuts the rest off.
 _STYLE = """
 .frames .grid-wrap { max-height: 60vh; }
 .frames .grid-container {
@@ -39,70 +39,70 @@ _STYLE = """
 """
 
 
-def film(
+def stream_clip(
     generator: ClipGenerator,
     picture: NDArray[np.uint8],
     request: GenerationRequest,
-    longest_s: float = _LONGEST_S,
+    max_s: float = _MAX_S,
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the clip (F, H, W, 3) at first and after each latent frame; the last is what `generate` returns.
 
     Raises:
         DataError: the model cannot make such a clip, or it takes too long.
     """
-    end = time.monotonic() + longest_s
+    end = time.monotonic() + max_s
     for clip in generator.stream(picture[None], request):
         yield generator.decode(clip)
         if clip.num_frames < clip.total_frames and time.monotonic() > end:
-            got = f"{clip.num_frames} of {clip.total_frames} frames in {longest_s:g} s"
+            got = f"{clip.num_frames} of {clip.total_frames} frames in {max_s:g} s"
             raise DataError(f"clip: got {got}, expected all of them; try a smaller model")
 
 
 def page(generator: ClipGenerator, folder: Path) -> "Blocks":
-    """The page; clips go to the folder, named by us.
+    """Build the page; it keeps uploads and clips in the folder.
 
     Raises:
         VideomarError: gradio is not installed.
     """
-    # Before gradio is imported, which reads them then: it reports nothing, and keeps uploads with the clips.
+    # gradio reads these on import: no telemetry, and uploads are kept beside the clips.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(folder / "uploads")}
     try:
         import gradio as gr
     except ImportError:
         raise VideomarError(
-            "gradio: got no such package, expected it for the page; `pip install gradio==6.31.0`"
+            "gradio is not installed, and the page needs it; `pip install gradio==6.31.0`"
         ) from None
 
-    def show(*wishes: Any) -> Iterator[Any]:
+    def show(*fields: Any) -> Iterator[Any]:
         try:
-            yield from _answer(generator, folder, *wishes)
+            yield from _answer(generator, folder, *fields)
         except VideomarError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
     with gr.Blocks(title="videomar", analytics_enabled=False, delete_cache=(_KEEP_S, _KEEP_S)) as made:
-        gr.Markdown(f"# A picture and words to a clip\n{_about(generator)}")
+        gr.Markdown(f"# A clip from a picture and a prompt\n{_about(generator)}")
         with gr.Row():
             with gr.Column():
                 picture: Any = gr.Image(
                     type="filepath", sources=["upload"], label="First picture", height=240
                 )
-                picture.preprocess = _path  # its own decodes the file before anything is known of it
+                picture.preprocess = _path  # gradio's own would decode the file before we can check it
                 prompt = gr.Textbox(
                     label="Prompt",
-                    placeholder="in the words of the captions it was trained on; Enter begins",
-                    max_length=_MOST_LETTERS,
+                    placeholder="in the words of the training captions; Enter starts",
+                    max_length=_MAX_PROMPT_LETTERS,
                 )
                 with gr.Row():
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31)
-                    motion = gr.Textbox(  # text, because a field for numbers is never empty
-                        _usual(generator),
+                    motion = gr.Textbox(  # text, because a number field cannot be empty
+                        _default_motion(generator),
                         label="Motion (1 little, 10 much)",
                         placeholder="any",
                         max_length=9,
                         visible=_knows_motion(generator),
                     )
                 button = gr.Button("Generate", variant="primary")
-                told = gr.Markdown("The frames come one after another, then the clip.")
+                progress = gr.Markdown("Frames appear one after another, then the clip.")
             with gr.Column():
                 video = gr.Video(label="Clip", autoplay=True, loop=True, height=320, buttons=["download"])
                 frames = gr.Gallery(label="Frames", buttons=[], elem_classes="frames")
@@ -110,44 +110,44 @@ def page(generator: ClipGenerator, folder: Path) -> "Blocks":
             [button.click, prompt.submit],
             show,
             [picture, prompt, seed, motion],
-            [frames, video, told],
-            show_progress="hidden",  # the line below the button says more
+            [frames, video, progress],
+            show_progress="hidden",  # the line below the button shows more
             api_visibility="private",
             concurrency_limit=1,
         )
-    return made.queue(max_size=_MOST_WAITING, default_concurrency_limit=1, api_open=False)
+    return made.queue(max_size=_MAX_WAITING, default_concurrency_limit=1, api_open=False)
 
 
 def _answer(
     generator: ClipGenerator, folder: Path, path: str | None, prompt: str, seed: float | None, motion: str
 ) -> Iterator[tuple[list[str] | None, str | None, str]]:
-    """What the page shows one after another: files of frames, of the clip once it is whole, and progress.
+    """Yield what the page shows after each step: files of the frames, the finished clip, progress.
 
-    The page has its own copies as soon as the next is asked for. Files, not arrays: gradio writes an array
-    that it was given before into the same file again, and a browser that reads it gets half a picture.
+    gradio has copied the files when it asks for the next step. They are files and not arrays, because gradio
+    writes an array it got before into the same file again, and a browser reading it gets half a picture.
     """
     start, ingest = time.monotonic(), generator.params.ingest
     yield None, None, ""
-    if path is None or len(prompt) > _MOST_LETTERS:
+    if path is None or len(prompt) > _MAX_PROMPT_LETTERS:
         got = "no picture" if path is None else f"{len(prompt)} letters"
-        raise DataError(f"page: got {got}, expected a picture and at most {_MOST_LETTERS} letters")
-    asked = _number(motion) if _knows_motion(generator) else None
-    request = GenerationRequest(prompt=prompt, seed=int(seed or 0), motion=asked)
+        raise DataError(f"page: got {got}, expected a picture and at most {_MAX_PROMPT_LETTERS} letters")
+    score = _number(motion) if _knows_motion(generator) else None
+    request = GenerationRequest(prompt=prompt, seed=int(seed or 0), motion=score)
     clip: NDArray[np.uint8] = np.empty(0, np.uint8)
     shown: list[str] = []
     with tempfile.TemporaryDirectory(dir=folder) as made:
-        for clip in film(generator, read_picture(Path(path)), request):
+        for clip in stream_clip(generator, read_picture(Path(path)), request):
             for frame in clip[len(shown) :]:
                 shown.append(f"{made}/frame_{len(shown):03}.png")
                 Image.fromarray(frame).save(shown[-1])
-            told = f"{len(clip)} of {ingest.num_frames} frames"
-            yield shown, None, f"{told}, {time.monotonic() - start:.1f} s"
+            progress = f"{len(clip)} of {ingest.num_frames} frames"
+            yield shown, None, f"{progress}, {time.monotonic() - start:.1f} s"
         write_mp4(Path(made, "clip.mp4"), clip, ingest.fps)
-        yield shown, f"{made}/clip.mp4", f"done: {told}, {time.monotonic() - start:.1f} s"
+        yield shown, f"{made}/clip.mp4", f"done: {progress}, {time.monotonic() - start:.1f} s"
 
 
-def _usual(generator: ClipGenerator) -> str:
-    """The motion score that section `sample` asks for."""
+def _default_motion(generator: ClipGenerator) -> str:
+    """The motion score of section `sample`, as text."""
     motion = generator.params.sample.motion
     return "" if motion is None else str(motion)
 
@@ -157,23 +157,23 @@ def _knows_motion(generator: ClipGenerator) -> bool:
 
 
 def _about(generator: ClipGenerator) -> str:
-    """The model in one line."""
+    """Describe the model in one line."""
     ingest = generator.params.ingest
     shape = f"{ingest.size_px}x{ingest.size_px} pixels, {ingest.num_frames} frames"
     made = f"trained for {generator.loaded.step} steps on clips of about {shape}"
-    return f"The model was {made}. It works on this machine; nothing is sent elsewhere."
+    return f"The model was {made}. It runs on this machine; nothing is sent elsewhere."
 
 
 def _path(uploaded: Any) -> str | None:
-    """Where gradio has put the upload; None without one."""
+    """Path of the upload; None without one."""
     return None if uploaded is None else uploaded.path
 
 
 def _number(text: str) -> float | None:
-    """A score from a field of the page; None if it is empty."""
+    """Parse a score from a field of the page; None if empty."""
     digits = text.strip()
     if digits and not digits.replace(".", "", 1).isdecimal():
-        raise DataError(f"page: got motion {digits}, expected a number from 0 up, or nothing")
+        raise DataError(f"page: got motion {digits}, expected a number of at least 0, or nothing")
     return float(digits) if digits else None
 
 
@@ -181,7 +181,7 @@ def open_page(files: ModelFiles, port: int, folder: Path) -> "Blocks":
     """Serve the page on loopback until it is closed; clips and uploads go to the folder.
 
     Raises:
-        VideomarError: the port is taken, or gradio is not installed.
+        VideomarError: the port is in use, or gradio is not installed.
     """
     made = page(ClipGenerator(files), folder)
     import gradio as gr
@@ -193,7 +193,7 @@ def open_page(files: ModelFiles, port: int, folder: Path) -> "Blocks":
             share=False,
             prevent_thread_lock=True,
             quiet=True,
-            max_file_size=_MOST_BYTES,
+            max_file_size=_MAX_UPLOAD_BYTES,
             allowed_paths=[str(folder)],
             css=_STYLE,
             theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
@@ -203,16 +203,14 @@ def open_page(files: ModelFiles, port: int, folder: Path) -> "Blocks":
             run_history=False,
             enable_monitoring=False,
         )
-    except OSError:  # its words are about gradio's own arguments
-        raise VideomarError(
-            f"port {port} of {_HOST}: got a taken one, expected a free one; choose another with --port"
-        ) from None
+    except OSError:  # gradio's message is about its own arguments
+        raise VideomarError(f"port {port} of {_HOST} is already in use; choose another with --port") from None
     return made
 
 
-def serve(files: ModelFiles, port: int, say: Callable[[str], None]) -> None:
-    """Serve the page until Ctrl-C, and say where it is; clips and uploads are gone afterwards."""
+def serve(files: ModelFiles, port: int, report: Callable[[str], None]) -> None:
+    """Serve the page until Ctrl-C and report its address; clips and uploads are deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix="videomar-demo-") as folder:
         made = open_page(files, port, Path(folder))
-        say(f"http://{_HOST}:{port}")
+        report(f"http://{_HOST}:{port}")
         made.block_thread()

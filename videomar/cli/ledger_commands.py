@@ -1,4 +1,4 @@
-"""The verbs `videomar ledger ...`: what was kept, what was rejected and why, and what must not be used."""
+"""Commands `videomar ledger ...`: which clips are kept or rejected and why, and videos not to be used."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from videomar.cli.options import AsJson
+
 if TYPE_CHECKING:
     from videomar.curation.ledger_diff import Changes
 
-app = typer.Typer(no_args_is_help=True, help="What was kept, what was rejected, and why.")
+app = typer.Typer(no_args_is_help=True, help="Show which clips are kept or rejected, and why.")
 
-LedgerPath = Annotated[Path, typer.Option(help="The ledger.")]
-TakedownsPath = Annotated[Path, typer.Option(help="Videos that must not be used.")]
+LedgerPath = Annotated[Path, typer.Option(help="Ledger file.")]
+TakedownsPath = Annotated[Path, typer.Option(help="List of videos that must not be used.")]
 _LEDGER = Path("data/ledger.parquet")
 _TAKEDOWNS = Path("takedowns.csv")
 
@@ -21,10 +23,10 @@ _TAKEDOWNS = Path("takedowns.csv")
 def show(
     ledger: LedgerPath = _LEDGER,
     picture: Annotated[
-        Path | None, typer.Option("--sheet", help="Draw clips of every verdict into this PNG file, too.")
+        Path | None, typer.Option("--sheet", help="Also draw clips of every verdict into this PNG file.")
     ] = None,
 ) -> None:
-    """Counts per verdict and split, and the files that could not be read."""
+    """Show counts per verdict and split, and unreadable files."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -58,14 +60,16 @@ def show(
 @app.command()
 def diff(
     other: Annotated[
-        Path, typer.Argument(help="Another ledger, or a params.yaml whose section `curate` judges again.")
+        Path, typer.Argument(help="Another ledger, or a params.yaml with another section `curate`.")
     ],
     ledger: LedgerPath = _LEDGER,
-    candidates: Annotated[Path, typer.Option(help="What ingest found.")] = Path("data/candidates.parquet"),
+    candidates: Annotated[Path, typer.Option(help="Output of stage ingest.")] = Path(
+        "data/candidates.parquet"
+    ),
     takedowns: TakedownsPath = _TAKEDOWNS,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """What another policy would keep and reject; nothing is decoded or written."""
+    """Show what other limits would keep and reject; nothing is decoded or written."""
     from dataclasses import asdict
 
     from videomar.curation.ledger import read_ledger
@@ -81,13 +85,13 @@ def diff(
 
 @app.command()
 def remove(
-    video: Annotated[str, typer.Argument(help="A file, or its path as the ledger has it.")],
-    reason: Annotated[str, typer.Option(help="Why; kept in takedowns.csv and in the ledger.")],
+    video: Annotated[str, typer.Argument(help="A file, or its path in the ledger.")],
+    reason: Annotated[str, typer.Option(help="Why; stored in takedowns.csv and in the ledger.")],
     raw: Annotated[Path, typer.Option(help="Folder of raw videos.")] = Path("data/raw"),
     ledger: LedgerPath = _LEDGER,
     takedowns: TakedownsPath = _TAKEDOWNS,
 ) -> None:
-    """Take a video down: later runs reject it under any name; says which models were made with it."""
+    """Take a video down: later runs reject it under any name. Lists models trained on it."""
     from videomar.registry.takedown import Places, remove_video
 
     for line in remove_video(video, reason, Places(raw=raw, ledger=ledger, takedowns=takedowns)):

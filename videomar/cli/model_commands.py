@@ -1,10 +1,12 @@
-"""Verbs about registered models: `trace`, `history`, `promote`, `rollback`, `rebuild`."""
+"""Commands for the registry: `promote`, `rollback`, `history`, `trace`, `rebuild`."""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from videomar.cli.options import REGISTRY, AsJson, ModelName
 
 if TYPE_CHECKING:
     from videomar.registry.rebuild import Difference
@@ -14,23 +16,20 @@ app = typer.Typer()
 PARAMS = Path("params.yaml")
 _SHOWN = 20
 
-ModelName = Annotated[str, typer.Argument(help="`champion`, `challenger`, or a version's number.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
-
-@app.command()
+@app.command(rich_help_panel=REGISTRY)
 def trace(
     model: ModelName = "champion",
     as_json: AsJson = False,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Hash raw files, latents and checkpoint again; exit 1 if any differs."),
+        typer.Option("--verify", help="Hash raw files, latents and checkpoint again; exit 1 if one differs."),
     ] = False,
     forward: Annotated[
-        str, typer.Option(metavar="VIDEO_OR_SHA", help="A raw file: which versions were trained on it.")
+        str, typer.Option(metavar="VIDEO_OR_SHA", help="List versions trained on this raw file.")
     ] = "",
 ) -> None:
-    """What a model was made from, down to the sha256 of every raw file; or which models saw a file."""
+    """Show what a model was made from, down to each raw file."""
     from videomar.registry.audit import verify as verify_trace
     from videomar.registry.trace import Places
     from videomar.registry.trace import trace as read_trace
@@ -54,9 +53,9 @@ def trace(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=REGISTRY)
 def history(as_json: AsJson = False) -> None:
-    """Every move of the alias `champion`: when, who, from where to where, why, forced or not."""
+    """List every change of the champion: when, by whom, why."""
     from dataclasses import asdict
 
     from videomar.registry.champion import alias_history
@@ -71,18 +70,16 @@ def history(as_json: AsJson = False) -> None:
         typer.echo("no champion yet")
 
 
-@app.command()
+@app.command(rich_help_panel=REGISTRY)
 def promote(
-    version: Annotated[
-        str, typer.Argument(help="A version's number; the newest candidate if left out.")
-    ] = "",
-    force: Annotated[bool, typer.Option("--force", help="Promote although the gate refuses.")] = False,
-    reason: Annotated[str, typer.Option(help="Why; kept with the version for ever.")] = "",
+    version: Annotated[str, typer.Argument(help="Version number; default: the newest candidate.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Promote even if the gate refuses.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; stored with the version.")] = "",
 ) -> None:
-    """Run the gate on a registered version and move the alias `champion` if it allows.
+    """Let the gate judge a version; if it passes, make it champion.
 
-    Where scores may not be compared, as after an upgrade, the champion is judged again first, by the present
-    code on the present clips.
+    If its scores cannot be compared with the champion's, as after an upgrade, the champion is first evaluated
+    again with the present code on the present clips.
     """
     from videomar.registry.promotion import promote_version
 
@@ -92,26 +89,26 @@ def promote(
         typer.echo(line)
 
 
-@app.command()
+@app.command(rich_help_panel=REGISTRY)
 def rollback(
-    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+    reason: Annotated[str, typer.Option(help="Why; stored in the history.")] = "",
 ) -> None:
-    """Give the alias `champion` back to the champion before."""
+    """Make the previous champion the champion again."""
     from videomar.registry.champion import roll_back
 
     for line in roll_back(reason.strip()):
         typer.echo(line)
 
 
-@app.command()
+@app.command(rich_help_panel=REGISTRY)
 def rebuild(
     model: ModelName,
-    into: Annotated[Path, typer.Option(help="A new folder for the clone.")],
+    into: Annotated[Path, typer.Option(help="New folder for the clone.")],
 ) -> None:
-    """Make a model again in a clean clone from the same raw files; exit 1 if it differs.
+    """Make a model again from the same raw files and compare.
 
-    Every bit is compared where the kind of processor and the threads are those of that day; elsewhere bits
-    differ, and the metrics are compared within tolerances.
+    Runs in a clean clone; exit 1 if the model differs. On the same kind of processor with the same threads
+    every bit is compared. Elsewhere bits differ, and metrics are compared within tolerances.
     """
     from videomar.registry.rebuild import rebuild as make_again
     from videomar.registry.trace import Places

@@ -1,4 +1,4 @@
-"""Verbs that keep a checkout well: `doctor`, `migrate`, `gc`, `backup`, `restore`, `bom`."""
+"""Commands for upkeep: `doctor`, `migrate`, `upload`, `gc`, `backup`, `restore`, `bom`; and `plan`."""
 
 import json
 from dataclasses import asdict
@@ -7,13 +7,56 @@ from typing import Annotated
 
 import typer
 
+from videomar.cli.options import DATA, UPKEEP, AsJson
+from videomar.errors import VideomarError
+
 app = typer.Typer()
 _LOCK = Path("requirements.lock")
+_PARAMS = Path("params.yaml")
 
 
-@app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
-    """Whether dvc.lock, files, MLflow, the alias and services agree; each mismatch with what mends it."""
+@app.command(rich_help_panel=DATA)
+def plan(as_json: AsJson = False) -> None:
+    """Estimate what the next run costs, stage by stage.
+
+    Sizes are counted; times come from a probe of about a minute on this machine.
+    """
+    from videomar.config import load_own_params
+    from videomar.ops.plan import Places
+    from videomar.ops.plan import plan as estimate
+
+    found = estimate(load_own_params(_PARAMS), Places())
+    if as_json:
+        stages = {cost.stage: {k: v for k, v in asdict(cost).items() if k != "stage"} for cost in found.costs}
+        typer.echo(json.dumps({"stages": stages, "assumptions": found.assumptions}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("stage", title="the next run")
+    for name in ("clips", "tokens", "latents", "peak memory", "hours"):
+        table.add_column(name, justify="right")
+    for cost in found.costs:
+        table.add_row(
+            cost.stage,
+            "-" if cost.clips is None else f"{cost.clips:,}",
+            "-" if cost.tokens is None else f"{cost.tokens:,}",
+            "-" if cost.bytes is None else f"{cost.bytes / 1e6:,.1f} MB",
+            "-" if cost.peak_memory_gb is None else f"{cost.peak_memory_gb:.1f} GB",
+            "-" if cost.hours is None else f"{cost.hours:.3g}",
+        )
+    console = Console()
+    console.print(table)
+    for line in found.assumptions:
+        console.print(f"- {line}", markup=False, highlight=False)
+
+
+@app.command(rich_help_panel=UPKEEP)
+def doctor(as_json: AsJson = False) -> None:
+    """Check that results, files, MLflow and services agree.
+
+    Prints each mismatch with the command that fixes it; exit 1 if any.
+    """
     from videomar.ops.doctor import examine
     from videomar.registry.trace import Places
 
@@ -32,11 +75,14 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=UPKEEP)
 def migrate(
-    file: Annotated[Path, typer.Argument(help="Of parameters, or a preset.")] = Path("params.yaml"),
+    file: Annotated[Path, typer.Argument(help="Parameter file or preset.")] = Path("params.yaml"),
 ) -> None:
-    """Move keys of params.yaml that an earlier version had elsewhere to their places; comments stay."""
+    """Move keys of an older params.yaml to their present places.
+
+    Comments stay.
+    """
     from videomar.config.migration import migrate as move_keys
 
     lines = move_keys(file)
@@ -46,26 +92,43 @@ def migrate(
         typer.echo(f"{file}: nothing to do, every key is in its place")
 
 
-@app.command()
+@app.command(rich_help_panel=UPKEEP)
+def upload(
+    folder: Annotated[Path, typer.Argument(help="Folder of training runs.")] = Path("checkpoints"),
+) -> None:
+    """Send to MLflow what runs recorded while it was unavailable."""
+    from videomar.tracking.mlflow_store import tracking_uri
+    from videomar.tracking.runs import upload_pending
+
+    if not upload_pending(folder):
+        rule = "an answer; start the server and run this again, nothing is lost"
+        raise VideomarError(f"MLFLOW_TRACKING_URI: got none from {tracking_uri()}, expected {rule}")
+    typer.echo(f"{folder}: MLflow at {tracking_uri()} has all of the runs")
+
+
+@app.command(rich_help_panel=UPKEEP)
 def gc(
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, it is only shown.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only list.")] = False,
     days: Annotated[
-        float, typer.Option(min=0, help="What was touched, or deleted in MLflow, since then stays.")
+        float, typer.Option(min=0, help="Keep what was used, or deleted in MLflow, within so many days.")
     ] = 30,
 ) -> None:
-    """Show, or remove, what neither an alias, a version, a git branch or tag, nor the working tree needs."""
+    """List or delete files that nothing needs any more.
+
+    Kept is what an alias, a version, a git branch or tag, or the working tree needs.
+    """
     from videomar.ops.gc import find_files, known_versions, remove_all
     from videomar.ops.gc_stores import find_objects, find_runs
 
     versions = known_versions()
     garbage, notes = [], []
-    for found, told in (
+    for found, more in (
         find_files(days, versions),
         find_runs(days, versions),
         find_objects(versions),
     ):
         garbage += found
-        notes += told
+        notes += more
     for item in garbage:
         typer.echo(f"{item.bytes / 1e6:10.2f} MB  {item.what}  ({item.why})")
     for note in notes:
@@ -79,35 +142,41 @@ def gc(
         typer.echo(f"{total / 1e6:.2f} MB could be removed; `videomar gc --yes` does it")
 
 
-@app.command()
-def backup(file: Annotated[Path, typer.Argument(help="The tar file to write.")]) -> None:
-    """Write registry, runs and artifacts to one file; MLflow may be in use meanwhile."""
+@app.command(rich_help_panel=UPKEEP)
+def backup(file: Annotated[Path, typer.Argument(help="Tar file to write.")]) -> None:
+    """Write registry, runs and artifacts to one file.
+
+    MLflow may be in use meanwhile.
+    """
     from videomar.ops.backup import back_up
 
     for line in back_up(file):
         typer.echo(line)
 
 
-@app.command()
+@app.command(rich_help_panel=UPKEEP)
 def restore(
-    file: Annotated[Path, typer.Argument(help="What `videomar backup` wrote.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace a registry that is there.")] = False,
+    file: Annotated[Path, typer.Argument(help="File that `videomar backup` wrote.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing registry.")] = False,
 ) -> None:
-    """Put registry, runs and artifacts of a backup in place."""
+    """Restore registry, runs and artifacts from a backup."""
     from videomar.ops.backup import restore as put_back
 
     for line in put_back(file, force):
         typer.echo(line)
 
 
-@app.command()
+@app.command(rich_help_panel=UPKEEP)
 def bom(
-    out: Annotated[Path, typer.Option(help="The JSON file to write.")] = Path("docs/BOM.json"),
+    out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("docs/BOM.json"),
     advisories: Annotated[
-        Path | None, typer.Option("--audit", help="Folder of OSV records to look the pins up in.")
+        Path | None, typer.Option("--audit", help="Folder of OSV records to check the pins against.")
     ] = None,
 ) -> None:
-    """Write the bill of materials: every pinned package with its version and licence (CycloneDX)."""
+    """Write the bill of materials: pinned packages and licences.
+
+    Format: CycloneDX.
+    """
     from videomar.ops.advisories import audit
     from videomar.ops.materials import read_pins, write_bill
 
@@ -117,10 +186,8 @@ def bom(
         typer.echo(f"without a stated licence: {', '.join(unknown)}")
     if advisories is not None:
         count, found = audit(advisories, read_pins(_LOCK))
-        for name, version, advisory, mended_in in found:
-            typer.echo(
-                f"{name} {version}: {advisory}, mended in {' or '.join(mended_in) or 'no version yet'}"
-            )
+        for name, version, advisory, fixed_in in found:
+            typer.echo(f"{name} {version}: {advisory}, fixed in {' or '.join(fixed_in) or 'no version yet'}")
         if found:
             raise typer.Exit(1)
         typer.echo(f"{count} advisories read, none is about a pinned version")

@@ -1,4 +1,4 @@
-"""A pipeline in a folder of its own, outside of any clone: what `videomar init` writes."""
+"""`videomar init`: a pipeline folder outside of a clone."""
 
 import re
 import shutil
@@ -12,9 +12,9 @@ import videomar
 from videomar.errors import DataError
 
 VERSION = "videomar.version"
-"""File that stands for the code of the installed package: another version makes the stages run again."""
+"""Dependency of every stage in place of the package's code: another version makes the stages run again."""
 BAD_IN_PATH = "[\"'`$\\\\:;#?%&*|<>{}\\x00-\\x1f]"
-"""As install.py has it, which must do without this package."""
+"""Characters refused in the folder's path; the same as in install.py, which runs without this package."""
 _PACKAGED = Path(videomar.__file__).parent / "project"
 _FOLDERS = ("stages", "flows", "presets", "samples")
 _FILES = (
@@ -40,22 +40,20 @@ _COMMIT = (
 
 
 def template() -> Path:
-    """Folder with the files of a pipeline: inside the installed package, or the clone that is in use."""
+    """Folder with the files of a pipeline: in the installed package, or the clone in use."""
     return _PACKAGED if _PACKAGED.is_dir() else Path(videomar.__file__).parent.parent
 
 
 def write_project(folder: Path) -> list[str]:
-    """Write a pipeline into a new or empty folder; what to do next, in lines.
+    """Write a pipeline into a new or empty folder; return lines that say what to do next.
 
     Raises:
-        DataError: the folder holds files, or its path what the tools cannot carry.
+        DataError: the folder holds files, or its path has characters that the tools cannot handle.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(
-            f"{folder}: got a folder that is in use, expected a new or an empty one; choose another"
-        )
+        raise DataError(f"{folder}: got a folder with files, expected a new or empty one; choose another")
     if bad := sorted(set(re.findall(BAD_IN_PATH, str(folder.resolve())))):
-        rule = "none of it in the path, for databases and scripts cannot carry it"
+        rule = "none of it in the path, because databases and scripts cannot handle it"
         raise DataError(f"{str(folder)!r}: got {' '.join(map(repr, bad))}, expected {rule}; choose another")
     source = template()
     for name in _FILES:
@@ -76,7 +74,7 @@ def write_project(folder: Path) -> list[str]:
 
 
 def _depend_on_version(pipeline: Path) -> None:
-    """Let stages depend on the version of the package, whose files are not here."""
+    """Make stages depend on the version of the package instead of its files."""
     from videomar.config.edit import round_trip
 
     yaml = round_trip()
@@ -88,7 +86,7 @@ def _depend_on_version(pipeline: Path) -> None:
 
 
 def _link_environment(venv: Path) -> None:
-    """Make the environment in use that of the folder."""
+    """Link the environment in use as the folder's .venv."""
     if sys.prefix != sys.base_prefix:
         venv.symlink_to(sys.prefix, target_is_directory=True)
         return
@@ -97,7 +95,7 @@ def _link_environment(venv: Path) -> None:
 
 
 def _commit(folder: Path) -> bool:
-    """Begin a git history, unless the folder lies in one; False without git."""
+    """Commit the folder to a new git repository unless it is inside one; return False without git."""
     if shutil.which("git") is None:
         return False
 
