@@ -89,9 +89,9 @@ def ledger_diff(folder: Path, _: int) -> Callable[[], object]:
 
 def ledger_show(folder: Path, _: int) -> Callable[[], object]:
     """`videomar ledger show`."""
-    from videomar.report.contents import read_contents
+    from videomar.report.ledger_sheet import summarise_ledger
 
-    return lambda: read_contents(folder / "ledger.parquet")
+    return lambda: summarise_ledger(folder / "ledger.parquet")
 
 
 def encode(folder: Path, clips: int) -> Callable[[], object]:

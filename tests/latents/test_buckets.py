@@ -21,7 +21,7 @@ from videomar.latents.clip_encoder import ClipEncoder
 from videomar.latents.dataset import Draw, LatentDataset
 from videomar.latents.keys import key_facts
 from videomar.latents.shards import read_rows
-from videomar.report.strips import ReelPlan, make_reel
+from videomar.report.galleries import GalleryPlan, make_gallery
 from videomar.sampling.sample import sample_held_out
 from videomar.training.inputs import Splits
 from videomar.training.loop import train
@@ -194,9 +194,9 @@ def test_clips_of_many_shapes_are_learnt_generated_and_judged(mixed):
     judged = evaluate_clips(SimpleNamespace(**paths), params.suite)
     assert judged["real_clips"] == 6
     assert np.isfinite([value for name, value in judged.items()]).all()
-    reel = make_reel(clips, ReelPlan("", "", "real", "image"))
-    assert reel is not None
-    aspects = {round(film.aspect, 3) for card in reel.cards for film in card.films}
+    gallery = make_gallery(clips, GalleryPlan("", "", "real", "image"))
+    assert gallery is not None
+    aspects = {round(strip.aspect, 3) for card in gallery.cards for strip in card.strips}
     assert aspects == {round(width / height, 3) for height, width in SHAPES.values()}
 
 

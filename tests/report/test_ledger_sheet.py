@@ -12,14 +12,13 @@ from tests.support.pipeline_outputs import write_ledger
 from videomar.cli.ledger_commands import app
 from videomar.curation.ledger import read_ledger
 from videomar.curation.ledger import write_ledger as write_csv
-from videomar.report.contents import read_contents
-from videomar.report.ledger_sheet import draw_sheets
+from videomar.report.ledger_sheet import draw_sheet, summarise_ledger
 
 GREEN, RED = (0x2D, 0xA4, 0x4E), (0xCF, 0x22, 0x2E)
 
 
 def picture_of(ledger: Path) -> np.ndarray:
-    draw_sheets(read_contents(ledger), ledger.parent / "sheet.png")
+    draw_sheet(summarise_ledger(ledger), ledger.parent / "sheet.png")
     return np.asarray(Image.open(ledger.parent / "sheet.png").convert("RGB"))
 
 
@@ -33,10 +32,10 @@ def test_every_verdict_has_a_tag_and_the_clips_their_pictures(tmp_path: Path) ->
     ledger = read_ledger(tmp_path / "ledger.parquet")
     ledger["thumbnail"] = [thumbnail((0, 0, 255 if kept else 128)) for kept in ledger["kept"]]
     write_csv(tmp_path / "ledger.parquet", ledger)
-    contents, picture = read_contents(tmp_path / "ledger.parquet"), picture_of(tmp_path / "ledger.parquet")
+    summary, picture = summarise_ledger(tmp_path / "ledger.parquet"), picture_of(tmp_path / "ledger.parquet")
     tags = [runs((picture == colour).all(axis=2)[:, 20]) for colour in (GREEN, RED)]
-    assert tags == [len(contents.kept), len(contents.rejected)]
-    shown = [sum(len(sheet.thumbnails) for sheet in sheets) for sheets in (contents.kept, contents.rejected)]
+    assert tags == [len(summary.kept), len(summary.rejected)]
+    shown = [sum(len(sheet.thumbnails) for sheet in sheets) for sheets in (summary.kept, summary.rejected)]
     blue = picture.astype(int)
     for count, value in zip(shown, (255, 128), strict=True):
         area = (np.abs(blue - [0, 0, value]).max(axis=2) <= 2).sum()

@@ -14,10 +14,10 @@ from videomar.errors import DataError
 from videomar.evaluation.generated import read_generated
 from videomar.report import page as report
 from videomar.report.charts import Line, line_chart, smooth
-from videomar.report.galleries import Opponent
-from videomar.report.kept_clips import read_shown, write_shown
+from videomar.report.galleries import Opponent, pick_examples
+from videomar.report.kept_clips import read_kept_clips, write_kept_clips
 from videomar.report.page import Release, ReportSources, write_report
-from videomar.report.strips import film_strip, pick_examples, strip_bytes
+from videomar.report.strips import strip_address, strip_bytes
 
 FIGURE = {"name": "simulated gain", "value": 5.0, "low": 4.0, "high": 6.0, "n": 10}
 DECISION = {"promote": False, "reasons": [f"Not shown to be better: {EVIL}"], "figures": [FIGURE]}
@@ -51,7 +51,7 @@ def sources(root: Path) -> ReportSources:
         ledger=root / "data/ledger.parquet",
         generated=root / "data/generated.parquet",
         evaluation=root / "data/evaluation.parquet",
-        facts=root / "data/evaluation.json",
+        details=root / "data/evaluation.json",
         metrics=root / "metrics",
         plots=root / "plots",
         credits=root / "credits.txt",
@@ -71,7 +71,7 @@ def release(decision: dict[str, Any] | None = DECISION, opponent: Opponent | Non
 
 def opponent(root: Path, folder: Path, worse_by: float = 1.0) -> Opponent:
     """A champion that made the same clips, each worse by as much."""
-    write_shown(root / "data/generated.parquet", folder / "shown.parquet")
+    write_kept_clips(root / "data/generated.parquet", folder / "shown.parquet")
     rows = pd.read_parquet(root / "data/evaluation.parquet")
     rows["psnr_db"] -= worse_by
     return Opponent(f"videomar {EVIL}", rows, folder / "shown.parquet", root / "data/evaluation.json")
@@ -144,7 +144,7 @@ def test_report_keeps_all_data_out_of_its_script(html: str) -> None:
     assert script.strip() == own.strip()
 
 
-def test_report_holds_a_film_once_however_often_it_is_shown(html: str) -> None:
+def test_report_holds_a_strip_once_however_often_it_is_shown(html: str) -> None:
     addresses = re.findall(r"--strip: url\((data:[^)]+)\)", html)
     assert len(addresses) == len(set(addresses))
     assert all(html.count(address) == 1 for address in addresses[:5])
@@ -161,10 +161,10 @@ def test_report_shows_champion_and_challenger_side_by_side(root: Path, tmp_path:
 
 
 def test_report_refuses_to_compare_what_was_evaluated_otherwise(root: Path, tmp_path: Path) -> None:
-    facts = json.loads((root / "data/evaluation.json").read_text())
-    facts["fingerprint"]["split"] = EVIL
-    (tmp_path / "facts.json").write_text(json.dumps(facts))
-    other = replace(opponent(root, tmp_path), facts=tmp_path / "facts.json")
+    details = json.loads((root / "data/evaluation.json").read_text())
+    details["fingerprint"]["split"] = EVIL
+    (tmp_path / "details.json").write_text(json.dumps(details))
+    other = replace(opponent(root, tmp_path), details=tmp_path / "details.json")
     write_report(tmp_path / "index.html", sources(root), release(opponent=other))
     html = (tmp_path / "index.html").read_text()
     text = Page(html).text
@@ -175,15 +175,15 @@ def test_report_refuses_to_compare_what_was_evaluated_otherwise(root: Path, tmp_
 
 
 def test_report_shows_a_champion_without_kept_clips_by_its_numbers(root: Path, tmp_path: Path) -> None:
-    other = replace(opponent(root, tmp_path), shown=tmp_path / "none", facts=tmp_path / "none")
+    other = replace(opponent(root, tmp_path), kept_clips=tmp_path / "none", details=tmp_path / "none")
     write_report(tmp_path / "index.html", sources(root), release(opponent=other))
     text = Page((tmp_path / "index.html").read_text()).text
     assert "10 of 10 better" in text
     assert "challenger's best" not in text
 
 
-def test_report_shows_each_film_beside_the_truth(html: str) -> None:
-    assert html.count('class="film ') >= 4 * 6 * 3
+def test_report_shows_each_clip_beside_the_truth(html: str) -> None:
+    assert html.count('class="strip ') >= 4 * 6 * 3
     assert len(html) < 15e6
 
 
@@ -201,7 +201,7 @@ def test_report_names_the_file_that_is_missing(root: Path, tmp_path: Path) -> No
         ledger=tmp_path / "ledger.parquet",
         generated=root / "data/generated.parquet",
         evaluation=root / "data/evaluation.parquet",
-        facts=tmp_path / "none",
+        details=tmp_path / "none",
         metrics=root / "metrics",
         plots=root / "plots",
         credits=tmp_path / "none",
@@ -211,20 +211,20 @@ def test_report_names_the_file_that_is_missing(root: Path, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_film_strip_keeps_every_pixel() -> None:
+def test_strip_address_keeps_every_pixel() -> None:
     import base64
     import io
 
     from PIL import Image
 
     frames = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
-    content = base64.b64decode(film_strip(frames).split(",")[1])
+    content = base64.b64decode(strip_address(frames).split(",")[1])
     strip = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     assert np.array_equal(strip.reshape(6, 5, 7, 3).transpose(1, 0, 2, 3), frames)
 
 
-def test_film_strip_of_a_long_large_clip_fits_the_format() -> None:
-    assert film_strip(np.zeros((300, 130, 200, 3), np.uint8)).startswith("data:image/webp")
+def test_strip_address_of_a_long_large_clip_fits_the_format() -> None:
+    assert strip_address(np.zeros((300, 130, 200, 3), np.uint8)).startswith("data:image/webp")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6, 50])
@@ -239,7 +239,7 @@ def test_examples_are_distinct_and_ordered(count: int) -> None:
 def test_chart_leaves_out_what_is_not_finite() -> None:
     chart = str(line_chart([Line("a", "image", [0, 1, 2], [1.0, float("nan"), 3.0])], "step", "loss"))
     assert "nan" not in chart.lower().replace("name", "")
-    assert "no figures" in str(line_chart([Line("a", "image", [], [])], "step", "loss"))
+    assert "no values" in str(line_chart([Line("a", "image", [], [])], "step", "loss"))
 
 
 def test_smooth_keeps_a_constant_and_the_length() -> None:
@@ -258,9 +258,9 @@ def test_chart_draws_a_band_behind_its_curve() -> None:
 
 def test_kept_clips_are_small_and_as_they_were(root: Path, tmp_path: Path) -> None:
     generated = root / "data/generated.parquet"
-    write_shown(generated, tmp_path / "shown.parquet")
+    write_kept_clips(generated, tmp_path / "shown.parquet")
     assert (tmp_path / "shown.parquet").stat().st_size < 2e6
-    kept = read_shown(tmp_path / "shown.parquet")
+    kept = read_kept_clips(tmp_path / "shown.parquet")
     assert len(kept) == 2 * (10 + 9)
     for kinds in read_generated(generated):
         for kind in ("continuation", "image"):
@@ -271,10 +271,10 @@ def test_kept_clips_stay_small_when_the_pictures_are_large_and_noisy() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (17, 128, 128, 3), dtype=np.uint8)
     assert len(strip_bytes(noise, 10**9)) > 500_000
     assert len(strip_bytes(noise, 150_000)) <= 150_000
-    assert len(film_strip(noise)) < 70_000  # 200 of them in a page of 15 MB
+    assert len(strip_address(noise)) < 70_000  # 200 of them in a page of 15 MB
 
 
 def test_kept_clips_that_are_damaged_are_refused(tmp_path: Path) -> None:
     (tmp_path / "shown.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"shown.parquet: got .*, expected kept clips"):
-        read_shown(tmp_path / "shown.parquet")
+        read_kept_clips(tmp_path / "shown.parquet")

@@ -1,4 +1,4 @@
-"""The report in a real browser: films play in step, nothing is loaded, nothing is complained about."""
+"""The report in a real browser: clips play in step, nothing is loaded, nothing is complained about."""
 
 import json
 import time
@@ -100,7 +100,9 @@ def tab(browser: Tab, page: Path) -> Tab:
 
 
 def _frames(tab: Tab) -> list[str]:
-    return tab.value("[...document.querySelectorAll('.reel')].map(r => r.style.getPropertyValue('--frame'))")
+    return tab.value(
+        "[...document.querySelectorAll('.gallery')].map(g => g.style.getPropertyValue('--frame'))"
+    )
 
 
 def _still(tab: Tab, seconds: float = 0.5) -> bool:
@@ -109,40 +111,40 @@ def _still(tab: Tab, seconds: float = 0.5) -> bool:
     return _frames(tab)[0] == before
 
 
-def _focus_first_reel(tab: Tab) -> None:
+def _focus_first_gallery(tab: Tab) -> None:
     """By the keyboard alone, from the choice of clips that stands before it."""
     tab.value("document.querySelector('.tabs input:checked').focus()")
     for _ in range(3):  # the folded metrics may stand between
         tab.press("Tab")
-        if tab.value("document.activeElement.classList.contains('reel')"):
+        if tab.value("document.activeElement.classList.contains('gallery')"):
             return
-    raise AssertionError("no reel can be reached by the keyboard")
+    raise AssertionError("no gallery can be reached by the keyboard")
 
 
-def test_visible_reels_play_and_a_button_stops_them(tab: Tab) -> None:
-    tab.value("document.querySelector('.reel').scrollIntoView()")
+def test_visible_galleries_play_and_a_button_stops_them(tab: Tab) -> None:
+    tab.value("document.querySelector('.gallery').scrollIntoView()")
     seen = set()
     for _ in range(8):
         seen.add(_frames(tab)[0])
         time.sleep(0.15)
     assert len(seen) > 2
-    tab.value("document.querySelector('.reel .play').click()")
+    tab.value("document.querySelector('.gallery .play').click()")
     assert _still(tab)
 
 
-def test_reels_out_of_sight_stand_still(tab: Tab) -> None:
-    last = "[...document.querySelectorAll('.reel')].at(-1).style.getPropertyValue('--frame')"
+def test_galleries_out_of_sight_stand_still(tab: Tab) -> None:
+    last = "[...document.querySelectorAll('.gallery')].at(-1).style.getPropertyValue('--frame')"
     before = tab.value(last)
     time.sleep(0.5)
     assert tab.value(last) == before == "0"
 
 
-def test_films_of_one_reel_show_the_same_frame_while_they_play(tab: Tab) -> None:
-    tab.value("document.querySelector('.reel').scrollIntoView()")
-    films = "[...document.querySelector('.reel').querySelectorAll('.film')]"
+def test_strips_of_one_gallery_show_the_same_frame_while_they_play(tab: Tab) -> None:
+    tab.value("document.querySelector('.gallery').scrollIntoView()")
+    strips = "[...document.querySelector('.gallery').querySelectorAll('.strip')]"
     seen = set()
     for _ in range(6):
-        places = tab.value(f"{films}.map(film => getComputedStyle(film).backgroundPositionX)")
+        places = tab.value(f"{strips}.map(strip => getComputedStyle(strip).backgroundPositionX)")
         assert len(places) >= 8
         assert len(set(places)) == 1
         seen.add(places[0])
@@ -150,14 +152,14 @@ def test_films_of_one_reel_show_the_same_frame_while_they_play(tab: Tab) -> None
     assert len(seen) > 1
 
 
-def test_every_film_has_its_strip(tab: Tab) -> None:
-    strips = "[...document.querySelectorAll('.film')].map(f => getComputedStyle(f).backgroundImage)"
+def test_every_clip_has_its_strip(tab: Tab) -> None:
+    strips = "[...document.querySelectorAll('.strip')].map(f => getComputedStyle(f).backgroundImage)"
     found = tab.value(strips)
     assert all(strip.startswith('url("data:image/webp') for strip in found)
 
 
 def test_keyboard_alone_plays_stops_and_steps(tab: Tab) -> None:
-    _focus_first_reel(tab)
+    _focus_first_gallery(tab)
     tab.press("Space")
     assert _still(tab)
     tab.press("Home")
@@ -174,8 +176,8 @@ def test_keyboard_alone_plays_stops_and_steps(tab: Tab) -> None:
     assert not _still(tab, 1.0)
 
 
-def test_focus_of_a_reel_and_of_its_button_is_seen(tab: Tab) -> None:
-    _focus_first_reel(tab)
+def test_focus_of_a_gallery_and_of_its_button_is_seen(tab: Tab) -> None:
+    _focus_first_gallery(tab)
     outline = "getComputedStyle(document.activeElement).outlineStyle"
     assert tab.value(outline) == "solid"
     tab.press("Tab")
@@ -226,9 +228,9 @@ def test_page_reads_well_in_light_and_dark(browser: Tab, page: Path) -> None:
 
 def test_page_stands_still_for_those_who_ask_for_less_motion(browser: Tab, page: Path) -> None:
     browser.load(page, prefers_reduced_motion="reduce")
-    browser.value("document.querySelector('.reel').scrollIntoView()")
+    browser.value("document.querySelector('.gallery').scrollIntoView()")
     assert _still(browser)
-    browser.value("document.querySelector('.reel .play').click()")
+    browser.value("document.querySelector('.gallery .play').click()")
     assert not _still(browser, 1.0)
 
 

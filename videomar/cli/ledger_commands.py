@@ -31,28 +31,28 @@ def show(
     from rich.markup import escape
     from rich.table import Table
 
-    from videomar.report.contents import read_contents
+    from videomar.report.ledger_sheet import summarise_ledger
 
-    contents = read_contents(ledger)
+    summary = summarise_ledger(ledger)
     verdicts = Table(
-        "verdict", "clips", "share", title=f"{contents.num_clips} clips of {contents.num_videos} videos"
+        "verdict", "clips", "share", title=f"{summary.num_clips} clips of {summary.num_videos} videos"
     )
-    kept = [(f"kept, {sheet.verdict}", sheet) for sheet in contents.kept]
-    rejected = [(sheet.verdict, sheet) for sheet in contents.rejected]
-    for verdict, sheet in kept + rejected:
-        verdicts.add_row(escape(verdict), str(sheet.count), f"{100 * sheet.share:.1f} %")
+    kept = [(f"kept, {verdict.name}", verdict) for verdict in summary.kept]
+    rejected = [(verdict.name, verdict) for verdict in summary.rejected]
+    for name, verdict in kept + rejected:
+        verdicts.add_row(escape(name), str(verdict.count), f"{100 * verdict.share:.1f} %")
     splits = Table("group", "split", "kept clips")
-    for group, split, count in contents.splits:
+    for group, split, count in summary.splits:
         splits.add_row(escape(group), escape(split), str(count))
     if picture is not None:
-        from videomar.report.ledger_sheet import draw_sheets
+        from videomar.report.ledger_sheet import draw_sheet
 
-        draw_sheets(contents, picture)
+        draw_sheet(summary, picture)
     console = Console()
     console.print(verdicts, splits)
-    if contents.unreadable:
-        files = Table("file", "reason", title=f"{contents.num_unreadable} files could not be read")
-        for video, reason in contents.unreadable:
+    if summary.unreadable:
+        files = Table("file", "reason", title=f"{summary.num_unreadable} files could not be read")
+        for video, reason in summary.unreadable:
             files.add_row(escape(video), escape(str(reason)))
         console.print(files)
 

@@ -91,15 +91,15 @@ def judge_again(version: Version, run: RunStage = run_here) -> Path:
 def keep_scores(version: Version, folder: Path) -> str:
     """Keep what `judge_again` left with the version's run, and a few clips; gives its key."""
     from videomar.evaluation.fingerprint import read_details, recorded_fingerprint
-    from videomar.report.kept_clips import NAME, write_shown
+    from videomar.report.kept_clips import KEPT_CLIPS, write_kept_clips
 
     fingerprint = recorded_fingerprint(read_details(folder / FACTS))
     if fingerprint is None:
         raise DataError(f"{folder / FACTS}: got no fingerprint, expected that of the scores; judge again")
     key = key_of(fingerprint)
     with tempfile.TemporaryDirectory() as draft:
-        shown = Path(draft) / NAME
-        write_shown(folder / GENERATED, shown)
+        shown = Path(draft) / KEPT_CLIPS
+        write_kept_clips(folder / GENERATED, shown)
         keep_judged_again(version, key, [folder / EVALUATION, folder / FACTS, shown], git_state(Path.cwd()))
     return key
 

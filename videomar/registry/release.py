@@ -54,7 +54,7 @@ def register() -> str:
         latents=Path("data/latents"),
         inputs=(Path("takedowns.csv"), _credits()),
         facts=FACTS,
-        keep_shown=_keep_shown,
+        keep_shown=_keep_clips,
     )
     return register_candidate(candidate).number
 
@@ -86,7 +86,7 @@ def report(number: str) -> Path:
         ledger=Path("data/ledger.parquet"),
         generated=GENERATED,
         evaluation=EVALUATION,
-        facts=FACTS,
+        details=FACTS,
         metrics=Path("metrics"),
         plots=Path("plots"),
         credits=_credits(),
@@ -113,7 +113,7 @@ def report_is_about(version: Version) -> bool:
 def _opponent(version: Version, folder: Path) -> "Opponent | None":
     """The champion that the version met at the gate, with what was compared; None where it met none."""
     from videomar.report.galleries import Opponent
-    from videomar.report.kept_clips import NAME
+    from videomar.report.kept_clips import KEPT_CLIPS
 
     number = version.tags.get("previous_champion", "none")
     if number == "none":
@@ -123,14 +123,16 @@ def _opponent(version: Version, folder: Path) -> "Opponent | None":
     evidence = download_evidence(before, folder, compared)
     if not (evidence / EVALUATION.name).is_file():
         return None
-    return Opponent(str(before), evaluation_of(before, compared), evidence / NAME, evidence / FACTS.name)
+    return Opponent(
+        str(before), evaluation_of(before, compared), evidence / KEPT_CLIPS, evidence / FACTS.name
+    )
 
 
-def _keep_shown(folder: Path) -> None:
+def _keep_clips(folder: Path) -> None:
     """Keep a few of the candidate's clips, for the report of a later challenger."""
-    from videomar.report.kept_clips import NAME, write_shown
+    from videomar.report.kept_clips import KEPT_CLIPS, write_kept_clips
 
-    write_shown(GENERATED, folder / NAME)
+    write_kept_clips(GENERATED, folder / KEPT_CLIPS)
 
 
 def _credits() -> Path:

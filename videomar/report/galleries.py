@@ -1,52 +1,94 @@
-"""Which reels the report shows: examples of each task, the model beside its rival, and the failures."""
+"""Which clips the report shows: examples of each task, the model beside its rival, and the failures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from videomar.evaluation.generated import ClipKinds, repeat_last
-from videomar.report.compare import psnr_differences
-from videomar.report.kept_clips import ShownClip, read_shown, truth_sha256
-from videomar.report.score_table import (
-    CHIEF,
-    Task,
-    badness,
-    kinds_of,
-    metrics_of,
-    number,
-    tasks_of,
-    values_of,
-)
-from videomar.report.strips import (
-    Card,
-    Reel,
-    ReelPlan,
-    make_card,
-    make_film,
-    make_reel,
-    pick_examples,
-    reel_of,
-)
+from videomar.evaluation.generated import Clip, ClipKinds, psnr_db, repeat_last
+from videomar.evaluation.metrics.catalogue import METRICS, Metric
+from videomar.report.compare import pairs_of
+from videomar.report.kept_clips import read_kept_clips, truth_sha256
+from videomar.report.score_table import CHIEF, TASKS, number
+from videomar.report.strips import Strip, make_strip
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One held-out clip with its strips side by side."""
+
+    rank: str
+    """`best`, `median` or `worst`, or where the clip is from."""
+    score: str
+    """The value that ranks it, with its unit."""
+    clip_id: str
+    prompt: str
+    wrong_prompt: str
+    strips: Sequence[Strip]
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Cards that play in step."""
+
+    title: str
+    explanation: str
+    num_frames: int
+    fps: float
+    cards: Sequence[Card]
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryPlan:
+    """What a gallery shows: clips of which group, ranked by which kind, with which strips in which order."""
+
+    title: str
+    explanation: str
+    group: str
+    kind: str
+    """Kind that ranks the cards: by its gain over repeat-last, or for `tokenizer` by its PSNR."""
+    others: tuple[str, ...] = ()
+    repeat: bool = True
+    """Whether repeat-last is shown, too."""
+    each: int = 2
+    """Cards of each rank."""
+    needs: tuple[str, ...] = ()
+    """Further kinds that a clip must have to be shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opponent:
+    """The champion that the candidate met, from its evidence."""
+
+    name: str
+    rows: pd.DataFrame
+    """Its evaluation.parquet."""
+    kept_clips: Path
+    """The clips that it kept; may be missing."""
+    details: Path
+    """Its evaluation.json; may be missing."""
+
 
 PLANS = (
-    ReelPlan(
+    GalleryPlan(
         "Continuing a simulated clip",
-        "Two latent frames (5 pixel frames) given.",
+        "The model is given two latent frames (5 pixel frames).",
         "simulated",
         "continuation",
     ),
-    ReelPlan(
+    GalleryPlan(
         "One picture and a prompt, simulated",
         "The prompt decides how the picture moves. Beside it, the same picture with a wrong prompt.",
         "simulated",
         "image",
         ("image_wrong_prompt",),
     ),
-    ReelPlan(
+    GalleryPlan(
         "One picture and a prompt, several seeds",
-        "The same question, asked three times.",
+        "The same picture and prompt with three seeds.",
         "simulated",
         "image",
         ("image_seed1", "image_seed2"),
@@ -54,148 +96,199 @@ PLANS = (
         each=1,
         needs=("image_seed1",),
     ),
-    ReelPlan("Continuing a real clip", "Two latent frames (5 pixel frames) given.", "real", "continuation"),
-    ReelPlan("One picture, real", "One picture and the clip's caption, if it has one.", "real", "image"),
+    GalleryPlan(
+        "Continuing a real clip",
+        "The model is given two latent frames (5 pixel frames).",
+        "real",
+        "continuation",
+    ),
+    GalleryPlan("One picture, real", "One picture and the clip's caption, if it has one.", "real", "image"),
 )
 TOKENIZER_PLANS = tuple(
-    ReelPlan(f"{name} clips", "", group, "tokenizer", repeat=False)
+    GalleryPlan(f"{name} clips", "", group, "tokenizer", repeat=False)
     for name, group in (("Simulated", "simulated"), ("Real", "real"))
 )
 _STRETCHED = ("image_longer", "image_larger")
 _FAILURES_PER_TASK = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Opponent:
-    """The champion that the candidate met, as its evidence tells."""
-
-    name: str
-    rows: pd.DataFrame
-    """Of its evaluation.parquet."""
-    shown: Path
-    """The clips that it kept; may be missing."""
-    facts: Path
-    """Its evaluation.json; may be missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failures:
-    """The worst clips by one metric."""
-
-    metric: str
-    explanation: str
-    reel: Reel
-
-
-def example_reels(clips: Sequence[ClipKinds], plans: Sequence[ReelPlan]) -> list[Reel]:
+def example_galleries(clips: Sequence[ClipKinds], plans: Sequence[GalleryPlan]) -> list[Gallery]:
     """Best, median and worst clips of each plan that some clip fits."""
-    made = (make_reel(clips, plan) for plan in plans)
-    return [reel for reel in made if reel is not None]
+    made = (make_gallery(clips, plan) for plan in plans)
+    return [gallery for gallery in made if gallery is not None]
 
 
-def stretched_reels(clips: Sequence[ClipKinds]) -> list[Reel]:
-    """Clips longer and larger than the model was trained on; there is no truth to judge them by."""
-    fitting = [kinds for kinds in clips if any(kind in kinds for kind in _STRETCHED)]
-    if not fitting:
-        return []
-    cards, longest = [], []
-    for kinds in fitting:
-        there = [kinds[kind] for kind in _STRETCHED if kind in kinds]
-        films = [make_film("truth", kinds["truth"].frames, 0, "")]
-        films += [make_film(clip.kind, clip.frames, clip.context_frames, "") for clip in there]
-        cards.append(Card(there[0].group, "", there[0].clip_id, there[0].prompt, "", films))
-        longest.append(max(there, key=lambda clip: len(clip.frames)))
-    return [reel_of("Beyond training", "Longer and larger than any clip seen in training.", longest, cards)]
-
-
-def baseline_reels(clips: Sequence[ClipKinds], rows: pd.DataFrame) -> list[Reel]:
-    """Of each task the model beside the baselines that are made by a network."""
-    told = "By the gain over repeating the last frame."
-    plans = [
-        ReelPlan(
-            task.title,
-            told,
-            task.group,
-            task.kind,
-            tuple(f"{task.kind}_{name}" for name in ("linear", "untrained")),
-            each=1,
-        )
-        for task in tasks_of(rows)
-        if task.kind == "continuation"
-    ]
-    return example_reels(clips, plans)
-
-
-def duel_reels(clips: Sequence[ClipKinds], rows: pd.DataFrame, opponent: Opponent) -> list[Reel]:
-    """Champion and challenger side by side, where the champion kept the clip and the truth is the same."""
-    kept = read_shown(opponent.shown)
-    reels = (_duel_reel(clips, rows, opponent, kept, task) for task in tasks_of(rows))
-    return [reel for reel in reels if reel is not None]
-
-
-def failure_reels(clips: Sequence[ClipKinds], rows: pd.DataFrame) -> list[Failures]:
-    """For each chief metric the clips that it likes least, of each task some."""
-    by_id = {kinds["truth"].clip_id: kinds for kinds in clips}
-    found = []
-    for metric in (metric for metric in metrics_of(rows) if metric.key in CHIEF):
-        cards = []
-        for task in tasks_of(rows):
-            values = values_of(next(kinds_of(rows, task))[1], metric)
-            worst = badness(values, metric).sort_values(ascending=False, kind="stable").index
-            there = [clip_id for clip_id in worst if clip_id in by_id][:_FAILURES_PER_TASK]
-            plan = ReelPlan("", "", task.group, task.kind)
-            cards += [
-                make_card(task.title.lower(), f"{number(values[each])} {metric.unit}", by_id[each], plan)
-                for each in there
-            ]
-        if cards:
-            title = f"Worst by {metric.name}"
-            truths = [by_id[card.clip_id]["truth"] for card in cards]
-            found.append(Failures(metric.name, metric.explanation, reel_of(title, "", truths, cards)))
-    return found
-
-
-def _duel_reel(
-    clips: Sequence[ClipKinds],
-    rows: pd.DataFrame,
-    opponent: Opponent,
-    kept: Mapping[tuple[str, str], ShownClip],
-    task: Task,
-) -> Reel | None:
-    """None where the champion kept no clip of the task."""
-    judged = psnr_differences(rows, opponent.rows, task.group, task.kind)
-    fitting = {}
-    for kinds in clips:
-        truth = kinds["truth"]
-        shown = kept.get((truth.clip_id, task.kind))
-        if shown is None or task.kind not in kinds or truth.clip_id not in judged:
-            continue
-        if shown.truth_sha256 == truth_sha256(truth):
-            fitting[truth.clip_id] = (kinds, shown)
+def make_gallery(clips: Sequence[ClipKinds], plan: GalleryPlan) -> Gallery | None:
+    """The best, median and worst clips of a plan; None if no clip fits it."""
+    fitting = {
+        kinds["truth"].clip_id: kinds
+        for kinds in clips
+        if kinds["truth"].group == plan.group and {plan.kind, *plan.needs} <= set(kinds)
+    }
     if not fitting:
         return None
-    gains = {clip_id: judged[clip_id][0] - judged[clip_id][1] for clip_id in fitting}
-    ranks = {"best": "challenger's best", "median": "median", "worst": "challenger's worst"}
+    scores = {clip_id: _score(kinds, plan) for clip_id, kinds in fitting.items()}
+    style = "{:.1f} dB" if plan.kind == "tokenizer" else "{:+.1f} dB"
+    chosen = pick_examples(scores, plan.each)
     cards = [
-        _duel_card((ranks[rank], task.kind), *fitting[clip_id], judged[clip_id])
-        for rank, clip_id in pick_examples(gains, each=1)
+        _card(rank, style.format(scores[clip_id]).replace("-", "−"), fitting[clip_id], plan)
+        for rank, clip_id in chosen
     ]
-    told = f"By the difference in PSNR, of {len(fitting)} clips that {opponent.name} kept."
-    return reel_of(task.title, told, [fitting[card.clip_id][0]["truth"] for card in cards], cards)
+    explanation = f"{plan.explanation} Best, median and worst of {len(fitting)}.".strip()
+    return _gallery(plan.title, explanation, [fitting[clip_id]["truth"] for _, clip_id in chosen], cards)
 
 
-def _duel_card(
-    where: tuple[str, str], kinds: ClipKinds, shown: ShownClip, psnr_db: tuple[float, float]
-) -> Card:
+def pick_examples(scores: Mapping[str, float], each: int = 2) -> list[tuple[str, str]]:
+    """(rank, clip_id) of the best, the middle and the worst `each`, none twice."""
+    ranked = sorted(scores, key=lambda clip_id: (-scores[clip_id], clip_id))
+    middle = max(0, (len(ranked) - each) // 2)
+    wanted = [
+        *(("best", clip_id) for clip_id in ranked[:each]),
+        *(("median", clip_id) for clip_id in ranked[middle : middle + each]),
+        *(("worst", clip_id) for clip_id in ranked[-each:]),
+    ]
+    first = {clip_id: rank for rank, clip_id in reversed(wanted)}
+    return [(rank, clip_id) for clip_id, rank in reversed(first.items())]
+
+
+def stretched_galleries(clips: Sequence[ClipKinds]) -> list[Gallery]:
+    """Clips longer and larger than the model was trained on, which have no truth to be judged by."""
+    cards, longest = [], []
+    for kinds in clips:
+        present = [kinds[kind] for kind in _STRETCHED if kind in kinds]
+        if present:
+            strips = [make_strip("truth", kinds["truth"].frames, 0, "")]
+            strips += [make_strip(clip.kind, clip.frames, clip.context_frames, "") for clip in present]
+            first = present[0]
+            cards.append(Card(first.group, "", first.clip_id, first.prompt, "", strips))
+            longest.append(max(present, key=lambda clip: len(clip.frames)))
+    if not cards:
+        return []
+    return [_gallery("Beyond training", "Longer and larger than any clip seen in training.", longest, cards)]
+
+
+def baseline_galleries(clips: Sequence[ClipKinds]) -> list[Gallery]:
+    """The model's continuations beside the baselines that are decoded from latents."""
+    plans = [
+        GalleryPlan(
+            title,
+            "Ranked by the gain over repeating the last frame.",
+            group,
+            kind,
+            tuple(f"{kind}_{name}" for name in ("linear", "untrained")),
+            each=1,
+        )
+        for title, (group, kind) in TASKS.items()
+        if kind == "continuation"
+    ]
+    return example_galleries(clips, plans)
+
+
+def failure_galleries(clips: Sequence[ClipKinds], scores: pd.DataFrame) -> list[tuple[Metric, Gallery]]:
+    """Each chief metric with a gallery of the worst clips of each task."""
+    by_id = {kinds["truth"].clip_id: kinds for kinds in clips}
+    own = scores[scores["look"] == "model"].set_index("clip_id")
+    galleries = []
+    for metric in (metric for metric in METRICS if metric.key in CHIEF):
+        cards = []
+        for title, (group, kind) in TASKS.items():
+            values = own[(own["metric"] == metric.key) & (own["task"] == title)]["value"]
+            worst = metric.goodness(values).sort_values(kind="stable").index
+            cards += [
+                _card(
+                    title.lower(),
+                    f"{number(values[clip_id])} {metric.unit}",
+                    by_id[clip_id],
+                    GalleryPlan("", "", group, kind),
+                )
+                for clip_id in [clip_id for clip_id in worst if clip_id in by_id][:_FAILURES_PER_TASK]
+            ]
+        if cards:
+            truths = [by_id[card.clip_id]["truth"] for card in cards]
+            galleries.append((metric, _gallery(f"Worst by {metric.name}", "", truths, cards)))
+    return galleries
+
+
+def duel_galleries(
+    clips: Sequence[ClipKinds], scores: pd.DataFrame, champion: pd.DataFrame, opponent: Opponent
+) -> list[Gallery]:
+    """By task champion and challenger side by side, on clips that the champion kept and of the same truth.
+
+    Args:
+        clips: Of the challenger.
+        scores: Long table of the challenger.
+        champion: Long table of the champion, of clips of the same truth.
+        opponent: The champion's name and files.
+    """
+    kept = read_kept_clips(opponent.kept_clips)
+    galleries = []
+    for title, (_, kind) in TASKS.items():
+        psnr = pairs_of(scores, champion, title, "psnr")
+        fitting: dict[str, tuple[ClipKinds, NDArray[np.uint8]]] = {}
+        for kinds in clips:
+            truth = kinds["truth"]
+            theirs = kept.get((truth.clip_id, kind))
+            if theirs is None or kind not in kinds or truth.clip_id not in psnr.index:
+                continue
+            if theirs.truth_sha256 == truth_sha256(truth):
+                fitting[truth.clip_id] = kinds, theirs.frames
+        psnr = psnr[psnr.index.isin(list(fitting))]
+        chosen = pick_examples((psnr["model"] - psnr["champion"]).to_dict(), each=1)
+        cards = [_duel_card(rank, kind, *fitting[clip_id], psnr.loc[clip_id]) for rank, clip_id in chosen]
+        if cards:
+            count = f"{len(fitting)} clips that {opponent.name} kept"
+            explanation = f"Ranked by the difference in PSNR, of {count}."
+            truths = [fitting[clip_id][0]["truth"] for _, clip_id in chosen]
+            galleries.append(_gallery(title, explanation, truths, cards))
+    return galleries
+
+
+def _duel_card(rank: str, kind: str, kinds: ClipKinds, champion: NDArray[np.uint8], psnr: pd.Series) -> Card:
     """Truth, champion, challenger, repeat-last."""
-    rank, kind = where
     truth, clip = kinds["truth"].frames, kinds[kind]
-    start, (own, theirs) = clip.context_frames, psnr_db
-    films = [
-        make_film("truth", truth, 0, ""),
-        make_film("champion", shown.frames, start, f"{theirs:.1f} dB"),
-        make_film("challenger", clip.frames, start, f"{own:.1f} dB"),
-        make_film("repeat", repeat_last(truth, start), start, ""),
+    context = clip.context_frames
+    strips = [
+        make_strip("truth", truth, 0, ""),
+        make_strip("champion", champion, context, f"{psnr['champion']:.1f} dB"),
+        make_strip("challenger", clip.frames, context, f"{psnr['model']:.1f} dB"),
+        make_strip("repeat", repeat_last(truth, context), context, ""),
     ]
-    score = f"{number(own - theirs, signed=True)} dB"
-    return Card(rank, score, clip.clip_id, clip.prompt or clip.caption, "", films)
+    rank = {"best": "challenger's best", "worst": "challenger's worst"}.get(rank, rank)
+    score = f"{number(psnr['model'] - psnr['champion'], signed=True)} dB"
+    return Card(rank, score, clip.clip_id, clip.prompt or clip.caption, "", strips)
+
+
+def _card(rank: str, score: str, kinds: ClipKinds, plan: GalleryPlan) -> Card:
+    """Truth, the plan's kind, those of its others that the clip has, and repeat-last if the plan says so."""
+    truth, clip = kinds["truth"].frames, kinds[plan.kind]
+    context = 0 if plan.kind == "tokenizer" else clip.context_frames
+    shown = {kind: kinds[kind].frames for kind in (plan.kind, *plan.others) if kind in kinds}
+    if plan.repeat:
+        shown["repeat"] = repeat_last(truth, context)
+    strips = [make_strip("truth", truth, 0, "")]
+    strips += [
+        make_strip(kind, frames, context, _psnr_text(frames[context:], truth[context:]))
+        for kind, frames in shown.items()
+    ]
+    wrong = [kinds[kind].prompt for kind in plan.others if kind == "image_wrong_prompt" and kind in kinds]
+    return Card(rank, score, clip.clip_id, clip.prompt or clip.caption, "".join(wrong), strips)
+
+
+def _gallery(title: str, explanation: str, truths: Sequence[Clip], cards: Sequence[Card]) -> Gallery:
+    """A gallery that plays as long as the longest of its clips."""
+    return Gallery(title, explanation, max(len(clip.frames) for clip in truths), truths[0].fps, cards)
+
+
+def _score(kinds: ClipKinds, plan: GalleryPlan) -> float:
+    """The value that ranks a clip, decibels."""
+    truth, clip = kinds["truth"].frames, kinds[plan.kind]
+    if plan.kind == "tokenizer":
+        return psnr_db(clip.frames, truth)
+    start = clip.context_frames
+    repeated = repeat_last(truth, start)
+    return psnr_db(clip.frames[start:], truth[start:]) - psnr_db(repeated[start:], truth[start:])
+
+
+def _psnr_text(frames: NDArray[np.uint8], truth: NDArray[np.uint8]) -> str:
+    """PSNR as text; empty for a clip longer or larger than the truth."""
+    return f"{psnr_db(frames, truth):.1f} dB" if frames.shape == truth.shape else ""

@@ -1,6 +1,6 @@
-"""A few of a version's clips, kept small with its evidence, for the report of whoever challenges it later.
+"""A few small clips of a version, stored with its evidence, for the reports of later challengers.
 
-Which clips are kept depends on their names alone, so that two versions asked the same keep the same ones.
+Which clips are kept depends on their ids alone, so that two versions with the same tasks keep the same clips.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from videomar.errors import DataError
 from videomar.evaluation.generated import Clip, read_generated
 from videomar.report.strips import strip_bytes
 
-NAME = "shown.parquet"
+KEPT_CLIPS = "shown.parquet"
 _CLIPS_PER_GROUP = 12
 _KINDS = ("continuation", "image")
 _MOST_BYTES = 1_900_000
@@ -32,17 +32,17 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class ShownClip:
+class KeptClip:
     """One clip of an earlier version."""
 
     truth_sha256: str
-    """Of the truth's frames: another truth under the same name is another clip."""
+    """Hash of the truth's frames, to notice another truth under the same id."""
     frames: NDArray[np.uint8]
-    """(F, H, W, 3) uint8, perhaps smaller than they were."""
+    """(F, H, W, 3) uint8, possibly scaled down."""
 
 
-def write_shown(generated: Path, out: Path) -> None:
-    """Keep the clips to be shown of generated.parquet, in less than 2 MB."""
+def write_kept_clips(generated: Path, out: Path) -> None:
+    """Write a few clips of generated.parquet to a file of less than 2 MB."""
     clips = read_generated(generated)
     groups = sorted({kinds["truth"].group for kinds in clips})
     chosen = [
@@ -69,8 +69,8 @@ def write_shown(generated: Path, out: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), out)
 
 
-def read_shown(path: Path) -> dict[tuple[str, str], ShownClip]:
-    """What `write_shown` kept, by clip_id and kind; nothing if the file is not there.
+def read_kept_clips(path: Path) -> dict[tuple[str, str], KeptClip]:
+    """The clips that `write_kept_clips` wrote, by clip_id and kind; empty if the file does not exist.
 
     Raises:
         DataError: the file is damaged.
@@ -80,7 +80,7 @@ def read_shown(path: Path) -> dict[tuple[str, str], ShownClip]:
     try:
         rows = pq.read_table(path).to_pylist()
         return {
-            (row["clip_id"], row["kind"]): ShownClip(
+            (row["clip_id"], row["kind"]): KeptClip(
                 row["truth_sha256"], _frames(row["strip"], row["num_frames"])
             )
             for row in rows
@@ -91,7 +91,7 @@ def read_shown(path: Path) -> dict[tuple[str, str], ShownClip]:
 
 
 def truth_sha256(truth: Clip) -> str:
-    """What tells one truth from another."""
+    """Hash that identifies a truth."""
     return hashlib.sha256(truth.frames.tobytes()).hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""The report: one HTML file that holds all it shows and asks nothing of a network.
+"""The report: one HTML file that contains all it shows and loads nothing over a network.
 
 Every text from outside (captions, file names, prompts, reasons) passes through the template's escaping, and
-none of it ever stands in the page's script.
+none of it is ever part of the page's script.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,29 +17,30 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from videomar.evaluation.fingerprint import read_details, why_incomparable
 from videomar.evaluation.generated import ClipKinds, read_generated
 from videomar.files import atomic_write
-from videomar.report.compare import Comparison, compare_with_baselines, compare_with_champion
-from videomar.report.contents import read_contents
-from videomar.report.curves import quality_charts, read_curve, tokenizer_charts, training_charts
-from videomar.report.facts import fingerprint_lines, phases_of, skipped_lines
+from videomar.report.charts import quality_charts, read_curve, tokenizer_charts, training_charts
+from videomar.report.compare import compare_with_baselines, compare_with_champion, metric_panels
 from videomar.report.galleries import (
     PLANS,
     TOKENIZER_PLANS,
+    Gallery,
     Opponent,
-    baseline_reels,
-    duel_reels,
-    example_reels,
-    failure_reels,
-    stretched_reels,
+    baseline_galleries,
+    duel_galleries,
+    example_galleries,
+    failure_galleries,
+    stretched_galleries,
 )
-from videomar.report.panels import metric_panels
-from videomar.report.score_table import read_scores
-from videomar.report.strips import Reel
+from videomar.report.ledger_sheet import summarise_ledger
+from videomar.report.score_table import long_table, of_same_truth, read_scores
 from videomar.report.tables import (
+    evaluation_phases,
+    fingerprint_lines,
     gate_intervals,
-    headline_rows,
+    headlines,
     judged_groups,
     read_metrics,
-    set_figures,
+    set_metrics,
+    skipped_lines,
     stage_costs,
 )
 
@@ -54,19 +55,19 @@ class ReportSources:
     generated: Path
     evaluation: Path
     """Scores by clip and kind."""
-    facts: Path
-    """The suite's JSON; may be missing."""
+    details: Path
+    """evaluation.json; may be missing."""
     metrics: Path
     """Folder of one JSON file a stage."""
     plots: Path
     """Folder of train.csv, tokenizer.csv and quality_by_frame.csv."""
     credits: Path
-    """Text file whose lines name the makers of the clips shown; may be missing."""
+    """Text file that names the authors of the clips, one per line; may be missing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
-    """What the release flow knows about the candidate."""
+    """What the release flow knows of the candidate."""
 
     candidate: str
     champion: str
@@ -74,21 +75,9 @@ class Release:
     decision: Mapping[str, Any] | None
     """`promote`, `reasons` and `figures` of the gate; None before it has decided."""
     lineage: Mapping[str, str]
-    """Commit, hashes, dates: shown as they are."""
+    """Commit, hashes and dates, shown as they are."""
     opponent: Opponent | None = None
-    """The champion that the candidate met; None where there was none: then it meets the baselines."""
-
-
-@dataclass(frozen=True, slots=True)
-class Duel:
-    """The candidate against the champion, or against the baselines."""
-
-    rival: str
-    comparisons: list[Comparison]
-    reels: list[Reel]
-    """By the titles of comparisons, where there is one."""
-    refused: list[str]
-    """Why the two may not be compared; then nothing is."""
+    """The champion that the candidate met; None = none, and the candidate is compared with the baselines."""
 
 
 def write_report(out: Path, sources: ReportSources, release: Release) -> None:
@@ -105,7 +94,7 @@ def write_report(out: Path, sources: ReportSources, release: Release) -> None:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that did the work."""
+    """Versions of Python and of the main packages."""
     installed = {dist.name.lower() for dist in metadata.distributions()}
     return {
         "python": python_version(),
@@ -114,40 +103,42 @@ def installed_versions() -> dict[str, str]:
 
 
 def _about_model(sources: ReportSources, release: Release) -> dict[str, Any]:
-    """The template's names for what the candidate can do."""
+    """The template's variables about what the candidate can do."""
     clips, rows = read_generated(sources.generated), read_scores(sources.evaluation)
-    facts, by_frame = read_details(sources.facts), read_curve(sources.plots / "quality_by_frame.csv")
-    duel = _duel(clips, rows, facts, release.opponent)
-    reels = example_reels(clips, PLANS) + stretched_reels(clips)
-    tokenizer_reels = example_reels(clips, TOKENIZER_PLANS)
-    failures = failure_reels(clips, rows)
+    details, by_frame = read_details(sources.details), read_curve(sources.plots / "quality_by_frame.csv")
+    scores = long_table(rows)
+    duel = _duel(clips, rows, details, release.opponent)
+    galleries = example_galleries(clips, PLANS) + stretched_galleries(clips)
+    tokenizer_galleries = example_galleries(clips, TOKENIZER_PLANS)
+    failures = failure_galleries(clips, scores)
+    of_failures = [gallery for _, gallery in failures]
     return {
         "duel": duel,
-        "reels": reels,
-        "tokenizer_reels": tokenizer_reels,
+        "galleries": galleries,
+        "tokenizer_galleries": tokenizer_galleries,
         "failures": failures,
-        "strips": _strips([*duel.reels, *reels, *tokenizer_reels, *(each.reel for each in failures)]),
-        "panels": metric_panels(rows),
+        "strip_classes": _strip_classes([*duel["galleries"], *galleries, *tokenizer_galleries, *of_failures]),
+        "panels": metric_panels(scores),
         "quality_charts": quality_charts(by_frame),
         "has_bands": "model_low" in by_frame,
-        "sets": set_figures(read_metrics(sources.metrics).get("evaluate", {}), facts),
-        "skipped": skipped_lines(facts),
-        "phases": phases_of(facts),
-        "fingerprint": fingerprint_lines(facts),
+        "sets": set_metrics(read_metrics(sources.metrics).get("evaluate", {}), details),
+        "skipped": skipped_lines(details),
+        "phases": evaluation_phases(details),
+        "fingerprint": fingerprint_lines(details),
     }
 
 
 def _about_pipeline(sources: ReportSources, release: Release) -> dict[str, Any]:
-    """The template's names for how the candidate came about."""
+    """The template's variables about how the candidate was made."""
     metrics = read_metrics(sources.metrics)
-    figures = metrics.get("evaluate", {})
+    of_evaluation = metrics.get("evaluate", {})
     return {
-        "headlines": headline_rows(figures),
-        "groups": judged_groups(figures),
+        "headlines": headlines(of_evaluation),
+        "groups": judged_groups(of_evaluation),
         "intervals": gate_intervals(release.decision),
         "training_charts": training_charts(read_curve(sources.plots / "train.csv")),
         "tokenizer_charts": tokenizer_charts(read_curve(sources.plots / "tokenizer.csv")),
-        "contents": read_contents(sources.ledger),
+        "ledger": summarise_ledger(sources.ledger),
         "stages": stage_costs(metrics),
         "versions": installed_versions(),
         "credits": sources.credits.read_text("utf-8").splitlines() if sources.credits.is_file() else [],
@@ -155,25 +146,35 @@ def _about_pipeline(sources: ReportSources, release: Release) -> dict[str, Any]:
 
 
 def _duel(
-    clips: list[ClipKinds], rows: pd.DataFrame, facts: Mapping[str, Any], opponent: Opponent | None
-) -> Duel:
+    clips: list[ClipKinds], rows: pd.DataFrame, details: Mapping[str, Any], opponent: Opponent | None
+) -> dict[str, Any]:
+    """The candidate against the champion or the baselines: `rival`, `comparisons`, `galleries`, `refused`.
+
+    `refused` says why the two may not be compared; then nothing is.
+    """
+    scores = long_table(rows)
     if opponent is None:
-        return Duel("the baselines", compare_with_baselines(rows), baseline_reels(clips, rows), [])
-    refused = why_incomparable(facts, read_details(opponent.facts))
+        compared, galleries = compare_with_baselines(scores), baseline_galleries(clips)
+        return {"rival": "the baselines", "comparisons": compared, "galleries": galleries, "refused": []}
+    refused = why_incomparable(details, read_details(opponent.details))
     if refused:
-        return Duel(opponent.name, [], [], refused)
-    compared = compare_with_champion(rows, opponent.rows)
-    return Duel(opponent.name, compared, duel_reels(clips, rows, opponent), [])
+        return {"rival": opponent.name, "comparisons": [], "galleries": [], "refused": refused}
+    champion = long_table(of_same_truth(opponent.rows, rows))
+    compared = compare_with_champion(scores, champion)
+    galleries = duel_galleries(clips, scores, champion, opponent)
+    return {"rival": opponent.name, "comparisons": compared, "galleries": galleries, "refused": []}
 
 
-def _strips(reels: Iterable[Reel]) -> dict[str, str]:
-    """CSS class by the address of a strip, so that a film shown twice is in the page once."""
-    films = (film for reel in reels for card in reel.cards for film in card.films)
-    return {address: f"s{number}" for number, address in enumerate(dict.fromkeys(f.strip for f in films))}
+def _strip_classes(galleries: Iterable[Gallery]) -> dict[str, str]:
+    """CSS class by the address of a strip; each strip is in the page once, however often it is shown."""
+    addresses = dict.fromkeys(
+        strip.address for gallery in galleries for card in gallery.cards for strip in card.strips
+    )
+    return {address: f"s{number}" for number, address in enumerate(addresses)}
 
 
 def _template() -> Template:
-    """The page, with escaping on and every missing name an error."""
+    """The page's template, with escaping on; a missing variable is an error."""
     folder = FileSystemLoader(Path(__file__).parent / "templates")
     pages = Environment(
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -1,89 +1,35 @@
-"""The report's tables: figures with their meaning, the gate's intervals, time and memory per stage."""
+"""The report's tables, each as rows for the page: headlines, the gate's intervals, sets, costs, versions."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from videomar.evaluation.generated import GROUPS
-from videomar.evaluation.metrics.catalogue import METRICS, Metric
+from videomar.evaluation.metrics.catalogue import METRICS
 from videomar.report.score_table import number
 
-FIGURES = {
+_HEADLINES = {
     "psnr_gain_db": (
         "Continuation, gain",
-        "given 2 latent frames: how much closer to the truth than a frozen last frame",
+        "given 2 latent frames: how much closer to the truth than repeating the last of them",
     ),
     "i2v_psnr_gain_db": (
         "Picture and prompt, gain",
-        "given 1 picture and the prompt: how much closer than that picture, frozen",
+        "given 1 picture and the prompt: how much closer to the truth than repeating the picture",
     ),
     "prompt_margin_db": (
         "Prompt margin",
-        "how much closer with the right prompt than with a wrong one: whether text is obeyed",
+        "how much closer to the truth with the right prompt than with a wrong one: does the text matter?",
     ),
     "tokenizer_psnr_db": (
         "Tokenizer, PSNR",
-        "the truth through the autoencoder: the most that the model could reach",
+        "the truth after encoding and decoding: the upper limit for the model",
     ),
 }
-"""The figures on top: keys of metrics/evaluate.json without their group's prefix, name and meaning."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """One figure of one group, decibels, and the same of the other group if there is one."""
-
-    name: str
-    meaning: str
-    value: str
-    beside: str
-    """Such as "real −3.69"; may be empty."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """One of the gate's figures, with its places on its scale in percent from the left."""
-
-    name: str
-    text: str
-    """The mean, with its sign."""
-    range: str
-    """The interval."""
-    n: int
-    unit: str
-    left: float
-    width: float
-    dot: float
-    zero: float
-    limit: float
-    """What the interval must lie right of."""
-
-
-@dataclass(frozen=True, slots=True)
-class SetFigure:
-    """One metric of a whole set of clips."""
-
-    metric: Metric
-    of: str
-    """Of which clips."""
-    value: str
-    notes: Sequence[str]
-    """Interval, number of clips, extractor, where it has them."""
-    too_few: bool
-    """Whether there are too few clips to rank models by it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageCost:
-    """What one stage cost, and as a share of the costliest, percent."""
-
-    stage: str
-    seconds: float
-    peak_memory_gb: float
-    time_share: float
-    memory_share: float
+"""Keys of metrics/evaluate.json without their group's prefix, with name and meaning."""
+_PHASES = {"sampling": "model", "metrics": "tokenizer", "io": "repeat"}
+"""Parts of the evaluation's time, and the colours they borrow."""
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, float]]:
@@ -91,28 +37,36 @@ def read_metrics(folder: Path) -> dict[str, dict[str, float]]:
     return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
-def judged_groups(figures: Mapping[str, float]) -> list[str]:
+def judged_groups(metrics: Mapping[str, float]) -> list[str]:
     """Groups of clips that were evaluated."""
-    return [group for group, prefix in GROUPS.items() if f"{prefix}_clips" in figures]
+    return [group for group, prefix in GROUPS.items() if f"{prefix}_clips" in metrics]
 
 
-def headline_rows(figures: Mapping[str, float]) -> list[Tile]:
-    """The few figures on top: of simulated clips where there are any, else of real ones."""
-    groups = judged_groups(figures)
+def headlines(metrics: Mapping[str, float]) -> list[dict[str, str]]:
+    """Name, meaning and value of the few metrics on top, and `beside` it the value of the other group.
+
+    The value is that of simulated clips where there are any, else that of real ones.
+    """
+
+    def text(key: str, group: str) -> str:
+        value = metrics.get(f"{GROUPS[group]}_{key}")
+        return "" if value is None else number(value, signed="gain" in key or "margin" in key)
+
+    groups = judged_groups(metrics)
     tiles = []
-    for key, (name, meaning) in FIGURES.items():
-        values = {group: _value(key, figures, group) for group in groups}
+    for key, (name, meaning) in _HEADLINES.items():
+        values = {group: text(key, group) for group in groups}
         if groups and values[groups[0]]:
             beside = " ".join(f"{group} {values[group]}" for group in groups[1:] if values[group])
-            tiles.append(Tile(name, meaning, values[groups[0]], beside))
+            tiles.append({"name": name, "meaning": meaning, "value": values[groups[0]], "beside": beside})
     return tiles
 
 
-def gate_intervals(decision: Mapping[str, Any] | None) -> list[Interval]:
-    """The gate's figures.
+def gate_intervals(decision: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The gate's figures, with their places on a scale in percent from the left.
 
-    Decibels over baselines are on one scale that holds zero, those over the champion, which are much smaller,
-    on another; metrics without a unit have nothing in common, and a scale each.
+    Decibels over baselines share one scale that contains zero, those over the champion, which are much
+    smaller, another; metrics without a unit have nothing in common and a scale each.
     """
     figures = [{"unit": "dB", "limit": 0.0, **figure} for figure in (decision or {}).get("figures", ())]
     scales = [
@@ -127,63 +81,93 @@ def gate_intervals(decision: Mapping[str, Any] | None) -> list[Interval]:
         low, high = min(ends[scale]), max(ends[scale])
         return 3 + 94 * (value - low) / ((high - low) or 1.0)
 
-    return [
-        Interval(
-            figure["name"],
-            *_value_and_range(figure, signed=True),
-            figure["n"],
-            figure["unit"],
-            left=place(figure["low"], scale),
-            width=place(figure["high"], scale) - place(figure["low"], scale),
-            dot=place(figure["value"], scale),
-            zero=place(0.0, scale),
-            limit=place(figure["limit"], scale),
+    intervals = []
+    for figure, scale in zip(figures, scales, strict=True):
+        text, interval = _value_and_interval(figure, signed=True)
+        left, right = place(figure["low"], scale), place(figure["high"], scale)
+        intervals.append(
+            {
+                **{name: figure[name] for name in ("name", "n", "unit")},
+                **{"text": text, "interval": interval, "left": left, "width": right - left},
+                **{"dot": place(figure["value"], scale), "limit": place(figure["limit"], scale)},
+                "zero": place(0.0, scale),
+            }
         )
-        for figure, scale in zip(figures, scales, strict=True)
-    ]
+    return intervals
 
 
-def set_figures(figures: Mapping[str, float], facts: Mapping[str, Any]) -> list[SetFigure]:
-    """The metrics of whole sets of clips, each of every group and task that has it."""
-    found = []
+def set_metrics(metrics: Mapping[str, float], details: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The metrics of whole sets of clips, one row for each group and task that has it."""
+    rows: list[dict[str, Any]] = []
     for metric in (metric for metric in METRICS if metric.per == "set"):
         for group, prefix in GROUPS.items():
             for task, words in (("", ", continued"), ("i2v_", ", from one picture")):
                 key = f"{prefix}_{task}{metric.key}"
-                of = group.capitalize() + (words if metric.key == "frechet" else "")
-                score = facts.get("frechet", {}).get(key)
+                clips = group.capitalize() + (words if metric.key == "frechet" else "")
+                score = details.get("frechet", {}).get(key)
                 if score is not None:
-                    clips = min(score["n_real"], score["n_generated"])
-                    notes = (_value_and_range(score)[1], f"{clips} clips", str(score["extractor"]))
-                    value = _value_and_range(score)[0]
-                    found.append(SetFigure(metric, of, value, notes, bool(score["too_few_to_rank"])))
-                elif key in figures:
-                    found.append(SetFigure(metric, of, number(figures[key]), (), False))
-    return found
+                    value, interval = _value_and_interval(score)
+                    count = min(score["n_real"], score["n_generated"])
+                    notes = [interval, f"{count} clips", score["extractor"]]
+                    too_few = score["too_few_to_rank"]
+                elif key in metrics:
+                    value, notes, too_few = number(metrics[key]), [], False
+                else:
+                    continue
+                rows.append(
+                    {"metric": metric, "clips": clips, "value": value, "notes": notes, "too_few": too_few}
+                )
+    return rows
 
 
-def stage_costs(metrics: Mapping[str, Mapping[str, float]]) -> list[StageCost]:
-    """Time and memory of each stage that recorded them, longest first."""
-    known = {stage: figures for stage, figures in metrics.items() if "seconds" in figures}
-    longest = max((figures["seconds"] for figures in known.values()), default=1.0) or 1.0
-    widest = max((figures.get("peak_memory_gb", 0.0) for figures in known.values()), default=1.0) or 1.0
-    costs = []
-    for stage, figures in known.items():
-        seconds, memory = figures["seconds"], figures.get("peak_memory_gb", 0.0)
-        costs.append(StageCost(stage, seconds, memory, 100 * seconds / longest, 100 * memory / widest))
-    return sorted(costs, key=lambda cost: -cost.seconds)
+def stage_costs(metrics: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Time and memory of each stage that recorded them, with percent of the largest; longest first."""
+    costs: list[dict[str, Any]] = [
+        {"stage": stage, "seconds": own["seconds"], "memory_gb": own.get("peak_memory_gb", 0.0)}
+        for stage, own in metrics.items()
+        if "seconds" in own
+    ]
+    for name in ("seconds", "memory_gb"):
+        largest = max((cost[name] for cost in costs), default=1.0) or 1.0
+        for cost in costs:
+            cost[f"{name}_share"] = 100 * cost[name] / largest
+    return sorted(costs, key=lambda cost: -cost["seconds"])
 
 
-def _value_and_range(figure: Mapping[str, Any], signed: bool = False) -> tuple[str, str]:
-    """`value`, and `low` to `high`, with as many digits."""
+def evaluation_phases(details: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Seconds of sampling, metrics, reading and writing, with their shares of the whole in percent."""
+    recorded = details.get("seconds") or {}
+    seconds = {name: float(recorded[name]) for name in _PHASES if recorded.get(name) is not None}
+    whole = sum(seconds.values()) or 1.0
+    return [
+        {"name": name, "look": _PHASES[name], "seconds": value, "share": 100 * value / whole}
+        for name, value in seconds.items()
+    ]
+
+
+def skipped_lines(details: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Metrics that were skipped, and why."""
+    skipped = details.get("skipped", {}).items()
+    return [(key.replace("_", " "), str(reason).removeprefix(f"{key}: ")) for key, reason in skipped]
+
+
+def fingerprint_lines(details: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every key of the fingerprint with its value as text; mappings as `key.part`, hashes shortened."""
+
+    def text(value: object) -> str:
+        if isinstance(value, list | tuple):
+            return " ".join(map(str, value))
+        return f"{str(value)[:12]}…" if len(str(value)) == 64 else str(value)
+
+    lines: list[tuple[str, str]] = []
+    for key, value in details.get("fingerprint", {}).items():
+        parts = value.items() if isinstance(value, Mapping) else [("", value)]
+        lines += [(f"{key}.{part}" if part else key, text(of_part)) for part, of_part in parts]
+    return lines
+
+
+def _value_and_interval(figure: Mapping[str, Any], signed: bool = False) -> tuple[str, str]:
+    """`value`, and `low` to `high`, with equally many digits."""
     values = tuple(float(figure[name]) for name in ("value", "low", "high"))
     value, low, high = (number(each, signed, beside=values) for each in values)
     return value, f"{low} to {high}"
-
-
-def _value(key: str, figures: Mapping[str, float], group: str) -> str:
-    """The figure of a group as text, differences with their sign; empty if absent."""
-    value = figures.get(f"{GROUPS[group]}_{key}")
-    if value is None:
-        return ""
-    return number(value, signed="gain" in key or "margin" in key)

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.support.drawn_clips import moving_disc, noisy
@@ -78,6 +79,14 @@ def test_metrics_against_the_truth_prefer_the_truth(inputs: dict[str, object], k
         assert itself.mean() > worse.mean()
     if entry.better == "nearer 1":
         assert itself == pytest.approx(1)
+
+
+def test_goodness_of_nearer_one_counts_both_sides() -> None:
+    values = pd.Series([0.5, 1.0, 1.6])
+    assert metric("motion_retained").goodness(values).rank().tolist() == [2.0, 3.0, 1.0]
+    assert metric("flicker").goodness(values).tolist() == [-0.5, -1.0, -1.6]
+    for key in ("ssim", "motion_amount"):
+        assert metric(key).goodness(values).tolist() == [0.5, 1.0, 1.6]
 
 
 def test_metric_names_what_is_missing(inputs: dict[str, object]) -> None:
