@@ -33,8 +33,9 @@ export VIDEOMAR_SETUP_PYTHON := $(value PYTHON)
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run curate up down test faults pythons lint deps remote lock check-lock proofs readme docs
 
+# A folder that `videomar init` wrote has no developers.
 help:
-	@sed -n 's/^#: \{0,1\}//p' Makefile
+	@sed -n 's/^#: \{0,1\}//p' Makefile | if [ -f install.py ]; then cat; else sed '/^$$/,$$d'; fi
 
 # Runs install.py with a Python that the packages are made for; uv, where it is at hand, would fetch one.
 # A folder that `videomar init` wrote has none: its environment is that of the command.
