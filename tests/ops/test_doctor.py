@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from tests.support.upkeep_checkout import run
 from videomar.cli import app as cli
+from videomar.files import write_json
 from videomar.ops.doctor import examine
 from videomar.ops.finding import Finding
 from videomar.registry.champion_history import MODEL, Move, read_history
 from videomar.registry.trace import Places
 from videomar.registry.versions import version_of
 from videomar.tracking.mlflow_store import open_client
-from videomar.tracking.outbox import Outbox, write_json
+from videomar.tracking.run_log import RunLog
 
 DEAD = 2**22 + 1
 """A process number that Linux never gives."""
@@ -42,13 +43,13 @@ def move_the_alias_by_hand() -> None:
 
 
 def leave_lines_unsent() -> None:
-    Outbox(Path("checkpoints/other/outbox/planted")).append("start", params={}, tags={}, inputs=[])
+    RunLog(Path("checkpoints/other/outbox/planted")).append("start", params={}, tags={}, inputs=[])
 
 
 def lose_the_training_run() -> None:
     leave_lines_unsent()
     folder = Path("checkpoints/other/outbox/planted")
-    Outbox(folder).note_sent("f" * 32, (folder / "lines.jsonl").stat().st_size)
+    RunLog(folder).mark("f" * 32, (folder / "lines.jsonl").stat().st_size)
     shutil.move(Path("checkpoints/other/outbox"), Path("checkpoints/videomar/outbox"))
     write_json(Path("checkpoints/videomar/run.json"), {"name": "planted", "run_id": "f" * 32})
     run(".venv/bin/dvc commit --force --quiet")  # the run's folder is an output: as if trained so

@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from tests.support.upkeep_checkout import commit, run
 from videomar.cli import app as cli
+from videomar.files import write_json
 from videomar.ops.gc import find_files, known_versions
 from videomar.ops.gc_stores import find_objects, find_runs
 from videomar.provenance.checkout import outputs_of
 from videomar.registry.champion_history import MODEL
 from videomar.registry.versions import version_of
 from videomar.tracking.mlflow_store import experiment_id, open_client
-from videomar.tracking.outbox import Outbox, write_json
+from videomar.tracking.run_log import RunLog
 
 OLD_S = 40 * 86400.0
 CACHE = Path(".dvc/cache/files/md5")
@@ -110,7 +111,7 @@ def test_old_folder_goes_and_a_young_one_stays(root: Path, folder: str) -> None:
 
 def test_run_set_aside_stays_while_mlflow_lacks_lines_or_it_trained_the_champion(root: Path) -> None:
     unsent = Path("checkpoints/videomar.aside/unsent")
-    Outbox(unsent / "outbox/a").append("start", params={}, tags={})
+    RunLog(unsent / "outbox/a").append("start", params={}, tags={})
     trained = Path("checkpoints/videomar.aside/trained")
     write_json(trained / "run.json", {"run_id": "trained"})
     open_client().set_model_version_tag(MODEL, "1", "training_run", "trained")

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from videomar.tracking.mlflow_store import experiment_id, open_client
-from videomar.tracking.outbox import read_json
+from videomar.tracking.run_log import read_json
 from videomar.tracking.runs import open_run, upload_pending
-from videomar.tracking.uploader import PARENT_TAG, Sender
+from videomar.tracking.uploader import PARENT_TAG, upload
 
 
-def test_runs_recorded_while_the_store_was_away_lie_below_their_parent(
+def test_runs_recorded_while_the_store_was_away_are_children_of_their_parent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -23,7 +23,7 @@ def test_runs_recorded_while_the_store_was_away_lie_below_their_parent(
     for run in (child, parent):
         run.finish()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert not Sender(child._box).send(), "the run above it is not there yet"
+    assert not upload(child._log), "its parent run is not uploaded yet"
     assert upload_pending(tmp_path / "out")
     client = open_client()
     found = client.search_runs([experiment_id(client)])

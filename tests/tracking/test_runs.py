@@ -7,13 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from videomar.cli.ops_commands import upload
 from videomar.errors import VideomarError
+from videomar.files import write_json
 from videomar.tracking.mlflow_store import EXPERIMENT, experiment_id, open_client, tracking_uri
-from videomar.tracking.outbox import LINES, SENT, Outbox, read_json, write_json
+from videomar.tracking.run_log import LINES, SENT, RunLog, read_json
 from videomar.tracking.runs import open_run, read_run_id, upload_pending
 from videomar.tracking.uploader import NAME_TAG
+from videomar.tracking.uploader import upload as upload_log
 
 INPUT = {"name": "latents", "digest": "0123456789abcdef", "source_type": "local", "source": "data/latents"}
 
@@ -50,7 +53,9 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def test_store_is_below_the_working_folder_unless_told(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_store_is_in_the_checkout_or_where_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
     assert tracking_uri() == f"sqlite:///{folder}/.local/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     assert tracking_uri() == "http://127.0.0.1:1"
@@ -86,7 +91,7 @@ def test_run_keeps_the_machines_load(folder: Path) -> None:
     run = open_run(folder / "load/run.json", {}, {})
     deadline = time.monotonic() + 60
     step = 0
-    while not (keys := [key for key in run._box.last_steps if key.startswith("system/")]):
+    while not (keys := [key for key in run._log.last_steps if key.startswith("system/")]):
         assert time.monotonic() < deadline
         run.log(step := step + 1, {"loss": 0.0})
         time.sleep(0.05)
@@ -272,9 +277,14 @@ def test_run_file_that_is_missing_has_no_id(tmp_path: Path) -> None:
     assert read_run_id(tmp_path / "none.json") is None
 
 
-def test_box_that_another_process_sends_is_left_to_it(tmp_path: Path) -> None:
-    with Outbox(tmp_path).alone() as first, Outbox(tmp_path).alone() as second:
-        assert (first, second) == (True, False)
+def test_log_that_another_process_sends_is_left_to_it(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "log")
+    log.append("start", params={}, tags={}, inputs=[])
+    with FileLock(log.folder / "lock"):
+        assert not upload_log(log)
+        assert log.run_id is None
+    assert upload_log(log)
+    assert log.is_sent
 
 
 class Server:
@@ -327,14 +337,14 @@ def test_run_survives_a_server_killed_in_its_middle(tmp_path: Path, monkeypatch:
             time.sleep(0.01)
 
     try:
-        while run.run_id is None or run._box.sent == 0:
+        while run.run_id is None or run._log.sent == 0:
             go_on(0.1)
         go_on(1.0)
         server.kill()
         go_on(1.0)
-        noted = run._box.sent
+        noted = run._log.sent
         go_on(0.5)
-        assert run._box.sent == noted
+        assert run._log.sent == noted
         server.start()
         go_on(1.0)
         (tmp_path / "sheet.png").write_bytes(b"picture")

@@ -10,7 +10,7 @@ from videomar.ops.finding import BIN, Finding
 from videomar.ops.gc import find_drafts
 from videomar.ops.materials import read_pins
 from videomar.processes import Identity
-from videomar.tracking.outbox import LINES, SENT, read_json
+from videomar.tracking.run_log import LINES, SENT, read_json
 from videomar.tracking.runs import OUTBOX
 
 _LITTLE_BYTES = 1_000_000_000

@@ -25,7 +25,7 @@ from videomar.registry.versions import (
     find_version,
 )
 from videomar.tracking.mlflow_store import open_client, tracking_uri
-from videomar.tracking.outbox import SENT, read_json
+from videomar.tracking.run_log import SENT, read_json
 from videomar.tracking.runs import OUTBOX, RUN_FILE, read_run_id
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from videomar.errors import VideomarError
 from videomar.files import process_exists
 from videomar.registry.versions import Version, aliases_of, all_versions
 from videomar.tracking.mlflow_store import tracking_uri
-from videomar.tracking.outbox import LINES, SENT, read_json
+from videomar.tracking.run_log import LINES, SENT, read_json
 from videomar.tracking.runs import OUTBOX, RUN_FILE, read_run_id
 
 LOCAL = Path(".local")

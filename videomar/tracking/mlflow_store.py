@@ -1,4 +1,4 @@
-"""MLflow's store of runs: where it is, a client of it, and the experiment that all runs are in."""
+"""MLflow's store: its address, a client, and the experiment that holds all runs."""
 
 import logging
 import os
@@ -13,23 +13,23 @@ from videomar.files import atomic_write
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-apply_settings()  # before MLflow is imported anywhere: it reads these when it is
+apply_settings()  # before the first import of MLflow, which reads them
 
 EXPERIMENT = "videomar"
 _LOCAL = Path(".local")
 
 
 def tracking_uri() -> str:
-    """Address of the MLflow store: MLFLOW_TRACKING_URI, else a SQLite file below the checkout."""
+    """Return the address of the MLflow store: MLFLOW_TRACKING_URI, else a SQLite file in the checkout."""
     file = (checkout() / _LOCAL / "mlflow.db").resolve()
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{file}"
 
 
 def open_client() -> "MlflowClient":
-    """Client of the store, which is made at first use (seconds); MLflow's other calls then use it too."""
+    """Return a client of the store, which MLflow's other calls then use; creates the store (seconds)."""
     import mlflow
 
-    # Else each table that it makes is a line on the terminal; what goes wrong is an exception, too.
+    # MLflow prints a line for each table that it creates; errors arrive as exceptions.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     uri = tracking_uri()
@@ -41,7 +41,7 @@ def open_client() -> "MlflowClient":
 
 
 def make_database(path: Path) -> None:
-    """MLflow's tables where there are none yet, all or none; it never mends half-made ones."""
+    """Create MLflow's tables if the file is missing, all or none: MLflow cannot complete a part of them."""
     if path.is_file():
         return
     import mlflow
@@ -54,12 +54,12 @@ def make_database(path: Path) -> None:
 
 
 def experiment_id(client: "MlflowClient") -> str:
-    """Id of the experiment `videomar`, made at first use; its artifacts lie beside the local store."""
+    """Return the id of the experiment `videomar`; creates it, with its artifacts beside a local store."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
         return experiment.experiment_id
     uri = tracking_uri()
-    # From the store's place, not the working folder: workers of a cluster have one of their own.
+    # Relative to the store, not to the working folder, which differs between workers of a cluster.
     beside = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
     where = beside.resolve().as_uri() if uri.startswith("sqlite:///") else None
     return client.create_experiment(EXPERIMENT, artifact_location=where)

@@ -17,7 +17,7 @@ from videomar.config.params import variants_of
 from videomar.config.search import Variant
 from videomar.errors import CheckpointError, DataError
 from videomar.latents.dataset import LatentDataset
-from videomar.tracking.outbox import Outbox, read_json
+from videomar.tracking.run_log import RunLog, read_json
 from videomar.tracking.runs import OUTBOX, RUN_FILE, TrackedRun, open_run, upload_pending
 from videomar.tracking.uploader import PARENT_TAG
 from videomar.training import launch
@@ -184,4 +184,4 @@ def _close(run: Run) -> None:
     """Record the end of a run that Tune has stopped, whose process had no time to."""
     name = read_json(run.spec.out / RUN_FILE).get("name")
     if name is not None:
-        Outbox(run.spec.out / OUTBOX / name).append("status", status="KILLED")
+        RunLog(run.spec.out / OUTBOX / name).append("status", status="KILLED")
