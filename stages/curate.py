@@ -1,4 +1,4 @@
-"""Stage `curate`: a verdict and a split for every candidate, from its scores alone."""
+"""Stage `curate`: decide for every candidate whether it is kept and in which split it is."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Stage `encode`: kept clips and captions to the latent cache."""
+"""Stage `encode`: encode kept clips and their captions into the latent cache."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from videomar.latents.encode import encode_clips
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the stage; paths come from dvc.yaml."""
+    """Write the latents; paths come from dvc.yaml."""
     with Stage("encode", arguments, "raw", "ledger", "tokenizer", "out") as stage:
         path = stage.path
         stage.metrics = encode_clips(path.raw, path.ledger, path.tokenizer, path.out, stage.params)

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: generated clips against the truth, against baselines, and by themselves."""
+"""Stage `evaluate`: score generated clips against the truth, against baselines, and without reference."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Score the generated clips."""
     with Stage("evaluate", arguments, "generated", "sampled", "out", "details", "plot") as stage:
         path, suite = stage.path, stage.params.suite
-        # `sampled` adds to the figures what sampling took, and decides none.
+        # `sampled` holds the costs of sampling, which are copied and change no score.
         inputs = {"generated": path.generated, **named_folders(extractor=suite.extractor)}
         if not stage.is_done(inputs, ["suite"], ["out", "details", "plot"]):
             stage.metrics = evaluate_clips(path, suite)

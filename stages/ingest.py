@@ -1,4 +1,4 @@
-"""Stage `ingest`: every video probed, decoded once, split into clips and scored."""
+"""Stage `ingest`: probe and decode every video once, split it into clips and score them."""
 
 from collections.abc import Sequence
 

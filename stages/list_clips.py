@@ -1,4 +1,4 @@
-"""Stage `list_clips`: what files outside of the repository hold, as files that other stages depend on."""
+"""Stage `list_clips`: list files outside the repository, so that other stages can depend on them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from videomar.sources.listing import write_listing, write_named
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """List the folder of `samples.source`, and what else parameters name: functions, networks."""
+    """List the folder `samples.source` and the functions and networks that parameters name."""
     with Stage("list_clips", arguments, "raw", "out", "named", metrics=False) as stage:
         write_listing(Path(stage.params.samples.source), stage.path.raw, stage.path.out)
         write_named(stage.params, stage.path.named)

@@ -1,4 +1,4 @@
-"""Stage `samples`: simulated and packaged clips, or the user's own folder, as files in data/raw."""
+"""Stage `samples`: fill data/raw with simulated and packaged clips, or with the user's own folder."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Stage("samples", arguments, "out") as stage:
         params = stage.params.samples
         inputs = recipe_inputs(params)
-        # What is made by a recipe takes a minute; a folder is linked in less time than it is compared.
+        # Making clips by a recipe takes a minute; linking a folder is faster than comparing it.
         record = stage.path.out / SUFFIX
         if inputs is None:
             record.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What every script in `stages/` shares: paths, parameters, metrics, errors in one line."""
+"""The runner of a stage: paths, parameters, skipping finished work, metrics, errors in one line."""
 
 import argparse
 import contextlib
@@ -28,25 +28,22 @@ from videomar.provenance.made_with import (
     write_record,
 )
 
-# A look at the memory of all processes takes tens of milliseconds.
-_WATCH_S = 5.0
+_MEMORY_CHECK_S = 5.0  # reading the memory of all processes takes tens of milliseconds
 
 
 class Stage:
-    """Context of one stage's run: parses paths, loads parameters, writes `metrics/STAGE.json` on success.
+    """Context of one run of a stage; on success it writes `metrics/STAGE.json`.
 
     With `metrics=False` it writes none: a stage that runs every time must leave the same files. A
-    `VideomarError` inside the block ends the process with its one line on stderr and exit code 1; so does a
-    full disk. A stage whose work is dear asks `is_done` first.
+    `VideomarError` inside the block, or a full disk, ends the process with one line on stderr and exit
+    code 1. A stage with expensive work calls `is_done` first.
     """
 
     def __init__(self, name: str, arguments: Sequence[str] | None, *paths: str, metrics: bool = True) -> None:
         parser = argparse.ArgumentParser(prog=f"stages.{name}")
         for path in (*paths, "metrics") if metrics else paths:
             parser.add_argument(f"--{path}", type=path_or_url, required=True)
-        parser.add_argument(
-            "--params", type=Path, help="another file than params.yaml, as a registered model has"
-        )
+        parser.add_argument("--params", type=Path, help="read this file instead of params.yaml")
         self.name = name
         self._writes_metrics = metrics
         self.path = parser.parse_args(arguments)
@@ -65,7 +62,7 @@ class Stage:
 
     @property
     def params(self) -> Params:
-        """All sections of params.yaml, or of another file that was asked for, checked."""
+        """All sections of params.yaml, or of the file given by --params, checked."""
         other = self.path.params
         return load_own_params(Path("params.yaml")) if other is None else load_params(other)
 
@@ -76,15 +73,15 @@ class Stage:
         outputs: Sequence[str] = ("out",),
         record: Path | None = None,
     ) -> bool:
-        """Whether the outputs are there and would come out the same; says so, or what is different.
+        """Whether the outputs exist and were made from equal inputs, parameters and code.
 
-        If they would not, what the new ones are made with is recorded when the stage ends.
+        If not, prints what differs, and the end of the stage records what the new outputs were made from.
 
         Args:
-            inputs: what the stage reads: files and folders, or text that stands for what one holds.
-            sections: parameters that it uses.
+            inputs: files and folders that the stage reads, or a hash of their contents.
+            sections: sections of parameters that it uses.
             outputs: names of the paths that it writes.
-            record: the file of that record; None means beside `out`.
+            record: file of the record; None = beside `out`.
         """
         params = self.params
         self._record = record or record_of(self.path.out)
@@ -102,24 +99,24 @@ class Stage:
         different = differing_keys(self._made_with, found)
         self._is_done = not different and sums_of(self._outputs) == recorded
         if not self._is_done:
-            told = "; ".join(different[:5]) or "its output is not the one that was recorded"
-            print(f"{self.name}: made again: {told}")
+            reasons = "; ".join(different[:5]) or "its output is not the recorded one"
+            print(f"{self.name}: made again: {reasons}")
             return False
-        print(f"{self.name}: nothing that its output depends on has changed, so it stays as it is")
+        print(f"{self.name}: nothing that its output depends on has changed; the output is kept")
         for line in differing_keys(self._made_with[BESIDE], found.get(BESIDE, {})):
             print(f"{self.name}: was made with another {line}")
-        print(f"{self.name}: remove {self._record} to have it made again")
+        print(f"{self.name}: delete {self._record} to make it again")
         return True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        told = error
+        shown: BaseException | None = error
         if isinstance(error, Exception) and not isinstance(error, VideomarError):
-            told = DataError(line) if (line := full_disk_message(error)) else error
-        if isinstance(told, VideomarError | OSError):
-            print(f"{self.name}: {_one_line(told)}", file=sys.stderr)
+            shown = DataError(line) if (line := full_disk_message(error)) else error
+        if isinstance(shown, VideomarError | OSError):
+            print(f"{self.name}: {_one_line(shown)}", file=sys.stderr)
             raise SystemExit(1) from (None if isinstance(error, VideomarError) else error)
         if error is None and self._writes_metrics and not self._is_done:
             self._peak_gb = max(self._peak_gb, _memory_gb())
@@ -131,34 +128,34 @@ class Stage:
                 write_record(self._record, self._made_with, self._outputs)
 
     def _watch_memory(self) -> None:
-        while not self._ended.wait(_WATCH_S):
+        while not self._ended.wait(_MEMORY_CHECK_S):
             self._peak_gb = max(self._peak_gb, _memory_gb())
 
 
 def path_or_url(text: str) -> Path | str:
-    """A local path; the URL of a folder in an object store stays text, of which a path would drop a slash."""
+    """Parse a local path or a URL; a URL stays text, because a path would drop one of its slashes."""
     return text if "://" in text else Path(text)
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError):
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return f"{' '.join(what.split())}; nothing is half-written: mend the disk or the path and run again"
+        return f"{' '.join(what.split())}; nothing is half-written; fix the disk or the path and run again"
     return " ".join(str(error).split())
 
 
 def _memory_gb() -> float:
-    """Memory of this process and all below it, GB; pages that several of them share count once."""
+    """Memory of this process and all below it, GB; shared pages count once."""
     here = psutil.Process()
     total = 0
     for process in (here, *here.children(recursive=True)):
-        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile
             total += _bytes_of(process)
     return total / 1e9
 
 
 def _bytes_of(process: psutil.Process) -> int:
-    """Memory of one process; where the system does not tell whose shared pages are, without or with them."""
+    """Memory of one process, bytes: PSS, or USS or RSS on systems or for users that cannot read it."""
     try:
         info = process.memory_full_info()
         return int(info.pss if hasattr(info, "pss") else info.uss)

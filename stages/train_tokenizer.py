@@ -1,4 +1,4 @@
-"""Stage `train_tokenizer`: the video autoencoder, trained on the train split or taken ready."""
+"""Stage `train_tokenizer`: the video autoencoder, trained on the train split, or a pretrained one."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from videomar.provenance.made_with import named_folders
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the stage; paths come from dvc.yaml."""
+    """Write the tokenizer; paths come from dvc.yaml."""
     with Stage("train_tokenizer", arguments, "raw", "ledger", "out", "plot") as stage:
         path, params = stage.path, stage.params
-        # The ledger has the hash of every video.
+        # The ledger contains the hash of every video in `raw`.
         inputs = {"ledger": path.ledger, **named_folders(pretrained=params.tokenizer.pretrained)}
         if not stage.is_done(inputs, ["ingest", "tokenizer"], ["out", "plot"]):
             stage.metrics = train_from_ledger(path.raw, path.ledger, path.out, path.plot, params)

@@ -287,7 +287,7 @@ def test_comment_in_every_file_makes_nothing_again(finished):
         path.write_text(f"{path.read_text()}\n# A comment.\n")
     assert "train" in woken(finished)
     told = dvc(finished, "repro")
-    kept = {line.split(":")[0] for line in told.splitlines() if "so it stays as it is" in line}
+    kept = {line.split(":")[0] for line in told.splitlines() if "the output is kept" in line}
     assert kept == {"ingest", "train_tokenizer", "train", "sample", "evaluate"}
     assert ": made again: " not in told
     assert json.loads((finished / "metrics/encode.json").read_text())["encoded"] == 0
