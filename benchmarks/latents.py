@@ -30,7 +30,7 @@ from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.latents.clip_encoder import Encoded, Video
 from videomar.latents.dataset import LatentDataset
 from videomar.latents.encode import encode_clips
-from videomar.latents.parquet import Stored
+from videomar.latents.parquet import ByteRange
 from videomar.latents.shards import write_shards
 from videomar.seeding import step_generator
 
@@ -137,7 +137,7 @@ def write_all(folder: Path, clips: int) -> None:
                 info.size = CLIP_BYTES
                 tar.addfile(info, io.BytesIO(latents_of(number).tobytes()))
     keys = [{"clip_id": f"{number:06d}", "key": f"{number}"} for number in range(clips)]
-    where = [Stored(folder / "all.bin", number * CLIP_BYTES, CLIP_BYTES) for number in range(clips)]
+    where = [ByteRange(folder / "all.bin", number * CLIP_BYTES, CLIP_BYTES) for number in range(clips)]
     rows = [row | key | {"latents": place} for key, place in zip(keys, where, strict=True)]
     write_shards(folder / "shards", rows, 512)
 

@@ -25,11 +25,11 @@ from videomar.curation.ledger import read_ledger, write_candidates, write_ledger
 from videomar.curation.ledger_diff import compare_ledgers, read_policy
 from videomar.curation.splits import assign_split
 from videomar.latents.clip_encoder import Encoded, Video
-from videomar.latents.dataset import Draw, LatentDataset
+from videomar.latents.dataset import BatchSpec, LatentDataset
 from videomar.latents.encode import encode_clips
 
 SHAPE = [2, 5, 2, 2]
-DRAW = Draw(batch_size=16, simulated_share=0.5, seed=0)
+DRAW = BatchSpec(batch_size=16, simulated_share=0.5, seed=0)
 BATCHES = 20
 
 Part = Callable[[Path, int], Callable[[], object]]

@@ -18,8 +18,8 @@ from videomar.errors import DataError, ParamsError
 from videomar.evaluation.generated import is_stretched, read_generated
 from videomar.evaluation.suite import evaluate_clips
 from videomar.latents.clip_encoder import ClipEncoder
-from videomar.latents.dataset import Draw, LatentDataset
-from videomar.latents.keys import key_facts
+from videomar.latents.dataset import BatchSpec, LatentDataset
+from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import read_rows
 from videomar.report.galleries import GalleryPlan, make_gallery
 from videomar.sampling.sample import sample_held_out
@@ -64,7 +64,7 @@ def test_cache_of_other_aspect_ratios_is_refused(project):
     project.encode()
     other = with_ingest(project.params, aspect_ratios=("1:1", "16:9"))
     with pytest.raises(DataError, match=r"pixels.aspect_ratios is \['1:1'\], expected \['1:1', '16:9'\]"):
-        LatentDataset(project.out, "train", 24, key_facts(other))
+        LatentDataset(project.out, "train", 24, expected_metadata(other))
 
 
 def test_smaller_sizes_add_rows_and_encode_no_clip_again(project):
@@ -75,7 +75,7 @@ def test_smaller_sizes_add_rows_and_encode_no_clip_again(project):
     rows = read_rows(project.out)
     assert len({(row["clip_id"], row["size_px"]) for row in rows}) == len(rows) == 72
     assert {row["size_px"] for row in rows} == {32, 24, 16}
-    data = LatentDataset(project.out, "train", 24, key_facts(project.params))
+    data = LatentDataset(project.out, "train", 24, expected_metadata(project.params))
     assert {data.sizes_px[number] for number in data.largest.values()} == {32}
     project.assert_as_if_fresh()
 
@@ -168,8 +168,8 @@ def test_latents_have_the_shapes_of_their_videos(mixed):
 def test_clips_of_many_shapes_are_learnt_generated_and_judged(mixed):
     """Three aspect ratios and two lengths: through a curriculum of two sizes to figures and films."""
     params, folder = mixed.params, mixed.folder
-    data = LatentDataset(mixed.out, "train", params.text.max_tokens, key_facts(params))
-    draw = Draw(batch_size=4, simulated_share=0.5, seed=0)
+    data = LatentDataset(mixed.out, "train", params.text.max_tokens, expected_metadata(params))
+    draw = BatchSpec(batch_size=4, simulated_share=0.5, seed=0)
     assert len({data.batch_at(step, draw).latents.shape for step in range(40)}) == 3
     shape = ModelShape(params.model, data.latent_channels, data.text_channels, params.text.max_tokens)
     figures = train(shape, Splits(data), params.train, folder / "model", Worker(), None)

@@ -7,8 +7,8 @@ import pytest
 
 from tests.support.caches import write_cache
 from videomar.errors import DataError
-from videomar.latents.dataset import Draw, LatentDataset
-from videomar.latents.keys import key_facts
+from videomar.latents.dataset import BatchSpec, LatentDataset
+from videomar.latents.keys import expected_metadata
 from videomar.latents.parquet import open_shard
 from videomar.latents.shards import read_rows, write_shards
 
@@ -106,7 +106,7 @@ def test_rows_do_not_depend_on_the_shards_or_on_what_was_read_before(tmp_path):
 # Latent shapes and numbers of simulated and real clips: a large bucket, one without simulated clips, one of a
 # single clip, one of long clips.
 BUCKETS = {(4, 3, 2, 2): (20, 11), (4, 3, 2, 3): (0, 9), (4, 3, 3, 2): (1, 0), (4, 5, 2, 2): (3, 4)}
-DRAW = Draw(batch_size=4, simulated_share=0.5, seed=0)
+DRAW = BatchSpec(batch_size=4, simulated_share=0.5, seed=0)
 
 
 def write_buckets(folder, buckets=BUCKETS, sizes_px=(32,)):
@@ -148,7 +148,7 @@ def test_every_batch_is_of_one_shape(mixed):
 @pytest.mark.parametrize("batch_size", [2, 4, 7, 64])
 def test_every_clip_is_seen_in_a_cycle_of_the_buckets(mixed, batch_size, share):
     draw = dataclasses.replace(DRAW, batch_size=batch_size, simulated_share=share)
-    cycle = sum(mixed._rota(draw).repeats)
+    cycle = sum(mixed._schedule(draw).repeats)
     for number in range(2):
         seen = {
             clip
@@ -226,7 +226,7 @@ def test_stage_leaves_out_clips_that_are_shorter_than_its_frames(mixed):
     assert {batch.latents.shape for batch in batches} == {(4, 4, 4, 2, 2)}
     assert len({clip for batch in batches for clip in batch.clip_ids}) == 7
     short = dataclasses.replace(DRAW, num_latent_frames=1)
-    cycle = sum(mixed._rota(short).repeats)
+    cycle = sum(mixed._schedule(short).repeats)
     assert {clip for step in range(cycle) for clip in ids(mixed, step, short)} == set(mixed.clip_ids)
     with pytest.raises(DataError, match="num_latent_frames: got 6, expected at most 5"):
         mixed.batch_at(0, dataclasses.replace(DRAW, num_latent_frames=6))
@@ -249,7 +249,7 @@ def test_damage_is_found_when_its_row_group_is_first_read(tmp_path):
     folder = write_cache(tmp_path / "latents")
     [path] = folder.glob("*.parquet")
     data = bytearray(path.read_bytes())
-    data[open_shard(path).stored("latents", 7).offset] ^= 1
+    data[open_shard(path).byte_range("latents", 7).offset] ^= 1
     dataset = LatentDataset(folder, "train", 5)
     path.write_bytes(data)
     with pytest.raises(
@@ -281,12 +281,14 @@ def test_clips_of_two_shapes_do_not_make_a_batch(tmp_path):
 
 def test_cache_of_other_parameters_is_refused_and_they_are_named(tmp_path, params):
     folder = tmp_path / "latents"
-    write_shards(folder, read_rows(write_cache(folder)), 100, key_facts(params))
+    write_shards(folder, read_rows(write_cache(folder)), 100, expected_metadata(params))
     ingest = dataclasses.replace(params.ingest, fps=12.0, num_workers=7)
     text = dataclasses.replace(params.text, prefix="A video of ")
-    LatentDataset(folder, "train", 5, key_facts(params))
+    LatentDataset(folder, "train", 5, expected_metadata(params))
     with pytest.raises(DataError) as caught:
-        LatentDataset(folder, "train", 5, key_facts(dataclasses.replace(params, ingest=ingest, text=text)))
+        LatentDataset(
+            folder, "train", 5, expected_metadata(dataclasses.replace(params, ingest=ingest, text=text))
+        )
     message = str(caught.value)
     assert "pixels.fps is 8.0, expected 12.0; text.prefix is '', expected 'A video of '" in message
     assert "num_workers" not in message

@@ -18,12 +18,12 @@ from videomar.config import Params
 from videomar.curation.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.errors import DataError
+from videomar.latents.cache import JOURNAL, Journal
 from videomar.latents.clip_encoder import Encoded, stored_bytes
 from videomar.latents.dataset import LatentDataset
 from videomar.latents.encode import _key, encode_clips
 from videomar.latents.encode_ray import encode_on_ray
-from videomar.latents.journal import FILE, Journal
-from videomar.latents.keys import key_facts
+from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import open_latents, read_rows
 from videomar.seeding import step_generator
 
@@ -106,7 +106,7 @@ def test_cache_holds_the_kept_clips_and_nothing_else(project):
     assert figures["clips"] == figures["encoded"] == len(rows) == len(kept) == 24
     for row in rows:
         assert row["latents"] == latents_of(row["key"], project.params)
-    assert not (project.out / FILE).exists()
+    assert not (project.out / JOURNAL).exists()
 
 
 def test_second_run_encodes_and_writes_nothing(project):
@@ -174,7 +174,7 @@ def test_damaged_shard_is_rebuilt_and_nothing_else_is_encoded(project, damage, c
     path = sorted(project.out.iterdir())[1]
     [shard] = [shard for shard in open_latents(project.out) if shard.path == path]
     data = bytearray(path.read_bytes())
-    data[shard.stored("latents", 0).offset] ^= 4
+    data[shard.byte_range("latents", 0).offset] ^= 4
     path.write_bytes({"flip": data, "truncate": data[:-20], "foreign": b"no Parquet"}[damage])
     encoder = Simulated()
     figures = project.encode(encoder)
@@ -198,7 +198,7 @@ def test_interrupted_run_goes_on_where_it_was(project, videos):
 def test_torn_journal_loses_only_its_last_record(project, torn):
     with pytest.raises(KeyboardInterrupt):
         project.encode(Simulated(5))
-    path = project.out / FILE
+    path = project.out / JOURNAL
     path.write_bytes(path.read_bytes()[:-torn])
     rest = Simulated()
     project.encode(rest)
@@ -256,7 +256,7 @@ def test_cache_in_another_type_holds_the_rounded_latents(project, dtype):
     encode = dataclasses.replace(project.params.encode, dtype=dtype)
     project.params = dataclasses.replace(project.params, encode=encode)
     project.encode()
-    dataset = LatentDataset(project.out, "train", 5, key_facts(project.params))
+    dataset = LatentDataset(project.out, "train", 5, expected_metadata(project.params))
     keys = {row["clip_id"]: row["key"] for row in read_rows(project.out)}
     batch = dataset.rows([4, 0])
     for clip_id, latents in zip(batch.clip_ids, batch.latents, strict=True):
@@ -295,7 +295,7 @@ def test_killed_encode_ends_with_the_bytes_of_an_uninterrupted_one(project):
     done = 0
     for _ in range(3):
         run = subprocess.Popen([sys.executable, script, project.folder / "state"], env=environment())
-        journal = project.out / FILE
+        journal = project.out / JOURNAL
         while run.poll() is None and journal_records(journal) < done + 4:
             time.sleep(0.02)
         run.send_signal(signal.SIGKILL)

@@ -18,8 +18,8 @@ from videomar.encoders.tokenizer import to_unit_range
 from videomar.errors import DataError, ParamsError
 from videomar.latents.clip_encoder import ClipEncoder, Encoded, Video, stored_bytes
 from videomar.latents.dataset import LatentDataset
-from videomar.latents.encode_ray import Encoder
-from videomar.latents.keys import key_facts
+from videomar.latents.encode_ray import EncoderActor
+from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import open_latents, read_rows
 from videomar.media.clip_reader import map_clips
 from videomar.media.shapes import ClipShape
@@ -96,7 +96,7 @@ def test_damaged_deviations_are_rebuilt(project):
     project.encode(WithMoments())
     whole, shard = project.files(), max(open_latents(project.out), key=lambda shard: len(shard.rows))
     data = bytearray(shard.path.read_bytes())
-    data[shard.stored("latents_std", len(shard.rows) - 1).offset] ^= 1
+    data[shard.byte_range("latents_std", len(shard.rows) - 1).offset] ^= 1
     shard.path.write_bytes(data)
     figures = project.encode(WithMoments())
     assert (figures["shards_damaged"], figures["encoded"]) == (1, len(shard.rows))
@@ -178,7 +178,7 @@ def test_stored_deviations_are_those_of_the_tokenizer(film, dtype):
 def test_same_bits_clip_by_clip_and_as_rows_of_an_actor(film):
     folder, _, video = film
     encoder, actor = (
-        kind(str(folder / "tokenizer"), "float16", moments=True) for kind in (ClipEncoder, Encoder)
+        kind(str(folder / "tokenizer"), "float16", moments=True) for kind in (ClipEncoder, EncoderActor)
     )
     whole = encoder.encode(video)
     alone = [
@@ -210,7 +210,7 @@ def whole_draw(params):
 def test_deviations_come_back_as_they_were_stored(project, dtype):
     project.params = asking(project.params, dtype=dtype)
     project.encode(WithMoments())
-    data = LatentDataset(project.out, "train", 5, key_facts(project.params))
+    data = LatentDataset(project.out, "train", 5, expected_metadata(project.params))
     draw = dataclasses.replace(whole_draw(project.params.train), moments=True)
     keys = {row["clip_id"]: row["key"] for row in read_rows(project.out)}
     for step in range(3):
@@ -289,7 +289,7 @@ def test_draws_without_moments_are_refused_before_the_first_step(params, drawing
     with pytest.raises(ParamsError, match="train.draw_latents: got true, and encode.moments false"):
         dataclasses.replace(params, train=drawing)
     data = Splits(LatentDataset(write_cache(tmp_path / "means"), "train", 5))
-    with pytest.raises(DataError, match="draw_latents: got a cache that holds latents alone"):
+    with pytest.raises(DataError, match="draw_latents: got a cache of latents alone"):
         train(ModelShape(params.model, 4, 6, 5), data, drawing, tmp_path / "run", Worker(), Bomb(0))
 
 
@@ -297,4 +297,4 @@ def test_cache_without_moments_is_refused_where_parameters_ask_for_them(project)
     project.params = asking(project.params, moments=False)
     project.encode()
     with pytest.raises(DataError, match="moments is False, expected True"):
-        LatentDataset(project.out, "train", 5, key_facts(asking(project.params)))
+        LatentDataset(project.out, "train", 5, expected_metadata(asking(project.params)))

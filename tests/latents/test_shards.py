@@ -92,9 +92,9 @@ def test_other_readers_see_the_bytes_that_are_read_by_offset(tmp_path, moments):
     table = pq.read_table(path).to_pylist()
     shard = open_shard(path)
     for number, row in enumerate(table):
-        assert shard.stored("latents", number).read() == row["latents"]
-        assert shard.stored("text", number).read() == row["text"]
-        assert shard.stored("latents_std", number).read() == row["latents_std"]
+        assert shard.byte_range("latents", number).read() == row["latents"]
+        assert shard.byte_range("text", number).read() == row["text"]
+        assert shard.byte_range("latents_std", number).read() == row["latents_std"]
 
 
 def test_means_alone_take_the_bytes_of_means_alone(tmp_path, rows, moments):
@@ -111,9 +111,9 @@ def test_means_alone_take_the_bytes_of_means_alone(tmp_path, rows, moments):
 def test_facts_are_in_every_footer(tmp_path, rows):
     write_shards(tmp_path / "shards", rows, 10, {"tokenizer": "abc", "latent_mean": [0.5, -1.0]})
     for shard in open_latents(tmp_path / "shards"):
-        assert shard.facts["tokenizer"] == "abc"
-        assert shard.facts["latent_mean"] == [0.5, -1.0]
-        assert shard.facts["schema_version"] == shard_file.SCHEMA_VERSION
+        assert shard.metadata["tokenizer"] == "abc"
+        assert shard.metadata["latent_mean"] == [0.5, -1.0]
+        assert shard.metadata["schema_version"] == shard_file.SCHEMA_VERSION
 
 
 @pytest.mark.parametrize("given", ["rows", "moments"])
@@ -162,7 +162,7 @@ def test_shards_of_two_runs_are_not_mixed(tmp_path, rows):
     write_shards(tmp_path / "other", rows, 20, {"tokenizer": "b"})
     name = "part-00001-of-00002.parquet"
     os.replace(tmp_path / "other" / name, tmp_path / "shards" / name)
-    with pytest.raises(DataError, match="part-00001-of-00002.parquet: got other facts"):
+    with pytest.raises(DataError, match="part-00001-of-00002.parquet: got other metadata"):
         LatentDataset(tmp_path / "shards", "train", 5)
 
 

@@ -159,7 +159,7 @@ def test_damaged_shard_in_a_store_is_named_and_rebuilt(here, bucket, rows, damag
     whole = bucket.objects()
     name = "part-00002-of-00004.parquet"
     data = bytearray(whole[name])
-    data[open_latents(bucket.url)[2].stored("latents", 3).offset] ^= 1
+    data[open_latents(bucket.url)[2].byte_range("latents", 3).offset] ^= 1
     bucket.put(name, {"flip": bytes(data), "cut": bytes(data[: len(data) // 2]), "empty": b""}[damage])
     intact, [found] = intact_shards(bucket.url)
     assert len(intact) == 3

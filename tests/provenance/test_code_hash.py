@@ -134,11 +134,14 @@ def test_package_that_only_reexports_a_name_changes_nothing(tmp_path: Path) -> N
     """The same class, imported from a package instead of from its module."""
     copy = Copy(tmp_path)
     package = tmp_path / "videomar/batches.py"
-    package.write_text('"""Batches."""\n\nfrom videomar.latents.buckets import Rota\n\n__all__ = ["Rota"]\n')
+    package.write_text(
+        '"""Batches."""\n\nfrom videomar.latents.buckets import BatchSchedule\n\n'
+        '__all__ = ["BatchSchedule"]\n'
+    )
     user = tmp_path / "videomar/latents/dataset.py"
-    direct = "from videomar.latents.buckets import Rota, "
+    direct = "from videomar.latents.buckets import BatchSchedule, "
     assert direct in user.read_text()
-    through = "from videomar.batches import Rota\nfrom videomar.latents.buckets import "
+    through = "from videomar.batches import BatchSchedule\nfrom videomar.latents.buckets import "
     user.write_text(user.read_text().replace(direct, through))
     assert copy.hashes() == copy.before
 

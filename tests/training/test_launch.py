@@ -22,7 +22,7 @@ from videomar.checkpoint.manifest import ModelShape
 from videomar.config import CurriculumStage, Params
 from videomar.errors import CheckpointError, DataError
 from videomar.latents.dataset import LatentDataset
-from videomar.latents.keys import key_facts
+from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import read_rows, write_shards
 from videomar.training.inputs import Splits
 from videomar.training.launch import RunSpec, refusal_of, run
@@ -57,7 +57,7 @@ PARAMS = two_workers()
 
 
 def write_latents(folder: Path) -> Path:
-    write_shards(folder, list(read_rows(write_cache(folder))), 100, key_facts(PARAMS))
+    write_shards(folder, list(read_rows(write_cache(folder))), 100, expected_metadata(PARAMS))
     return folder
 
 
@@ -154,7 +154,7 @@ def test_run_waits_for_a_node_in_place_of_one_that_died_and_ends_with_the_same_b
 def test_refusal_of_the_workers_is_one_line_and_is_not_tried_again(folder, cluster, expected):
     latents = write_cache(folder / "spoilt")
     spoil(latents, 3)
-    write_shards(latents, list(read_rows(latents)), 100, key_facts(PARAMS))
+    write_shards(latents, list(read_rows(latents)), 100, expected_metadata(PARAMS))
     seen: set[int] = set()
     over = threading.Event()
 

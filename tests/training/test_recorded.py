@@ -13,7 +13,7 @@ from tests.training.test_sweep import write_latents
 from videomar.config.section import free_keys
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.latents.dataset import LatentDataset
-from videomar.latents.keys import key_facts
+from videomar.latents.keys import expected_metadata
 from videomar.provenance.checkout import made_from
 from videomar.sampling.previews import FILM, SHEET, Previews
 from videomar.seeding import step_generator
@@ -116,7 +116,7 @@ def test_origin_of_the_run_is_there(folder: Path, run: Run) -> None:
     assert tags["lock_sha256"] == made_from(folder)["lock_sha256"] != "none"
     assert {"git_commit", "git_dirty", "torch", "device"} <= set(tags)
     params = small_params()
-    dataset = LatentDataset(folder / "latents", "train", params.text.max_tokens, key_facts(params))
+    dataset = LatentDataset(folder / "latents", "train", params.text.max_tokens, expected_metadata(params))
     assert tags["data_hash"] == dataset.content_hash
     (read,) = run.inputs.dataset_inputs
     assert dataset.content_hash.startswith(read.dataset.digest)

@@ -23,7 +23,7 @@ from videomar.config.params import load_params, variants_of
 from videomar.config.schema import set_keys
 from videomar.errors import CheckpointError, DataError, ParamsError
 from videomar.latents.dataset import LatentDataset
-from videomar.latents.keys import key_facts
+from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import read_rows, write_shards
 from videomar.tracking.mlflow_store import experiment_id, open_client
 from videomar.training.inputs import Splits
@@ -52,7 +52,7 @@ def write_latents(folder: Path, params: Params) -> Path:
     """A small cache whose last clips are held out, made as the parameters ask."""
     rows = list(read_rows(write_cache(folder)))
     rows = [{**row, "split": "val" if row["clip_id"] >= "clip009" else "train"} for row in rows]
-    write_shards(folder, rows, 100, key_facts(params))
+    write_shards(folder, rows, 100, expected_metadata(params))
     return folder
 
 
@@ -240,7 +240,7 @@ def test_selection_by_validation_without_held_out_clips_is_refused_before_traini
     params = write_params(tmp_path / "params.yaml", runs=[{"name": "a"}])
     latents = write_latents(tmp_path / "latents", params)
     rows = [{**row, "split": "train"} for row in read_rows(latents)]
-    write_shards(latents, rows, 100, key_facts(params))
+    write_shards(latents, rows, 100, expected_metadata(params))
     with pytest.raises(DataError, match=r"train\.select_by: got val_loss"):
         train_runs(RunSpec(latents, tmp_path / "out", params, {}))
     assert not (tmp_path / "out").exists()

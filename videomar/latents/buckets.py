@@ -1,8 +1,18 @@
-"""Which clips make the batch of a step when clips come in several shapes. Pure.
+"""Which clips make the batch of a step when clips have several shapes. Pure.
 
-A bucket holds the clips of one shape; every batch comes from one bucket. Buckets take turns in cycles: in a
-cycle each has as many batches as show all its clips, in an order drawn anew for every cycle. A bucket smaller
-than a batch fills its batch by repeating its clips.
+A bucket contains the clips of one shape, and every batch comes from one bucket. Batches are planned in
+cycles. A cycle has as many batches of each bucket as show all of its clips, in a random order that is drawn
+again for every cycle. For buckets a, b, c with 3, 2 and 1 batches a cycle:
+
+    step     0 1 2 3 4 5 | 6 7 8 9 10 11 | ...
+    bucket   b a a c a b | a c b a  b  a | ...      the order within a cycle: random, by (seed, cycle)
+    batch n  0 0 1 0 2 1 | 3 1 2 4  3  5 | ...      counted within its bucket
+
+Batch n of a bucket takes the clips n * count to (n + 1) * count of an endless walk through the bucket, which
+is shuffled again in each epoch; simulated and real clips have a walk and a count each.
+
+All of this is a function of (seed, step): a resumed run needs no state, and any step can be computed alone. A
+bucket with fewer clips than a batch repeats its clips within the batch.
 
 Axes: B batch, C channels, T latent frames, H W latent rows and columns.
 """
@@ -26,11 +36,12 @@ class Bucket(NamedTuple):
     real: Index
 
 
-class Rota:
-    """The batches of all steps. Remembers the buckets and the part of each in a cycle; has no position.
+class BatchSchedule:
+    """The batches of all steps. Remembers the buckets and their batches in a cycle; has no position.
 
-    Where both kinds of clips are there, `simulated_share` holds over a cycle, not in each bucket: a bucket's
-    part follows from its clips of either kind, and so does the share of simulated clips in its batches.
+    With both kinds of clips, `simulated_share` holds over a cycle, not in each bucket. A bucket's weight is
+    the share of clips drawn from it, so that every clip of a kind is drawn equally often; the share of
+    simulated clips in its batches follows.
     """
 
     def __init__(self, buckets: Sequence[Bucket], batch_size: int, simulated_share: float, seed: int) -> None:
@@ -38,8 +49,9 @@ class Rota:
         sizes = np.array([[len(bucket.simulated), len(bucket.real)] for bucket in buckets])
         totals = sizes.sum(0)
         shares = np.array([simulated_share, 1 - simulated_share]) if totals.all() else np.sign(totals)
-        parts = sizes / np.maximum(totals, 1)
-        # Batches that show every clip of both kinds once.
+        parts = sizes / np.maximum(totals, 1)  # (buckets, 2): of all simulated and of all real clips
+        # Batches, of any bucket, until every clip of both kinds has been drawn once: the kind that has more
+        # clips for its share decides, and the other one is seen more often.
         epoch = float((totals / np.maximum(shares, 1e-9) / batch_size)[shares > 0].max())
         self.picks: list[list[tuple[Index, int]]] = []
         repeats = []
@@ -47,6 +59,7 @@ class Rota:
             counts = _counts(part, shares, batch_size)
             members = [(index, count) for index, count in zip(bucket[1:], counts, strict=True) if len(index)]
             weight = float(part @ shares)
+            # Enough batches for every clip of the bucket, and for the bucket's weight.
             needed = [-(-len(index) // count) for index, count in members if count]
             needed.append(math.ceil(weight * epoch - 1e-6))
             self.picks.append(members)
@@ -54,26 +67,26 @@ class Rota:
         self.repeats = tuple(repeats)
 
     def index_at(self, step: int) -> Index:
-        """Clips of the global batch of a step, (B,).
+        """Return the clips of the global batch of a step, (B,).
 
-        Each kind of a bucket is walked through in a new random order every time it has been seen completely.
+        The clips of a kind in a bucket are shuffled again every time all of them have been seen.
         """
-        cycle, place = divmod(step, sum(self.repeats))
+        cycle, position = divmod(step, sum(self.repeats))
         order, before = _order(self.repeats, self.seed, cycle)
-        bucket = int(order[place])
-        turn = cycle * self.repeats[bucket] + int(before[place])
+        bucket = int(order[position])
+        batch = cycle * self.repeats[bucket] + int(before[position])
         picked = [
-            index[_walk(len(index), turn * count, count, self.seed + kind)]
+            index[_walk(len(index), batch * count, count, self.seed + kind)]
             for kind, (index, count) in enumerate(self.picks[bucket])
         ]
-        # Dealt out like cards, so that every worker's part holds both kinds.
+        # Mixed, so that the part of every worker has both kinds.
         return np.concatenate(picked)[np.random.default_rng([self.seed, step]).permutation(self.batch_size)]
 
 
 def find_buckets(
     shapes: Sequence[tuple[int, ...]], simulated: NDArray[np.bool_], chosen: Index
 ) -> list[Bucket]:
-    """The chosen clips by their shape, in the order of the shapes."""
+    """Group the chosen clips by shape, in the order of the shapes."""
     members: dict[tuple[int, ...], list[int]] = {}
     for number in chosen.tolist():
         members.setdefault(shapes[number], []).append(number)
@@ -85,12 +98,18 @@ def find_buckets(
 
 
 def _counts(part: NDArray[np.float64], shares: NDArray[np.float64], batch_size: int) -> tuple[int, int]:
-    """Simulated and real clips in a batch of a bucket that holds those parts of all simulated and all real.
+    """Return the number of simulated and of real clips in a batch of a bucket.
 
-    Of a kind that is wanted and there, at least one, or it would be lost.
+    At least one of each kind that the bucket has and that has a share: with 0.4 clips a batch rounded to 0,
+    those clips would never be seen.
+
+    Args:
+        part: of all simulated and of all real clips, the parts that are in the bucket.
+        shares: of simulated and real clips in a cycle.
+        batch_size: clips in a batch.
     """
     weights = part * shares
-    # A bucket with equal parts, such as an only one, has the share as it is written, unrounded.
+    # With equal parts, as in a single bucket, the share is exact: no rounding error of the division.
     share = shares[0] if part[0] == part[1] else weights[0] / max(weights.sum(), 1e-300)
     simulated = round(batch_size * float(share))
     if weights.all() and batch_size > 1:
@@ -100,7 +119,7 @@ def _counts(part: NDArray[np.float64], shares: NDArray[np.float64], batch_size: 
 
 @lru_cache(maxsize=2)
 def _order(repeats: tuple[int, ...], seed: int, cycle: int) -> tuple[Index, Index]:
-    """The buckets of a cycle in their order, and how often each was there before in it."""
+    """Return the bucket of each step of a cycle, and the number of its earlier batches in the cycle."""
     order = np.repeat(np.arange(len(repeats)), repeats)
     if len(repeats) > 1:
         order = np.random.default_rng([seed, cycle, len(repeats)]).permutation(order)
@@ -111,12 +130,12 @@ def _order(repeats: tuple[int, ...], seed: int, cycle: int) -> tuple[Index, Inde
 
 
 def _walk(size: int, start: int, count: int, seed: int) -> Index:
-    """Places `start` to `start + count` of an endless walk that takes each of `size` items once an epoch."""
-    places = np.arange(start, start + count)
-    return np.array([_epoch(seed, place // size, size)[place % size] for place in places.tolist()], np.int64)
+    """Return items `start` to `start + count` of an endless walk that shuffles `size` items every epoch."""
+    items = [_epoch(seed, number // size, size)[number % size] for number in range(start, start + count)]
+    return np.array(items, np.int64)
 
 
-@lru_cache(maxsize=8)  # both kinds, on both sides of an epoch's end, in two buckets; a million clips: 64 MB
+@lru_cache(maxsize=8)  # two buckets of two kinds, before and after an epoch ends; a million clips: 64 MB
 def _epoch(seed: int, epoch: int, size: int) -> Index:
-    """The order of an epoch."""
+    """Return the order of the items in an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(size)

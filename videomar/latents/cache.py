@@ -1,28 +1,102 @@
-"""Bringing the latent cache in line with a list of clips: what is known is taken over, the rest is asked for.
+"""The latent cache while it is brought in line with a list of clips: known latents stay, new ones are added.
 
-Bytes are in shards or in the journal all the time; memory holds the list of clips. The journal of a cache in
-an object store is a local one: the store gets whole shards, at the end.
+The bytes of every array are in a shard or in the journal, memory holds the list of clips. The journal of a
+cache in an object store is a local file: the store gets whole shards, at the end.
 """
 
+import contextlib
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from videomar.errors import DataError
-from videomar.latents.dtypes import DTYPES, to_float32
-from videomar.latents.journal import Array, Journal
+from videomar.latents.parquet import DTYPES, ByteRange, to_float32
 from videomar.latents.shards import intact_shards, open_latents, write_shards
 from videomar.storage import Location, parse_location, work_folder
 
+JOURNAL = ".journal"
 _log = logging.getLogger(__name__)
 
 
-class LatentCache:
-    """A cache while it is brought up to date. Remembers where the bytes of every known key lie.
+class StoredArray(NamedTuple):
+    """An array in a file."""
 
-    Used as a context. Killed anywhere, it leaves a folder that the next run goes on from, to the same bytes.
+    shape: list[int]
+    data: ByteRange
+
+
+class Journal:
+    """Encoded arrays that are in no shard yet, by key: a killed run does not lose them.
+
+    One file to which records are appended: a line of JSON, then the bytes. Opened again, it is cut behind the
+    last whole record. One process at a time has it open.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / JOURNAL
+        self.arrays: dict[str, StoredArray] = {}
+        # Beside the folder: DVC takes every file in it for a result.
+        self._lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+
+    def __enter__(self) -> Self:
+        try:
+            self._lock.acquire()
+        except Timeout:
+            rule = "one encode at a time; wait for the other"
+            raise DataError(f"{self.path}: got a journal in use, expected {rule}") from None
+        self.file = self.path.open("a+b")
+        self.file.seek(0)
+        end = 0
+        while record := _read_record(self.file):
+            self._index(record, self.file.tell() - record["bytes"])
+            end = self.file.tell()
+        self.file.truncate(end)
+        self.file.seek(end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # closing writes once more what a full disk refused
+            self.file.close()
+        self._lock.release()
+
+    def add(self, key: str, shape: list[int], data: bytes) -> None:
+        """Append an array.
+
+        Raises:
+            DataError: it cannot be written, for example because the disk is full.
+        """
+        record = {"key": key, "shape": shape, "bytes": len(data), "sum": hashlib.sha256(data).hexdigest()}
+        try:
+            self.file.write(json.dumps(record).encode() + b"\n")
+            offset = self.file.tell()
+            self.file.write(data)
+            self.file.flush()
+        except OSError as error:
+            rule = f"room for {len(data)} bytes more; free some and run again: finished arrays are kept"
+            raise DataError(f"{self.path}: got {error.strerror}, expected {rule}") from None
+        self._index(record, offset)
+
+    def remove(self) -> None:
+        """Delete the file, once all arrays are in shards."""
+        self.path.unlink()
+
+    def _index(self, record: dict[str, Any], offset: int) -> None:
+        self.arrays[record["key"]] = StoredArray(
+            record["shape"], ByteRange(self.path, offset, record["bytes"])
+        )
+
+
+class LatentCache:
+    """A cache while it is brought up to date. Remembers where the bytes of every known key are.
+
+    Used as a context. After a kill at any moment the next run continues, and ends in the same bytes.
     """
 
     def __init__(self, folder: Location) -> None:
@@ -34,13 +108,15 @@ class LatentCache:
         self._shards, self.damages = intact_shards(self.folder)
         for damage in self.damages:
             _log.warning("%s; its clips are encoded again", damage)
-        self._known: dict[str, Array] = {}
+        self._known: dict[str, StoredArray] = {}
         for shard in self._shards:
             for number, row in enumerate(shard.rows):
-                self._known[row["key"]] = Array(row["shape"], shard.stored("latents", number))
-                self._known[row["text_key"]] = Array(row["text_shape"], shard.stored("text", number))
+                self._known[row["key"]] = StoredArray(row["shape"], shard.byte_range("latents", number))
+                self._known[row["text_key"]] = StoredArray(
+                    row["text_shape"], shard.byte_range("text", number)
+                )
                 if "latents_std" in shard.offsets:
-                    std = Array(row["shape"], shard.stored("latents_std", number))
+                    std = StoredArray(row["shape"], shard.byte_range("latents_std", number))
                     self._known[std_key(row["key"])] = std
         self._known |= self._journal.arrays
         return self
@@ -52,10 +128,10 @@ class LatentCache:
         return key in self._known
 
     def add(self, key: str, dtype: str, shape: Sequence[int], data: bytes) -> None:
-        """Keep the array of a key; from now on a kill does not lose it.
+        """Add the array of a key; from here on a kill does not lose it.
 
         Raises:
-            DataError: it holds values that are not finite, or the disk is full.
+            DataError: it has values that are not finite, or the disk is full.
         """
         if not np.isfinite(to_float32(np.frombuffer(data, DTYPES[dtype]), dtype)).all():
             rule = f"finite {dtype}; train the tokenizer again, or choose a wider encode.dtype"
@@ -63,22 +139,22 @@ class LatentCache:
         self._journal.add(key, list(shape), data)
         self._known[key] = self._journal.arrays[key]
 
-    def write(self, clips: Sequence[Mapping[str, Any]], shard_clips: int, facts: Mapping[str, Any]) -> int:
-        """Make the shards hold exactly `clips`, all of whose keys are known, and end the journal.
+    def write(self, clips: Sequence[Mapping[str, Any]], shard_clips: int, metadata: Mapping[str, Any]) -> int:
+        """Make the shards hold exactly `clips`, whose keys must all be known, and delete the journal.
 
         Args:
-            clips: columns of SCHEMA but for shapes, dtype and bytes.
+            clips: columns of SCHEMA except shapes, dtype and bytes.
             shard_clips: see `write_shards`.
-            facts: what the latents were made with, `dtype` and `moments` among them.
+            metadata: what the latents were made with, `dtype` and `moments` among them.
 
         Returns:
-            How many shards were written.
+            The number of shards written.
 
         Raises:
             DataError: the shards do not hold the clips, or the disk is full.
         """
-        rows = [self._row(clip, facts["dtype"], facts["moments"]) for clip in clips]
-        written = write_shards(self.folder, rows, shard_clips, facts, self._shards)
+        rows = [self._row(clip, metadata["dtype"], metadata["moments"]) for clip in clips]
+        written = write_shards(self.folder, rows, shard_clips, metadata, self._shards)
         kept = sorted(row["clip_id"] for shard in open_latents(self.folder) for row in shard.rows)
         if kept != sorted(clip["clip_id"] for clip in clips):
             rule = f"the {len(clips)} kept ones of the ledger; delete the folder and run again"
@@ -88,11 +164,22 @@ class LatentCache:
 
     def _row(self, clip: Mapping[str, Any], dtype: str, moments: bool) -> dict[str, Any]:
         latents, text = self._known[clip["key"]], self._known[clip["text_key"]]
-        values = {"shape": latents.shape, "latents": latents.stored, "text_shape": text.shape}
-        std = self._known[std_key(clip["key"])].stored if moments else None
-        return {**clip, **values, "latents_std": std, "text": text.stored, "dtype": dtype}
+        values = {"shape": latents.shape, "latents": latents.data, "text_shape": text.shape}
+        std = self._known[std_key(clip["key"])].data if moments else None
+        return {**clip, **values, "latents_std": std, "text": text.data, "dtype": dtype}
 
 
 def std_key(key: str) -> str:
-    """Key of the deviations of the latents of a key: latents are the same with and without them."""
+    """Return the key of the deviations of latents: adding them to a cache keeps the keys of its latents."""
     return f"{key} std"
+
+
+def _read_record(file: BinaryIO) -> dict[str, Any] | None:
+    """Read the next record, and its bytes; None at the end or at a torn one."""
+    try:
+        record = json.loads(file.readline())
+        data = file.read(record["bytes"])
+    except (ValueError, LookupError, TypeError):
+        return None
+    whole = len(data) == record["bytes"] and hashlib.sha256(data).hexdigest() == record["sum"]
+    return record if whole else None

@@ -1,7 +1,7 @@
-"""Clips of a video to the latents that are stored: all that decides their bytes.
+"""Encode clips of a video to the bytes that are stored, and nothing else: its import closure keys them.
 
 Every array depends on its video and its clip alone, so the bytes are the same for any number of workers and
-nodes, and for work that is done again because a worker or a node died.
+nodes, and after a worker or a node died.
 """
 
 import functools
@@ -21,7 +21,7 @@ from videomar.media.shapes import ClipShape
 
 
 class Video(NamedTuple):
-    """Clips of one video and one shape that are to be encoded."""
+    """Clips of one video and one shape to encode."""
 
     path: str
     starts_s: list[float]
@@ -36,11 +36,11 @@ class Encoded(NamedTuple):
     shape: list[int]
     data: bytes
     std: bytes = b""
-    """Their deviations, of the same shape; empty where they are not wanted."""
+    """Deviations, of the same shape; empty without `encode.moments`."""
 
 
 class ClipEncoder:
-    """One tokenizer on one thread. Loads it when it is first needed."""
+    """Encodes with one tokenizer on one thread; loads it at the first clip."""
 
     def __init__(self, tokenizer: str, dtype: str, moments: bool = False) -> None:
         torch.set_num_threads(1)
@@ -48,17 +48,17 @@ class ClipEncoder:
 
     @functools.cached_property
     def _tokenizer(self) -> VideoTokenizer:
-        _require_here(Path(self._folder))
+        _require_on_node(Path(self._folder))
         return load_tokenizer(Path(self._folder))
 
     def encode(self, video: Video) -> list[Encoded]:
-        """The latents of each clip of a video.
+        """Encode each clip of a video.
 
         Raises:
             VideomarError: the video or the tokenizer cannot be read, or do not fit each other.
         """
         path = Path(video.path)
-        _require_here(path)
+        _require_on_node(path)
         arrays = map_clips(path, video.starts_s, video.shape, self._encode_clip)
         return [Encoded(key, *array) for key, array in dict(zip(video.keys, arrays, strict=True)).items()]
 
@@ -74,14 +74,14 @@ class ClipEncoder:
 
 
 def stored_bytes(values: torch.Tensor, dtype: str) -> bytes:
-    """Bytes of float32 values as `dtype`, rounded to nearest."""
+    """Return the bytes of float32 values as `dtype`, rounded to nearest."""
     if dtype == "bfloat16":
         return values.to(torch.bfloat16).contiguous().view(torch.uint16).numpy().tobytes()
     return values.numpy().astype(dtype).tobytes()
 
 
-def _require_here(path: Path) -> None:
-    """Refuse to work on a node that does not see a path."""
+def _require_on_node(path: Path) -> None:
+    """Refuse to work on a node that cannot access a path."""
     if not path.exists():
         rule = "it at the same path on every node; put it on a file system that all of them share"
         raise DataError(f"{path}: got no such file on node {socket.gethostname()}, expected {rule}")

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomar.errors import DataError
-from videomar.latents.buckets import Rota, find_buckets
-from videomar.latents.dtypes import to_float32
-from videomar.latents.keys import check_facts
+from videomar.latents.buckets import BatchSchedule, find_buckets
+from videomar.latents.keys import check_metadata
+from videomar.latents.parquet import to_float32
 from videomar.latents.reader import StoredColumn
 from videomar.latents.shards import CONDITIONS, open_latents
 from videomar.storage import Location
@@ -29,32 +29,32 @@ class Batch(NamedTuple):
     conditions: dict[str, NDArray[np.float32]]
     clip_ids: list[str]
     latents_std: NDArray[np.float32] | None = None
-    """Deviations of the latents, of the same shape, where they were asked for."""
+    """Deviations of the latents, of the same shape, if `BatchSpec.moments`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Draw:
-    """How the clips of a batch are drawn."""
+class BatchSpec:
+    """Which clips batches consist of, and in which order."""
 
     batch_size: int
     """Clips of the global batch, B."""
     simulated_share: float
-    """Of simulated clips, where both kinds are there."""
+    """Share of simulated clips, if the cache has both kinds."""
     seed: int
     num_latent_frames: int = 0
-    """Clips are cut to so many, and shorter ones left out; 0 = every clip as long as it is."""
+    """Clips are cut to so many, and shorter ones left out; 0 = whole clips."""
     size_px: int = 0
     """Base size that the clips were encoded at; 0 = the largest."""
     moments: bool = False
-    """Batches hold the deviations of the latents, too."""
+    """Batches contain the deviations of the latents, too."""
 
 
 class LatentDataset:
-    """The clips of one split. Remembers where their latents and captions lie; has no position.
+    """The clips of one split. Remembers where their latents and captions are stored; has no position.
 
-    Bytes are read when a batch is made, and a row group is compared with its sums when the first of its clips
-    is: the cache may be larger than memory. Rows are numbered in the order of their clips' ids; a clip that
-    was encoded at several sizes has a row for each.
+    Bytes are read when a batch is made, and a row group is verified when the first of its clips is read: the
+    cache may be larger than memory. Rows are numbered in the order of their clips' ids; a clip encoded at
+    several sizes has a row for each.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class LatentDataset:
         Args:
             folder: of the cache.
             split: `train`, `val` or `test`.
-            max_text_tokens: states a caption is filled up to.
-            expected: facts that the cache must have been made with, see `key_facts`; None takes any.
+            max_text_tokens: length that captions are padded to.
+            expected: metadata that the cache must have, see `expected_metadata`; None accepts any.
 
         Raises:
             DataError: the cache is missing, damaged or another, or the split is empty.
         """
         shards = open_latents(folder)
-        check_facts(folder, shards[0].facts, expected or {})
+        check_metadata(folder, shards[0].metadata, expected or {})
         rows = [
             (shard, number)
             for shard in shards
@@ -81,9 +81,9 @@ class LatentDataset:
         ]
         if not rows:
             raise DataError(f"{folder}: got no clip in split {split}, expected some; run `dvc repro encode`")
-        rows.sort(key=lambda place: [place[0].rows[place[1]][name] for name in ("clip_id", "key")])
+        rows.sort(key=lambda row: [row[0].rows[row[1]][name] for name in ("clip_id", "key")])
         table = [shard.rows[number] for shard, number in rows]
-        self.facts = shards[0].facts
+        self.metadata = shards[0].metadata
         self.clip_ids = [row["clip_id"] for row in table]
         self.conditions = {name: np.array([row[name] for row in table], np.float32) for name in CONDITIONS}
         self.max_text_tokens = max_text_tokens
@@ -94,9 +94,11 @@ class LatentDataset:
         _refuse_long(self._text, max_text_tokens)
         self.sizes_px = np.array([row["size_px"] for row in table])
         self.simulated = np.array([row["group"] == "simulated" for row in table])
-        self._rotas: dict[Draw, Rota] = {}
-        told = [{name: row[name] for name in CONDITIONS} for row in table]
-        keys = sorted(f"{row['key']} {row['text_key']} {clip}" for row, clip in zip(table, told, strict=True))
+        self._schedules: dict[BatchSpec, BatchSchedule] = {}
+        conditions = [{name: row[name] for name in CONDITIONS} for row in table]
+        keys = sorted(
+            f"{row['key']} {row['text_key']} {values}" for row, values in zip(table, conditions, strict=True)
+        )
         self.content_hash = hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
     @property
@@ -119,29 +121,29 @@ class LatentDataset:
 
     @property
     def largest(self) -> dict[str, int]:
-        """Number of each clip's row at the largest size, by the clip's id."""
+        """Row of each clip at the largest size, by the clip's id."""
         numbers = np.flatnonzero(self.sizes_px == self.sizes_px.max()).tolist()
         return {self.clip_ids[number]: number for number in numbers}
 
-    def batch_at(self, step: int, draw: Draw, rank: int = 0, world_size: int = 1) -> Batch:
-        """A worker's part of the global batch of a step, all of one shape.
+    def batch_at(self, step: int, spec: BatchSpec, rank: int = 0, world_size: int = 1) -> Batch:
+        """Return a worker's part of the global batch of a step, all of one shape.
 
         Parts are dealt in turn: put together in turn, they are the same batch for any number of workers.
 
         Raises:
-            DataError: no clip fits `draw`, the cache holds no deviations and it wants them, and see `rows`.
+            DataError: no clip fits `spec`, it asks for deviations that the cache lacks, and see `rows`.
         """
-        index = self._rota(draw).index_at(step)[rank::world_size]
-        batch = self.rows(index, draw.num_latent_frames)
-        return batch._replace(latents_std=self._deviations(index, draw)) if draw.moments else batch
+        index = self._schedule(spec).index_at(step)[rank::world_size]
+        batch = self.rows(index, spec.num_latent_frames)
+        return batch._replace(latents_std=self._deviations(index, spec)) if spec.moments else batch
 
     def index_at(self, step: int, batch_size: int, simulated_share: float, seed: int) -> NDArray[np.int64]:
-        """Rows of the global batch of a step, (B,), whole clips of the largest size: see `Rota`."""
-        draw = Draw(batch_size=batch_size, simulated_share=simulated_share, seed=seed)
-        return self._rota(draw).index_at(step)
+        """Rows of the global batch of a step, (B,), whole clips of the largest size: see `BatchSchedule`."""
+        spec = BatchSpec(batch_size=batch_size, simulated_share=simulated_share, seed=seed)
+        return self._schedule(spec).index_at(step)
 
     def rows(self, index: Sequence[int] | NDArray[np.int64], num_latent_frames: int = 0) -> Batch:
-        """The clips at `index`, cut to their first `num_latent_frames` (0 = all).
+        """Read the clips at `index`, cut to their first `num_latent_frames` (0 = all).
 
         Raises:
             DataError: the clips differ in shape, their bytes are damaged, or a latent is not finite.
@@ -153,34 +155,34 @@ class LatentDataset:
         conditions = {name: values[index] for name, values in self.conditions.items()}
         return Batch(latents, text, mask, conditions, clip_ids)
 
-    def _deviations(self, index: NDArray[np.int64], draw: Draw) -> NDArray[np.float32]:
+    def _deviations(self, index: NDArray[np.int64], spec: BatchSpec) -> NDArray[np.float32]:
         if self._std is None:
             rule = "the deviations too; set encode.moments to true and run `dvc repro encode`"
-            raise DataError(f"train.draw_latents: got a cache that holds latents alone, expected {rule}")
-        return _cut(*self._std.read_batch(index), draw.num_latent_frames)
+            raise DataError(f"train.draw_latents: got a cache of latents alone, expected {rule}")
+        return _cut(*self._std.read_batch(index), spec.num_latent_frames)
 
-    def _rota(self, draw: Draw) -> Rota:
-        """The batches of a draw.
+    def _schedule(self, spec: BatchSpec) -> BatchSchedule:
+        """Return the schedule of batches, made once per spec.
 
         Raises:
             DataError: there is no clip of its size, or none that is long enough.
         """
-        if draw not in self._rotas:
-            chosen = self.sizes_px == (draw.size_px or self.sizes_px.max())
+        if spec not in self._schedules:
+            chosen = self.sizes_px == (spec.size_px or self.sizes_px.max())
             if not chosen.any():
                 rule = f"one of {sorted(set(self.sizes_px.tolist()))}; see encode.smaller_sizes_px"
-                raise DataError(f"size_px: got {draw.size_px}, expected {rule}")
+                raise DataError(f"size_px: got {spec.size_px}, expected {rule}")
             lengths = np.array([shape[1] for shape in self._latents.shapes])
-            fitting = np.flatnonzero(chosen & (lengths >= draw.num_latent_frames))
+            fitting = np.flatnonzero(chosen & (lengths >= spec.num_latent_frames))
             if not len(fitting):
                 rule = f"at most {lengths[chosen].max()}, the longest clips' length"
-                raise DataError(f"num_latent_frames: got {draw.num_latent_frames}, expected {rule}")
+                raise DataError(f"num_latent_frames: got {spec.num_latent_frames}, expected {rule}")
             buckets = find_buckets(self._latents.shapes, self.simulated, fitting)
-            self._rotas[draw] = Rota(buckets, draw.batch_size, draw.simulated_share, draw.seed)
-        return self._rotas[draw]
+            self._schedules[spec] = BatchSchedule(buckets, spec.batch_size, spec.simulated_share, spec.seed)
+        return self._schedules[spec]
 
     def stored_latents(self, index: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[Any], str]:
-        """Latents (B, C, T, H, W) as they are stored, bfloat16 as uint16, and the name of their type.
+        """Read latents (B, C, T, H, W) as they are stored, bfloat16 as uint16, and the name of their type.
 
         Raises:
             DataError: the clips differ in shape or type, or their bytes are damaged.
@@ -194,7 +196,7 @@ def _cut(stored: NDArray[Any], dtype: str, num_latent_frames: int) -> NDArray[np
 
 
 def _refuse_non_finite(latents: NDArray[np.float32], clip_ids: list[str]) -> None:
-    # A sum is one fast pass, and not finite if a term is not; a sum of finite terms can overflow, too.
+    # One fast pass: a sum is not finite if a term is not. It may also overflow, so look again.
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(latents.sum()):
             return

@@ -1,7 +1,7 @@
-"""Kept clips to the latent cache: which clip has which key, and what the cache lacks of them.
+"""Encode kept clips into the latent cache: computes keys and encodes what the cache lacks.
 
-What is already in the cache under the same key is kept, so a changed clip costs one clip, and what a killed
-run had finished is kept, too.
+Latents that the cache has under the same key are kept: after a change of one clip one clip is encoded, and a
+killed run continues where it was.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from videomar.encoders.tokenizer import with_moments
 from videomar.latents.cache import LatentCache, std_key
 from videomar.latents.clip_encoder import Encoded, Video, stored_bytes
 from videomar.latents.encode_ray import encode_on_ray
-from videomar.latents.keys import cached_sizes, key_facts
+from videomar.latents.keys import cached_sizes, expected_metadata
 from videomar.latents.shards import num_bytes
 from videomar.media.shapes import at_sizes, ledger_shapes
 from videomar.provenance.code_hash import CAPTIONS, LATENTS, code_hash
@@ -33,8 +33,8 @@ from videomar.storage import Location
 _BATCH = 32
 
 
-# Gives the latents of all clips of the videos, in any order, some at a time.
 EncodeVideos = Callable[[Sequence[Video], Path, Params], Iterator[list[Encoded]]]
+"""Yields the latents of all clips of videos, in any order, some at a time."""
 
 
 def encode_clips(
@@ -51,16 +51,16 @@ def encode_clips(
         raw: folder of the videos.
         ledger: which clips are kept.
         tokenizer: folder of the tokenizer.
-        out: folder of the cache, or its URL; rows with an unchanged key are taken over.
+        out: folder of the cache, or its URL; latents with an unchanged key are kept.
         params: sections `ingest`, `text` and `encode` are used.
-        encode: what encodes; None means `encode_on_ray`.
+        encode: encodes the videos; None means `encode_on_ray`.
 
     Returns:
         How many clips there are, how many latents and captions were encoded and taken over (a clip has a
         latent for each base size), shards written, damaged shards rebuilt.
 
     Raises:
-        DataError: a video or the tokenizer cannot be read, or has no moments where they are wanted.
+        DataError: a video or the tokenizer cannot be read, or `encode.moments` is set and it has none.
     """
     kept = kept_clips(read_ledger(ledger, thumbnails=False))
     clips = _at_all_sizes(kept.sort_values(["video", "start_s"]), params)
@@ -68,12 +68,12 @@ def encode_clips(
     loaded, text = load_tokenizer(tokenizer), load_text_encoder(params.text)
     dtype, moments, content_hash = params.encode.dtype, params.encode.moments, loaded.content_hash()
     if moments:
-        with_moments(loaded)  # refuses now, and not with the first clip
-    places = zip(clips["video_sha256"], clips["start_s"], clips["clip_shape"], strict=True)
-    clips["key"] = [_key(sha, start, asdict(shape), content_hash, dtype) for sha, start, shape in places]
+        with_moments(loaded)  # refuse now and not at the first clip
+    clip_parts = zip(clips["video_sha256"], clips["start_s"], clips["clip_shape"], strict=True)
+    clips["key"] = [_key(sha, start, asdict(shape), content_hash, dtype) for sha, start, shape in clip_parts]
     clips["text_key"] = [_text_key(caption, text.content_hash, dtype) for caption in clips["caption"]]
     clips["fps"] = params.ingest.fps
-    facts = key_facts(params) | {
+    metadata = expected_metadata(params) | {
         "tokenizer": content_hash,
         "latent_mean": loaded.latent_mean.tolist(),
         "latent_std": loaded.latent_std.tolist(),
@@ -92,7 +92,7 @@ def encode_clips(
         encoded = (encode or encode_on_ray)(videos, tokenizer, params) if videos else ()
         _add_latents(cache, encoded, len(missing), dtype)
         num_captions = _add_captions(cache, clips, text, dtype)
-        written = cache.write(clips[columns].to_dict("records"), params.encode.shard_clips, facts)
+        written = cache.write(clips[columns].to_dict("records"), params.encode.shard_clips, metadata)
     return {
         "clips": clips["clip_id"].nunique(),
         "encoded": len(missing),
@@ -115,7 +115,7 @@ def _at_all_sizes(clips: pandas.DataFrame, params: Params) -> pandas.DataFrame:
 
 
 def _add_latents(cache: LatentCache, encoded: Iterable[list[Encoded]], count: int, dtype: str) -> None:
-    """Add the latents of `count` clips as they come."""
+    """Add the latents of `count` clips as they are encoded."""
     with tqdm(total=count, desc="encoding", unit="clip", disable=None) as bar:
         for clips in encoded:
             for clip in clips:
@@ -126,7 +126,7 @@ def _add_latents(cache: LatentCache, encoded: Iterable[list[Encoded]], count: in
 
 
 def _add_captions(cache: LatentCache, clips: pandas.DataFrame, encoder: TextEncoder, dtype: str) -> int:
-    """Add the states of each distinct caption that the cache lacks; how many these are."""
+    """Add the states of each distinct caption that the cache lacks; return their number."""
     keys = dict(zip(clips["caption"], clips["text_key"], strict=True))
     missing = [caption for caption, key in keys.items() if key not in cache]
     for start in tqdm(range(0, len(missing), _BATCH), desc="encoding captions", unit="batch", disable=None):
@@ -137,9 +137,9 @@ def _add_captions(cache: LatentCache, clips: pandas.DataFrame, encoder: TextEnco
 
 
 def _key(video_sha256: str, start_s: float, pixels: dict[str, Any], tokenizer: str, dtype: str) -> str:
-    """Hash of everything the latent of a clip depends on; the file's name is not among it."""
-    facts = [video_sha256, round(start_s * 1000), pixels, tokenizer, dtype, code_hash(LATENTS)]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    """Hash everything that the latents of a clip depend on, which the file's name is not part of."""
+    parts = [video_sha256, round(start_s * 1000), pixels, tokenizer, dtype, code_hash(LATENTS)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _text_key(caption: str, encoder: str, dtype: str) -> str:

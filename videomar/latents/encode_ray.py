@@ -1,4 +1,4 @@
-"""Clips to latents on Ray Data: each actor holds one tokenizer, decodes, and sends back latents alone."""
+"""Encode clips on Ray Data: each actor has one tokenizer, decodes, and sends back only latents."""
 
 import logging
 import math
@@ -16,25 +16,25 @@ from videomar.errors import DataError, VideomarError
 from videomar.latents.clip_encoder import ClipEncoder, Encoded, Video
 from videomar.media.shapes import ClipShape
 
-# Clips of one video that an actor takes at once. It holds their latents until the video is read to its end,
-# and each part of a video costs a pass over it: so not many, and only where other workers would be idle.
+# Clips of one video in a part. An actor keeps their latents until the video is read to its end: so not many.
+# Each part costs a pass over the video: so a video is split only where other workers would be idle.
 _MIN_PART, _MAX_PART = 64, 1024
-# Clips in a task, about: what is done again when a worker dies, and what a kill of the run loses.
+# Approximate clips in a task: those are encoded again when a worker dies, and lost when the run is killed.
 _TASK_CLIPS = 64
 _BLOCK_BYTES = 4 * 2**20
 # How often an actor that died is started again. Tries of its tasks are not counted: Ray makes many before it
 # knows that a node is gone.
 _MAX_RESTARTS = 4
-# Half a CPU: when half the nodes are gone, the others still have room for every actor, which Ray Data would
-# else wait for without end. An actor has one thread in any case.
+# Half a CPU: when half the nodes are gone, the others still have room for every actor, for which Ray Data
+# would otherwise wait without end. An actor has one thread in any case.
 _CPUS = 0.5
 
 
-class Encoder(ClipEncoder):
-    """The same as an actor of Ray Data."""
+class EncoderActor(ClipEncoder):
+    """A `ClipEncoder` as an actor of Ray Data."""
 
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Rows of arrays of a row of `Video`; an error that the user can mend is a row, too."""
+        """Yield a row per array of a `Video`; an error that the user can fix is a row, too."""
         shape = ClipShape(**row["shape"])
         video = Video(row["path"], np.asarray(row["starts_s"]).tolist(), list(row["keys"]), shape)
         try:
@@ -48,24 +48,24 @@ def encode_on_ray(videos: Sequence[Video], tokenizer: Path, params: Params) -> I
     """Encode videos on the cluster, `resources.encode.num_workers` at once; blocks of arrays as they come.
 
     Raises:
-        DataError: a video or the tokenizer cannot be read (told when the others are done), or a worker died
+        DataError: a video or the tokenizer cannot be read (raised when the others are done), or a worker died
             again and again.
     """
     workers, errors = params.encode.num_workers, list[str]()
     parts = split_videos(videos, workers)
     workers = min(workers, len(parts))
     with ray_cluster(workers):
-        import ray.data  # half a second that a run without work does without
+        import ray.data  # half a second that a run without work saves
 
         _set_up_ray_data()
         tasks = max(4 * workers, sum(len(part.keys) for part in parts) // _TASK_CLIPS)
         rows = [part._asdict() | {"shape": asdict(part.shape)} for part in parts]
         dataset = ray.data.from_items(rows, override_num_blocks=min(len(parts), tasks))
         with warnings.catch_warnings():
-            # Ray Data wants all arguments of actors under names of its own, and has none for restarts yet.
+            # Ray Data deprecates arguments under other names than its own, and has none for restarts yet.
             warnings.simplefilter("ignore", DeprecationWarning)
             arrays: Any = dataset.flat_map(
-                Encoder,
+                EncoderActor,
                 fn_constructor_args=(str(tokenizer.resolve()), params.encode.dtype, params.encode.moments),
                 compute=ray.data.ActorPoolStrategy(size=workers),
                 num_cpus=_CPUS,
@@ -86,7 +86,7 @@ def encode_on_ray(videos: Sequence[Video], tokenizer: Path, params: Params) -> I
 
 
 def split_videos(videos: Sequence[Video], workers: int) -> list[Video]:
-    """The same clips, long videos in several parts so that every worker has its share; long parts first."""
+    """Split long videos into parts so that every worker has its share; long parts come first."""
     share = math.ceil(sum(len(video.keys) for video in videos) / workers)
     most = min(max(share, _MIN_PART), _MAX_PART)
     parts = []
@@ -99,7 +99,7 @@ def split_videos(videos: Sequence[Video], workers: int) -> list[Video]:
 
 
 def _set_up_ray_data() -> None:
-    """Small blocks, no bars beside ours, no limit on the time that a slow tokenizer takes."""
+    """Set small blocks, no progress bars, and no time limit, because a tokenizer may be slow."""
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""What a latent cache was made with, and whether that is what the parameters ask for."""
+"""Metadata of a latent cache that follows from params.yaml, and the check of a cache against it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,12 +11,12 @@ from videomar.storage import Location
 
 
 def cached_sizes(params: Params) -> tuple[int, ...]:
-    """Base sizes that each clip is cached at, the largest first."""
+    """Return the base sizes that each clip is cached at, the largest first."""
     return params.ingest.size_px, *params.encode.smaller_sizes_px
 
 
-def key_facts(params: Params) -> dict[str, Any]:
-    """The facts of a cache that follow from params.yaml alone: its keys, or its clips, hang on each."""
+def expected_metadata(params: Params) -> dict[str, Any]:
+    """Return the metadata of a cache that params.yaml decides, and that its keys or clips depend on."""
     ingest = params.ingest
     return {
         "code": {"latents": code_hash(LATENTS), "captions": code_hash(CAPTIONS)},
@@ -34,11 +34,11 @@ def key_facts(params: Params) -> dict[str, Any]:
     }
 
 
-def check_facts(folder: Location, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuse a cache that was made with other facts than the expected ones.
+def check_metadata(folder: Location, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuse a cache whose metadata differs from the expected one.
 
     Raises:
-        DataError: some differ; all of them are named.
+        DataError: they differ; the message names every difference.
     """
     differing = [
         f"{name} is {found!r}, expected {wanted!r}"
@@ -49,10 +49,10 @@ def check_facts(folder: Location, got: Mapping[str, Any], expected: Mapping[str,
         raise DataError(f"{folder}: got other latents: {'; '.join(differing)}; run `dvc repro encode`")
 
 
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested facts under dotted names."""
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings under dotted names."""
     flat: dict[str, Any] = {}
-    for name, value in facts.items():
+    for name, value in nested.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
         else:

@@ -1,4 +1,4 @@
-"""A column of bytes of many shards, read clip by clip where the bytes lie.
+"""Random access to a column of bytes of many shards: each clip by one read.
 
 Axes: B batch.
 """
@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomar.errors import DataError
-from videomar.latents.dtypes import DTYPES, to_float32
-from videomar.latents.parquet import BYTES_COLUMNS, Shard, verify_group
+from videomar.latents.parquet import BYTES_COLUMNS, DTYPES, Shard, to_float32, verify_group
 from videomar.storage import RangeReader, StoragePath, for_each
 
 # Well below the 1,024 files that a process may usually hold.
@@ -22,26 +21,26 @@ _OPEN_FILES = 128
 
 
 class StoredColumn:
-    """Values of one column, numbered as `rows`. Remembers places, open files and what has been verified."""
+    """Values of one column, numbered as `rows`. Remembers byte ranges, open files and verified row groups."""
 
     def __init__(self, name: str, rows: Sequence[tuple[Shard, int]]) -> None:
         self.name = name
         self.shapes: list[tuple[int, ...]] = []
         self.dtypes: list[str] = []
         shards = list({shard.path: shard for shard, _ in rows}.values())
-        # Captions and the like of a million clips take gigabytes.
+        # Without the captions and keys of a million clips, which take gigabytes.
         self._shards = [replace(shard, rows=[]) for shard in shards]
         number_of = {shard.path: number for number, shard in enumerate(shards)}
         starts = [np.array([part.start for part in shard.group_rows]) for shard in shards]
-        places = np.empty((len(rows), 4), np.int64)
-        for place, (shard, row) in zip(places, rows, strict=True):
+        ranges = np.empty((len(rows), 4), np.int64)
+        for entry, (shard, row) in zip(ranges, rows, strict=True):
             number = number_of[shard.path]
             group = np.searchsorted(starts[number], row, side="right") - 1
-            place[:] = number, group, shard.offsets[name][row], shard.lengths[name][row]
+            entry[:] = number, group, shard.offsets[name][row], shard.lengths[name][row]
             columns = shard.rows[row]
             self.shapes.append(tuple(columns[BYTES_COLUMNS[name]]))
             self.dtypes.append(columns["dtype"])
-        self._places = places
+        self._ranges = ranges
         self._verified = [[False] * len(shard.group_rows) for shard in self._shards]
         self._files = _Files([shard.path for shard in shards])
         known: dict[tuple[tuple[int, ...], str], int] = {}
@@ -49,20 +48,20 @@ class StoredColumn:
         self._kinds = np.array([known.setdefault(kind, len(known)) for kind in kinds])
 
     def read_each(self, index: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.float32]]:
-        """Values that may differ in shape, as float32.
+        """Return values that may differ in shape, as float32.
 
         Raises:
             DataError: bytes are damaged.
         """
-        values = [np.empty(length, np.uint8) for length in self._places[index, 3]]
-        self._read_all(self._places[index].tolist(), values)
+        values = [np.empty(length, np.uint8) for length in self._ranges[index, 3]]
+        self._read_all(self._ranges[index].tolist(), values)
         return [
             to_float32(value.view(DTYPES[self.dtypes[i]]).reshape(self.shapes[i]), self.dtypes[i])
             for i, value in zip(index, values, strict=True)
         ]
 
     def read_batch(self, index: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[Any], str]:
-        """Values (B, ...) as they are stored, and the name of their type.
+        """Return values (B, ...) as they are stored, and the name of their type.
 
         Raises:
             DataError: the values differ in shape or type, or their bytes are damaged.
@@ -72,16 +71,16 @@ class StoredColumn:
             kinds = sorted({(self.shapes[i], self.dtypes[i]) for i in index})
             rule = "one shape and type in a batch; take clips of one size"
             raise DataError(f"{self.name}: got {kinds}, expected {rule}")
-        places = self._places[index].tolist()
-        data = np.empty((len(index), places[0][3]), np.uint8)
-        self._read_all(places, data)
+        ranges = self._ranges[index].tolist()
+        data = np.empty((len(index), ranges[0][3]), np.uint8)
+        self._read_all(ranges, data)
         return data.view(DTYPES[dtype]).reshape(len(index), *shape), dtype
 
-    def _read_all(self, places: list[list[int]], values: Iterable[NDArray[np.uint8]]) -> None:
-        new = {(number, group) for number, group, _, _ in places if not self._verified[number][group]}
+    def _read_all(self, ranges: list[list[int]], values: Iterable[NDArray[np.uint8]]) -> None:
+        new = {(number, group) for number, group, _, _ in ranges if not self._verified[number][group]}
         folder = self._shards[0].path
         for_each(folder, self._verify, new)
-        for_each(folder, self._read_into, zip(places, values, strict=True))
+        for_each(folder, self._read_into, zip(ranges, values, strict=True))
 
     def _verify(self, group: tuple[int, int]) -> None:
         number, part = group

@@ -2,8 +2,8 @@
 
 A clip's shard follows from its key, and the number of shards, a power of two, from the number of clips. So
 the same clips make the same files whatever was in the folder before, and one changed clip changes the shard
-that it leaves and the one that it enters; only where the number of clips passes a power of two are all files
-dealt anew (their latents are copied, not encoded).
+that it leaves and the one that it enters. Only when the number of clips passes a power of two times
+`shard_clips` are all files written again, from copies of the latents.
 """
 
 import hashlib
@@ -14,15 +14,15 @@ from typing import Any
 
 from videomar.errors import DataError
 from videomar.latents.parquet import (
-    FACT_COLUMNS,
+    METADATA_COLUMNS,
     SCHEMA,
     DamagedShardError,
     Shard,
-    made_by,
     open_shard,
-    rows_sum,
+    rows_checksum,
     verify_group,
     write_shard,
+    writer_metadata,
 )
 from videomar.storage import (
     FileEntry,
@@ -43,10 +43,10 @@ _HASH_BITS = 32
 
 
 def open_latents(location: Location) -> list[Shard]:
-    """The shards of a complete cache, in the order of their numbers; latents are not read.
+    """Open the shards of a complete cache, in the order of their numbers; latents are not read.
 
     Raises:
-        DataError: there is none, one is missing or damaged, or they were made with different facts.
+        DataError: there is none, one is missing or damaged, or their metadata differs.
     """
     folder = parse_location(location)
     shards = for_each(folder, open_shard, _files(folder))
@@ -57,26 +57,28 @@ def open_latents(location: Location) -> list[Shard]:
         names = ", ".join(shard.path.name for shard in shards[:4])
         raise DataError(f"{folder}: got {names}, expected all parts of one cache; run `dvc repro encode`")
     for shard in shards[1:]:
-        if shard.facts != shards[0].facts:
+        if shard.metadata != shards[0].metadata:
             rule = f"those of {shards[0].path.name}"
-            raise DataError(f"{shard.path}: got other facts, expected {rule}; run `dvc repro encode`")
+            raise DataError(f"{shard.path}: got other metadata, expected {rule}; run `dvc repro encode`")
     return shards
 
 
 def contents_hash(location: Location) -> str:
-    """Hash of what a complete cache holds: its clips, keys of their latents and captions, and their facts.
+    """Hash the contents of a complete cache: its clips with keys of latents and captions, and other columns.
 
     Raises:
         DataError: see `open_latents`.
     """
     rows = [
-        {name: row[name] for name in FACT_COLUMNS} for shard in open_latents(location) for row in shard.rows
+        {name: row[name] for name in METADATA_COLUMNS}
+        for shard in open_latents(location)
+        for row in shard.rows
     ]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def read_rows(location: Location) -> list[dict[str, Any]]:
-    """Rows of all shards with their bytes, checked against their sums; an absent folder has none.
+    """Read the rows of all shards with their bytes, verified; an absent folder has none.
 
     Raises:
         DamagedShardError: a shard is damaged.
@@ -85,13 +87,13 @@ def read_rows(location: Location) -> list[dict[str, Any]]:
     for path in _files(parse_location(location)):
         shard = open_verified(path)
         for number, row in enumerate(shard.rows):
-            columns = row | {name: shard.stored(name, number).read() for name in shard.offsets}
+            columns = row | {name: shard.byte_range(name, number).read() for name in shard.offsets}
             rows.append({name: columns.get(name) for name in SCHEMA.names})
     return rows
 
 
 def open_verified(path: StoragePath) -> Shard:
-    """A shard all of whose bytes have been compared with their sums.
+    """Open a shard and compare all of its bytes with their checksums.
 
     Raises:
         DamagedShardError: they differ.
@@ -103,7 +105,7 @@ def open_verified(path: StoragePath) -> Shard:
 
 
 def intact_shards(location: Location) -> tuple[list[Shard], list[DamagedShardError]]:
-    """Those files of a cache whose bytes are what was written, and what is wrong with the others."""
+    """Return the intact shards of a cache, and what is wrong with the others."""
     folder = parse_location(location)
     found = for_each(folder, _verified_or_damage, _files(folder))
     damages = [damage for damage in found if isinstance(damage, DamagedShardError)]
@@ -111,7 +113,7 @@ def intact_shards(location: Location) -> tuple[list[Shard], list[DamagedShardErr
 
 
 def num_bytes(location: Location) -> int:
-    """What the shards of a cache take."""
+    """Return the size of the shards of a cache."""
     return sum(entry.size for entry in _entries(parse_location(location)))
 
 
@@ -119,23 +121,23 @@ def write_shards(
     location: Location,
     rows: Sequence[Mapping[str, Any]],
     shard_clips: int,
-    facts: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     intact: Sequence[Shard] = (),
 ) -> int:
     """Make the folder hold `rows` and nothing else; every file appears complete or not at all.
 
     Args:
         location: folder of the cache, or its URL.
-        rows: every column of SCHEMA; bytes, or `Stored` where they lie (old shards among them).
+        rows: every column of SCHEMA; bytes, or a `ByteRange`, also in present shards.
         shard_clips: clips in one shard, about.
-        facts: JSON of what the latents were made with.
-        intact: shards of the folder that are known to be whole; those that would not change are left alone.
+        metadata: JSON of what the latents were made with.
+        intact: shards of the folder that have been verified; those that would not change are kept.
 
     Returns:
-        How many files were written.
+        The number of files written.
 
     Raises:
-        DataError: the disk is full, or the like; the files of before are all there.
+        DataError: the disk is full, for example; the old files are all there.
         StoreError: the store cannot be reached; it may hold some of the new files.
     """
     folder = parse_location(location)
@@ -147,9 +149,9 @@ def write_shards(
     remove(work.glob(f".{_PATTERN}"))
     try:
         for path, members in parts.items():
-            if not _holds(known.get(path), members, facts or {}):
+            if not _holds(known.get(path), members, metadata or {}):
                 drafts[path] = work / f".{path.name}"
-                write_shard(drafts[path], members, facts or {})
+                write_shard(drafts[path], members, metadata or {})
     except OSError as error:
         remove(drafts.values())
         rule = "room for the new shards beside the old ones"
@@ -157,7 +159,7 @@ def write_shards(
         raise DataError(
             f"{work}: got {got}, expected {rule}; free some and run again: the cache is as it was"
         ) from None
-    # Only now: until here a draft may have been made of bytes that lie in any of the old files.
+    # Only now: the drafts are copied from byte ranges of any of the old files.
     for_each(folder, lambda path: publish(drafts[path], path), drafts)
     remove(set(_files(folder)) - set(parts))
     sync_folder(folder)
@@ -167,7 +169,7 @@ def write_shards(
 def _deal(
     folder: StoragePath, rows: Sequence[Mapping[str, Any]], shard_clips: int
 ) -> dict[StoragePath, list[Mapping[str, Any]]]:
-    """Rows by the shard that the first bits of their key's hash name, in the order of the keys."""
+    """Assign rows to the shard that the first bits of their key's hash name, in the order of the keys."""
     bits = max(0, -(-len(rows) // shard_clips) - 1).bit_length()
     parts: dict[StoragePath, list[Mapping[str, Any]]] = {
         _path(folder, number, 2**bits): [] for number in range(2**bits)
@@ -186,7 +188,7 @@ def _verified_or_damage(path: StoragePath) -> Shard | DamagedShardError:
 
 
 def _entries(folder: StoragePath) -> list[FileEntry]:
-    """The shards of a folder by name; drafts are none."""
+    """List the shards of a folder by name, without drafts."""
     files = list_files(folder)
     return [entry for entry in files if entry.name.endswith(".parquet") and not entry.name.startswith(".")]
 
@@ -199,8 +201,8 @@ def _path(folder: StoragePath, number: int, count: int) -> StoragePath:
     return folder / f"part-{number:05d}-of-{count:05d}.parquet"
 
 
-def _holds(shard: Shard | None, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> bool:
-    """Whether a shard is what `write_shard` would make."""
-    if shard is None or shard.facts != {**facts, **made_by()}:
+def _holds(shard: Shard | None, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, Any]) -> bool:
+    """Whether a shard is what `write_shard` would write."""
+    if shard is None or shard.metadata != {**metadata, **writer_metadata()}:
         return False
-    return shard.rows_sum == rows_sum(rows)
+    return shard.rows_checksum == rows_checksum(rows)

@@ -144,7 +144,7 @@ def _tags(candidate: Candidate, checkpoint: Path) -> dict[str, str]:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         **machine_kind(load_params(candidate.params)),
         "ledger_sha256": sha256_of(candidate.ledger),
-        "tokenizer_sha256": str(open_latents(candidate.latents)[0].facts["tokenizer"]),
+        "tokenizer_sha256": str(open_latents(candidate.latents)[0].metadata["tokenizer"]),
         "lock_sha256": sha256_of(candidate.lock),
         "results_sha256": results_sha256(candidate.lock),
         "checkpoint_step": str(int(checkpoint.name.removeprefix("step_"))),

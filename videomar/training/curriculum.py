@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from videomar.config import CurriculumStage, TrainParams
 from videomar.errors import DataError
-from videomar.latents.dataset import Draw, LatentDataset
+from videomar.latents.dataset import BatchSpec, LatentDataset
 
 STEPS, TARGET = "steps", "target"
 
@@ -84,9 +84,9 @@ def stop_reason(position: Position, done: int, val_loss: float | None) -> str | 
     return STEPS if done - position.start >= position.stage.steps else None
 
 
-def draw_of(stage: CurriculumStage, params: TrainParams) -> Draw:
+def draw_of(stage: CurriculumStage, params: TrainParams) -> BatchSpec:
     """Return how batches of a stage are drawn; its batch size is a number by now."""
-    return Draw(
+    return BatchSpec(
         batch_size=int(stage.batch_size),
         simulated_share=params.simulated_share,
         seed=params.seed,

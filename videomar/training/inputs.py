@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import Params
 from videomar.latents.dataset import LatentDataset
-from videomar.latents.keys import key_facts
+from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import open_latents
 from videomar.storage import Location
 
@@ -26,7 +26,7 @@ def read_splits(latents: Location, params: Params) -> Splits:
     Raises:
         DataError: the cache was made with other parameters, is missing or damaged, or has no training clip.
     """
-    facts = key_facts(params)
+    facts = expected_metadata(params)
     val = val_split(params, latents, facts) if params.train.validate_every else None
     return Splits(LatentDataset(latents, "train", params.text.max_tokens, facts), val)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from videomar.config import TrainParams
-from videomar.latents.dataset import Batch, Draw, LatentDataset
+from videomar.latents.dataset import Batch, BatchSpec, LatentDataset
 from videomar.model.objective import Clips, draw_frames
 from videomar.model.patchify import patchify, token_grid
 from videomar.seeding import step_generator
@@ -40,7 +40,9 @@ def clips_on(device: torch.device, batch: Batch) -> Clips:
     return Clips(latents, text, text_mask, conditions)
 
 
-def parts_of(step: int, dataset: LatentDataset, draw: Draw, accumulation: int, worker: Worker) -> list[Part]:
+def parts_of(
+    step: int, dataset: LatentDataset, draw: BatchSpec, accumulation: int, worker: Worker
+) -> list[Part]:
     """Return this worker's parts of the batch of a step."""
     count = worker.world_size * accumulation
     first = worker.rank * accumulation
