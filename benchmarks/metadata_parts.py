@@ -18,9 +18,9 @@ import yaml
 from benchmarks.metadata_rows import CLIPS_PER_VIDEO, simulated_candidates
 from benchmarks.record import ROOT
 from videomar.config import Params, load_params
-from videomar.curation.books import count_candidates
 from videomar.curation.curate import curate_clips
 from videomar.curation.duplicates import find_clusters
+from videomar.curation.ingest import count_candidates
 from videomar.curation.ledger import read_ledger, write_candidates, write_ledger
 from videomar.curation.ledger_diff import compare_ledgers, read_policy
 from videomar.curation.splits import assign_split
@@ -51,7 +51,7 @@ def write_settings(folder: Path) -> None:
 
 
 def candidates(folder: Path, clips: int) -> Callable[[], object]:
-    """Ingest's end: its books, and its rows into a file."""
+    """Ingest's end: its counts, and its rows into a file."""
     rows = simulated_candidates(clips)
     names = sorted({row.video for row in rows})
     path = folder / "candidates.parquet"

@@ -133,7 +133,7 @@ def test_books_balance_and_every_row_stays(tmp_path: Path, curate_params: Curate
     assert len(kept_clips(ledger, "test", "real")) == figures["kept_test"]
 
 
-def test_unbalanced_books_are_refused(tmp_path: Path, curate_params: CurateParams) -> None:
+def test_counts_that_do_not_add_up_are_refused(tmp_path: Path, curate_params: CurateParams) -> None:
     ledger = judge_all(frame(tmp_path, [clip("a", 0.0)]), curate_params)
     ledger["kept"] = False
     with pytest.raises(DataError, match="considered = kept"):

@@ -193,7 +193,7 @@ def test_listing_refuses_what_would_stop_data_version_control(own: Path, tmp_pat
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="got no files"):
         write_listing(tmp_path / "empty", tmp_path / "raw", tmp_path / "clips.json")
-    with pytest.raises(DataError, match="raw.*got a named pipe, expected files"):
+    with pytest.raises(DataError, match="raw.*got a named pipe, expected readable files"):
         write_listing(own, _raw_with_pipe(tmp_path), tmp_path / "clips.json")
     assert not (tmp_path / "clips.json").exists()
 

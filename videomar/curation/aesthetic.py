@@ -1,6 +1,7 @@
 """The learned score `aesthetic`: how much people like the pictures of a clip.
 
-Imported only where it is used, for torch takes a second and 0.2 GB of every process that reads videos.
+A module of its own because torch takes a second and 0.2 GB of every process that reads videos: it is imported
+only if this score is wanted.
 
 Axes: F frames, H W rows and columns in pixels, C channels.
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
 FILES = ("config.json", "model.safetensors", "head.safetensors")
-# Of CLIP's own training; a folder may hold others in its preprocessor_config.json.
+# Of CLIP's training; a folder may hold others in its preprocessor_config.json.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -36,13 +37,13 @@ class AestheticScorer:
     """
 
     def __init__(self, folder: Path) -> None:
-        torch.set_num_threads(1)  # as many processes as there are cores read videos side by side
+        torch.set_num_threads(1)  # one process per core reads videos
         loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-        model, told = loaded
-        if told["missing_keys"] or told["mismatched_keys"]:  # those would be drawn at random
-            raise ValueError(f"model.safetensors without {sorted(told['missing_keys'])[:3]}")
+        model, report = loaded
+        if report["missing_keys"] or report["mismatched_keys"]:  # those would be drawn at random
+            raise ValueError(f"model.safetensors without {sorted(report['missing_keys'])[:3]}")
         self.model = model.eval()
         self.size_px: int = self.model.config.image_size
         self.layers = _read_head(folder / "head.safetensors", self.model.config.projection_dim)

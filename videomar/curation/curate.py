@@ -1,4 +1,4 @@
-"""From candidates to the ledger: a verdict and a split for every clip, from its scores alone."""
+"""Stage curate: a verdict and a split for every clip, from its scores alone."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ import pandas
 
 from videomar.config import CurateParams
 from videomar.curation.duplicates import find_clusters
-from videomar.curation.ledger import LEARNED, SCORES, SPLITS, read_candidates, write_ledger
+from videomar.curation.ledger import LEARNED, SCORES, SPLITS, read_candidates, require_sum, write_ledger
 from videomar.curation.splits import assign_split
 from videomar.curation.takedowns import read_takedowns
 from videomar.errors import DataError
@@ -20,16 +20,16 @@ _log = logging.getLogger(__name__)
 
 
 def curate_clips(candidates: Path, takedowns: Path, out: Path, params: CurateParams) -> dict[str, float]:
-    """Write the ledger of all candidates; how many are kept, and why the others are not.
+    """Write the ledger of all candidates; return how many are kept, and why the others are not.
 
     Args:
-        candidates: Of `ingest`.
-        takedowns: Videos that must not be used, see `takedowns`.
-        out: The ledger.
+        candidates: Table that ingest wrote.
+        takedowns: Table of videos that must not be used.
+        out: The file of the ledger.
         params: The limits.
 
     Raises:
-        DataError: no candidates, or none is kept; the message names the commonest reasons.
+        DataError: there are no candidates, or none is kept; the message names the commonest reasons.
     """
     ledger = judge_all(read_candidates(candidates), params, read_takedowns(takedowns))
     figures = count_verdicts(ledger)
@@ -48,13 +48,13 @@ def curate_clips(candidates: Path, takedowns: Path, out: Path, params: CuratePar
 def judge_all(
     candidates: pandas.DataFrame, params: CurateParams, removed: Mapping[str, str] | None = None
 ) -> pandas.DataFrame:
-    """The candidates with `kept`, `reason`, `cluster`, `split`; in their order, none more, none less. Pure.
+    """Return the candidates, in their order, with `kept`, `reason`, `cluster` and `split`. Pure.
 
     Args:
         candidates: Rows of ingest.
         params: The limits.
-        removed: Why videos were taken down, by `video_sha256`. What looks like them is rejected too, and the
-            ledger holds neither their pictures nor their captions.
+        removed: Why videos were taken down, by `video_sha256`. Clips that look like theirs are rejected too,
+            and the ledger holds neither their pictures nor their captions.
     """
     ledger = candidates.copy()
     learned = [LEARNED + name for name in params.min_scores]
@@ -81,12 +81,11 @@ def judge_all(
 
 
 def judge(size_px: float, scores: Mapping[str, float], params: CurateParams) -> str | None:
-    """Why a clip is rejected, by the first rule that it breaks, or None if it is kept.
+    """Return why a clip is rejected: the reason of the first rule that it breaks, or None if it is kept.
 
     Args:
         size_px: Shorter side of the source video.
-        scores: As `scores.score` returns them, and the learned ones that have limits as `score_NAME`; NaN
-            where there is none.
+        scores: What `scores.score` returns, and learned scores with limits as `score_NAME`; NaN if missing.
         params: The limits.
     """
     rules = {
@@ -108,30 +107,27 @@ def judge(size_px: float, scores: Mapping[str, float], params: CurateParams) -> 
 
 
 def count_verdicts(ledger: pandas.DataFrame) -> dict[str, float]:
-    """Considered, kept and rejected clips, kept ones of each split, rejected ones of each reason.
+    """Count considered, kept and rejected clips, kept ones by split and rejected ones by reason.
 
     Raises:
-        DataError: the books do not balance: a row is kept with a reason, or rejected with none.
+        DataError: a row is kept with a reason, or rejected without one.
     """
     # `unreadable: moov atom not found` counts as `unreadable`.
     codes = Counter(str(reason).split(":")[0] for reason in ledger["reason"].dropna())
     kept = ledger[ledger["kept"]]
-    if len(ledger) != len(kept) + sum(codes.values()):
-        raise DataError(
-            f"ledger: got {len(ledger)} considered, {len(kept)} kept, {sum(codes.values())} rejected clips, "
-            "expected considered = kept + rejected; this is a bug, please report it"
-        )
-    return {
+    figures: dict[str, float] = {
         "considered": len(ledger),
         "kept": len(kept),
         "rejected": sum(codes.values()),
         **{f"kept_{split}": int((kept["split"] == split).sum()) for split in SPLITS},
         **{f"rejected_{code}": count for code, count in sorted(codes.items())},
     }
+    require_sum("ledger", figures, "considered", ["kept", "rejected"])
+    return figures
 
 
 def _repeats(ledger: pandas.DataFrame, taken: pandas.Series) -> pandas.Series:
-    """Which clips look like one of another video that goes before theirs: one taken down, or the larger."""
+    """Which clips repeat one of another video that goes first: one taken down, else the larger."""
     order = pandas.DataFrame(
         {
             "untouched": ~taken,
@@ -146,13 +142,13 @@ def _repeats(ledger: pandas.DataFrame, taken: pandas.Series) -> pandas.Series:
 
 
 def _drop_alarm(figures: Mapping[str, float], params: CurateParams) -> float:
-    """1, and a loud warning, if the share that is rejected is not what the parameters expect; else 0."""
+    """Return 1 and log a warning if the rejected share is not what the parameters expect; else return 0."""
     share = figures["rejected"] / max(1, figures["considered"])
     if abs(share - params.expected_drop_share) <= params.max_drop_change:
         return 0.0
     _log.warning(
         "DROP ALARM: got %.1f %% of the clips rejected, expected %.1f %% give or take %.1f; "
-        "see `videomar ledger show`, then mend the videos or set curate.expected_drop_share in params.yaml",
+        "see `videomar ledger show`, then correct the videos or set curate.expected_drop_share (params.yaml)",
         *(100 * value for value in (share, params.expected_drop_share, params.max_drop_change)),
     )
     return 1.0

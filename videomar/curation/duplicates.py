@@ -1,4 +1,4 @@
-"""Clips that show the same: a fingerprint of each clip's look, and clusters of equal or nearly equal ones.
+"""Near-duplicates: a perceptual fingerprint of each clip, and clusters of equal or nearly equal clips.
 
 A fingerprint is 168 bytes: 64 bits of the coarse pattern of light and dark (a DCT) of the first, middle and
 last frame, then the same frames as 4 x 4 colours. The pattern finds the neighbours fast; the colours tell a
@@ -26,24 +26,24 @@ _BLOCK = 2048  # clips of one bucket compared at once with as many others
 
 
 def fingerprint(clip: NDArray[np.uint8]) -> bytes:
-    """The look of a clip (F, H, W, 3) in 168 bytes; nearly equal clips differ in few of its bits."""
+    """Return the fingerprint of a clip (F, H, W, 3), 168 bytes; nearly equal clips differ in few bits."""
     shown = clip[[0, len(clip) // 2, -1]]
     colours = [cv2.resize(frame, (_COLOUR_PX, _COLOUR_PX), interpolation=cv2.INTER_AREA) for frame in shown]
     return np.packbits(np.stack([_pattern(frame) for frame in shown])).tobytes() + np.stack(colours).tobytes()
 
 
 def find_clusters(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series:
-    """The cluster of each row: the first `clip_id` in it; null where there is no fingerprint.
+    """Return the cluster of each row, named by its first `clip_id`; null where there is no fingerprint.
 
     Two clips of *different* videos are joined if their fingerprints differ in at most `max_duplicate_bits` of
-    192 bits and no colour in more than `max_duplicate_colour`; clusters are what hangs together. Clips of one
-    video are joined only if equal, or through another's: neighbours there overlap and are alike.
+    192 bits and no colour in more than `max_duplicate_colour`; a cluster is a connected component. Clips of
+    one video, where neighbours overlap and are alike, are joined only if equal, or through another's clip.
 
     Args:
         clips: Columns `clip_id`, `video_sha256`, `fingerprint`.
         params: The two limits.
     """
-    # Here: the processes that read videos take fingerprints, and need no scipy.
+    # Imported here: the processes that read videos compute fingerprints, and need no scipy.
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -51,7 +51,7 @@ def find_clusters(clips: pandas.DataFrame, params: CurateParams) -> pandas.Serie
     names = known["clip_id"].to_numpy(object)
     videos = pandas.factorize(known["video_sha256"])[0]
     marks = np.frombuffer(b"".join(known["fingerprint"]), np.uint8).reshape(len(known), FINGERPRINT_BYTES)
-    # Equal looks are compared once, so that thousands of copies are not millions of pairs.
+    # Equal fingerprints are compared once: thousands of copies would be millions of pairs.
     looks, look_of = np.unique(marks, axis=0, return_inverse=True)
     owners = pandas.Series(videos).groupby(look_of).agg(["min", "max"]).to_numpy(np.int64).reshape(-1, 2)
     shared = owners[:, 0] != owners[:, 1]
@@ -67,24 +67,24 @@ def _pattern(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which of the 64 slowest waves in the luma of a frame are above their median."""
     luma = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
     waves = cv2.dct(cv2.resize(luma, (_PATTERN_PX, _PATTERN_PX), interpolation=cv2.INTER_AREA))[:8, :8]
-    # The first wave is the mean: as the largest by far it would say nothing, and move the median.
+    # Without the first wave, the mean: by far the largest, it would only move the median.
     return waves.ravel() > np.median(waves.ravel()[1:])
 
 
 def _near_pairs(
     marks: NDArray[np.uint8], videos: NDArray[np.intp], params: CurateParams
 ) -> Iterator[NDArray[np.int64]]:
-    """Pairs (m, 2) of different videos within the limits; a pair may come more than once.
+    """Yield pairs (m, 2) of clips of different videos within the limits; a pair may come more than once.
 
-    Of two patterns that differ in at most k bits, cut into k + 1 bands, at least one band is equal: only
-    clips that share a band are compared.
+    Two patterns of k + 1 bands that differ in at most k bits are equal in at least one band, so only clips
+    that share a band are compared.
     """
     bits = np.unpackbits(marks[:, :_PATTERN_BYTES], axis=1)
     words = np.ascontiguousarray(marks[:, :_PATTERN_BYTES]).view(np.uint64)
     colours = marks[:, _PATTERN_BYTES:].astype(np.int16)
     num_bands = params.max_duplicate_bits + 1
     for band in range(num_bands):
-        # Every k-th bit, for neighbours are alike: a run of them would put half of the clips in one bucket.
+        # Every k-th bit, because neighbours are alike: a run of bits would put half the clips in one bucket.
         keys = np.packbits(bits[:, band::num_bands], axis=1)
         for bucket in _buckets(keys):
             for first, second in _block_pairs(bucket):
@@ -98,7 +98,7 @@ def _near_pairs(
 
 
 def _buckets(keys: NDArray[np.uint8]) -> Iterator[NDArray[np.intp]]:
-    """Indices of the rows of `keys` that are equal, for every row that occurs twice."""
+    """Yield the indices of equal rows of `keys`, for every row that occurs more than once."""
     packed = np.ascontiguousarray(keys).view(np.dtype((np.void, keys.shape[1]))).ravel()
     order = np.argsort(packed, kind="stable")
     edges = np.flatnonzero(np.r_[True, packed[order][1:] != packed[order][:-1], True])
@@ -108,7 +108,7 @@ def _buckets(keys: NDArray[np.uint8]) -> Iterator[NDArray[np.intp]]:
 
 
 def _block_pairs(bucket: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """All pairs of blocks of a bucket, so that a large one is compared in bounded memory."""
+    """Yield all pairs of blocks of a bucket, so that a large one is compared in bounded memory."""
     blocks = [bucket[start : start + _BLOCK] for start in range(0, len(bucket), _BLOCK)]
     for first in blocks:
         for second in blocks:

@@ -1,11 +1,11 @@
-"""From a folder of videos to candidates: every file probed, decoded once, split into clips and scored.
+"""Stage ingest: every video of a folder is decoded once, split into clips and scored, all in one table.
 
 Axes: F frames, H W rows and columns in pixels.
 """
 
-import hashlib
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from videomar.config import IngestParams
-from videomar.curation.books import count_candidates
 from videomar.curation.captions import (
     CaptionsError,
     caption_clip,
@@ -28,11 +27,12 @@ from videomar.curation.captions import (
 )
 from videomar.curation.duplicates import fingerprint
 from videomar.curation.learned_scores import load_scorer, score_learned
-from videomar.curation.ledger import ClipRow, write_candidates
+from videomar.curation.ledger import ClipRow, require_sum, write_candidates
 from videomar.curation.sandbox import run_isolated
 from videomar.curation.scores import score
 from videomar.curation.shots import Clip, clip_id, scan_clips
 from videomar.errors import DataError
+from videomar.files import sha256_of
 from videomar.media.clip_reader import clip_frames, cover_height, crop_to_size
 from videomar.media.decode import Block, decode_video
 from videomar.media.probe import UnreadableError, VideoInfo, probe
@@ -45,7 +45,7 @@ _THUMBNAIL_PX = 64
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One file of the raw folder, and all that a child process needs to read it."""
+    """One file of the raw folder, as a task for a child process."""
 
     raw: Path
     video: str
@@ -53,21 +53,21 @@ class _File:
     params: IngestParams
 
     def row(self, reason: str | None = None) -> ClipRow:
-        """A row about the file as a whole."""
+        """Return a row about the file as a whole."""
         return ClipRow(
             video=self.video, video_sha256=self.sha256 or None, group=group_of(self.video), reason=reason
         )
 
 
 def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float]:
-    """Write the candidates of all videos under a folder; what came of them, in numbers.
+    """Write the rows of all videos in a folder, with their clips and scores; return counts of them.
 
-    Everything but dotfiles and sidecars (.txt, .json, .csv) is taken for a video. Each is read in a child
-    process with a deadline and a memory limit: one that hangs, crashes, grows or cannot be read costs one
-    row, which says why.
+    Every file is taken for a video except dotfiles and captions (.txt, .json, .csv, .parquet). Each is read
+    in a child process with a time limit and a memory limit: one that hangs, crashes, grows or cannot be read
+    becomes one row with the reason.
 
     Raises:
-        DataError: there is no such folder, no file in it, or a table of captions that is none.
+        DataError: the folder is missing or empty, or its table of captions cannot be understood.
     """
     videos, unreadable = (list_videos(raw), _unreadable(raw)) if raw.is_dir() else ([], {})
     if not videos and not unreadable:
@@ -76,36 +76,74 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float
         )
     _load_learned(params)
     load_scorer.cache_clear()  # the children hold their own
-    amiss = check_table(raw, videos)
+    problems = check_table(raw, videos)
     rows = [_File(raw, name, "", params).row(f"unreadable: {why}") for name, why in unreadable.items()]
     rows += _ingest(raw, videos, params)
     rows.sort(key=lambda row: (row.video, row.start_s or 0.0, row.end_s or 0.0, row.clip_id or ""))
     figures = count_candidates([*map(printable, videos), *unreadable], rows)
     write_candidates(out, rows)
-    return figures | amiss
+    return figures | problems
+
+
+def count_candidates(videos: Sequence[str], rows: Sequence[ClipRow]) -> dict[str, float]:
+    """Count what ingest made of the files of a folder.
+
+    Args:
+        videos: Every listed file, by its name in the rows.
+        rows: All rows of ingest.
+
+    Returns:
+        `videos` = `read` + `unreadable`: files; a duplicate counts as unreadable.
+        `clips_considered` = `clips` + `too_short` (+ `rejected_...`, if ingest gets other reasons).
+        `uncaptioned`: of `clips`, those with an empty caption.
+
+    Raises:
+        DataError: a file has no row, a row no file, or the counts do not add up.
+    """
+    lost = sorted(set(videos) ^ {row.video for row in rows})
+    if lost:
+        raise DataError(
+            f"ingest: got {len(lost)} files without a row or rows without a file ({lost[0]!r}), "
+            "expected every file among the candidates; this is a bug, please report it"
+        )
+    found = [row for row in rows if row.clip_id is not None]
+    clips = [row for row in found if row.reason is None]
+    rejected = Counter(str(row.reason).split(":")[0] for row in found if row.reason is not None)
+    figures: dict[str, float] = {
+        "videos": len(videos),
+        "read": len({row.video for row in found}),
+        "unreadable": sum(row.clip_id is None and row.reason is not None for row in rows),
+        "clips_considered": len(found),
+        "clips": len(clips),
+        "too_short": rejected.pop("too_short", 0),
+        **{f"rejected_{code}": count for code, count in sorted(rejected.items())},
+        "uncaptioned": sum(not row.caption for row in clips),
+    }
+    require_sum("ingest", figures, "videos", ["read", "unreadable"])
+    return figures
 
 
 def learned_parts(params: IngestParams) -> dict[str, Path | str]:
-    """What of a user's own makes captions and scores: the function's source, the networks' folders."""
+    """Return what a user adds to make captions and scores: the function's source, the networks' folders."""
     source = None if params.captioner is None else find_source(params.captioner)
     captioner = {} if source is None else {"captioner": source_hash(source)}
     return {**captioner, **{f"scorers.{name}": Path(folder) for name, folder in params.scorers.items()}}
 
 
 def _unreadable(raw: Path) -> dict[str, str]:
-    """Entries of the folder that nobody can read, here or where its files come from, with the reasons."""
+    """Entries that cannot be read, here or in the folder that the files come from, with the reasons."""
     here = {printable(entry.name): entry.reason for entry in walk(raw) if entry.reason is not None}
     noted = raw / UNREADABLE
     return {**(json.loads(noted.read_text("utf-8")) if noted.is_file() else {}), **here}
 
 
 def group_of(video: str) -> str:
-    """`simulated` or `real`, by the folder that a video lies in."""
+    """Return `simulated` or `real`, by the folder that holds the video."""
     return "simulated" if video.startswith("simulated/") else "real"
 
 
 def _ingest(raw: Path, videos: list[str], params: IngestParams) -> Iterator[ClipRow]:
-    """Rows of all files; of files with equal bytes only the first is read."""
+    """Yield the rows of all files; of files with equal bytes only the first is read."""
     files: dict[str, _File] = {}
     readable = [video for video in videos if printable(video) == video]
     for video in sorted(set(videos) - set(readable)):
@@ -134,7 +172,7 @@ def _ingest(raw: Path, videos: list[str], params: IngestParams) -> Iterator[Clip
 
 
 def _load_learned(params: IngestParams) -> None:
-    """Refuse what cannot be loaded before any file is read; in a child, load it before its first file."""
+    """Load the user's networks and captioner: here to refuse early, in a child before its first file."""
     for name, folder in params.scorers.items():
         load_scorer(name, folder)
     if params.captioner is not None:
@@ -142,14 +180,14 @@ def _load_learned(params: IngestParams) -> None:
 
 
 def ingest_file(file: _File) -> list[ClipRow]:
-    """Rows of one video; the work of a child process."""
+    """Return the rows of one video; the work of a child process."""
     cv2.setNumThreads(1)
     path = file.raw / file.video
     try:
         captions = read_captions(path, file.raw)
         info = probe(path)
         height_px = cover_height(info, clip_size(info.width, info.height, file.params))
-        take = partial(_candidate, file, info)
+        take = partial(_row_of_clip, file, info)
         found = decode_video(
             path, info, height_px, lambda blocks: scan_clips(path, blocks, captions, file.params, take)
         )
@@ -160,7 +198,7 @@ def ingest_file(file: _File) -> list[ClipRow]:
     return found or [file.row("unreadable_captions: all clips begin after the end of the video")]
 
 
-def _candidate(file: _File, info: VideoInfo, clip: Clip, around: Block) -> ClipRow:
+def _row_of_clip(file: _File, info: VideoInfo, clip: Clip, around: Block) -> ClipRow:
     frames, times = around
     size = clip_size(info.width, info.height, file.params)
     if clip.reason is None:
@@ -172,14 +210,14 @@ def _candidate(file: _File, info: VideoInfo, clip: Clip, around: Block) -> ClipR
         chosen = np.searchsorted(times, shown_s, side="right") - 1
     pixels = frames[chosen]
     three = pixels[[0, len(pixels) // 2, -1]]
-    found: dict[str, Any] = {"caption": clip.caption}
+    scored: dict[str, Any] = {"caption": clip.caption}
     if clip.reason is None:
-        found = {"clip_width_px": size[0], "clip_height_px": size[1], "num_frames": clip.num_frames}
+        scored = {"clip_width_px": size[0], "clip_height_px": size[1], "num_frames": clip.num_frames}
         shown = crop_to_size(pixels, size)
-        found |= score(shown) | {"learned": score_learned(shown, file.params.scorers)}
-        found["caption"] = clip.caption or caption_clip(shown, file.params.captioner)
-        # Of one square, so that videos of several shapes can be compared.
-        found["fingerprint"] = fingerprint(crop_to_size(three, (file.params.size_px,) * 2))
+        scored |= score(shown) | {"learned": score_learned(shown, file.params.scorers)}
+        scored["caption"] = clip.caption or caption_clip(shown, file.params.captioner)
+        # Of a square, so that clips of several shapes can be compared.
+        scored["fingerprint"] = fingerprint(crop_to_size(three, (file.params.size_px,) * 2))
     return ClipRow(
         video=file.video,
         video_sha256=file.sha256,
@@ -191,7 +229,7 @@ def _candidate(file: _File, info: VideoInfo, clip: Clip, around: Block) -> ClipR
         height=info.height,
         reason=clip.reason,
         thumbnail=_thumbnail(three, size),
-        **found,
+        **scored,
     )
 
 
@@ -204,7 +242,6 @@ def _thumbnail(three: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
 
 def _sha256(path: Path) -> str | OSError:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         return error

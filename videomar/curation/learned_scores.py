@@ -1,8 +1,8 @@
-"""Scores that are learned: networks in local folders, beside the model-free `scores`; never downloaded.
+"""Learned scores: networks in local folders, never downloaded, beside the model-free `scores`.
 
-Each is named in `ingest.scorers`, loaded once by every process that reads videos, and gives one number a
-clip, the column `score_NAME`. Scored are the frames that training sees: at 32 pixels a network made for 224
-sees little.
+Each is named in `ingest.scorers`, loaded once by every process that reads videos, and returns one number a
+clip, the column `score_NAME`. It sees the frames that training sees: at 32 pixels a network made for 224 sees
+little.
 
 Axes: F frames, H W rows and columns in pixels.
 """
@@ -26,7 +26,7 @@ class Scorer(Protocol):
     """One number for a clip: (F, H, W, 3) uint8 -> float."""
 
     def __call__(self, clip: NDArray[np.uint8]) -> float:
-        """The score; the same clip gives the same number."""
+        """Return the score; the same for the same clip."""
         ...
 
 
@@ -43,10 +43,10 @@ _KINDS: dict[str, Callable[[Path], Scorer]] = {"aesthetic": _aesthetic}
 
 @cache
 def load_scorer(name: str, folder: str) -> Scorer:
-    """The scorer of that name, from its folder; once a process.
+    """Load the scorer of that name from its folder; once a process.
 
     Raises:
-        DataError: no such scorer; or a folder, file or package is missing; or the files are something else.
+        DataError: there is no such scorer; or a folder, file or package is missing, or a file is wrong.
     """
     where = f"ingest.scorers.{name}"
     if name not in _KINDS:
@@ -57,13 +57,13 @@ def load_scorer(name: str, folder: str) -> Scorer:
         raise DataError(
             f"{where}: got no package {error.name}, expected it installed; see pyproject"
         ) from None
-    except Exception as error:  # whatever a library says about files that are no network
-        said = " ".join(str(error).split())[:200]
-        raise DataError(f"{where}: got {said}, expected a network and its head in {folder}") from None
+    except Exception as error:  # libraries raise anything for files that are no network
+        message = " ".join(str(error).split())[:200]
+        raise DataError(f"{where}: got {message}, expected a network and its head in {folder}") from None
 
 
 def score_learned(clip: NDArray[np.uint8], scorers: Mapping[str, str]) -> dict[str, float | None]:
-    """Scores of a clip (F, H, W, 3) by their names; null, and a warning, where a scorer fails."""
+    """Return the scores of a clip (F, H, W, 3) by name; None, and a warning, where a scorer fails."""
     found: dict[str, float | None] = {}
     for name, folder in scorers.items():
         try:

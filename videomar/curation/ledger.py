@@ -1,9 +1,10 @@
 """The ledger: one row per considered clip, with every score, the verdict and its reason.
 
-`data/candidates.parquet` (of ingest) holds what was found; `data/ledger.parquet` (of curate) holds
-the same rows and the verdict. A file that cannot be read has one row, with `clip_id` null.
+Stage ingest writes the rows without verdicts to `data/candidates.parquet`, stage curate the same rows with
+verdicts to `data/ledger.parquet`. A file that cannot be read has one row, with `clip_id` null.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -24,7 +25,7 @@ SCORES = (
     "letterbox_share",
 )
 LEARNED = "score_"
-"""Before the name of a learned score, in the name of its column."""
+"""Prefix of the columns of learned scores."""
 SPLITS = ("train", "val", "test")
 GROUPS = ("simulated", "real")
 
@@ -64,7 +65,7 @@ class ClipRow:
     thumbnail: bytes | None = None
     """JPEG: first, middle and last frame side by side."""
     learned: dict[str, float | None] = field(default_factory=dict)
-    """Of `scorers`, by name: each a column `score_NAME`, which only tables of those who use one have."""
+    """Learned scores by name, each a column `score_NAME`; without scorers there are no such columns."""
 
 
 _TYPES = {str: pa.string(), int: pa.int32(), float: pa.float64(), bytes: pa.binary()}
@@ -81,7 +82,7 @@ LEDGER_SCHEMA = pa.schema([*CANDIDATE_SCHEMA, *VERDICT_SCHEMA])
 
 
 def write_candidates(path: Path, candidates: list[ClipRow]) -> None:
-    """Write the candidates to a Parquet file, whole or not at all."""
+    """Write the rows of ingest to a Parquet file, atomically."""
     names = sorted({name for row in candidates for name in row.learned})
     schema = _with_learned(CANDIDATE_SCHEMA, [LEARNED + name for name in names])
     rows = [asdict(row) | {LEARNED + name: row.learned.get(name) for name in names} for row in candidates]
@@ -89,7 +90,7 @@ def write_candidates(path: Path, candidates: list[ClipRow]) -> None:
 
 
 def read_candidates(path: Path) -> pandas.DataFrame:
-    """Rows that ingest wrote.
+    """Read the rows that ingest wrote.
 
     Raises:
         DataError: no such file, or not one of ours.
@@ -98,17 +99,17 @@ def read_candidates(path: Path) -> pandas.DataFrame:
 
 
 def write_ledger(path: Path, ledger: pandas.DataFrame) -> None:
-    """Write the ledger to a Parquet file, whole or not at all."""
+    """Write the ledger to a Parquet file, atomically."""
     schema = _with_learned(LEDGER_SCHEMA, [name for name in ledger if name.startswith(LEARNED)])
     _write(path, pa.Table.from_pandas(ledger, schema=schema, preserve_index=False))
 
 
 def read_ledger(path: Path, thumbnails: bool = True) -> pandas.DataFrame:
-    """Rows that curate wrote.
+    """Read the rows that curate wrote.
 
     Args:
         path: The ledger.
-        thumbnails: Whether to read that column, too: it is nine tenths of the file, and of the memory.
+        thumbnails: Whether to read that column, which is nine tenths of the file and of the memory.
 
     Raises:
         DataError: no such file, or not one of ours.
@@ -122,13 +123,26 @@ def read_ledger(path: Path, thumbnails: bool = True) -> pandas.DataFrame:
 def kept_clips(
     ledger: pandas.DataFrame, split: str | None = None, group: str | None = None
 ) -> pandas.DataFrame:
-    """Rows of the clips that are kept, of one split and one group or of all; numbered from 0."""
+    """Return the rows of kept clips, of one split and group or of all, with a new index from 0."""
     chosen = ledger["kept"]
     if split is not None:
         chosen = chosen & (ledger["split"] == split)
     if group is not None:
         chosen = chosen & (ledger["group"] == group)
     return ledger[chosen].reset_index(drop=True)
+
+
+def require_sum(where: str, counts: Mapping[str, float], total: str, parts: Sequence[str]) -> None:
+    """Refuse counts that do not add up: a file or clip would be lost without a row that says why.
+
+    Raises:
+        DataError: `total` is not the sum of `parts`.
+    """
+    if counts[total] != sum(counts[part] for part in parts):
+        got = ", ".join(f"{counts[name]} {name}" for name in (total, *parts))
+        raise DataError(
+            f"{where}: got {got}, expected {total} = {' + '.join(parts)}; this is a bug, please report it"
+        )
 
 
 def _with_learned(schema: pa.Schema, columns: list[str]) -> pa.Schema:

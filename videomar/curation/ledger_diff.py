@@ -1,4 +1,4 @@
-"""Two policies compared: which clips one keeps and the other does not, without decoding a frame."""
+"""Two ledgers compared: which clips one policy keeps and the other does not, without decoding a frame."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,14 @@ from videomar.curation.takedowns import read_takedowns
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is different in another ledger, in clips; reasons are codes without their details."""
+    """Changes from one ledger to another, in clips; reasons are codes without details."""
 
     kept_before: int
     kept_after: int
     newly_kept: dict[str, int]
-    """By the reason why they were rejected."""
+    """By the reason of their former rejection."""
     newly_rejected: dict[str, int]
-    """By the reason why they are."""
+    """By the reason of their rejection."""
     other_reason: dict[str, int]
     """Rejected in both, `one -> other`."""
     split_moves: dict[str, int]
@@ -31,7 +31,7 @@ class Changes:
 
 
 def compare_ledgers(before: pandas.DataFrame, after: pandas.DataFrame) -> Changes:
-    """What changes from one ledger to the other. Pure."""
+    """Count the changes from one ledger to the other. Pure."""
     both = _by_clip(before).join(_by_clip(after), how="inner", lsuffix="_before", rsuffix="_after")
     was, now = both["kept_before"].astype(bool), both["kept_after"].astype(bool)
     moved, reworded = (
@@ -51,10 +51,10 @@ def compare_ledgers(before: pandas.DataFrame, after: pandas.DataFrame) -> Change
 
 
 def read_policy(other: Path, candidates: Path, takedowns: Path) -> pandas.DataFrame:
-    """The ledger in a .parquet file, or the one that section `curate` of a .yaml file would make.
+    """Return the ledger in a .parquet file, or the one that section `curate` of a .yaml file would make.
 
     Raises:
-        DataError: a table is missing or foreign.
+        DataError: a table is missing, or not one of ours.
         ParamsError: the parameters are missing or wrong.
     """
     if other.suffix.lower() not in (".yaml", ".yml"):

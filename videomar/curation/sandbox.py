@@ -1,9 +1,9 @@
-"""Work on files that may hang, kill or bloat the process: in children with a deadline and a memory limit.
+"""Work on files that may hang, crash or bloat a process: in children with a time limit and a memory limit.
 
 The limit is on resident memory, watched by a thread in the child. The kernel's own limits do not serve:
 RLIMIT_AS and RLIMIT_DATA count address space that libraries only reserve (0.7 GB before the first file, where
-0.16 GB are resident; more with every thread), and who runs into them gets errors out of malloc that look like
-a damaged file; RLIMIT_RSS has no effect on Linux.
+0.16 GB are resident; more with every thread), and at the limit malloc fails with errors that look like a
+damaged file; RLIMIT_RSS has no effect on Linux.
 """
 
 import contextlib
@@ -26,11 +26,12 @@ from videomar.errors import DataError
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
-# How a child ends itself: the task took too much, the tasks before it left too much, or its parent is gone.
+# Exit codes of a child that ends itself: its task took too much memory, the tasks before it kept too much, or
+# its parent has ended.
 _EXIT_MEMORY, _EXIT_LEAK, _EXIT_ORPHAN = 86, 87, 88
-_WATCH_S = 0.02  # a decoder fills under 100 MB in this time
+_WATCH_S = 0.02  # a decoder fills less than 100 MB in this time
 _done = False  # whether this child has worked on a task before
-_prepared = 0  # bytes that this child held for all tasks before its first
+_prepared = 0  # bytes that `prepare` loaded, for all tasks
 
 
 def run_isolated(
@@ -41,27 +42,27 @@ def run_isolated(
     memory_gb: float,
     prepare: Callable[[], None] | None = None,
 ) -> Iterator[_Result | str]:
-    """Result of `function` for every task, in their order; where there is none, a reason in its place.
+    """Yield the result of `function` for every task, in their order; a reason where it has none.
 
     Workers stay from task to task; one that hangs, dies or grows costs its own task and is replaced. One that
     has kept more than half of its memory from the tasks before is replaced before it begins the next.
 
     Args:
-        function: At the top level of a module, so that a fresh process finds it.
-        tasks: Its arguments.
+        function: A function at the top level of a module, so that a new process finds it.
+        tasks: Its argument, for each call.
         timeout_s: Longest time that one task may take.
         num_workers: Processes side by side.
-        memory_gb: Resident memory of a process, 10^9 bytes, over which its task is given up.
-        prepare: Called once by each worker before its first task, outside of the deadline; what it adds to
-            the memory is not counted.
+        memory_gb: Resident memory, 10^9 bytes, over which a process gives up its task.
+        prepare: Called once by each worker before its first task, outside of its time limit; the memory
+            that it adds is not counted.
 
     Yields:
         The result, or `timeout`, `crashed`, `out_of_memory` or `unreadable: <the exception>`.
 
     Raises:
-        DataError: no worker starts at all.
+        DataError: no worker starts.
     """
-    # Fresh processes and not copies of this one, whose libraries have threads running.
+    # New processes, not forks: the libraries of this one have threads running.
     pool = ProcessPool(
         min(num_workers, max(1, len(tasks))),
         initializer=partial(_prepare_child, prepare),
@@ -83,7 +84,7 @@ def run_isolated(
 
 
 class _Leak:
-    """In place of a result: the worker ended itself before it began."""
+    """In place of a result: the worker ended itself before it began the task."""
 
 
 def _outcome(future: "Future[_Result]") -> "_Result | str | _Leak":
@@ -106,7 +107,7 @@ def _outcome(future: "Future[_Result]") -> "_Result | str | _Leak":
 
 
 def _watched(function: Callable[[_Task], _Result], task: _Task, memory_gb: float) -> _Result:
-    """The work of a child: the function, while a thread watches what it takes."""
+    """The work of a child: the function, while a thread watches the memory."""
     global _done
     limit = int(memory_gb * 1e9)
     if _done and _resident() > limit // 2:
@@ -122,7 +123,7 @@ def _memory_watch(limit: int) -> Iterator[None]:
     over = threading.Event()
 
     def watch() -> None:
-        # Decoders run outside Python's lock, so this thread gets its turn while they fill memory.
+        # Decoders run outside Python's lock, so this thread can run while they fill memory.
         while not over.wait(_WATCH_S):
             if _resident() > limit:
                 os._exit(_EXIT_MEMORY)
@@ -141,12 +142,12 @@ def _resident() -> int:
 
 
 def _prepare_child(prepare: Callable[[], None] | None) -> None:
-    """Leave Ctrl-C to the parent, which ends the children without a traceback each; leave no core dumps.
+    """Ignore Ctrl-C, which the parent handles without a traceback per child; leave no core dumps; prepare.
 
-    A parent that is killed cannot end its children, and nobody keeps the deadline of one that hangs.
+    A parent that is killed cannot end its children, so each watches its parent: one that hangs would stay.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(ImportError):  # no system but Unix has it
+    with contextlib.suppress(ImportError):  # only Unix has it
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""What a clip looks like in seven numbers: pure functions of its pixels, no weights.
+"""Seven scores of a clip: pure functions of its pixels, without weights.
 
 Axes: F frames, H W rows and columns in pixels.
 """
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 # Neighbouring frames that differ by less than this, of 255, are the same picture: an encoder repeats
 # exactly, or with a trace of noise.
 _SAME_PICTURE = 0.05
-# A row or column of a black bar is no lighter than this, of 255, at any time: what is filmed, or drawn as
-# black, is lighter (8 to 14 in our simulated clips), and an encoder leaves a bar at 0 to 3.
+# A row or column of a black bar is at most this light, of 255, at any time: filmed or drawn black is lighter
+# (8 to 14 in our simulated clips), and an encoder leaves a bar at 0 to 3.
 _BAR_LUMA = 6
 
 
 def score(clip: NDArray[np.uint8]) -> dict[str, float]:
-    """The scores that `CurateParams` sets limits for.
+    """Return the scores that `CurateParams` sets limits for.
 
     Args:
         clip: (F, H, W, 3), F at least 2.
@@ -31,7 +31,7 @@ def score(clip: NDArray[np.uint8]) -> dict[str, float]:
         `letterbox_share`: share of the picture that is black bars at its edges.
     """
     luma = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]).astype(np.float32)
-    # In colour, for a body may be as light as what is behind it.
+    # In colour, because a body may be as light as its background.
     change = np.abs(np.diff(clip.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))
     edges = [cv2.Laplacian(frame, cv2.CV_32F).var() for frame in luma]
     return {
@@ -46,14 +46,14 @@ def score(clip: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def _flicker(means: NDArray[np.float32]) -> float:
-    """Of the mean luma of frames (F,): the part of each jump that the next one takes back."""
+    """Mean, over the mean luma of frames (F,), of the part of each jump that the next jump takes back."""
     jumps = np.diff(means)
     taken_back = np.where(jumps[1:] * jumps[:-1] < 0, np.minimum(np.abs(jumps[1:]), np.abs(jumps[:-1])), 0)
     return float(taken_back.mean()) if len(taken_back) else 0.0
 
 
 def _letterbox_share(luma: NDArray[np.float32]) -> float:
-    """Share of luma (F, H, W) outside of the rows and columns that lie between black bars."""
+    """Share of luma (F, H, W) outside of the rows and columns between black bars."""
     inner = 1.0
     for across in ((0, 2), (0, 1)):
         lightest = luma.max(axis=across)

@@ -1,6 +1,6 @@
-"""Which clips train, which tune, which are held out for the figures: by source video, or by time in one.
+"""Splits: which clips are for training, tuning and held-out metrics, by source video, or by time in one.
 
-Videos that show the same, in part, count as one: no cluster of near-duplicates is in two splits.
+Videos that share near-duplicate clips count as one, so no cluster of near-duplicates is in two splits.
 """
 
 import hashlib
@@ -17,13 +17,17 @@ _FEWEST_VIDEOS = 3
 
 
 def assign_split(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series:
-    """`train`, `val` or `test` for each row, or null for a clip that can be in none.
+    """Return `train`, `val` or `test` for each row, or null for a clip that can be in none.
 
-    Clips of one video are alike, so a video lies in one split as a whole, and with it all videos that share a
-    cluster with it: drawn by its content and the seed, of each group, `test_share` of such families of videos
-    with kept clips, rounded up, and `val_share` likewise. A group of one or two families is split inside the
-    videos by time: the last clips are test, those before val. Clips that overlap the first clip of the next
-    split are in none, for their frames are in both; so are clips that look like one in a later split.
+    Clips of one video are alike, so a whole video is in one split, together with all videos that share a
+    cluster with it (its family). In each group of videos `test_share` of the families with kept clips,
+    rounded up, are drawn by their content and the seed, then `val_share` of them. A group of one or two
+    families is split inside the videos, by time:
+
+        |------- train -------| none |-- val --| none |-- test --|
+
+    Clips that overlap the first clip of the next split are in none, because their frames are in both; so are
+    clips that look like one in a later split.
 
     Args:
         clips: `video_sha256`, `group`, `start_s`, `end_s`, `clip_id`, `kept`, `cluster`; rows with `clip_id`
@@ -45,7 +49,7 @@ def assign_split(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series
 
 
 def _families(clips: pandas.DataFrame) -> pandas.Series:
-    """For each row the first `video_sha256` of those that clusters join to its own."""
+    """Family of each row's video: the first `video_sha256` of the videos that clusters connect to it."""
     videos, names = pandas.factorize(clips["video_sha256"])
     clusters = pandas.factorize(clips["cluster"])[0]
     joined = clusters >= 0
@@ -58,7 +62,7 @@ def _families(clips: pandas.DataFrame) -> pandas.Series:
 
 
 def _split_videos(videos: list[str], params: CurateParams) -> dict[str, str]:
-    """The split of each video; at least one is in each split."""
+    """Split of each video; each split has at least one."""
     num_test = min(_share(params.test_share, len(videos)), len(videos) - 2)
     num_val = min(_share(params.val_share, len(videos)), len(videos) - num_test - 1)
     drawn = sorted(videos, key=lambda video: hashlib.sha256(f"{params.seed} {video}".encode()).digest())
@@ -69,7 +73,7 @@ def _split_videos(videos: list[str], params: CurateParams) -> dict[str, str]:
 
 
 def _split_times(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series:
-    """The split of each clip of a few videos by time; where nothing would be left to train on, all train."""
+    """Split of each clip of a few videos, by time; all are train if otherwise none would be."""
     parts = [_split_time(rows, params) for _, rows in clips.groupby("video_sha256")]
     split = pandas.concat(parts).reindex(clips.index)
     rank = split.where(clips["kept"]).map({"train": 0, "val": 1, "test": 2})
@@ -81,7 +85,7 @@ def _split_times(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series
 
 
 def _split_time(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series:
-    """The split of each clip of one video; what is too short for three splits goes without val, then test."""
+    """Split of each clip of one video; one too short for three splits has no val, then no test."""
     kept = clips[clips["kept"]].sort_values("start_s")
     num_test, num_val = _share(params.test_share, len(kept)), _share(params.val_share, len(kept))
     for tried_test, tried_val in ((num_test, num_val), (num_test, 0), (0, 0)):
@@ -97,7 +101,7 @@ def _split_time(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series:
 
 
 def _last_starts_s(kept: pandas.DataFrame, count: int) -> float:
-    """Start of the first of the last `count` clips; for none, a time after all."""
+    """Start of the first of the last `count` clips; for none, a time after all clips."""
     if count == 0:
         return math.inf
     return float(kept["start_s"].iloc[-count]) if len(kept) >= count else -math.inf

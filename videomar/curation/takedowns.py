@@ -1,4 +1,4 @@
-"""Videos that must not be used: a tracked table, `takedowns.csv`, that names them by content and says why."""
+"""Takedowns: a tracked table, `takedowns.csv`, of the videos that must not be used, by content, and why."""
 
 import csv
 from dataclasses import asdict, dataclass, fields
@@ -14,9 +14,9 @@ class Takedown:
     """One video that must not be used; the fields are the columns of the table."""
 
     video_sha256: str
-    """Of its bytes: a renamed copy is the same video."""
+    """SHA-256 of its bytes: a renamed copy is the same video."""
     video: str
-    """What it was called when it was removed."""
+    """Its name when it was removed."""
     reason: str
     removed_at: str
     """UTC, ISO 8601."""
@@ -30,16 +30,16 @@ class Takedown:
 
 
 def read_takedowns(path: Path) -> dict[str, str]:
-    """Reason by `video_sha256`.
+    """Read the reasons by `video_sha256`.
 
     Raises:
-        DataError: there is no such table, or one that cannot be understood: nothing is used on a guess.
+        DataError: the table is missing or cannot be understood: no video is used on a guess.
     """
     return {row.video_sha256: row.reason for row in read_rows(path)}
 
 
 def read_rows(path: Path) -> list[Takedown]:
-    """All rows of the table.
+    """Read all rows of the table.
 
     Raises:
         DataError: see `read_takedowns`.
@@ -56,14 +56,14 @@ def read_rows(path: Path) -> list[Takedown]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file, expected the takedowns; take it from git") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: got {error}, expected CSV in UTF-8; mend it or take it from git") from None
+        raise DataError(f"{path}: got {error}, expected CSV in UTF-8; take it from git") from None
     if any(None in row or None in row.values() for row in rows):
-        raise DataError(f"{path}: got a row of another length, expected {len(columns)} fields; mend it")
+        raise DataError(f"{path}: got a row of another length, expected {len(columns)} fields; correct it")
     return [Takedown(**row) for row in rows]
 
 
 def add_takedown(path: Path, video_sha256: str, video: str, reason: str) -> bool:
-    """Write one more row, whole or not at all; False if the video is in the table already."""
+    """Add a row to the table, atomically; return False if the video is in it already."""
     rows = read_rows(path)
     if any(row.video_sha256 == video_sha256 for row in rows):
         return False

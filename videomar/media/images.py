@@ -1,4 +1,4 @@
-"""Single pictures as arrays: what an image-to-video model starts from.
+"""Single pictures as arrays, which image-to-video generation starts from.
 
 Axes: H W rows and columns in pixels.
 """
@@ -16,7 +16,7 @@ _MAX_PIXELS = 64_000_000
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the file is of a format for single pictures."""
+    """Whether the file is a single picture."""
     try:
         with Image.open(path) as picture:
             return getattr(picture, "n_frames", 1) == 1
@@ -25,13 +25,13 @@ def is_picture(path: Path) -> bool:
 
 
 def read_picture(source: Path | bytes) -> NDArray[np.uint8]:
-    """Pixels of a picture file as it is meant to be seen (turned by its EXIF tag): (H, W, 3) uint8.
+    """Read a picture file, turned as its EXIF tag says: (H, W, 3) uint8.
 
     Args:
         source: A path, or the bytes of the file.
 
     Raises:
-        DataError: no such file, no picture, or one too large to hold in memory.
+        DataError: there is no such file, or it is not a picture, or too large for the memory.
     """
     where = source if isinstance(source, Path) else "image"
     try:

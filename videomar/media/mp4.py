@@ -17,20 +17,20 @@ from videomar.errors import DataError
 from videomar.files import atomic_write
 
 PACKAGED = "packaged"
-"""The version of ffmpeg that requirements.lock pins: the same bytes on every machine of a platform."""
+"""The version of ffmpeg that requirements.lock pins: it writes equal bytes on all machines of a platform."""
 
 
 def find_ffmpeg(version: str | None = None) -> Path:
-    """The ffmpeg program.
+    """Find the ffmpeg program.
 
     Args:
-        version: `packaged`, or the version that the program on PATH must have. None where nothing depends on
-            the bytes it writes: the packaged one, else whichever is on PATH.
+        version: `packaged`, or the version that the program on PATH must have. None where no result depends
+            on the bytes it writes: the packaged program, else the one on PATH.
 
     Raises:
         DataError: there is no such program.
     """
-    # Where this static build finds character sets of the system's other C library, it crashes on .ts files.
+    # This static build crashes on .ts files if it loads character sets of the system's C library.
     os.environ.setdefault("GCONV_PATH", os.devnull)
     packaged, on_path = _packaged_program(), shutil.which("ffmpeg")
     if version is None or version == PACKAGED:
@@ -46,13 +46,13 @@ def find_ffmpeg(version: str | None = None) -> Path:
     if on_path is None or not (got == version or got.startswith((f"{version}.", f"{version}-"))):
         raise DataError(
             f"ffmpeg on PATH: got {got} ({on_path or 'no program'}), expected {version} by samples.ffmpeg; "
-            f"install that, or set samples.ffmpeg to {PACKAGED} or to the version there is (with other bytes)"
+            f"install that, or set samples.ffmpeg to {PACKAGED} or the installed version (with other bytes)"
         )
     return Path(on_path)
 
 
 def ffmpeg_version(program: Path) -> str:
-    """What the program says of itself, as `7.0.2-static`.
+    """Return the version that the program reports, as `7.0.2-static`.
 
     Raises:
         DataError: it does not run.
@@ -63,12 +63,14 @@ def ffmpeg_version(program: Path) -> str:
         )
         return done.stdout.split()[2]
     except (OSError, subprocess.SubprocessError, IndexError) as error:
-        said = " ".join(str(error).split())
-        raise DataError(f"{program}: got {said}, expected a program that runs; install ffmpeg anew") from None
+        message = " ".join(str(error).split())
+        raise DataError(
+            f"{program}: got {message}, expected a program that runs; install ffmpeg again"
+        ) from None
 
 
 def _packaged_program() -> str | None:
-    """The program inside the wheel `imageio-ffmpeg`, or None; its own finder would take another one too."""
+    """The program inside the wheel `imageio-ffmpeg`, or None; its own finder would accept others."""
     spec = importlib.util.find_spec("imageio_ffmpeg")
     folders = spec.submodule_search_locations if spec is not None else None
     programs = [file for folder in folders or () for file in Path(folder, "binaries").glob("ffmpeg-*")]
@@ -76,7 +78,7 @@ def _packaged_program() -> str | None:
 
 
 def write_mp4(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
-    """Write (F, H, W, 3) uint8 frames as H.264; the file is there complete or not at all.
+    """Write (F, H, W, 3) uint8 frames as H.264, atomically.
 
     Raises:
         DataError: ffmpeg could not write it, for example because the folder is missing.
@@ -85,14 +87,14 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
 
 
 def encode(path: Path, frames: NDArray[np.uint8], fps: float, program: Path, **options: object) -> None:
-    """Write (F, H, W, 3) uint8 frames as H.264 by this ffmpeg; the file is there complete or not at all.
+    """Write (F, H, W, 3) uint8 frames as H.264 by this ffmpeg, atomically.
 
     Args:
         path: The file.
-        frames: Of one size; odd ones get a row or column of black.
+        frames: All frames; an odd size gets a row or column of black.
         fps: Frames a second.
-        program: Of ffmpeg.
-        options: Of its encoder libx264, as `crf=12`.
+        program: The ffmpeg program.
+        options: Options of its encoder libx264, as `crf=12`.
 
     Raises:
         DataError: ffmpeg could not write it.
@@ -100,8 +102,8 @@ def encode(path: Path, frames: NDArray[np.uint8], fps: float, program: Path, **o
     _, height, width, _ = frames.shape
     picture = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=fps)
     if height % 2 or width % 2:
-        picture = picture.filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")  # this pixel format has no odd sizes
-    # One thread: with more, x264 cuts pictures into slices, and the bytes follow the number of cores.
+        picture = picture.filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")  # yuv420p has no odd sizes
+    # One thread: with more, x264 cuts pictures into slices, and the bytes depend on the number of cores.
     options = {"format": "mp4", "vcodec": "libx264", "pix_fmt": "yuv420p", "threads": 1, **options}
     try:
         with atomic_write(path) as draft:

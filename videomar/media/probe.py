@@ -1,4 +1,4 @@
-"""What a file says about itself, before all of it is decoded."""
+"""The header of a video file: size, rotation, colour, length, before its frames are decoded."""
 
 import contextlib
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from av.video.stream import VideoStream
 
 from videomar.errors import DataError
 
-# Formats that ffmpeg reads as "video" although they are pictures, text, or lists that name other files.
+# Formats that ffmpeg reads as "video" although they are pictures, text, or lists of other files.
 _NO_VIDEO_FORMATS = ("image2", "_pipe", "tty", "concat", "hls", "dash", "imf", "lavfi", "subviewer", "srt")
 _HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 _INTERLACED = (2, 3, 4, 5)  # AVFieldOrder: two fields, in any order of coding and display
@@ -20,11 +20,11 @@ _ALPHA_FORMATS = ("yuva", "rgba", "argb", "bgra", "abgr", "gbrap", "ya8", "ya16"
 
 
 class UnreadableError(DataError):
-    """A file that is no usable video.
+    """A file that is not a usable video.
 
     Attributes:
-        reason: The code that the ledger gets: `empty_file`, `not_a_video`, `no_video_stream` or
-            `unreadable: <what the decoder said>`.
+        reason: Reason for the ledger: `empty_file`, `not_a_video`, `no_video_stream`, `unreadable: <error>`,
+            `damaged: <error>` or `too_long: <number of frames>`.
     """
 
     def __init__(self, reason: str, path: Path) -> None:
@@ -38,7 +38,7 @@ class UnreadableError(DataError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoInfo:
-    """What the header of a video file says."""
+    """Header of a video file."""
 
     width: int
     """Width as displayed, pixels: after rotation and sample aspect ratio."""
@@ -48,11 +48,11 @@ class VideoInfo:
     """Width as stored."""
     coded_height: int
     fps: float
-    """Average frame rate; 0 where the header does not say."""
+    """Average frame rate; 0 if unknown."""
     duration_s: float
-    """Length, seconds; 0 where the header does not say."""
+    """Length, seconds; 0 if unknown."""
     num_frames: int | None
-    """Frames, where the header counts them."""
+    """Number of frames; None if unknown."""
     rotation: int
     """Clockwise turn that a player applies, degrees: 0, 90, 180 or 270."""
     sample_aspect_ratio: float
@@ -60,21 +60,21 @@ class VideoInfo:
     interlaced: bool
     """Whether frames are two fields of different times."""
     wide_colour: bool
-    """Whether brightness or colours reach beyond BT.709: HDR (PQ, HLG) or the primaries of BT.2020."""
+    """Whether brightness or colours exceed BT.709: HDR (PQ, HLG) or the primaries of BT.2020."""
     has_alpha: bool
-    """Whether pixels say how opaque they are."""
+    """Whether pixels have an opacity."""
     codec: str
     container: str
-    """FFmpeg's names of the file format, as `mov,mp4,m4a,3gp,3g2,mj2`."""
+    """FFmpeg's names for the file format, as `mov,mp4,m4a,3gp,3g2,mj2`."""
 
 
 def probe(path: Path) -> VideoInfo:
-    """Header of the first video stream of a file, and of its first frame what the header does not say.
+    """Read the header of the first video stream of a file, and the rotation from its first frame.
 
-    Only local files are opened, whatever the file's content asks for.
+    Only local files are opened, even if the file names addresses in the network.
 
     Raises:
-        UnreadableError: the file is empty, no video, or holds no video stream.
+        UnreadableError: the file is empty, not a video, or has no video stream that can be decoded.
         DataError: there is no such file.
     """
     if not path.is_file():
@@ -97,7 +97,7 @@ def probe(path: Path) -> VideoInfo:
 
 
 def _is_film(stream: VideoStream) -> bool:
-    """Whether it has pictures in time, and is no cover of a song."""
+    """Whether it has moving pictures: an attached picture is the cover of a song."""
     codec = stream.codec_context
     return not stream.disposition & Disposition.attached_pic and (codec is None or bool(codec.width))
 
@@ -129,9 +129,9 @@ def _info(container: InputContainer, stream: VideoStream) -> VideoInfo:
 
 
 def _rotation(container: InputContainer, stream: VideoStream) -> int:
-    """Clockwise turn of the display matrix (which counts counter-clockwise), to the next quarter.
+    """Clockwise turn of the display matrix (which counts counter-clockwise), rounded to a quarter turn.
 
-    It is the same for all frames; one that cannot be decoded turns nothing, and is refused when it is read.
+    It is the same for all frames. A video whose first frame cannot be decoded is refused when it is read.
     """
     stream.codec_context.thread_count = 1  # with more, as many frames are decoded before the first comes out
     with contextlib.suppress(av.FFmpegError, StopIteration):

@@ -15,7 +15,7 @@ from videomar.config import IngestParams
 
 @dataclass(frozen=True, order=True, slots=True)
 class ClipShape:
-    """What decides the pixels of a clip beside its video and where it begins."""
+    """What decides the pixels of a clip, in addition to its video and its start."""
 
     height_px: int
     width_px: int
@@ -24,9 +24,9 @@ class ClipShape:
 
 
 def clip_size(width: int, height: int, params: IngestParams) -> tuple[int, int]:
-    """Width and height of the clips of a video or picture of that size, pixels.
+    """Return the width and height of the clips of a video or picture of that size, pixels.
 
-    Of `aspect_ratios` the nearest is taken, by the logarithm of the ratio; of two as near, the first.
+    Their ratio is the nearest of `aspect_ratios`, by the logarithm; of two equally near, the first.
     """
 
     def distance(ratio: Fraction) -> Fraction:
@@ -38,7 +38,7 @@ def clip_size(width: int, height: int, params: IngestParams) -> tuple[int, int]:
 
 
 def size_of_area(ratio: Fraction, size_px: int, multiple_px: int) -> tuple[int, int]:
-    """Width and height of about that ratio and about the area of a square of `size_px`, pixels.
+    """Return width and height, of about that ratio and about the area of a square of `size_px`, pixels.
 
     Each side is rounded to the nearest multiple of `multiple_px`.
     """
@@ -48,7 +48,7 @@ def size_of_area(ratio: Fraction, size_px: int, multiple_px: int) -> tuple[int, 
 
 
 def ledger_shapes(rows: pandas.DataFrame, params: IngestParams) -> list[ClipShape]:
-    """Shape of each clip of a ledger, as ingest chose it."""
+    """Return the shape of each clip of a ledger, as ingest chose it."""
     columns = (rows[name].tolist() for name in ("clip_height_px", "clip_width_px", "num_frames"))
     return [
         ClipShape(int(height), int(width), params.fps, int(frames))
@@ -57,7 +57,7 @@ def ledger_shapes(rows: pandas.DataFrame, params: IngestParams) -> list[ClipShap
 
 
 def at_sizes(shape: ClipShape, sizes_px: Sequence[int], params: IngestParams) -> list[ClipShape]:
-    """A clip's shape, of base size `ingest.size_px`, at each of these base sizes, in its own proportions."""
+    """Return a clip's shape, of base size `ingest.size_px`, at each of these base sizes, its ratio kept."""
     shapes = []
     for size_px in sizes_px:
         width, height = shape.width_px, shape.height_px

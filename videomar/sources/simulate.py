@@ -1,7 +1,7 @@
-"""Simulated clips: one body that moves by the laws of mechanics; a caption says what, where and how fast.
+"""Simulated clips: one body that moves by the laws of mechanics; the caption describes body, way and speed.
 
-One picture and the caption determine the clip, so the effect of a prompt can be measured. Motion comes from
-pymunk, pixels from OpenCV, files from ffmpeg: they pass through the same decoder as a user's videos.
+One picture and the caption determine the clip, so the effect of a prompt can be measured. pymunk computes the
+motion, OpenCV the pixels, ffmpeg writes the files: they pass through the same decoder as a user's videos.
 
 Axes: F frames, H W rows and columns in pixels.
 """
@@ -57,7 +57,7 @@ _SIMULATION_STEPS_PER_FRAME = 30
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that determines one simulated clip. Lengths are shares of the picture's height, y points down."""
+    """Parameters of one simulated clip. Lengths are shares of the picture's height, y points down."""
 
     shape: str
     colour: str
@@ -71,13 +71,13 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """What moves, where it goes and how fast; the start is left to the picture."""
+        """What moves, where to and how fast; the picture shows the start."""
         way = "falls down" if self.motion == "falls" else f"{self.motion} {self.direction}"
         return f"a {self.colour} {self.shape} {way} {self.speed}, {self.pattern} {self.background} background"
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """A random scene; `moves` stays inside the picture and `bounces` would leave it without the walls."""
+    """Draw a random scene; `moves` stays inside the picture, `bounces` would leave it without the walls."""
     motion = str(rng.choice(list(MOTIONS), p=list(MOTIONS.values())))
     direction = "down" if motion == "falls" else str(rng.choice(list(DIRECTIONS)))
     speed = str(rng.choice(list(SPEEDS)))
@@ -85,7 +85,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     way = _unit(direction) * SPEEDS[speed]
     low, high = np.full(2, radius), np.full(2, 1 - radius)
     if motion == "bounces":
-        # Start so near the wall ahead that a quarter to three quarters of the way lies behind it.
+        # Start so near the wall ahead that a quarter to three quarters of the way would be behind it.
         start = rng.uniform(low, high)
         axis = int(rng.choice(np.flatnonzero(way)))
         room = abs(way[axis]) * rng.uniform(0.25, 0.75)
@@ -106,12 +106,12 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 
 def simulate_path(scene: Scene) -> NDArray[np.float64]:
-    """Centre of the body in every frame, (F, 2) as x, y in shares of the picture."""
+    """Return the centre of the body in every frame, (F, 2) as x, y in shares of the picture."""
     space = pymunk.Space()
     body = pymunk.Body(mass=1.0, moment=float("inf"))
     body.position = scene.start
     bounce = 0.0 if scene.motion == "falls" else 1.0
-    # All shapes collide as their circle: what the caption promises must not hang on which corner hits first.
+    # All shapes collide as their circle: the direction must not depend on which corner hits first.
     circle = pymunk.Circle(body, scene.radius)
     circle.elasticity = bounce
     space.add(body, circle, *_walls(space.static_body, bounce))
@@ -129,13 +129,13 @@ def simulate_path(scene: Scene) -> NDArray[np.float64]:
 
 
 def render(scene: Scene, size_px: int) -> NDArray[np.uint8]:
-    """The clip of a scene, (F, H, W, 3)."""
+    """Return the clip of a scene, (F, H, W, 3)."""
     background = _background(scene, size_px)
     return np.stack([_draw_body(background.copy(), scene, centre) for centre in simulate_path(scene)])
 
 
 def draw_simulated(out: Path, params: SamplesParams, program: Path) -> int:
-    """Write `simulated/sim_NNNN.mp4`, each with its captions in a JSON of the same name; number of clips.
+    """Write `simulated/sim_NNNN.mp4`, each with a JSON file of captions; return the number of clips.
 
     `program` is the ffmpeg that encodes them.
     """
@@ -144,7 +144,7 @@ def draw_simulated(out: Path, params: SamplesParams, program: Path) -> int:
     for index in tqdm(
         range(params.simulated_videos), desc="drawing simulated videos", unit="video", disable=None
     ):
-        # One generator a file: a longer list of videos leaves the earlier ones as they are.
+        # One generator per file: the first videos are the same however many there are.
         rng = np.random.default_rng([params.seed, index])
         scenes = [draw_scene(rng) for _ in range(params.clips_per_video)]
         _write_video(folder / f"sim_{index:04d}.mp4", scenes, params.simulated_size_px, program)
@@ -190,7 +190,7 @@ def _background(scene: Scene, size_px: int) -> NDArray[np.uint8]:
 
 
 def _draw_body(frame: NDArray[np.uint8], scene: Scene, centre: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Draw the body with anti-aliased edges at a sub-pixel place."""
+    """Draw the body with anti-aliased edges at a sub-pixel position."""
     bits = 6  # OpenCV takes fixed-point coordinates with this many fractional bits
     scale = frame.shape[0] * 2**bits
     x, y, radius = centre[0] * scale, centre[1] * scale, scene.radius * scale

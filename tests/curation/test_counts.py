@@ -1,4 +1,4 @@
-"""No file and no clip is lost between the stages; books that do not balance are refused."""
+"""No file and no clip is lost between the stages; counts that do not add up are refused."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,9 +9,8 @@ import pytest
 from tests.latents.test_encode import Simulated
 from tests.support.videos import run_ffmpeg
 from videomar.config import Params
-from videomar.curation.books import count_candidates
 from videomar.curation.curate import curate_clips
-from videomar.curation.ingest import ingest_videos
+from videomar.curation.ingest import count_candidates, ingest_videos
 from videomar.curation.ledger import ClipRow
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.errors import DataError
@@ -36,11 +35,11 @@ def test_files_and_clips_add_up() -> None:
     [
         (["a", "b", "c"], [CLIP, BAD], "'c'.*every file among the candidates"),
         (["a"], [CLIP, BAD], "'b'.*every file among the candidates"),
-        (["a", "b"], [CLIP, BAD, BAD], "2 files, 1 read, 2 not"),
-        (["a"], [CLIP, dataclasses.replace(BAD, video="a")], "1 files, 1 read, 1 not"),
+        (["a", "b"], [CLIP, BAD, BAD], "2 videos, 1 read, 2 unreadable"),
+        (["a"], [CLIP, dataclasses.replace(BAD, video="a")], "1 videos, 1 read, 1 unreadable"),
     ],
 )
-def test_books_that_do_not_balance_are_a_bug(videos: list[str], rows: list[ClipRow], message: str) -> None:
+def test_counts_that_do_not_add_up_are_a_bug(videos: list[str], rows: list[ClipRow], message: str) -> None:
     with pytest.raises(DataError, match=message):
         count_candidates(videos, rows)
 
