@@ -143,7 +143,7 @@ def manifest(folder: Path, _: int) -> Callable[[], object]:
 
 def trace_forward(folder: Path, _: int) -> Callable[[], object]:
     """`videomar trace VERSION --json`: down to every clip and raw file."""
-    from videomar.registry.trace import Places, trace
+    from videomar.registry.trace import trace
     from videomar.registry.versions import MODEL, version_of
     from videomar.tracking.mlflow_store import experiment_id, open_client
 
@@ -152,19 +152,19 @@ def trace_forward(folder: Path, _: int) -> Callable[[], object]:
     client.log_artifact(run.info.run_id, str(folder / "lineage.parquet"), "evidence")
     client.create_registered_model(MODEL)
     client.create_model_version(MODEL, run.info.artifact_uri, run.info.run_id)
-    return lambda: json.dumps(trace(version_of("1"), Places()).to_dict())
+    return lambda: json.dumps(trace(version_of("1")).to_dict())
 
 
 def trace_back(folder: Path, _: int) -> Callable[[], object]:
     """`videomar trace VIDEO`, with one registered version; its store is there already."""
-    from videomar.registry.trace import Places, find_sightings
+    from videomar.registry.takedown import find_usage
     from videomar.tracking.mlflow_store import open_client
 
     open_client()
     digest = hashlib.sha256(b"0").hexdigest()
 
     def find() -> None:
-        assert find_sightings(digest, Places())[0].clips
+        assert find_usage(digest)[0].clips
 
     return find
 

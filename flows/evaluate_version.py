@@ -12,9 +12,10 @@ from pydantic import PositiveFloat
 
 from flows.artifacts import show_clips, show_metrics
 from flows.pipeline import HOURS, checkout_lock, run_command
+from videomar.config.layout import Layout
 from videomar.errors import VideomarError
 from videomar.evaluation.fingerprint import read_details, why_incomparable
-from videomar.registry.judging import FACTS, GENERATED, judge_again
+from videomar.registry.evaluate_again import evaluate_again
 from videomar.registry.versions import find_model
 
 
@@ -28,10 +29,11 @@ def sample_and_evaluate(version: str = "champion", hours_per_stage: PositiveFloa
     """
     with checkout_lock("sample_and_evaluate"):
         found = find_model(version)
-        out = judge_again(found, partial(run_command, hours=hours_per_stage))
-        metrics = json.loads((out / "metrics/evaluate.json").read_text("utf-8"))
-        show_metrics(found, metrics, out, why_incomparable(read_details(out / FACTS), read_details(FACTS)))
-        show_clips(out / GENERATED)
+        out = Layout(evaluate_again(found, partial(run_command, hours=hours_per_stage)))
+        metrics = json.loads((out.metrics / "evaluate.json").read_text("utf-8"))
+        ours, theirs = read_details(out.evaluation_details), read_details(Layout().evaluation_details)
+        show_metrics(found, metrics, out.root, why_incomparable(ours, theirs))
+        show_clips(out.generated)
 
 
 if __name__ == "__main__":

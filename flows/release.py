@@ -5,10 +5,10 @@ Whether there is anything to release is decided before Prefect is imported, whic
 
 import sys
 
+from videomar.config.layout import Layout
 from videomar.errors import DataError, VideomarError
 from videomar.files import explain_full_disk
-from videomar.registry.promotion import describe_champion
-from videomar.registry.release import LOCK, REPORT, report, report_is_about
+from videomar.registry.release import describe_champion, report, report_is_about
 from videomar.registry.versions import Version, find_released, version_of
 
 
@@ -17,7 +17,7 @@ def main() -> None:
     try:
         with explain_full_disk():
             version = _release_if_new()
-            print(f"report: {REPORT}")
+            print(f"report: {Layout().report}")
             print(f"champion: {describe_champion(version)}")
     except VideomarError as error:
         sys.exit(f"release: {' '.join(str(error).split())}")
@@ -28,9 +28,10 @@ def main() -> None:
 
 def _release_if_new() -> Version:
     """Return the version made from the present dvc.lock, after releasing it if it was not released before."""
-    if not LOCK.is_file():
-        raise DataError(f"{LOCK}: no such file, expected the pipeline's record; run `dvc repro`")
-    released = find_released(LOCK)
+    lock = Layout().lock
+    if not lock.is_file():
+        raise DataError(f"{lock}: no such file, expected the pipeline's record; run `dvc repro`")
+    released = find_released(lock)
     if released is None:
         from flows.release_flow import release
 

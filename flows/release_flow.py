@@ -11,10 +11,9 @@ from tqdm import tqdm
 
 from flows.artifacts import show_clips, show_release
 from flows.pipeline import HOURS, checkout_lock, retry_unless, run_command
+from videomar.config.layout import Layout
 from videomar.errors import VideomarError
 from videomar.registry import release as steps
-from videomar.registry.judging import GENERATED
-from videomar.registry.promotion import describe_champion
 from videomar.registry.versions import version_of
 
 _may_retry = retry_unless(VideomarError)  # such an error is the user's to fix
@@ -43,8 +42,8 @@ def release_steps(hours: float = HOURS) -> str:
         bar.update()
         path = report(number)
         bar.update()
-    show_release(number, decision, describe_champion(version_of(number)), path)
-    show_clips(GENERATED)
+    show_release(number, decision, steps.describe_champion(version_of(number)), path)
+    show_clips(Layout().generated)
     return number
 
 

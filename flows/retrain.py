@@ -10,10 +10,10 @@ from pydantic import PositiveFloat
 
 from flows.pipeline import HOURS, checkout_lock, run_stages
 from flows.release_flow import release_steps
+from videomar.config.layout import Layout
 from videomar.errors import VideomarError
 from videomar.ops.check_pipeline import pipeline_status
 from videomar.processes import run_in_group
-from videomar.registry.release import LOCK
 from videomar.registry.versions import find_released
 
 
@@ -30,7 +30,7 @@ def what_changed() -> str | None:
     """Return what DVC says has changed, or that the release is missing; None if there is nothing to do."""
     if stages := pipeline_status():
         return f"changed: {', '.join(stages)}"
-    return None if find_released(LOCK) is not None else "the last results are not released"
+    return None if find_released(Layout().lock) is not None else "the last results are not released"
 
 
 @flow(name="retrain")

@@ -15,7 +15,7 @@ from tests.support.pipeline_outputs import REPOSITORY, write_outputs
 from videomar.errors import VideomarError
 from videomar.processes import OverTimeError, run_in_group
 from videomar.provenance.made_with import SUFFIX
-from videomar.registry.judging import command_elsewhere
+from videomar.registry.evaluate_again import command_elsewhere
 
 
 def lives(pid: int) -> bool:

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from tests.support.upkeep_checkout import run
 from videomar.cli import app as cli
+from videomar.config.layout import Layout
 from videomar.files import write_json
 from videomar.ops.doctor import examine
 from videomar.ops.finding import Finding
 from videomar.registry.champion_history import MODEL, Move, read_history
-from videomar.registry.trace import Places
 from videomar.registry.versions import version_of
 from videomar.tracking.mlflow_store import open_client
 from videomar.tracking.run_log import RunLog
@@ -28,7 +28,7 @@ WEIGHTS = "checkpoint/ema.safetensors"
 
 
 def found() -> list[Finding]:
-    return list(examine(Places()).findings)
+    return list(examine(Layout()).findings)
 
 
 def break_off_a_move() -> None:
@@ -286,7 +286,7 @@ def test_full_disk_is_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_changed_code_is_a_note_and_no_mismatch(root: Path) -> None:
     run("mkdir videomar && echo 1 > videomar/a.py && git add videomar && git commit --quiet -m code")
     (root / "videomar/a.py").write_text("2")
-    health = examine(Places())
+    health = examine(Layout())
     assert not health.findings
     assert any(note.startswith("code: 1 files differ") for note in health.notes)
     assert any("videomar/a.py" in note for note in health.notes)

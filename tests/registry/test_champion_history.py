@@ -39,7 +39,7 @@ def client(store: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
 
 
 def promote(number: str, forced_because: str = "") -> None:
-    alias.carry_out(record_decision(version_of(number), YES), forced_because)
+    alias.apply_decision(record_decision(version_of(number), YES), forced_because)
 
 
 def moves() -> list[tuple[str, str | None, str | None]]:
@@ -63,10 +63,10 @@ def test_history_tells_who_when_why_from_where_to_where_and_the_numbers(client: 
 def test_decision_is_carried_out_once_even_if_it_was_rolled_back(client: MlflowClient) -> None:
     promote("1")
     decided = record_decision(version_of("2"), YES)
-    alias.carry_out(decided)
-    alias.carry_out(decided)
+    alias.apply_decision(decided)
+    alias.apply_decision(decided)
     alias.roll_back("it flickers")
-    alias.carry_out(decided)
+    alias.apply_decision(decided)
     assert moves() == [("promote", None, "1"), ("promote", "1", "2"), ("rollback", "2", "1")]
 
 

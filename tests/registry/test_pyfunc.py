@@ -28,7 +28,7 @@ from videomar.config.schema import set_keys
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.registry import release
 from videomar.registry.candidate import input_example
-from videomar.registry.champion import carry_out
+from videomar.registry.champion import apply_decision
 from videomar.registry.versions import record_decision, version_of
 from videomar.seeding import step_generator
 from videomar.training.state import untrained
@@ -72,7 +72,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(root)
         version = version_of(release.register())
-        carry_out(record_decision(version, {"promote": True, "reasons": ["a test"], "figures": []}))
+        apply_decision(record_decision(version, {"promote": True, "reasons": ["a test"], "figures": []}))
     store = f"sqlite:///{root}/.local/mlflow.db"
     settings = {"MLFLOW_TRACKING_URI": store, "MLFLOW_DISABLE_TELEMETRY": "true"}
     # `mlflow models serve` starts a program `uvicorn`, which an activated environment has on its PATH.

@@ -12,13 +12,14 @@ from typer.testing import CliRunner
 
 from tests.support.pipeline_outputs import REPOSITORY, write_outputs
 from videomar.cli import app as cli
+from videomar.config.layout import Layout
 from videomar.errors import DataError, VideomarError
 from videomar.registry import release
 from videomar.registry.rebuild import Difference, Made, compare, compare_bits, compare_figures, rebuild
-from videomar.registry.trace import Places, Trace, trace
+from videomar.registry.trace import Trace, trace
 from videomar.registry.versions import Version, find_model
 
-PLACES = Places()
+RAW = Layout().raw
 MADE = Made(
     {"1": "k1", "2": "k2"},
     {"latents/part": "aa", "checkpoint/ema.safetensors": "bb"},
@@ -170,7 +171,7 @@ def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def traced() -> Trace:
-    return trace(find_model("1"), PLACES)
+    return trace(find_model("1"))
 
 
 def tagged(**tags: str) -> Trace:
@@ -194,11 +195,11 @@ def test_rebuild_tells_equal_from_different(here: Path, tmp_path: Path) -> None:
     weights = ready / "checkpoints/videomar/step_00000030/ema.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + bytes([weights.read_bytes()[-1] ^ 1]))
     (ready / "metrics/evaluate.json").write_text('{"sim_psnr_gain_db": 0.0, "seconds": 9.0}')
-    differing = {row.what for row in rebuild(traced(), tmp_path / "two", PLACES).differences}
+    differing = {row.what for row in rebuild(traced(), tmp_path / "two", RAW).differences}
     assert {"checkpoint/ema.safetensors", "metric evaluate.sim_psnr_gain_db"} <= differing
     assert not {what for what in differing if "seconds" in what or "latent" in what or "model" in what}
 
-    found = rebuild(tagged(processor="GenuineIntel AVX512"), tmp_path / "three", PLACES)
+    found = rebuild(tagged(processor="GenuineIntel AVX512"), tmp_path / "three", RAW)
     assert not found.by_bits
     assert "recorded on GenuineIntel AVX512; " in found.because
     named = {row.what for row in found.differences}
@@ -207,9 +208,8 @@ def test_rebuild_tells_equal_from_different(here: Path, tmp_path: Path) -> None:
 
 
 def test_missing_raw_file_is_named_before_anything_is_made(here: Path, tmp_path: Path) -> None:
-    empty = replace(PLACES, raw=tmp_path / "raw")
     with pytest.raises(DataError, match=r"no file for 1 of 1 raw files: simulated/a.mp4 \(sha256 "):
-        rebuild(traced(), tmp_path / "clone", empty)
+        rebuild(traced(), tmp_path / "clone", tmp_path / "raw")
     assert not (tmp_path / "clone").exists()
 
 
@@ -228,9 +228,9 @@ def test_version_whose_code_is_not_known_is_refused(
     here: Path, tmp_path: Path, tags: dict[str, str], message: str
 ) -> None:
     with pytest.raises(VideomarError, match=message):
-        rebuild(tagged(**tags), tmp_path / "clone", PLACES)
+        rebuild(tagged(**tags), tmp_path / "clone", RAW)
 
 
 def test_folder_with_files_is_refused(here: Path) -> None:
     with pytest.raises(DataError, match="a folder with files in it"):
-        rebuild(traced(), here, PLACES)
+        rebuild(traced(), here, RAW)

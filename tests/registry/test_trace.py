@@ -11,16 +11,17 @@ from typer.testing import CliRunner
 
 from tests.support.pipeline_outputs import write_outputs
 from videomar.cli import app as cli
+from videomar.config.layout import Layout
 from videomar.environment import processor_kind
 from videomar.errors import DataError, VideomarError
 from videomar.files import sha256_of
 from videomar.provenance.checkout import outputs_of, uncommitted_changes
 from videomar.registry import release
-from videomar.registry.audit import verify
-from videomar.registry.trace import Places, Trace, digest_of, find_sightings, trace
+from videomar.registry.takedown import digest_of, find_usage
+from videomar.registry.trace import Trace, clips_of, trace, verify
 from videomar.registry.versions import download_model, find_model
 
-PLACES = Places()
+HERE = Layout()
 RAW = "data/raw/simulated/a.mp4"
 OUTPUTS = ("data/latents", "checkpoints/videomar", "checkpoints/tokenizer", "metrics/train.json")
 
@@ -49,7 +50,7 @@ def root(registered: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def traced(name: str = "challenger") -> Trace:
-    return trace(find_model(name), PLACES)
+    return trace(find_model(name))
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def test_trace_goes_down_to_the_raw_bytes(root: Path) -> None:
 
 
 def test_nothing_differs_in_a_tree_that_nobody_touched(root: Path) -> None:
-    assert verify(traced(), PLACES) == ([], [])
+    assert verify(traced(), HERE) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_nothing_differs_in_a_tree_that_nobody_touched(root: Path) -> None:
 )
 def test_one_flipped_bit_is_found_and_the_file_named(root: Path, path: str) -> None:
     with flipped(root / path):
-        changes, _ = verify(traced(), PLACES)
+        changes, _ = verify(traced(), HERE)
     assert [(change["file"], change["problem"]) for change in changes] == [(path, "differs")]
 
 
@@ -108,7 +109,7 @@ def test_flipped_bit_of_the_registered_weights_is_found(root: Path) -> None:
     weights = download_model(find_model("1")) / "checkpoint/model.safetensors"
     stored = next(root.rglob(".local/mlartifacts/**/checkpoint/model.safetensors"))
     with flipped(stored):
-        changes, _ = verify(traced("1"), PLACES)
+        changes, _ = verify(traced("1"), HERE)
     assert [(Path(change["file"]).name, change["problem"]) for change in changes] == [
         (weights.name, "differs")
     ]
@@ -116,9 +117,8 @@ def test_flipped_bit_of_the_registered_weights_is_found(root: Path) -> None:
 
 def test_missing_raw_file_is_named_and_what_moved_on_is_not_compared(root: Path, tmp_path: Path) -> None:
     """The evidence holds when the working tree has nothing of it left."""
-    moved = Places(raw=tmp_path, lock=tmp_path / "dvc.lock", ledger=tmp_path / "ledger.parquet")
-    found = trace(find_model("1"), moved)
-    changes, notes = verify(found, moved)
+    found = trace(find_model("1"))
+    changes, notes = verify(found, Layout(tmp_path))
     assert [(Path(change["file"]).name, change["problem"]) for change in changes] == [
         ("a.mp4", "missing"),
         ("a.txt", "missing"),
@@ -128,14 +128,13 @@ def test_missing_raw_file_is_named_and_what_moved_on_is_not_compared(root: Path,
 
 
 def test_forward_from_a_raw_file_to_the_versions_trained_on_it(root: Path) -> None:
-    digest = digest_of(RAW, PLACES)
-    assert digest == digest_of("simulated/a.mp4", PLACES) == digest_of(digest, PLACES)
-    assert [(found.clips, found.trained) for found in find_sightings(digest, PLACES)] == [
-        ({"train": 1}, True)
-    ]
-    assert [found.trained for found in find_sightings("0" * 64, PLACES)] == [False]
+    digest = digest_of(RAW, HERE.raw, HERE.ledger)
+    for name in ("simulated/a.mp4", digest):
+        assert digest_of(name, HERE.raw, HERE.ledger) == digest
+    assert [(found.clips, found.trained) for found in find_usage(digest)] == [({"train": 1}, True)]
+    assert [found.trained for found in find_usage("0" * 64)] == [False]
     with pytest.raises(DataError, match="nobody.mp4: got no such video"):
-        digest_of("nobody.mp4", PLACES)
+        digest_of("nobody.mp4", HERE.raw, HERE.ledger)
 
 
 def test_command_verifies_and_exits_with_1_if_a_byte_differs(root: Path) -> None:
@@ -190,15 +189,14 @@ def test_changes_that_nothing_records_are_named(root: Path, tmp_path: Path) -> N
 
 
 def test_version_without_a_record_is_traced_by_the_ledger_of_its_lock(root: Path, tmp_path: Path) -> None:
-    from videomar.registry.trace import _clips
-
     lock = yaml.safe_dump(
         {"stages": {"curate": {"outs": [{"path": "data/ledger.parquet", "md5": "ab" + "0" * 30}]}}}
     )
-    cached = Places(cache=tmp_path)
-    assert _clips(tmp_path, lock, cached) is None
-    (tmp_path / "ab").mkdir()
-    shutil.copy(root / "data/ledger.parquet", tmp_path / "ab" / ("0" * 30))
-    clips = _clips(tmp_path, lock, cached)
+    (tmp_path / "dvc.lock").write_text(lock)
+    assert clips_of(tmp_path) is None
+    cached = HERE.cache / "ab" / ("0" * 30)
+    cached.parent.mkdir(parents=True)
+    shutil.copy(root / "data/ledger.parquet", cached)
+    clips = clips_of(tmp_path)
     assert isinstance(clips, pandas.DataFrame)
     assert clips["video"].tolist() == ["simulated/a.mp4"]

@@ -15,7 +15,7 @@ from videomar.provenance.checkout import git_state
 from videomar.registry import release
 from videomar.registry import versions as registry
 from videomar.registry.champion import alias_history
-from videomar.registry.promotion import promote_version
+from videomar.registry.release import promote_version
 from videomar.tracking.mlflow_store import open_client
 
 REFUSED = {"promote": False, "reasons": ["too bad"], "figures": []}

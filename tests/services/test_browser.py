@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.browser import CHROMIUM, Tab, browser
 from tests.support.checkout import Checkout
-from videomar.registry.champion import carry_out
+from videomar.registry.champion import apply_decision
 from videomar.registry.champion_history import MODEL
 from videomar.registry.versions import record_decision, version_of
 from videomar.tracking.mlflow_store import open_client
@@ -85,7 +85,7 @@ def test_model_with_its_alias_and_the_curves_of_its_run_are_shown(
     client.create_registered_model(MODEL)
     client.create_model_version(MODEL, "s3://a/b", run.run_id)
     words = ["simulated continuation over repeat-last: +2.1 dB."]
-    carry_out(record_decision(version_of("1"), {"promote": True, "reasons": words, "figures": []}))
+    apply_decision(record_decision(version_of("1"), {"promote": True, "reasons": words, "figures": []}))
 
     tab.open(f"{address}/#/models/{MODEL}")
     tab.wait_for_text("@ champion")

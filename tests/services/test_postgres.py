@@ -9,7 +9,7 @@ import pytest
 from tests.support.checkout import Checkout
 from tests.support.database import PASSWORD, postgres, why_not
 from videomar.errors import VideomarError
-from videomar.registry.champion import alias_history, carry_out
+from videomar.registry.champion import alias_history, apply_decision
 from videomar.registry.champion_history import MODEL
 from videomar.registry.versions import champion, keep_description, record_decision, version_of
 from videomar.services.settings import read_settings
@@ -83,7 +83,7 @@ def test_alias_moves_with_a_history_and_a_card_of_any_length(checkout: Checkout,
     client.create_model_version(MODEL, "s3://a/b", run.info.run_id)
     decided = record_decision(version_of("1"), {"promote": True, "reasons": WORDS, "figures": FIGURES})
     keep_description(decided, "card " * 3000, "model_card.md")
-    carry_out(decided)
+    apply_decision(decided)
     best = champion()
     assert best is not None
     assert best.number == "1"

@@ -92,9 +92,9 @@ def remove(
     takedowns: TakedownsPath = _TAKEDOWNS,
 ) -> None:
     """Take a video down: later runs reject it under any name. Lists models trained on it."""
-    from videomar.registry.takedown import Places, remove_video
+    from videomar.registry.takedown import remove_video
 
-    for line in remove_video(video, reason, Places(raw=raw, ledger=ledger, takedowns=takedowns)):
+    for line in remove_video(video, reason, raw, ledger, takedowns):
         typer.echo(line)
 
 

@@ -10,7 +10,7 @@ from videomar.cli.options import REGISTRY, AsJson, ModelName
 
 if TYPE_CHECKING:
     from videomar.registry.rebuild import Difference
-    from videomar.registry.trace import Places, Trace
+    from videomar.registry.trace import Trace
 
 app = typer.Typer()
 PARAMS = Path("params.yaml")
@@ -30,19 +30,18 @@ def trace(
     ] = "",
 ) -> None:
     """Show what a model was made from, down to each raw file."""
-    from videomar.registry.audit import verify as verify_trace
-    from videomar.registry.trace import Places
+    from videomar.config.layout import Layout
     from videomar.registry.trace import trace as read_trace
+    from videomar.registry.trace import verify as verify_trace
     from videomar.registry.versions import find_model
 
-    places = Places()
     if forward:
-        _print_sightings(forward, places, as_json)
+        _print_usage(forward, as_json)
         return
-    traced = read_trace(find_model(model), places)
+    traced = read_trace(find_model(model))
     found: dict[str, Any] = {}
     if verify:
-        changes, notes = verify_trace(traced, places)
+        changes, notes = verify_trace(traced, Layout())
         found = {"changes": changes, "not_compared": notes}
     if as_json:
         typer.echo(json.dumps(traced.to_dict() | found))
@@ -81,7 +80,7 @@ def promote(
     If its scores cannot be compared with the champion's, as after an upgrade, the champion is first evaluated
     again with the present code on the present clips.
     """
-    from videomar.registry.promotion import promote_version
+    from videomar.registry.release import promote_version
 
     if force != bool(reason.strip()):
         raise typer.BadParameter("--force and --reason go together")
@@ -110,14 +109,13 @@ def rebuild(
     Runs in a clean clone; exit 1 if the model differs. On the same kind of processor with the same threads
     every bit is compared. Elsewhere bits differ, and metrics are compared within tolerances.
     """
+    from videomar.config.layout import Layout
     from videomar.registry.rebuild import rebuild as make_again
-    from videomar.registry.trace import Places
     from videomar.registry.trace import trace as read_trace
     from videomar.registry.versions import find_model
 
-    places = Places()
-    traced = read_trace(find_model(model), places)
-    found = make_again(traced, into, places)
+    traced = read_trace(find_model(model))
+    found = make_again(traced, into, Layout().raw)
     how = "bit by bit" if found.by_bits else "within tolerances"
     typer.echo(f"{traced.version}: rebuilt in {into}; compared {how}: {found.because}")
     if found.differences:
@@ -127,20 +125,20 @@ def rebuild(
     typer.echo(equal if found.by_bits else "same clips, same files, metrics within their tolerances")
 
 
-def _print_sightings(video: str, places: "Places", as_json: bool) -> None:
-    from videomar.registry.takedown import describe_sightings
-    from videomar.registry.trace import digest_of, find_sightings
+def _print_usage(video: str, as_json: bool) -> None:
+    from videomar.config.layout import Layout
+    from videomar.registry.takedown import describe_usage, digest_of, find_usage
 
-    digest = digest_of(video, places)
+    digest = digest_of(video, Layout().raw, Layout().ledger)
     if as_json:
-        sightings = [
+        usage = [
             {"version": found.version.number, "clips": found.clips, "trained": found.trained}
-            for found in find_sightings(digest, places)
+            for found in find_usage(digest)
         ]
-        typer.echo(json.dumps({"video_sha256": digest, "versions": sightings}))
+        typer.echo(json.dumps({"video_sha256": digest, "versions": usage}))
         return
     typer.echo(f"sha256 {digest}")
-    for line in describe_sightings(digest, places):
+    for line in describe_usage(digest):
         typer.echo(line)
 
 

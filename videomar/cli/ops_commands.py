@@ -22,10 +22,10 @@ def plan(as_json: AsJson = False) -> None:
     Sizes are counted; times come from a probe of about a minute on this machine.
     """
     from videomar.config import load_own_params
-    from videomar.ops.plan import Places
+    from videomar.config.layout import Layout
     from videomar.ops.plan import plan as estimate
 
-    found = estimate(load_own_params(_PARAMS), Places())
+    found = estimate(load_own_params(_PARAMS), Layout())
     if as_json:
         stages = {cost.stage: {k: v for k, v in asdict(cost).items() if k != "stage"} for cost in found.costs}
         typer.echo(json.dumps({"stages": stages, "assumptions": found.assumptions}))
@@ -57,10 +57,10 @@ def doctor(as_json: AsJson = False) -> None:
 
     Prints each mismatch with the command that fixes it; exit 1 if any.
     """
+    from videomar.config.layout import Layout
     from videomar.ops.doctor import examine
-    from videomar.registry.trace import Places
 
-    health = examine(Places())
+    health = examine(Layout())
     if as_json:
         found = [asdict(finding) for finding in health.findings]
         typer.echo(json.dumps({"ok": not found, "findings": found, "notes": list(health.notes)}))

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from videomar.config import load_own_params, load_params
+from videomar.config.layout import Layout
 from videomar.errors import OldLayoutError, ParamsError, VideomarError
 from videomar.ops.finding import BIN, Finding
 from videomar.provenance.checkout import outputs_of
-from videomar.registry.trace import Places
 from videomar.sources.listing import changed_named, is_current
 
 _OUTS, _DEPS = "changed outs", "changed deps"
@@ -26,8 +26,7 @@ _WORDS = {
     "not in cache": "has no copy in the cache, expected the one that dvc.lock names",
 }
 _ALWAYS = "always changed"  # of the stage that lists the folder of clips, whatever it finds
-_LISTING = Path("data/clips.json")
-_PARAMS = Path("params.yaml")
+_HERE = Layout()
 Status = Mapping[str, Sequence[Any]]
 """What `dvc status --json` prints: for each stage that is not as recorded, what changed."""
 
@@ -73,12 +72,12 @@ def pipeline_status() -> Status:
         said = " ".join(done.stderr.split())[-300:].removeprefix("ERROR: ")
         raise VideomarError(said or "no answer") from None
     status = {stage: [fact for fact in facts if fact != _ALWAYS] for stage, facts in told.items()}
-    if not _LISTING.is_file():
+    if not _HERE.listing.is_file():
         return {stage: facts for stage, facts in status.items() if facts}
-    params = load_params(_PARAMS)
-    if not is_current(_LISTING, Path(source := params.samples.source)):
+    params = load_params(_HERE.params)
+    if not is_current(_HERE.listing, Path(source := params.samples.source)):
         status.setdefault("samples", []).append({_DEPS: {source: "modified"}})
-    for stage, names in changed_named(params, Places().named).items():
+    for stage, names in changed_named(params, _HERE.named).items():
         status.setdefault(stage, []).append({_DEPS: dict.fromkeys(names, "modified")})
     return {stage: facts for stage, facts in status.items() if facts}
 

@@ -1,6 +1,5 @@
 """MLflow against dvc.lock, the alias and its history, and the registered bytes against their tags."""
 
-import json
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -9,13 +8,15 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from videomar.config.layout import Layout
 from videomar.environment import answers
 from videomar.files import sha256_of
 from videomar.ops.finding import BIN, Finding
 from videomar.registry.champion_history import read_history
-from videomar.registry.evidence import FILES, FileSum, find_changes, read_file_sums
+from videomar.registry.evidence import FILES, checkpoint_checksums, find_changes, read_checksums
 from videomar.registry.release import report_is_about
 from videomar.registry.versions import (
+    LINEAGE_TAGS,
     MODEL,
     Version,
     all_versions,
@@ -34,15 +35,6 @@ if TYPE_CHECKING:
 _RELEASE = f"{BIN}python -m flows.release"
 _RESTORE = f"{BIN}videomar restore BACKUP.tar --force"
 _ROLLBACK = f"{BIN}videomar rollback"
-_TAGS = (
-    "git_commit",
-    "lock_sha256",
-    "ledger_sha256",
-    "tokenizer_sha256",
-    "checkpoint_sha256",
-    "checkpoint_step",
-    "training_run",
-)
 
 
 def store_findings() -> list[Finding]:
@@ -126,7 +118,7 @@ def release_findings(lock: Path, checkpoints: Path) -> list[Finding]:
         findings.append(Finding(str(present), "is registered, but its release was broken off", _RELEASE))
     elif not report_is_about(present):
         what = f"is missing or about another version, expected {present}"
-        findings.append(Finding("reports/index.html", what, _RELEASE))
+        findings.append(Finding(str(Layout().report), what, _RELEASE))
     return findings
 
 
@@ -148,7 +140,7 @@ def _examine(client: "MlflowClient", version: Version, is_champion: bool) -> Ite
             weights = download_model(version) / "checkpoint"
             facts["checkpoint_sha256"] = sha256_of(weights / "model.safetensors", weights / "ema.safetensors")
     run_tags = client.get_run(version.run_id).data.tags
-    for name in _TAGS:
+    for name in LINEAGE_TAGS:
         truth, run = facts.get(name, run_tags.get(name)), quote(version.run_id)
         if truth is None:
             continue
@@ -167,19 +159,13 @@ def _damages(version: Version, evidence: Path) -> list[str]:
     files = evidence / FILES
     try:
         model = download_model(version)
-        # A version of before the sums were recorded has those of its checkpoint.
-        sums = read_file_sums(files) if files.is_file() else _checkpoint_sums(model / "checkpoint")
+        # A version older than the table has the checksums of its checkpoint only.
+        recorded = read_checksums(files) if files.is_file() else checkpoint_checksums(model / "checkpoint")
     except Exception as error:  # MLflow raises what its store does: of S3, of HTTP, of the disk
         return [f"its artifacts cannot be had ({' '.join(str(error).split())[:200]})"]
     folders = {"checkpoint": model / "checkpoint", "tokenizer": model / "tokenizer"}
-    changes = find_changes(sums, folders)
+    changes = find_changes(recorded, folders)
     return [f"{change['file']} {change['problem']}, expected as registered" for change in changes]
-
-
-def _checkpoint_sums(checkpoint: Path) -> list[FileSum]:
-    """Sums that a checkpoint states of its own files."""
-    files = json.loads((checkpoint / "checkpoint.json").read_text("utf-8"))["files"]
-    return [FileSum("checkpoint", name, facts["sha256"], facts["bytes"]) for name, facts in files.items()]
 
 
 def _false_tag(where: str, name: str, got: str | None, truth: str, call: str) -> Finding:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from videomar.config.layout import Layout
 from videomar.errors import VideomarError
 from videomar.ops.check_machine import (
     disk_findings,
@@ -24,13 +25,10 @@ from videomar.ops.check_registry import (
 from videomar.ops.finding import Finding
 from videomar.provenance.checkout import run_git, uncommitted_changes
 from videomar.registry.champion_history import read_history
-from videomar.registry.trace import Places
 from videomar.registry.versions import version_of
 from videomar.tracking.mlflow_store import open_client
 
 _CODE = ("videomar", "stages", "flows", "dvc.yaml")
-_PARAMS = Path("params.yaml")
-_PINS = Path("requirements.lock")
 # A store that is away is a finding, not something to wait minutes for.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -43,18 +41,18 @@ class Health:
     notes: Sequence[str]
 
 
-def examine(places: Places) -> Health:
+def examine(layout: Layout) -> Health:
     """Compare everything with everything; nothing is changed."""
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     checks: dict[str, Callable[[], list[Finding]]] = {
-        "params.yaml": lambda: params_findings(_PARAMS),
-        "dvc.lock": lambda: pipeline_findings(places.lock, places.cache),
+        "params.yaml": lambda: params_findings(layout.params),
+        "dvc.lock": lambda: pipeline_findings(layout.lock, layout.cache),
         "services": service_findings,
-        "requirements.lock": lambda: package_findings(_PINS) if _PINS.is_file() else [],
+        "requirements.lock": lambda: package_findings(layout.pins) if layout.pins.is_file() else [],
         "leftovers": leftover_findings,
         "disk": lambda: disk_findings(Path()),
-        "outboxes": lambda: outbox_findings(places.checkpoints.parent),
+        "outboxes": lambda: outbox_findings(layout.checkpoints),
         "MLflow": store_findings,
     }
     found = {name: _made(name, check) for name, check in checks.items()}
@@ -62,11 +60,11 @@ def examine(places: Places) -> Health:
     if not found["MLflow"]:
         checks = {
             "alias": alias_findings,
-            "versions": lambda: version_findings(places.lock),
-            "release": lambda: release_findings(places.lock, places.checkpoints),
+            "versions": lambda: version_findings(layout.lock),
+            "release": lambda: release_findings(layout.lock, layout.training_run),
         }
         found |= {name: _made(name, check) for name, check in checks.items()}
-        notes = _notes(places)
+        notes = _notes(layout)
     return Health([finding for findings in found.values() for finding in findings], notes)
 
 
@@ -80,7 +78,7 @@ def _made(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
         return [Finding(name, f"could not be examined ({told})", "mend what it says, then ask again")]
 
 
-def _notes(places: Places) -> list[str]:
+def _notes(layout: Layout) -> list[str]:
     """The champion, and how the code differs from the commit that it names."""
     alias = read_history(open_client()).alias
     if alias is None:
@@ -92,8 +90,8 @@ def _notes(places: Places) -> list[str]:
         if since := run_git(Path(), "diff", "--name-only", commit, "--", *_CODE):
             files = len(since.splitlines())
             notes.append(f"code: {files} files differ from commit {commit[:12]} of the champion")
-    lock = places.lock
-    changes = uncommitted_changes(Path(), [_PARAMS.as_posix()], lock) if lock.is_file() else None
+    lock = layout.lock
+    changes = uncommitted_changes(Path(), [layout.params.name], lock) if lock.is_file() else None
     if changes:
         notes.append(f"git: {len(changes)} files are not committed ({', '.join(changes[:3])}, ...)")
     return notes

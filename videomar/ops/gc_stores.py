@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from videomar.errors import VideomarError
 from videomar.ops.gc import Garbage, bytes_of
 from videomar.provenance.checkout import outputs_of
-from videomar.registry.trace import text_of
+from videomar.registry.evidence import text_of
 from videomar.registry.versions import MODEL, Version, download_evidence
 from videomar.tracking.mlflow_store import open_client, tracking_uri
 

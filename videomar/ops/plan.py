@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import Params
+from videomar.config.layout import Layout
 from videomar.config.params import variants_of
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.text import load_text_encoder
@@ -33,14 +34,6 @@ LIMIT_S = 45.0
 """The probe's; what it does not reach is told as unknown."""
 
 
-class Places(NamedTuple):
-    """Where the pipeline's files are."""
-
-    raw: Path = Path("data/raw")
-    ledger: Path = Path("data/ledger.parquet")
-    tokenizer: Path = Path("checkpoints/tokenizer")
-
-
 class Plan(NamedTuple):
     """All stages, and what was taken for granted."""
 
@@ -48,18 +41,18 @@ class Plan(NamedTuple):
     assumptions: list[str]
 
 
-def plan(params: Params, places: Places) -> Plan:
+def plan(params: Params, layout: Layout) -> Plan:
     """What the next run costs, by stage.
 
     Raises:
         VideomarError: there are neither clips nor videos to count, or the probe met what a run would refuse.
     """
     _say("counting clips")
-    videos = read_headers(places.raw)
-    clips = find_clips(places.ledger, videos, params)
+    videos = read_headers(layout.raw)
+    clips = find_clips(layout.ledger, videos, params)
     if not clips.shapes:
         raise DataError("plan: got no clip, expected some; see `videomar ledger show` for what was rejected")
-    strides, tokenizer = _strides(params, places)
+    strides, tokenizer = _strides(params, layout)
     shapes = cached_shapes(clips, params, strides)
     subject = _subject(params, clips, shapes, tokenizer, videos)
     messages: list[tuple[Any, ...]] = []
@@ -123,11 +116,11 @@ def _subject(
     return Subject(replace(params), model, some, val_clips, largest, tokenizer, video)
 
 
-def _strides(params: Params, places: Places) -> tuple[Strides, Path | None]:
+def _strides(params: Params, layout: Layout) -> tuple[Strides, Path | None]:
     """What the tokenizer makes of pixels, and its folder, if it is there."""
-    if (places.tokenizer).is_dir():
-        loaded = load_tokenizer(places.tokenizer)
-        return Strides(loaded.channels, loaded.time_stride, loaded.space_stride), places.tokenizer
+    if layout.tokenizer.is_dir():
+        loaded = load_tokenizer(layout.tokenizer)
+        return Strides(loaded.channels, loaded.time_stride, loaded.space_stride), layout.tokenizer
     own = params.tokenizer
     return Strides(own.channels, own.time_stride, own.space_stride), None
 

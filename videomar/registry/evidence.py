@@ -1,9 +1,10 @@
-"""What a version keeps of the data it was made from: its clips, and a sum of every file.
+"""The data that a version was made from, recorded with it: its clips, and a checksum of every file.
 
-Two small Parquet tables among the evidence of its run; they hold when the working tree has long moved on.
+Two small Parquet tables in the evidence of its run, so they stay valid when the working tree has moved on.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +26,8 @@ _FILES_SCHEMA = pa.schema(
 )
 
 
-class FileSum(NamedTuple):
-    """One file as it was at registration."""
+class Checksum(NamedTuple):
+    """SHA-256 of one file at the registration of a version."""
 
     kind: str
     """`raw`, `latents`, or a folder of the registered model: `checkpoint`, `tokenizer`."""
@@ -52,36 +53,51 @@ def write_lineage(path: Path, ledger: Path, latents: Path) -> None:
     clips.to_parquet(path, index=False)
 
 
-def write_file_sums(path: Path, folders: dict[str, Path], ledger: Path) -> None:
-    """Write the sum of every file of the folders, by kind; videos have theirs in the ledger already."""
+def write_checksums(path: Path, folders: Mapping[str, Path], ledger: Path) -> None:
+    """Write a table with the checksum of every file in the folders.
+
+    Args:
+        path: The table.
+        folders: By kind.
+        ledger: Has the checksums of the videos already, which are too large to read once more.
+    """
     rows = read_ledger(ledger, thumbnails=False)[["video", "video_sha256"]]
     rows = rows.dropna().drop_duplicates("video")
     known = {("raw", video): sha256 for video, sha256 in rows.itertuples(index=False)}
-    sums = [
-        FileSum(kind, name, known.get((kind, name)) or sha256_of(file), file.stat().st_size)
+    checksums = [
+        Checksum(kind, name, known.get((kind, name)) or sha256_of(file), file.stat().st_size)
         for kind, folder in folders.items()
         for name, file in _files(folder)
     ]
-    pq.write_table(pa.Table.from_pylist([row._asdict() for row in sums], schema=_FILES_SCHEMA), path)
+    table = pa.Table.from_pylist([checksum._asdict() for checksum in checksums], schema=_FILES_SCHEMA)
+    pq.write_table(table, path)
 
 
-def read_file_sums(path: Path) -> list[FileSum]:
-    """What `write_file_sums` wrote."""
-    return [FileSum(**row) for row in pq.read_table(path).to_pylist()]
+def read_checksums(path: Path) -> list[Checksum]:
+    """Read a table of `write_checksums`."""
+    return [Checksum(**row) for row in pq.read_table(path).to_pylist()]
+
+
+def checkpoint_checksums(checkpoint: Path) -> list[Checksum]:
+    """Checksums in the manifest of a checkpoint: all that versions older than the table have."""
+    files = json.loads((checkpoint / "checkpoint.json").read_text("utf-8")).get("files", {})
+    return [Checksum("checkpoint", name, entry["sha256"], entry["bytes"]) for name, entry in files.items()]
 
 
 def read_lineage(path: Path) -> pandas.DataFrame:
-    """What `write_lineage` wrote: CLIP_COLUMNS and `key`."""
+    """Read a table of `write_lineage`: CLIP_COLUMNS and `key`."""
     return pq.read_table(path).to_pandas()
 
 
-def find_changes(sums: list[FileSum], folders: dict[str, Path]) -> list[dict[str, Any]]:
-    """Files that are not what was recorded: `file`, `problem` (`missing` or `differs`) and both sums.
+def find_changes(checksums: Sequence[Checksum], folders: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Files that are missing or differ: `file`, `problem`, `expected`, `got`.
 
-    Kinds without a folder are left out.
+    Args:
+        checksums: As recorded.
+        folders: By kind; kinds without a folder are left out.
     """
     changes = []
-    for row in sums:
+    for row in checksums:
         if row.kind not in folders:
             continue
         path = folders[row.kind] / row.path
@@ -90,6 +106,11 @@ def find_changes(sums: list[FileSum], folders: dict[str, Path]) -> list[dict[str
             problem = "missing" if got is None else "differs"
             changes.append({"file": str(path), "problem": problem, "expected": row.sha256, "got": got})
     return changes
+
+
+def text_of(path: Path) -> str:
+    """Text of a file; empty if it does not exist."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

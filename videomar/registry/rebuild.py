@@ -1,8 +1,8 @@
 """A registered version made again in a clean clone, from its commit and the same raw files.
 
-On one kind of processor with one number of threads every bit comes out again. On another kind each product is
-rounded otherwise, and training amplifies that: there other weights are no sign of a fault, and what is
-compared is whether the same clips lead to figures that are as good.
+On the same kind of processor with the same number of threads every bit is the same. On another kind each
+product is rounded differently, and training amplifies that. There, other weights are no sign of a fault: what
+is compared is whether the same clips lead to metrics that are as good.
 """
 
 import json
@@ -20,6 +20,7 @@ import yaml
 
 from videomar.checkpoint.folder import latest
 from videomar.config import load_params
+from videomar.config.layout import Layout
 from videomar.config.migration import migrate
 from videomar.errors import CheckpointError, DataError, VideomarError
 from videomar.files import sha256_of
@@ -29,17 +30,15 @@ from videomar.registry.candidate import machine_kind
 from videomar.registry.evidence import (
     FILES,
     LINEAGE,
-    read_file_sums,
+    read_checksums,
     read_lineage,
-    write_file_sums,
+    write_checksums,
     write_lineage,
 )
-from videomar.registry.trace import Places, Trace
+from videomar.registry.trace import Trace
 from videomar.registry.versions import download_evidence
 from videomar.sources.listing import write_named
 
-PARAMS = Path("params.yaml")
-_METRICS = Path("metrics")
 _KINDS = ("latents", "tokenizer", "checkpoint")
 # Of metrics by name, the first that fits: how far one may move, in its own unit and as a share of itself. A
 # metric without one is a count. Decibels follow from a run on AMD and on Intel (docs/design/provenance.md);
@@ -55,7 +54,7 @@ _TOLERANCES = (
     (r"(dynamic_degree|holds_together)$", 0.25, 0.0),
     (r"^evaluate\.", 0.05, 0.25),
 )
-# What a run cost, and what it found done already: these may differ between equal results.
+# Costs, and counts of what was cached: these may differ between equal results.
 _COSTS = re.compile(
     r"seconds$|_s$|time_share$|_gb$|per_second$"
     r"|\.(encoded|reused|captions_encoded|shards_written|shards_damaged)$"
@@ -64,7 +63,7 @@ _COSTS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a run of the pipeline came to."""
+    """Results of a run of the pipeline."""
 
     keys: Mapping[str, str]
     """Key of each clip's latent, by clip."""
@@ -76,7 +75,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that did not come out the same; None where it is not there."""
+    """One result that differs; None on the side that does not have it."""
 
     what: str
     recorded: str | None
@@ -85,57 +84,62 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What came out differently, and how closely was looked."""
+    """What differs, and how strictly it was compared."""
 
     differences: list[Difference]
     by_bits: bool
     """Whether files and metrics were compared bit by bit; else only metrics were, within tolerances."""
     because: str
-    """Why so, with the kinds of machine."""
+    """Why, with the kinds of machine."""
 
 
-def rebuild(traced: Trace, into: Path, places: Places) -> Comparison:
-    """Make a version again in the folder `into`, and compare.
+def rebuild(traced: Trace, into: Path, raw: Path) -> Comparison:
+    """Make a version again in the folder `into` and compare it with the record.
 
-    The present interpreter and its packages are used. Its training is recorded below `into`, not in the
-    registry that the version is from.
+    The present interpreter and its packages are used. Training is recorded below `into`, not in the registry
+    of the version.
+
+    Args:
+        traced: What the version was made from.
+        into: A new or empty folder.
+        raw: Folder of raw videos.
 
     Raises:
-        VideomarError: it cannot be rebuilt: code or data of that day are not to be had; or a stage fails.
+        VideomarError: code or data of the version are not available any more, or a stage fails.
     """
     commit = _require_commit(traced)
-    sources = _find_raw(traced, places.raw)
+    sources = _find_raw(traced, raw)
+    made = Layout(into)
     if into.exists() and any(into.iterdir()):
         raise DataError(f"{into}: got a folder with files in it, expected a new or an empty one")
     _git(Path(), "clone", "--quiet", "--no-checkout", str(Path().resolve()), str(into.resolve()))
     _git(into, "checkout", "--quiet", "--detach", commit)
     with tempfile.TemporaryDirectory() as folder:
         evidence = download_evidence(traced.version, Path(folder))
-        for name in (PARAMS.name, "takedowns.csv"):
+        for name in (made.params.name, made.takedowns.name):
             if (evidence / name).is_file():
                 shutil.copyfile(evidence / name, into / name)
         if not (into / "videomar").is_dir():
-            # Its stages are those of the installed package, and not of its commit.
-            migrate(into / PARAMS.name)
+            # A folder of `videomar init`: the stages are those of the installed package.
+            migrate(made.params)
         recorded = _recorded(evidence)
     for name, source in sources.items():
-        target = into / places.raw / name
+        target = made.raw / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target)
-    # Made by the stage that lists the folder of clips, which need not be there any more.
-    write_named(load_params(into / PARAMS, PARAMS), into / places.named)
-    made = _stages_after(into / "dvc.yaml", places.raw.as_posix())
-    for stage in made:
+    # The stage that writes this is skipped: it also lists the folder of clips, which may be gone.
+    params = load_params(made.params, Layout().params)
+    write_named(params, made.named)
+    stages = _stages_after(made.pipeline, Layout().raw.as_posix())
+    for stage in stages:
         _run_stage(stage, into)
-    here = machine_kind(load_params(into / PARAMS, PARAMS))
+    here = machine_kind(params)
     then = {name: traced.version.tags.get(name, "") for name in here}
-    return compare(recorded, _rebuilt(into, places, made), then, here)
+    return compare(recorded, _rebuilt(made, stages), then, here)
 
 
 def compare(recorded: Made, rebuilt: Made, then: Mapping[str, str], here: Mapping[str, str]) -> Comparison:
-    """What differs between two runs: bit by bit where the kinds of machine agree, else within tolerances.
-
-    Equal bits are equal on whatever machines.
+    """Compare two runs: bit by bit if the kinds of machine agree, else within tolerances.
 
     Args:
         recorded: The run that was registered.
@@ -144,18 +148,18 @@ def compare(recorded: Made, rebuilt: Made, then: Mapping[str, str], here: Mappin
         here: The same of the second.
     """
     differences = compare_bits(recorded, rebuilt)
-    told = "; ".join(here.values())
+    ours = "; ".join(here.values())
     if then == here:
-        return Comparison(differences, True, f"both were made on {told}")
+        return Comparison(differences, True, f"both were made on {ours}")
     before = "; ".join(value or "a kind that was not recorded" for value in then.values())
-    kinds = f"recorded on {before}, rebuilt on {told}"
+    kinds = f"recorded on {before}, rebuilt on {ours}"
     if not differences:
         return Comparison([], True, f"all is equal, though {kinds}")
     return Comparison(compare_figures(recorded, rebuilt), False, f"{kinds}, and bits differ between kinds")
 
 
 def compare_bits(recorded: Made, rebuilt: Made) -> list[Difference]:
-    """All that differs between two runs; costs are no result, and only what both should have is compared."""
+    """All that differs between two runs, without costs and without stages that did not run again."""
     differences = _differing("latent key of clip ", recorded.keys, rebuilt.keys)
     differences += _differing("", recorded.files, rebuilt.files)
     metrics = [{name: repr(value) for name, value in made.items()} for made in _results(recorded, rebuilt)]
@@ -163,11 +167,11 @@ def compare_bits(recorded: Made, rebuilt: Made) -> list[Difference]:
 
 
 def compare_figures(recorded: Made, rebuilt: Made) -> list[Difference]:
-    """What differs beyond rounding that training has amplified: clips, names of files, and metrics."""
+    """What differs by more than amplified rounding: clips, names of files, and metrics."""
     differences = _differing(
-        "latent of clip ", *(dict.fromkeys(made.keys, "there") for made in (recorded, rebuilt))
+        "latent of clip ", *(dict.fromkeys(made.keys, "exists") for made in (recorded, rebuilt))
     )
-    differences += _differing("", *(dict.fromkeys(made.files, "there") for made in (recorded, rebuilt)))
+    differences += _differing("", *(dict.fromkeys(made.files, "exists") for made in (recorded, rebuilt)))
     before, after = _results(recorded, rebuilt)
     for name in sorted({*before, *after}):
         one, other, limit = before.get(name), after.get(name), 0.0
@@ -175,15 +179,13 @@ def compare_figures(recorded: Made, rebuilt: Made) -> list[Difference]:
             limit = tolerance_of(name, one)
             if abs(one - other) <= limit:
                 continue
-        told = f"metric {name} (within {limit:g})"
-        differences.append(
-            Difference(told, *(None if value is None else repr(value) for value in (one, other)))
-        )
+        sides = (None if value is None else repr(value) for value in (one, other))
+        differences.append(Difference(f"metric {name} (within {limit:g})", *sides))
     return differences
 
 
 def tolerance_of(metric: str, value: float) -> float:
-    """How far a metric may move between kinds of machine; by no means, if it is a count."""
+    """How far a metric may move between kinds of machine; 0 for a count."""
     for pattern, absolute, share in _TOLERANCES:
         if re.search(pattern, metric):
             return max(absolute, share * abs(value))
@@ -191,7 +193,7 @@ def tolerance_of(metric: str, value: float) -> float:
 
 
 def _results(recorded: Made, rebuilt: Made) -> list[dict[str, float]]:
-    """Metrics of both but costs, of stages that were run again."""
+    """Metrics of both without costs, of stages that ran again."""
     stages = {name.partition(".")[0] for name in rebuilt.metrics}
     return [
         {
@@ -212,10 +214,10 @@ def _differing(kind: str, recorded: Mapping[str, str], rebuilt: Mapping[str, str
 
 
 def _require_commit(traced: Trace) -> str:
-    """The commit whose tree made the version, if it alone says what the code was.
+    """The commit of the version's code.
 
     Raises:
-        VideomarError: it does not, or is not in this repository.
+        VideomarError: there were uncommitted changes, or this repository does not have the commit.
     """
     tags, version = traced.version.tags, traced.version
     commit = tags.get("git_commit", "none")
@@ -234,16 +236,16 @@ def _require_commit(traced: Trace) -> str:
         _git(Path(), "cat-file", "-e", f"{commit}^{{commit}}")
     except VideomarError:
         raise VideomarError(
-            f"{version}: got commit {commit}, expected one of this repository; `git fetch` what has it"
+            f"{version}: got commit {commit}, expected one of this repository; `git fetch` it"
         ) from None
     return commit
 
 
 def _find_raw(traced: Trace, raw: Path) -> dict[str, Path]:
-    """Where each raw file of the version lies now: under its name, or anywhere below `raw` by its bytes.
+    """Present path of each raw file of the version: by its name, or anywhere below `raw` by its bytes.
 
     Raises:
-        DataError: some are not there any more; they are named.
+        DataError: some are missing; they are named.
     """
     wanted = traced.raw_files
     found = {name: raw / name for name, sha256 in wanted.items() if _is(raw / name, sha256)}
@@ -266,14 +268,14 @@ def _is(path: Path, sha256: str) -> bool:
 
 
 def _stages_after(pipeline: Path, raw: str) -> list[str]:
-    """Stages of a dvc.yaml, in its order, but those that collect raw files: these are copied."""
+    """Stages of a dvc.yaml, in its order, without those that collect raw files: these are copied."""
     stages: dict[str, Any] = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
     outs = {
         name: [next(iter(out)) if isinstance(out, dict) else out for out in stage.get("outs", [])]
         for name, stage in stages.items()
     }
     left, wanted = list(stages), [raw]
-    for path in wanted:  # which grows
+    for path in wanted:  # grows by the dependencies of the stages found
         for maker in [name for name in left if path in outs[name]]:
             left.remove(maker)
             wanted += stages[maker].get("deps", [])
@@ -281,9 +283,9 @@ def _stages_after(pipeline: Path, raw: str) -> list[str]:
 
 
 def _run_stage(stage: str, into: Path) -> None:
-    # Another store would take the rebuilt training for a new one.
+    # With the user's store, the rebuilt training would appear there as a new run.
     settings = ["env", "-u", "MLFLOW_TRACKING_URI", f"VIDEOMAR_PYTHON={sys.executable}"]
-    # Forced: results that a shared cache holds would be fetched instead of made.
+    # Forced: DVC would fetch the results from a shared cache instead of making them.
     options = ["--force", "--no-run-cache", "--single-item"]
     command = [*settings, sys.executable, "-m", "dvc", "repro", *options, stage]
     run_within(None, f"{stage} in {into}", command, into.resolve())
@@ -293,34 +295,28 @@ def _recorded(evidence: Path) -> Made:
     return _made(evidence / LINEAGE, evidence / FILES, evidence / "metrics")
 
 
-def _rebuilt(into: Path, places: Places, stages: list[str]) -> Made:
-    checkpoint = latest(into / places.checkpoints)
+def _rebuilt(layout: Layout, stages: list[str]) -> Made:
+    checkpoint = latest(layout.training_run)
     if checkpoint is None:
-        raise CheckpointError(
-            f"{into / places.checkpoints}: got no checkpoint, expected that of stage `train`"
-        )
-    folders = {
-        "latents": into / places.latents,
-        "tokenizer": into / places.tokenizer,
-        "checkpoint": checkpoint,
-    }
+        raise CheckpointError(f"{layout.training_run}: got no checkpoint, expected that of stage `train`")
+    folders = {"latents": layout.latents, "tokenizer": layout.tokenizer, "checkpoint": checkpoint}
     with tempfile.TemporaryDirectory() as folder:
         lineage, files = Path(folder) / LINEAGE, Path(folder) / FILES
-        write_lineage(lineage, into / places.ledger, into / places.latents)
-        write_file_sums(files, folders, into / places.ledger)
-        made = _made(lineage, files, into / _METRICS)
+        write_lineage(lineage, layout.ledger, layout.latents)
+        write_checksums(files, folders, layout.ledger)
+        made = _made(lineage, files, layout.metrics)
     metrics = {name: value for name, value in made.metrics.items() if name.partition(".")[0] in stages}
     return Made(made.keys, made.files, metrics)
 
 
 def _made(lineage: Path, files: Path, metrics: Path) -> Made:
     clips = read_lineage(lineage)
-    sums = [row for row in read_file_sums(files) if row.kind in _KINDS]
-    # A registered checkpoint lacks the optimizer's state, and its manifest says so.
+    # Of a checkpoint the weights only: a registered one lacks the optimizer's state, so its manifest differs.
+    weights = ("model.safetensors", "ema.safetensors")
     compared = [
         row
-        for row in sums
-        if row.kind != "checkpoint" or row.path in ("model.safetensors", "ema.safetensors")
+        for row in read_checksums(files)
+        if row.kind in _KINDS and (row.kind != "checkpoint" or row.path in weights)
     ]
     return Made(
         dict(zip(clips["clip_id"], clips["key"], strict=True)),

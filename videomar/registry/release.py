@@ -1,34 +1,39 @@
-"""The steps of a release, each of which may be repeated after an interruption.
+"""The steps of a release: register the candidate, decide, move the alias, write the report.
 
-Register the candidate, let the gate decide, move the alias, write the report.
+Each may be repeated after an interruption. `promote_version` takes the middle two for a version of the user's
+choice.
 """
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videomar.config import load_own_params
-from videomar.registry.candidate import Candidate, register_candidate
-from videomar.registry.champion import carry_out
-from videomar.registry.describe import write_card
-from videomar.registry.judging import EVALUATION, FACTS, GENERATED, RunStage, run_here
-from videomar.registry.promotion import describe_champion, judge_once
+from videomar.config.layout import Layout
+from videomar.errors import VideomarError
+from videomar.registry.candidate import credits_file, register_candidate
+from videomar.registry.champion import apply_decision
+from videomar.registry.decide import decide as ask_gate
+from videomar.registry.evaluate_again import RunStage, run_here
+from videomar.registry.model_card import write_card
 from videomar.registry.versions import (
     Version,
+    challenger,
+    champion,
     download_evidence,
     evaluation_of,
     evidence_folder,
     mark_released,
+    record_decision,
+    require_run,
     version_of,
 )
 
 if TYPE_CHECKING:
     from videomar.report.galleries import Opponent
 
-REPORT = Path("reports/index.html")
-PARAMS = Path("params.yaml")
-LOCK = Path("dvc.lock")
-LINEAGE = (
+_HERE = Layout()
+_SHOWN_TAGS = (
     "git_commit",
     "git_dirty",
     "lock_sha256",
@@ -41,57 +46,87 @@ LINEAGE = (
 
 
 def register() -> str:
-    """Register the newest checkpoint, or find it again; gives the version's number."""
-    candidate = Candidate(
-        checkpoints=Path("checkpoints/videomar"),
-        tokenizer=Path("checkpoints/tokenizer"),
-        evaluation=EVALUATION,
-        metrics=Path("metrics"),
-        params=PARAMS,
-        lock=LOCK,
-        raw=Path("data/raw"),
-        ledger=Path("data/ledger.parquet"),
-        latents=Path("data/latents"),
-        inputs=(Path("takedowns.csv"), _credits()),
-        facts=FACTS,
-        keep_shown=_keep_clips,
-    )
-    return register_candidate(candidate).number
+    """Register the newest checkpoint, or find its version; return the version's number."""
+    return register_candidate().number
 
 
 def decide(number: str, run: RunStage = run_here) -> str:
-    """Let the gate decide about a version, unless it has; gives the decision in words.
+    """Let the gate decide about a version, unless it has; return the decision in words.
 
     Args:
         number: The version's.
-        run: What runs a stage, where the champion has to be judged again.
+        run: Runs a stage, if the champion has to be evaluated again.
     """
-    version = judge_once(version_of(number), PARAMS, run)
+    version = version_of(number)
+    if version.decision is None:
+        version = record_decision(version, ask_gate(version, _HERE.params, run).to_dict())
     write_card(version)
     decision = version.decision or {}
     return f"gate: {'promoted' if decision['promote'] else 'refused'}. {' '.join(decision['reasons'])}"
 
 
 def move_alias(number: str) -> None:
-    """Carry out the decision about a version: the alias `champion` moves to it, or stays."""
-    carry_out(version_of(number))
+    """Move the alias `champion` to a version if the gate's decision allows it."""
+    apply_decision(version_of(number))
+
+
+def promote_version(number: str, force_reason: str, params: Path) -> list[str]:
+    """Let the gate decide about a version, and move the alias if it allows or a reason overrules it.
+
+    Args:
+        number: A version's number; the newest candidate if empty.
+        force_reason: Why the gate's refusal does not count; empty if it does.
+        params: params.yaml, for section `gate`.
+
+    Returns:
+        Lines for the user.
+
+    Raises:
+        VideomarError: there is no such version, it is the champion already, or the gate refuses it.
+    """
+    version = require_run(version_of(number)) if number else challenger()
+    if version is None:
+        raise VideomarError("version: got none, expected a registered one; run `make run`")
+    best = champion()
+    if best is not None and best.number == version.number:
+        raise VideomarError(f"{version}: is the champion already, expected another version")
+    decision = ask_gate(version, params)
+    forced_because = "" if decision.promote else force_reason
+    if forced_because:
+        forced = f"Forced although the gate refused: {forced_because}"
+        decision = replace(decision, promote=True, reasons=(forced, *decision.reasons))
+    version = record_decision(version, decision.to_dict())
+    write_card(version)
+    apply_decision(version, forced_because)
+    if not decision.promote:
+        raise VideomarError(f"{version}: refused by the gate: {' '.join(decision.reasons)}")
+    return [*decision.reasons, describe_champion(version)]
+
+
+def describe_champion(version: Version) -> str:
+    """Name the champion; if there is none, say why this version did not become it."""
+    best = champion()
+    if best is not None:
+        return str(best)
+    reasons = version.decision["reasons"] if version.decision is not None else ["not judged yet"]
+    return f"none (the gate refused: {' '.join(reasons)})"
 
 
 def report(number: str) -> Path:
-    """Write the report about a version; gives its path."""
+    """Write the report about a version; return its path."""
     from videomar.report.page import Release, ReportSources, write_report
 
     version = version_of(number)
     sources = ReportSources(
-        ledger=Path("data/ledger.parquet"),
-        generated=GENERATED,
-        evaluation=EVALUATION,
-        details=FACTS,
-        metrics=Path("metrics"),
-        plots=Path("plots"),
-        credits=_credits(),
+        ledger=_HERE.ledger,
+        generated=_HERE.generated,
+        evaluation=_HERE.evaluation,
+        details=_HERE.evaluation_details,
+        metrics=_HERE.metrics,
+        plots=_HERE.plots,
+        credits=credits_file(),
     )
-    lineage = {name: version.tags[name] for name in LINEAGE if name in version.tags}
+    lineage = {name: version.tags[name] for name in _SHOWN_TAGS if name in version.tags}
     with tempfile.TemporaryDirectory() as folder:
         about = Release(
             candidate=str(version),
@@ -100,18 +135,19 @@ def report(number: str) -> Path:
             lineage=lineage,
             opponent=_opponent(version, Path(folder)),
         )
-        write_report(REPORT, sources, about)
+        write_report(_HERE.report, sources, about)
     mark_released(version)
-    return REPORT
+    return _HERE.report
 
 
 def report_is_about(version: Version) -> bool:
-    """Whether the report on disk is there and is that of this version."""
-    return REPORT.is_file() and f"<title>VideoMAR: {version}<" in REPORT.read_text(encoding="utf-8")[:2000]
+    """Whether the report on disk is about this version."""
+    title = f"<title>VideoMAR: {version}<"
+    return _HERE.report.is_file() and title in _HERE.report.read_text(encoding="utf-8")[:2000]
 
 
 def _opponent(version: Version, folder: Path) -> "Opponent | None":
-    """The champion that the version met at the gate, with what was compared; None where it met none."""
+    """The champion that the gate compared the version with, and its scores; None if there was none."""
     from videomar.report.galleries import Opponent
     from videomar.report.kept_clips import KEPT_CLIPS
 
@@ -121,20 +157,7 @@ def _opponent(version: Version, folder: Path) -> "Opponent | None":
     before, decision = version_of(number), version.decision or {}
     compared = decision.get("champion_evidence") or evidence_folder()
     evidence = download_evidence(before, folder, compared)
-    if not (evidence / EVALUATION.name).is_file():
+    if not (evidence / _HERE.evaluation.name).is_file():
         return None
-    return Opponent(
-        str(before), evaluation_of(before, compared), evidence / KEPT_CLIPS, evidence / FACTS.name
-    )
-
-
-def _keep_clips(folder: Path) -> None:
-    """Keep a few of the candidate's clips, for the report of a later challenger."""
-    from videomar.report.kept_clips import KEPT_CLIPS, write_kept_clips
-
-    write_kept_clips(GENERATED, folder / KEPT_CLIPS)
-
-
-def _credits() -> Path:
-    """Whose the clips are, where their folder says so."""
-    return Path(load_own_params(PARAMS).samples.source) / "CREDITS.txt"
+    details = evidence / _HERE.evaluation_details.name
+    return Opponent(str(before), evaluation_of(before, compared), evidence / KEPT_CLIPS, details)

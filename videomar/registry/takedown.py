@@ -1,51 +1,108 @@
-"""A video taken down: noted for all later runs, and looked for in the models that exist."""
+"""From a raw video up to the registered versions that were made with it; and taking a video down."""
 
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from videomar.curation.ledger import read_ledger
 from videomar.curation.takedowns import add_takedown
 from videomar.errors import DataError
-from videomar.registry.trace import Places as Places
-from videomar.registry.trace import Sighting, digest_of, find_sightings
-from videomar.registry.versions import MODEL
+from videomar.files import sha256_of
+from videomar.registry.trace import TRAIN_SPLIT, clips_of
+from videomar.registry.versions import MODEL, Version, all_versions, download_evidence
+
+_HEX_DIGITS = 64
 
 
-def remove_video(video: str, reason: str, places: Places) -> list[str]:
-    """Note that a video must not be used; lines that say what follows from it.
+@dataclass(frozen=True, slots=True)
+class VideoUsage:
+    """Number of kept clips of one video in a version, by split; None if it is not known any more."""
+
+    version: Version
+    clips: dict[str, int] | None
+
+    @property
+    def trained(self) -> bool | None:
+        """Whether the version was trained on the video."""
+        return None if self.clips is None else self.clips.get(TRAIN_SPLIT, 0) > 0
+
+    def __str__(self) -> str:
+        name = f"{MODEL} version {self.version.number}"
+        if self.clips is None:
+            return f"{name}: not known: its run has no record, and its ledger is not in the cache here"
+        if not self.clips:
+            return f"{name}: was made without this video"
+        counts = ", ".join(f"{count} in {split}" for split, count in self.clips.items())
+        trained = "trained on it" if self.trained else "not trained on it"
+        return f"{name}: was made with this video, {trained} (clips: {counts})"
+
+
+def find_usage(digest: str) -> list[VideoUsage]:
+    """Look a video up, by its sha256, in every registered version."""
+    usage = []
+    for version in all_versions():
+        with tempfile.TemporaryDirectory() as folder:
+            clips = clips_of(download_evidence(version, Path(folder)))
+        if clips is None:
+            usage.append(VideoUsage(version, None))
+        else:
+            counts = clips.loc[clips["video_sha256"] == digest, "split"].value_counts()
+            usage.append(VideoUsage(version, {str(split): int(count) for split, count in counts.items()}))
+    return usage
+
+
+def describe_usage(digest: str) -> list[str]:
+    """One line per registered version: whether it was made with a video."""
+    return [str(found) for found in find_usage(digest)] or [f"{MODEL}: no version is registered"]
+
+
+def digest_of(video: str, raw: Path, ledger: Path) -> str:
+    """Return the sha256 of a video.
 
     Args:
-        video: Path of a file, or relative to the raw folder, or as the ledger names it.
+        video: The sha256 itself, the path of a file, also relative to `raw`, or a path in the ledger.
+        raw: Folder of raw videos.
+        ledger: The ledger.
+
+    Raises:
+        DataError: there is no such video.
+    """
+    if len(video) == _HEX_DIGITS and set(video) <= set("0123456789abcdef"):
+        return video
+    for path in (raw / video, Path(video)):
+        if path.is_file():
+            return sha256_of(path)
+    if ledger.is_file():
+        rows = read_ledger(ledger, thumbnails=False)
+        known = rows.loc[rows["video"] == video, "video_sha256"].dropna()
+        if len(known):
+            return str(known.iloc[0])
+    raise DataError(f"{video}: got no such video in {raw} or in the ledger, expected one of them")
+
+
+def remove_video(video: str, reason: str, raw: Path, ledger: Path, takedowns: Path) -> list[str]:
+    """Record that a video must not be used.
+
+    Args:
+        video: As in `digest_of`.
         reason: Why; stays in the ledger.
-        places: Where to look.
+        raw: Folder of raw videos.
+        ledger: The ledger.
+        takedowns: The list that all later runs read.
+
+    Returns:
+        Lines for the user: what was recorded, what to do, and which registered versions used the video.
 
     Raises:
         DataError: no such video, or no reason.
     """
     if not reason.strip():
         raise DataError("--reason: got nothing, expected why the video must not be used")
-    digest = digest_of(video, places)
-    if not add_takedown(places.takedowns, digest, video, reason):
-        return [
-            f"{video}: was removed before (see {places.takedowns}); nothing changed",
-            *describe_sightings(digest, places),
-        ]
+    digest = digest_of(video, raw, ledger)
+    if not add_takedown(takedowns, digest, video, reason):
+        return [f"{video}: was removed before (see {takedowns}); nothing changed", *describe_usage(digest)]
     return [
-        f"{video}: removed; sha256 {digest} is now in {places.takedowns}, which belongs into git",
+        f"{video}: removed; sha256 {digest} is now in {takedowns}, which belongs into git",
         "`dvc repro` drops its clips, what looks like them, and their latents; the file stays in your folder",
-        *describe_sightings(digest, places),
+        *describe_usage(digest),
     ]
-
-
-def describe_sightings(digest: str, places: Places) -> list[str]:
-    """One line for each registered version: whether it was made with the video."""
-    return [_line(sighting) for sighting in find_sightings(digest, places)] or [
-        f"{MODEL}: no version is registered"
-    ]
-
-
-def _line(sighting: Sighting) -> str:
-    name = f"{MODEL} version {sighting.version.number}"
-    if sighting.clips is None:
-        return f"{name}: cannot be told: its run has no record, and its ledger is not in the cache here"
-    if not sighting.clips:
-        return f"{name}: was made without this video"
-    counts = ", ".join(f"{count} in {split}" for split, count in sighting.clips.items())
-    trained = "trained on it" if sighting.trained else "not trained on it"
-    return f"{name}: was made with this video, {trained} (clips: {counts})"

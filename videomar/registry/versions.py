@@ -1,7 +1,7 @@
-"""The registered model `videomar`: its versions, the gate's decisions on them, and the aliases of the best.
+"""The registered model `videomar` in MLflow: its versions, their evidence, decisions and aliases.
 
 Each step of a release may be repeated after an interruption: the version is found again, the decision is
-kept, and the alias moves last, with an entry in its history (history.py).
+kept, and the alias moves last, with an entry in its history (champion_history.py).
 """
 
 import json
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videomar.config.layout import Layout
 from videomar.errors import VideomarError
 from videomar.files import sha256_of
 from videomar.provenance.checkout import results_sha256
@@ -26,10 +27,25 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER = "challenger"
+LINEAGE_TAGS = (
+    "git_commit",
+    "git_dirty",
+    "uncommitted",
+    "lock_sha256",
+    "ledger_sha256",
+    "tokenizer_sha256",
+    "checkpoint_sha256",
+    "checkpoint_step",
+    "training_run",
+    "machine",
+    "processor",
+    "threads",
+)
+"""Tags of a version, and of the run with its evidence, that tell what it was made from."""
 _EVIDENCE = "evidence"
 _JUDGED_AGAIN = "judged_again"
-"""Below the evidence, a folder with one for each time that a version was judged again; starts their tags."""
-_ROWS, _FACTS = "evaluation.parquet", "evaluation.json"
+"""Subfolder of the evidence with a folder for each later evaluation; prefix of their tags."""
+_HERE = Layout()
 _LONGEST_DESCRIPTION = 5000
 """Characters in MLflow's tables; PostgreSQL refuses more."""
 
@@ -49,17 +65,17 @@ class Version:
 
     @property
     def decision(self) -> dict[str, Any] | None:
-        """What the gate decided about it; None before."""
+        """The gate's decision about it: `promote`, `reasons`, `figures`; None before it has decided."""
         return json.loads(self.tags["decision"]) if "decision" in self.tags else None
 
     @property
     def judged_again(self) -> dict[str, dict[str, str]]:
-        """When and by which code it was judged again, by the key of the scores' fingerprint."""
-        begin = f"{_JUDGED_AGAIN}."
+        """Time and code of each later evaluation, by the key of its fingerprint."""
+        prefix = f"{_JUDGED_AGAIN}."
         return {
-            name.removeprefix(begin): json.loads(text)
+            name.removeprefix(prefix): json.loads(text)
             for name, text in self.tags.items()
-            if name.startswith(begin)
+            if name.startswith(prefix)
         }
 
     def __str__(self) -> str:
@@ -73,15 +89,15 @@ def find_released(lock: Path) -> Version | None:
 
 
 def is_released(lock: Path) -> bool:
-    """Whether there is nothing left to do for the pipeline's present state."""
+    """Whether the pipeline's present state is released."""
     return find_released(lock) is not None
 
 
 def champion() -> Version | None:
-    """The version that the alias `champion` names; None where none was ever promoted.
+    """The version that the alias `champion` names; None if none was ever promoted.
 
     Raises:
-        VideomarError: the history tells of a champion, but it, its run or the alias was deleted.
+        VideomarError: the history has a champion, but the version, its run or the alias was deleted.
     """
     history = settled_history(open_client())
     if history.expected is None:
@@ -163,12 +179,12 @@ def aliases_of(version: Version) -> list[str]:
 
 
 def evidence_folder(key: str = "") -> str:
-    """Folder of a run's artifacts with what the gate saw: at registration, or judged again under a key."""
+    """Folder of a run's artifacts with the evidence of its registration, or of a later evaluation."""
     return f"{_EVIDENCE}/{_JUDGED_AGAIN}/{key}" if key else _EVIDENCE
 
 
 def download_evidence(version: Version, into: Path, folder: str = _EVIDENCE) -> Path:
-    """Local folder with the evidence of a version's run; one that is not there where the run has none."""
+    """Download the evidence of a version's run. The returned folder does not exist if the run has none."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -178,16 +194,16 @@ def download_evidence(version: Version, into: Path, folder: str = _EVIDENCE) -> 
 
 
 def evaluation_of(version: Version, folder: str = _EVIDENCE) -> "pd.DataFrame":
-    """Rows of the evaluation.parquet that the gate saw for this version."""
+    """Scores of a version by clip and kind, from its evidence."""
     import pandas as pd
 
     with tempfile.TemporaryDirectory() as into:
-        return pd.read_parquet(_download(version, f"{folder}/{_ROWS}", Path(into)))
+        return pd.read_parquet(_download(version, f"{folder}/{_HERE.evaluation.name}", Path(into)))
 
 
-def facts_of(version: Version, folder: str = _EVIDENCE) -> dict[str, Any]:
-    """The evaluation.json beside these rows; nothing where there is none."""
-    path = f"{folder}/{_FACTS}"
+def evaluation_details_of(version: Version, folder: str = _EVIDENCE) -> dict[str, Any]:
+    """The evaluation.json beside these rows; empty for a version without one."""
+    path = f"{folder}/{_HERE.evaluation_details.name}"
     if path not in [item.path for item in open_client().list_artifacts(version.run_id, folder)]:
         return {}
     with tempfile.TemporaryDirectory() as into:
@@ -195,20 +211,20 @@ def facts_of(version: Version, folder: str = _EVIDENCE) -> dict[str, Any]:
 
 
 def keep_judged_again(version: Version, key: str, files: Sequence[Path], about: Mapping[str, str]) -> Version:
-    """Keep what a version was judged by on a later day.
+    """Store the scores of a later evaluation as evidence of a version.
 
     Args:
-        version: The one that was judged again.
+        version: The version.
         key: Of the scores' fingerprint.
         files: evaluation.parquet and what belongs to it.
-        about: By which code; the tag says it, and the time.
+        about: State of the code; stored in the tag, with the time.
     """
     client = open_client()
     for file in files:
         client.log_artifact(version.run_id, str(file), evidence_folder(key))
-    # The tag comes last: where it is, the files are whole.
-    told = json.dumps({"at": _now(), **about})
-    client.set_model_version_tag(MODEL, version.number, f"{_JUDGED_AGAIN}.{key}", told)
+    # The tag comes last: a version that has it has all the files.
+    text = json.dumps({"at": _now(), **about})
+    client.set_model_version_tag(MODEL, version.number, f"{_JUDGED_AGAIN}.{key}", text)
     return version_of(version.number)
 
 
@@ -221,7 +237,7 @@ def download_model(version: Version) -> Path:
 
 
 def record_decision(version: Version, decision: Mapping[str, Any]) -> Version:
-    """Keep what the gate decided (promote, reasons, figures) with the version, and when, and against whom."""
+    """Store the gate's decision (promote, reasons, figures) in the version's tags, with time and champion."""
     client, before = open_client(), champion()
     tags = {
         "decision": json.dumps(dict(decision)),
@@ -234,7 +250,7 @@ def record_decision(version: Version, decision: Mapping[str, Any]) -> Version:
 
 
 def keep_description(version: Version, text: str, name: str) -> None:
-    """Keep a text as the version's description and, under a name, as an artifact of its run."""
+    """Store a text as the version's description and, under a name, as an artifact of its run."""
     client = open_client()
     client.log_text(version.run_id, text, name)
     if len(text) > _LONGEST_DESCRIPTION:
@@ -244,12 +260,12 @@ def keep_description(version: Version, text: str, name: str) -> None:
 
 
 def mark_released(version: Version) -> None:
-    """Note that nothing is left to do for this version."""
+    """Record that the release of a version is complete."""
     open_client().set_model_version_tag(MODEL, version.number, "released_at", _now())
 
 
 def find_version(client: "MlflowClient", lock: Path) -> Version | None:
-    """The newest version with the results of this dvc.lock, or from before these were recorded, with it."""
+    """The newest version with the results of this dvc.lock; an old one is known by the file itself."""
     for tag, value in (("results_sha256", results_sha256(lock)), ("lock_sha256", sha256_of(lock))):
         found = client.search_model_versions(f"name = '{MODEL}' and tags.{tag} = '{value}'")
         if found:

@@ -14,15 +14,14 @@ from tests.support.pipeline_outputs import REPOSITORY, write_outputs
 from videomar.cli import app as cli
 from videomar.config.edit import update_params
 from videomar.evaluation.gate import Decision
-from videomar.registry import promotion, release
-from videomar.registry.judging import judge_again
-from videomar.registry.promotion import judge
+from videomar.registry import decide, release
+from videomar.registry.evaluate_again import evaluate_again, run_here
 from videomar.registry.versions import (
     MODEL,
     download_evidence,
+    evaluation_details_of,
     evaluation_of,
     evidence_folder,
-    facts_of,
     version_of,
 )
 from videomar.tracking.mlflow_store import open_client
@@ -110,7 +109,7 @@ def started(root: Path) -> int:
 
 
 def judged(number: str = "2") -> Decision:
-    return judge(version_of(number), Path("params.yaml"))
+    return decide.decide(version_of(number), Path("params.yaml"))
 
 
 def test_champion_scored_by_other_code_is_judged_again_once_and_compared_by_numbers(
@@ -128,8 +127,11 @@ def test_champion_scored_by_other_code_is_judged_again_once_and_compared_by_numb
     (key,) = champion.judged_again
     assert first.champion_evidence == evidence_folder(key)
     assert first.candidate_evidence == evidence_folder()
-    assert facts_of(champion, evidence_folder(key))["fingerprint"] == facts_of(candidate)["fingerprint"]
-    assert facts_of(champion)["fingerprint"]["code"] == OLD_CODE
+    assert (
+        evaluation_details_of(champion, evidence_folder(key))["fingerprint"]
+        == evaluation_details_of(candidate)["fingerprint"]
+    )
+    assert evaluation_details_of(champion)["fingerprint"]["code"] == OLD_CODE
     assert candidate.judged_again == {}
     assert evaluation_of(champion, evidence_folder(key)).equals(evaluation_of(champion))
 
@@ -165,7 +167,7 @@ def test_clips_that_the_champion_was_trained_on_are_left_out(root: Path) -> None
 
 
 def test_version_older_than_champion_and_code_is_judged_again_itself(fresh: Path) -> None:
-    sides = promotion._find_sides(version_of("1"), version_of("2"), promotion.run_here)
+    sides = decide._find_sides(version_of("1"), version_of("2"), run_here)
     assert sides.candidate.again
     assert not sides.champion.again
     assert sides.candidate.fingerprint == sides.champion.fingerprint
@@ -196,7 +198,7 @@ def test_what_an_earlier_judging_left_is_not_taken_for_its_result(root: Path) ->
         if stage == "sample":
             Path(command[command.index("--out") + 1]).write_text("clips")
 
-    judge_again(version_of("1"), run)
+    evaluate_again(version_of("1"), run)
     assert not left.exists()
 
 

@@ -1,0 +1,164 @@
+"""The gate's decision about a registered version: which scores of it and of the champion are compared.
+
+Scores are comparable if they have equal fingerprints: same clips, same metrics, same code. After an upgrade
+those of the champion are out of date. So before the gate decides:
+
+    scores of both registrations comparable?          -> compare them
+    else scores of later evaluations, equal keys?     -> compare those
+    else evaluate the champion again (and the candidate, if it is not of today), store the scores, look again
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tqdm import tqdm
+
+from videomar.config import load_own_params
+from videomar.config.layout import Layout
+from videomar.errors import DataError, VideomarError
+from videomar.registry.evaluate_again import RunStage, evaluate_again, key_of, run_here, save_scores
+from videomar.registry.trace import TRAIN_SPLIT, trace
+from videomar.registry.versions import (
+    Version,
+    champion,
+    evaluation_details_of,
+    evaluation_of,
+    evidence_folder,
+    version_of,
+)
+
+if TYPE_CHECKING:
+    from videomar.evaluation.fingerprint import Fingerprint
+    from videomar.evaluation.gate import Decision, Evidence
+
+
+class _Sides(NamedTuple):
+    """Scores for the gate to compare."""
+
+    candidate: "Evidence"
+    champion: "Evidence"
+    not_again: str = ""
+    """Why there are no comparable scores."""
+
+
+def decide(version: Version, params: Path, run: RunStage = run_here) -> "Decision":
+    """Let the gate decide about a version, against the present champion if there is one.
+
+    Args:
+        version: The candidate.
+        params: params.yaml, for section `gate`.
+        run: Runs a stage, if a version has to be evaluated again.
+    """
+    from videomar.evaluation.gate import decide_promotion  # here: an idle release needs no pandas
+
+    best, gate = champion(), load_own_params(params).gate
+    if best is None:
+        return decide_promotion(evidence_of(version), None, gate)
+    sides = _find_sides(version, best, run)
+    left_out = ""
+    if sides.candidate.again or sides.champion.again:
+        sides, left_out = _leave_out_trained(sides, (version, best))
+    decision = decide_promotion(sides.candidate, sides.champion, gate, sides.not_again)
+    return replace(decision, reasons=(*decision.reasons, left_out)) if left_out else decision
+
+
+def evidence_of(version: Version, key: str = "") -> "Evidence":
+    """Read the scores of a version, with their fingerprint if one was recorded.
+
+    Args:
+        version: The version.
+        key: Of the scores of a later evaluation; empty for those of the registration.
+    """
+    from videomar.evaluation.gate import Evidence
+
+    folder = evidence_folder(key)
+    fingerprint, unreadable = _fingerprint_in(version, folder)
+    again = _when(version.judged_again[key]) if key else ""
+    return Evidence(evaluation_of(version, folder), fingerprint, unreadable, folder, again)
+
+
+def _find_sides(candidate: Version, best: Version, run: RunStage) -> _Sides:
+    """Find comparable scores of both; if there are none, return those of their registrations, and why."""
+    from videomar.evaluation.gate import comparison_obstacles
+
+    sides = _Sides(evidence_of(candidate), evidence_of(best))
+    against = comparison_obstacles(sides.candidate, sides.champion)
+    if not against:
+        return sides
+    left = [best, candidate] if _is_present(sides.candidate) else [candidate, best]
+    while (found := _comparable(candidate.number, best.number)) is None and left:
+        version = left.pop(0)
+        reason = f"{candidate} and {best} cannot be compared yet ({'; '.join(against)})"
+        tqdm.write(f"gate: {reason}: {version} is judged again", file=sys.stderr)
+        try:
+            save_scores(version, evaluate_again(version, run))
+        except VideomarError as error:
+            name = "It" if version is best else "The candidate"
+            why = " ".join(str(error).split())
+            return sides._replace(not_again=f"{name} could not be judged again: {why}.")
+    return found or sides
+
+
+def _leave_out_trained(sides: _Sides, versions: Sequence[Version]) -> tuple[_Sides, str]:
+    """Leave out the clips that one of the two was trained on; a sentence says how many, if any.
+
+    The held-out videos of today were not all held out when an earlier version was trained.
+    """
+    known = [clips for version in versions if (clips := trace(version).clips) is not None]
+    trained = {clip for clips in known for clip in clips.loc[clips["split"] == TRAIN_SPLIT, "clip_id"]}
+    judged = set(sides.candidate.rows["clip_id"])
+    if not judged & trained:
+        return sides, ""
+    candidate, best = (
+        replace(side, rows=side.rows[~side.rows["clip_id"].isin(trained)]) for side in sides[:2]
+    )
+    left = f"Left out: {len(judged & trained)} of {len(judged)} clips, on which one of the two was trained."
+    return _Sides(candidate, best, sides.not_again), left
+
+
+def _comparable(candidate: str, best: str) -> _Sides | None:
+    """Stored scores of two versions, by number, with equal keys; None if there are none."""
+    ours, theirs = version_of(candidate), version_of(best)
+    mine, known = _keys(ours), _keys(theirs)
+    common = next((scores for scores in mine if scores in known), None)
+    if common is None:
+        return None
+    return _Sides(evidence_of(ours, mine[common]), evidence_of(theirs, known[common]))
+
+
+def _keys(version: Version) -> dict[str, str]:
+    """Argument `key` of `evidence_of` by the key of the scores, those of the registration first."""
+    registered, _ = _fingerprint_in(version, evidence_folder())
+    keys = {} if registered is None else {key_of(registered): ""}
+    return {**keys, **{key: key for key in version.judged_again if key not in keys}}
+
+
+def _fingerprint_in(version: Version, folder: str) -> "tuple[Fingerprint | None, str]":
+    """The fingerprint recorded in a folder of the evidence, or why it cannot be read."""
+    from videomar.evaluation.fingerprint import recorded_fingerprint
+
+    try:
+        return recorded_fingerprint(evaluation_details_of(version, folder)), ""
+    except DataError as error:
+        return None, str(error)
+
+
+def _is_present(evidence: "Evidence") -> bool:
+    """Whether the scores are comparable with those that the pipeline made here last."""
+    from videomar.evaluation.fingerprint import read_details, recorded_fingerprint
+
+    try:
+        here = recorded_fingerprint(read_details(Layout().evaluation_details))
+    except DataError:
+        return False
+    own = evidence.fingerprint
+    return own is not None and here is not None and key_of(own) == key_of(here)
+
+
+def _when(about: Mapping[str, str]) -> str:
+    """Time and code of a later evaluation, in words."""
+    changes = " with changes" if about.get("git_dirty") == "true" else ""
+    return f"{about['at']}, commit {about.get('git_commit', 'none')[:12]}{changes}"
