@@ -1,6 +1,7 @@
 """What the pages say exists: links, files, commands, options, stages, names of Python, ratios."""
 
 import ast
+import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -140,7 +141,7 @@ def test_every_command_exists(page: Path) -> None:
         if program == "make":
             named = {word for word in rest if re.fullmatch(r"[a-z][a-z-]*", word)}
             assert named <= targets(), words
-        elif program == "videomar" and all("|" not in word for word in rest):
+        elif program == "videomar" and rest[:1] != ["VERB"]:
             check_videomar(rest)
         elif program == "dvc" and rest:
             check_dvc(rest)
@@ -157,10 +158,32 @@ def test_python_compiles_and_its_imports_exist(page: Path) -> None:
                 assert [name.name for name in node.names if not hasattr(module, name.name)] == []
 
 
-def test_api_page_names_what_exists() -> None:
-    for name in re.findall(r"^::: ([\w.]+)$", (ROOT / "docs/guide/api.md").read_text(), flags=re.MULTILINE):
+@pages
+def test_names_of_the_code_that_the_site_explains_exist(page: Path) -> None:
+    for name in re.findall(r"^::: ([\w.]+)$", page.read_text(), flags=re.MULTILINE):
         module, _, member = name.rpartition(".")
         assert hasattr(importlib.import_module(module), member), name
+
+
+def test_site_explains_every_section_of_the_parameters() -> None:
+    from videomar.config.schema import Params
+
+    classes = {getattr(field.type, "__name__", field.type) for field in dataclasses.fields(Params)}
+    explained = re.findall(
+        r"^::: [\w.]+\.(\w+)$", (ROOT / "docs/guide/parameters.md").read_text(), flags=re.M
+    )
+    assert set(explained) == classes
+
+
+def test_commands_page_names_every_verb() -> None:
+    named = inline_code((ROOT / "docs/guide/commands.md").read_text())
+    groups = {verb for verb in verbs() if any(other.startswith(f"{verb} ") for other in verbs())}
+    missing = {
+        verb
+        for verb in set(verbs()) - groups
+        if not any(code == f"videomar {verb}" or code.startswith(f"videomar {verb} ") for code in named)
+    }
+    assert missing == set()
 
 
 def test_site_lists_every_page() -> None:
