@@ -1,1 +1,1 @@
-"""One module a question; each measures against a peer or a limit in the same run."""
+"""Benchmarks, one module per question; each measures against a peer or a limit in the same run."""

@@ -1,8 +1,8 @@
-"""Whether ingest survives damaged files: thousands of them, through the real child processes.
+"""Whether ingest survives thousands of damaged files, read by its real child processes.
 
 Tiny videos of many formats are mutated: bits flipped, bytes overwritten, cut off, cut out, doubled, spliced
-from two files. Untouched files lie among them. Nothing may hang, the parent may not die, every file must
-have its rows, and the untouched ones exactly the clips that they have alone.
+from two files. Undamaged files are mixed in. Nothing may hang, the parent must survive, every file must have
+rows, and the undamaged ones must have exactly the clips that they have alone.
 """
 
 import argparse
@@ -46,7 +46,7 @@ _ALARM_S = 30.0  # no tiny file takes half of this, even on a busy machine
 
 
 def make_seeds(folder: Path, names: Sequence[str] = tuple(_SEEDS)) -> list[Path]:
-    """The tiny videos of these names, in a folder."""
+    """Write the tiny videos with these names into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         options = _SEEDS[name]
@@ -56,7 +56,7 @@ def make_seeds(folder: Path, names: Sequence[str] = tuple(_SEEDS)) -> list[Path]
 
 
 def mutate(data: bytes, other: bytes, generator: np.random.Generator) -> tuple[str, bytes]:
-    """What was done to a file's bytes, and the result; `other` is spliced in."""
+    """Mutate a file's bytes at random; return the kind of mutation and the result. `other` is spliced in."""
     kinds = ("flip", "overwrite", "truncate", "cut_out", "double", "splice", "header")
     kind = str(generator.choice(kinds))
     start, end = sorted(int(place) for place in generator.integers(0, len(data) + 1, 2))
@@ -81,7 +81,7 @@ def mutate(data: bytes, other: bytes, generator: np.random.Generator) -> tuple[s
 
 
 def fill_folder(folder: Path, seeds: list[Path], num_files: int, seed: int) -> Counter[str]:
-    """Write the mutated files; how many of each kind."""
+    """Write the mutated files; return their number by kind."""
     generator = np.random.default_rng(seed)
     kinds: Counter[str] = Counter()
     for number in range(num_files):
@@ -95,10 +95,10 @@ def fill_folder(folder: Path, seeds: list[Path], num_files: int, seed: int) -> C
 def fuzz(
     folder: Path, num_files: int, seed: int, num_workers: int, names: Sequence[str] = tuple(_SEEDS)
 ) -> dict[str, Any]:
-    """Counts of outcomes; seeds (of these names) and mutated files are written under `folder`.
+    """Ingest mutated files and count the outcomes; all files are written below `folder`.
 
     Raises:
-        RuntimeError: a file is missing from the candidates, or an untouched one lost clips.
+        RuntimeError: a file is missing from the candidates, or an undamaged one lost clips.
     """
     shipped = load_params(ROOT / "params.yaml").ingest
     short = {"num_frames": 9, "stride_frames": 4}  # the seeds last a second and a half
@@ -108,7 +108,7 @@ def fuzz(
     raw = folder / "raw"
     raw.mkdir()
     kinds = fill_folder(raw, seeds, num_files, seed)
-    # Among the others, so that a process that has just read a damaged file reads a good one.
+    # Mixed in, so that a process reads them right after a damaged file.
     for number, path in enumerate(seeds):
         shutil.copy(path, raw / f"{num_files * number // len(seeds):05d}_untouched_{path.name}")
     began = time.perf_counter()
@@ -127,15 +127,15 @@ def fuzz(
 
 
 def _outcome(reasons: pandas.Series) -> str:
-    """`clips`, or the first word of the reason of a file's rows."""
-    said = {str(reason).split(":")[0] for reason in reasons if isinstance(reason, str)}
-    return "clips" if reasons.isna().any() else "+".join(sorted(said))
+    """`clips`, or the reasons in the rows of a file."""
+    reasons_found = {str(reason).split(":")[0] for reason in reasons if isinstance(reason, str)}
+    return "clips" if reasons.isna().any() else "+".join(sorted(reasons_found))
 
 
 def _check(raw: Path, rows: pandas.DataFrame, alone: pandas.DataFrame) -> None:
     lost = set(list_videos(raw)) ^ set(rows["video"])
     if lost:
-        raise RuntimeError(f"got no rows of {sorted(lost)}, expected every file in the candidates")
+        raise RuntimeError(f"got no rows for {sorted(lost)}, expected every file in the candidates")
     # A mutation that changes nothing has the bytes of the untouched file, which is then its duplicate.
     for sha256, wanted in alone.groupby("video_sha256"):
         got = rows[(rows["video_sha256"] == sha256) & (rows["reason"] != "duplicate_file")]
@@ -144,16 +144,16 @@ def _check(raw: Path, rows: pandas.DataFrame, alone: pandas.DataFrame) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=available_cores())
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = fuzz(Path(folder), given.files, given.seed, given.workers)
-    # A file without rows, or an untouched one without its clips, has ended the run in an error.
-    hung = figures["outcomes"].get("timeout", 0) / given.files
+        figures = fuzz(Path(folder), options.files, options.seed, options.workers)
+    # Files without rows and undamaged ones without their clips have already raised an error.
+    hung = figures["outcomes"].get("timeout", 0) / options.files
     write_result("fuzz", figures, {"timeout_share": hung}, ["pebble"])
 
 

@@ -1,9 +1,9 @@
-"""How much of ffmpeg's own decoding and scaling speed is left, with everything that ingest does beside it.
+"""Speed of ingest compared with ffmpeg's decoding and scaling alone.
 
 Ours: `ingest_videos` as the pipeline calls it, on all cores: hashing, probing, decoding, scaling, shots,
-scores, thumbnails and rows, in child processes, their start included. Theirs: `ffmpeg -i FILE -vf scale=...
--f null -` on the same files, to the same size, as many at a time as there are cores and each on one thread
-(`ffmpeg_parallel`), and one after the other on all threads (`ffmpeg_threads`); the faster of the two counts.
+scores, thumbnails and rows, with the start of child processes. Theirs: `ffmpeg -i FILE -vf scale=...
+-f null -` on the same files and to the same size, one process per core with one thread each
+(`ffmpeg_parallel`), and one process at a time with all threads (`ffmpeg_threads`); the faster one counts.
 """
 
 import argparse
@@ -29,7 +29,7 @@ CORES = available_cores()
 
 
 def make_videos(folder: Path, num_files: int, seconds: int, size: str) -> list[Path]:
-    """H.264 files with motion, texture and a cut; made once."""
+    """Write H.264 files with motion, texture and a cut, unless they exist."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{size}_{seconds}s_{number}.mp4" for number in range(num_files)]
     for number, path in enumerate(paths):
@@ -43,18 +43,18 @@ def make_videos(folder: Path, num_files: int, seconds: int, size: str) -> list[P
 
 
 def ours(folder: Path, params: IngestParams) -> float:
-    """Seconds of ingest over a folder."""
+    """Seconds that ingest takes for a folder."""
     with tempfile.TemporaryDirectory() as out:
         began = time.perf_counter()
         figures = ingest_videos(folder, Path(out) / "candidates.parquet", params)
         took_s = time.perf_counter() - began
     if figures["unreadable"] or not figures["clips"]:
-        raise RuntimeError(f"got {figures}, expected clips of every file")
+        raise RuntimeError(f"got {figures}, expected clips from every file")
     return took_s
 
 
-def theirs(paths: list[Path], params: IngestParams, side_by_side: int, threads: int) -> float:
-    """Seconds of ffmpeg over the same files."""
+def theirs(paths: list[Path], params: IngestParams, num_processes: int, threads: int) -> float:
+    """Seconds that ffmpeg takes for the same files."""
 
     def run(path: Path) -> None:
         info = probe(path)
@@ -64,13 +64,13 @@ def theirs(paths: list[Path], params: IngestParams, side_by_side: int, threads: 
         subprocess.run([str(find_ffmpeg()), *command, "-vf", scale, "-f", "null", "-"], check=True)
 
     began = time.perf_counter()
-    with ThreadPoolExecutor(side_by_side) as pool:
+    with ThreadPoolExecutor(num_processes) as pool:
         list(pool.map(run, paths))
     return time.perf_counter() - began
 
 
 def count_frames(path: Path) -> int:
-    """Frames in a file, by its header."""
+    """Number of frames in a file, by its header."""
     with av.open(str(path)) as container:
         return container.streams.video[0].frames
 
@@ -78,7 +78,7 @@ def count_frames(path: Path) -> int:
 def measure(
     paths: list[Path], params: IngestParams, rounds: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Figures and ratios, each way in turn."""
+    """Measure all ways in turn; return figures and ratios."""
     frames = sum(count_frames(path) for path in paths)
     seconds: dict[str, list[float]] = {"ingest": [], "ffmpeg_parallel": [], "ffmpeg_threads": []}
     for _ in range(rounds):
@@ -95,21 +95,21 @@ def measure(
 
 
 def main() -> None:
-    """The command line."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=2 * CORES)
     parser.add_argument("--seconds", type=int, default=40)
     parser.add_argument("--size", default="1280x720")
-    parser.add_argument("--size-px", type=int, default=0, help="of clips; 0: as in params.yaml")
+    parser.add_argument("--size-px", type=int, default=0, help="side of clips; 0 = as in params.yaml")
     parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    options = parser.parse_args()
     params = dataclasses.replace(load_params(ROOT / "params.yaml").ingest, num_workers=CORES)
-    if given.size_px:
-        params = dataclasses.replace(params, size_px=given.size_px)
+    if options.size_px:
+        params = dataclasses.replace(params, size_px=options.size_px)
     with tempfile.TemporaryDirectory() as folder:
-        paths = make_videos(Path(folder), given.files, given.seconds, given.size)
-        figures, ratios = measure(paths, params, given.rounds)
-    about = {"video": f"{given.size} H.264, {given.seconds} s", "clip_size_px": params.size_px}
+        paths = make_videos(Path(folder), options.files, options.seconds, options.size)
+        figures, ratios = measure(paths, params, options.rounds)
+    about = {"video": f"{options.size} H.264, {options.seconds} s", "clip_size_px": params.size_px}
     write_result("ingest", about | figures, ratios, ["scenedetect-headless", "pebble"])
 
 

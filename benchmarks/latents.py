@@ -1,8 +1,8 @@
-"""How fast are shuffled batches of latents read, beside peers; what does a changed clip cost?
+"""Speed of reading shuffled batches of latents, compared with peers, and the cost of one changed clip.
 
-`python -m benchmarks.latents`. All read the same bytes, from the page cache, into float16 tensors of a batch:
-ours, one `numpy.memmap` of all clips (copied), one `.pt` file a clip, and WebDataset's tar shards with its
-shuffle buffer, where it is installed. Rounds are interleaved; figures are medians.
+`python -m benchmarks.latents`. All read the same bytes from the page cache into float16 tensors of a batch:
+ours, one `numpy.memmap` of all clips (copied), one `.pt` file per clip, and WebDataset's tar shards with its
+shuffle buffer, if installed. Rounds are interleaved; figures are medians.
 """
 
 import dataclasses
@@ -34,19 +34,19 @@ from videomar.latents.parquet import ByteRange
 from videomar.latents.shards import write_shards
 from videomar.seeding import step_generator
 
-SHAPE = (16, 6, 32, 32)  # 192 KiB a clip
+SHAPE = (16, 6, 32, 32)  # 192 KiB per clip
 CLIPS = 6000
 BATCH = 16
 BATCHES = 60
 ROUNDS = 7
 EPOCHS = 10
 CLIP_BYTES = 2 * int(np.prod(SHAPE))
-SMALL = [16, 5, 4, 4]  # of the shipped parameters
-ENCODE_S = 0.02  # a clip of the simulated encoder
+SMALL = [16, 5, 4, 4]  # shape of a clip's latents with the shipped parameters
+ENCODE_S = 0.02  # seconds per clip of the simulated encoder
 
 
 def main() -> None:
-    """Measure and store."""
+    """Measure and store the result."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="latents-") as name:
         folder = Path(name)
@@ -58,11 +58,11 @@ def main() -> None:
 
 
 def measure_reading(folder: Path, clips: int = CLIPS) -> tuple[dict[str, float], dict[str, float]]:
-    """Bytes a second of every reader, our share of each peer's, and our memory over epochs."""
+    """Bytes per second of every reader, ours over each peer's, and our memory over epochs."""
     write_all(folder, clips)
     dataset = LatentDataset(folder / "shards", "train", 4)
     start = time.perf_counter()
-    for first in range(0, clips, BATCH):  # the one time that sums are compared
+    for first in range(0, clips, BATCH):  # checksums are compared in the first epoch only
         dataset.stored_latents(range(first, min(first + BATCH, clips)))
     figures = {"clips": float(clips), "clip_bytes": float(CLIP_BYTES), "cache_gb": clips * CLIP_BYTES / 1e9}
     figures["first_epoch_gb_per_s"] = clips * CLIP_BYTES / 1e9 / (time.perf_counter() - start)
@@ -112,7 +112,7 @@ def memory_over_epochs(dataset: LatentDataset) -> dict[str, float]:
 
 
 def write_all(folder: Path, clips: int) -> None:
-    """The same clips in every format."""
+    """Write the same clips in every format."""
     (folder / "pt").mkdir()
     (folder / "tar").mkdir()
     clip = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float16)
@@ -143,13 +143,13 @@ def write_all(folder: Path, clips: int) -> None:
 
 
 def memmap_reader(path: Path, clips: int) -> Callable[[Any], torch.Tensor]:
-    """Copies of clips of one memory-mapped array."""
+    """Reader that copies clips from one memory-mapped array."""
     array = np.memmap(path, np.float16, "r", shape=(clips, *SHAPE))
     return lambda index: torch.from_numpy(array[index])
 
 
 def webdataset_reader(folder: Path) -> Callable[[Any], torch.Tensor]:
-    """The next batch of WebDataset's own order: shards and a buffer of 1,000 clips shuffled."""
+    """Reader of batches in WebDataset's own order: shuffled shards and a shuffle buffer of 1,000 clips."""
     import webdataset
 
     def clip(data: bytes) -> torch.Tensor:
@@ -162,7 +162,7 @@ def webdataset_reader(folder: Path) -> Callable[[Any], torch.Tensor]:
 
 
 class Project:
-    """A ledger of simulated clips, four to a video, and their cache."""
+    """A ledger of simulated clips, four per video, and their latent cache."""
 
     def __init__(self, folder: Path) -> None:
         shipped = load_params(ROOT / "params.yaml")
@@ -172,8 +172,8 @@ class Project:
         tokenizer = CausalTokenizer(small).initialise(step_generator(0, 0))
         save_tokenizer(tokenizer, folder / "tokenizer")
 
-    def encode(self, clips: int, seconds_a_clip: float, changed: int = 0) -> float:
-        """Seconds to bring the cache in line with a ledger of which `changed` clips are new."""
+    def encode(self, clips: int, seconds_per_clip: float, changed: int = 0) -> float:
+        """Seconds to update the cache to a ledger with `changed` new clips."""
         rows = [
             dict.fromkeys(LEDGER_SCHEMA.names)
             | {"video": f"{n // 4}.mp4", "video_sha256": f"{n // 4}", "clip_id": f"{n}", "kept": True}
@@ -186,7 +186,7 @@ class Project:
 
         def encode(videos: Sequence[Video], _: Path, __: Params) -> Iterator[list[Encoded]]:
             for video in videos:
-                time.sleep(seconds_a_clip * len(video.keys))
+                time.sleep(seconds_per_clip * len(video.keys))
                 yield [Encoded(key, SMALL, _small_latents(key)) for key in video.keys]
 
         paths = [self.folder / name for name in ("raw", "ledger.parquet", "tokenizer", "latents")]
@@ -196,7 +196,7 @@ class Project:
 
 
 def measure_updates(folder: Path) -> dict[str, float]:
-    """Seconds for one changed clip of 1,000 and for whole caches, with an encoder that is simulated."""
+    """Seconds for one changed clip of 1,000 and for whole caches, with a simulated encoder."""
     project = Project(folder)
     figures = {"simulated_encoder_s_per_clip": ENCODE_S, "one_clip_alone_s": project.encode(1, ENCODE_S)}
     project.encode(1000, 0.0)

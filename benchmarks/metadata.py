@@ -1,11 +1,11 @@
-"""What do the tables cost at a million clips: ledger, latents' index, lineage, listings; what breaks first?
+"""What tables cost at a million clips: ledger, index of latents, lineage, listings; and what breaks first.
 
 `python -m benchmarks.metadata [CLIPS ...]`; without numbers 10,000, 100,000 and 1,000,000 clips, which takes
-8 GB of disk, 16 GB of memory and, on a machine that does nothing else, about half an hour. Every part (see
-`metadata_parts`) runs in a process of its own with one thread: seconds, processor seconds (something else may
-run beside) and the most memory that the process ever had, its libraries (0.3 GB) and what the part starts
-from among it. Where a million clips are not asked for, they are extrapolated from the two largest numbers:
-processor seconds by their exponent, at least linearly, memory along a line.
+8 GB of disk, 16 GB of memory and, on an idle machine, about half an hour. Every part (see `metadata_parts`)
+runs in its own process with one thread. Measured are seconds, processor seconds (other programs may run
+meanwhile) and peak memory of the process, which includes libraries (0.3 GB) and the part's input. Figures for
+a million clips, if not measured, are extrapolated from the two largest numbers: processor seconds by their
+exponent, at least linearly, memory linearly.
 """
 
 import math
@@ -40,7 +40,7 @@ def main(sizes: Sequence[int]) -> None:
 
 
 def measure(folder: Path, clips: int) -> dict[str, float]:
-    """Seconds and memory of every part, and bytes a clip on disk; the parts build on each other's files."""
+    """Seconds and memory of every part, and bytes per clip on disk; parts use files of earlier parts."""
     write_settings(folder)
     figures: dict[str, float] = {}
     context = get_context("forkserver")
@@ -56,7 +56,7 @@ def measure(folder: Path, clips: int) -> dict[str, float]:
 
 
 def run_part(name: str, folder: Path, clips: int) -> dict[str, float]:
-    """Prepare and measure one part; to be called in a new process."""
+    """Prepare and measure one part; call it in a new process."""
     os.chdir(folder)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     pa.set_cpu_count(1)
@@ -71,7 +71,7 @@ def run_part(name: str, folder: Path, clips: int) -> dict[str, float]:
 
 
 def growth(figures: dict[str, float], few: int, many: int) -> dict[str, float]:
-    """The exponent of each part's processor seconds; a million clips, if they are more than `many`."""
+    """Exponent of each part's processor seconds, and figures extrapolated to a million clips."""
     grown = {}
     for name in PARTS:
         before, after = (figures[f"{name}_{clips}_cpu_s"] for clips in (few, many))

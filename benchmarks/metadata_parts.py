@@ -1,6 +1,7 @@
-"""The parts of the benchmark `metadata`: each prepares in a folder, for so many clips, what is then measured.
+"""The parts of the benchmark `metadata`, and the simulated clips that they work on.
 
-Clips are those of `metadata_rows`, with latents of 80 bytes; nothing is decoded.
+A part is a function that prepares files for a number of clips in a folder, and returns a function without
+arguments: the work to be measured. Latents have 80 bytes; nothing is decoded.
 """
 
 import dataclasses
@@ -15,19 +16,24 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.metadata_rows import CLIPS_PER_VIDEO, simulated_candidates
 from benchmarks.record import ROOT
 from videomar.config import Params, load_params
 from videomar.curation.curate import curate_clips
-from videomar.curation.duplicates import find_clusters
+from videomar.curation.duplicates import FINGERPRINT_BYTES, find_clusters
 from videomar.curation.ingest import count_candidates
-from videomar.curation.ledger import read_ledger, write_candidates, write_ledger
+from videomar.curation.ledger import ClipRow, read_ledger, write_candidates, write_ledger
 from videomar.curation.ledger_diff import compare_ledgers, read_policy
 from videomar.curation.splits import assign_split
 from videomar.latents.clip_encoder import Encoded, Video
 from videomar.latents.dataset import BatchSpec, LatentDataset
 from videomar.latents.encode import encode_clips
 
+CLIPS_PER_VIDEO = 10
+THUMBNAIL_BYTES, CAPTION_LENGTH = 3066, 64  # means of the shipped clips
+# With this share of bits set, two fingerprints share a band of 15 bits as often as shipped clips of different
+# videos do: 1.4e-4.
+SET_BITS = 0.655
+COPIED = 0.01  # share of clips that are near-duplicates: three bits and no colour changed
 SHAPE = [2, 5, 2, 2]
 DRAW = BatchSpec(batch_size=16, simulated_share=0.5, seed=0)
 BATCHES = 20
@@ -36,7 +42,7 @@ Part = Callable[[Path, int], Callable[[], object]]
 
 
 def write_settings(folder: Path) -> None:
-    """Parameters, other thresholds, no takedowns, a tokenizer."""
+    """Write parameters, a second file with other limits, an empty list of takedowns, and a tokenizer."""
     from videomar.encoders.causal import CausalTokenizer, save_tokenizer
     from videomar.seeding import step_generator
 
@@ -59,25 +65,25 @@ def candidates(folder: Path, clips: int) -> Callable[[], object]:
 
 
 def curate(folder: Path, _: int) -> Callable[[], object]:
-    """The whole stage: read, judge, find near-duplicates, split, write."""
+    """The whole stage curate: read, judge, find near-duplicates, split, write."""
     paths = [folder / name for name in ("candidates.parquet", "takedowns.csv", "ledger.parquet")]
     return lambda: curate_clips(*paths, _params(folder).curate)
 
 
 def duplicates(folder: Path, _: int) -> Callable[[], object]:
-    """Near-duplicates alone."""
+    """Finding near-duplicates alone."""
     ledger = read_ledger(folder / "ledger.parquet")
     return lambda: find_clusters(ledger, _params(folder).curate)
 
 
 def splits(folder: Path, _: int) -> Callable[[], object]:
-    """Splits alone."""
+    """Assigning splits alone."""
     ledger = read_ledger(folder / "ledger.parquet")
     return lambda: assign_split(ledger, _params(folder).curate)
 
 
 def ledger_diff(folder: Path, _: int) -> Callable[[], object]:
-    """`videomar ledger diff other.yaml`: judged again with other thresholds, and compared."""
+    """`videomar ledger diff other.yaml`: judge with other limits and compare."""
 
     def compare() -> None:
         other = read_policy(folder / "other.yaml", folder / "candidates.parquet", folder / "takedowns.csv")
@@ -100,12 +106,12 @@ def encode(folder: Path, clips: int) -> Callable[[], object]:
 
 
 def encode_again(folder: Path, _: int) -> Callable[[], object]:
-    """Nothing changed."""
+    """The stage encode when nothing changed."""
     return lambda: _encode(folder, at_most=0)
 
 
 def encode_changed(folder: Path, _: int) -> Callable[[], object]:
-    """One clip changed."""
+    """The stage encode when one clip changed."""
     ledger = read_ledger(folder / "ledger.parquet")
     ledger.loc[ledger.index[ledger["kept"]][0], "start_s"] += 0.5
     write_ledger(folder / "ledger.parquet", ledger)
@@ -113,18 +119,18 @@ def encode_changed(folder: Path, _: int) -> Callable[[], object]:
 
 
 def open_dataset(folder: Path, _: int) -> Callable[[], object]:
-    """What every worker of a training run does first, and holds."""
+    """Opening the dataset, as every worker of a training run does."""
     return lambda: _dataset(folder)
 
 
 def first_batch(folder: Path, _: int) -> Callable[[], object]:
-    """Buckets, their order, and a batch with the sums of the row groups it touches."""
+    """Making the buckets and reading a first batch, with the checksums of the row groups it touches."""
     dataset = _dataset(folder)
     return lambda: dataset.batch_at(0, DRAW)
 
 
 def batches(folder: Path, _: int) -> Callable[[], object]:
-    """BATCHES batches of steps after that: only which clips are theirs."""
+    """Choosing the clips of BATCHES later batches, without reading them."""
     dataset = _dataset(folder)
     dataset.index_at(0, DRAW.batch_size, DRAW.simulated_share, DRAW.seed)
     return lambda: [
@@ -134,7 +140,7 @@ def batches(folder: Path, _: int) -> Callable[[], object]:
 
 
 def manifest(folder: Path, _: int) -> Callable[[], object]:
-    """What a registered version keeps of its clips."""
+    """Writing the table of clips that a registered version stores."""
     from videomar.registry.evidence import write_lineage
 
     paths = (folder / name for name in ("lineage.parquet", "ledger.parquet", "latents"))
@@ -156,7 +162,7 @@ def trace_forward(folder: Path, _: int) -> Callable[[], object]:
 
 
 def trace_back(folder: Path, _: int) -> Callable[[], object]:
-    """`videomar trace VIDEO`, with one registered version; its store is there already."""
+    """`videomar trace VIDEO`, with one registered version in an existing store."""
     from videomar.registry.takedown import find_usage
     from videomar.tracking.mlflow_store import open_client
 
@@ -170,7 +176,7 @@ def trace_back(folder: Path, _: int) -> Callable[[], object]:
 
 
 def gc_objects(folder: Path, clips: int) -> Callable[[], object]:
-    """`videomar gc` on DVC's cache of the videos: the tree names half of them, nothing the others."""
+    """`videomar gc` on DVC's cache of the videos, half of which nothing refers to."""
     from dvc.repo import Repo
 
     from videomar.ops.gc_stores import find_objects
@@ -234,3 +240,45 @@ def _encode(folder: Path, at_least: int = 0, at_most: float = math.inf) -> None:
     paths = [folder / name for name in ("raw", "ledger.parquet", "tokenizer", "latents")]
     done: dict[str, Any] = encode_clips(*paths, _params(folder), instantly)
     assert at_least <= done["encoded"] <= at_most, done
+
+
+def simulated_candidates(clips: int) -> list[ClipRow]:
+    """Rows as ingest writes them: all columns, as wide as for the shipped clips, some near-duplicates."""
+    rng = np.random.default_rng(0)
+    marks = rng.integers(0, 256, (clips, FINGERPRINT_BYTES), np.uint8)
+    marks[:, :24] = np.packbits(rng.random((clips, 192), np.float32) < SET_BITS, axis=1)
+    copies = rng.permutation(clips)[: int(COPIED * clips)]
+    marks[copies] = marks[rng.integers(0, clips, len(copies))]
+    marks[copies, rng.integers(0, 24, len(copies))] ^= 7
+    pool = rng.bytes(2**22)
+    scores = rng.lognormal(0, 0.5, (clips, 4))
+    videos = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(-(-clips // CLIPS_PER_VIDEO))]
+    rows = []
+    for n, (mark, score) in enumerate(zip(marks, scores.tolist(), strict=True)):
+        number, place = divmod(n, CLIPS_PER_VIDEO)
+        start = n * 7919 % (len(pool) - THUMBNAIL_BYTES)
+        row = ClipRow(
+            video=f"folder_{number % 100:03d}/video_{number:07d}.mp4",
+            video_sha256=videos[number],
+            clip_id=hashlib.sha256(b"clip %d" % n).hexdigest()[:16],
+            start_s=2.125 * place,
+            end_s=2.125 * (place + 1),
+            caption=f"caption {n} ".ljust(CAPTION_LENGTH, "."),
+            group="real" if number % 2 else "simulated",
+            width=1280,
+            height=720,
+            clip_width_px=32,
+            clip_height_px=32,
+            num_frames=17,
+            motion=2 * score[0],
+            brightness=100 * score[1] ** 0.2,
+            contrast=50 * score[2],
+            sharpness=600 * score[3],
+            frozen_share=0.0,
+            flicker=0.5,
+            letterbox_share=0.0,
+            fingerprint=mark.tobytes(),
+            thumbnail=pool[start : start + THUMBNAIL_BYTES],
+        )
+        rows.append(row)
+    return rows

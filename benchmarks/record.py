@@ -1,4 +1,4 @@
-"""What every benchmark leaves behind: one JSON object, printed and stored, that says where it was made."""
+"""The result of a benchmark: one JSON object, printed and stored, with versions, machine and commit."""
 
 import json
 import os
@@ -24,14 +24,14 @@ def write_result(
     """Store `NAME.json` and print the same object as one line.
 
     Args:
-        name: Of the benchmark.
-        figures: What was measured, with units in the names.
-        ratios: Us against a peer or a limit in the same run; above 1 we are ahead.
-        packages: Installed packages whose versions matter here, besides the usual ones.
-        folder: Where the file goes.
+        name: Name of the benchmark.
+        figures: Measurements, with units in their names.
+        ratios: Ours against a peer or a limit in the same run; above 1 = we are ahead.
+        packages: Further packages whose versions are recorded.
+        folder: Folder of the file.
 
     Returns:
-        The object.
+        The object that is stored.
     """
     result = {
         "name": name,
@@ -40,7 +40,7 @@ def write_result(
         "versions": {"python": platform.python_version()} | _versions((*_PACKAGES, *packages)),
         "machine": f"{platform.machine()} {_processor()}".strip(),
         "cores": available_cores(),
-        # Of the last minute: what else ran beside the benchmark, and the benchmark itself.
+        # Load averages: the benchmark itself and whatever ran beside it.
         "load": [round(value, 2) for value in os.getloadavg()],
         "commit": commit(),
     }
@@ -54,7 +54,7 @@ def write_result(
 
 
 def commit() -> str:
-    """The commit of this tree; `-dirty` behind it where files differ; `unknown` outside of git."""
+    """Commit of this tree, with `-dirty` if files differ; `unknown` outside of git."""
     try:
         head = _git("rev-parse", "HEAD")
         return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
@@ -86,5 +86,5 @@ def _processor() -> str:
 
 
 def available_cores() -> int:
-    """Cores that this process may use; all there are where the system does not tell."""
+    """Cores that this process may use, or all cores on systems that cannot restrict them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

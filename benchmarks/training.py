@@ -61,82 +61,88 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 Curve = list[tuple[float, float]]
-"""Seconds of training and the held-out loss then."""
+"""Points of (seconds of training, held-out loss)."""
 
 
 class Step(NamedTuple):
-    """What one step took."""
+    """Time of one step."""
 
     shape: ClipShape
     waited_s: float
-    """Of `seconds`, until the batch was there."""
+    """Part of `seconds` spent waiting for the batch."""
     seconds: float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and store."""
+    """Measure and store the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training")
     parser.add_argument("--parts", nargs="+", choices=("steps", "learning"), default=["steps", "learning"])
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=1800.0, help="for each part, about")
+    parser.add_argument("--seconds", type=float, default=1800.0, help="approximate duration of each part")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="medium")
-    parser.add_argument("--depth", type=int, help="blocks, if not the preset's; stated in the figures")
-    parser.add_argument("--size", type=int, help="pixels, if not the preset's")
-    parser.add_argument("--frames", type=int, help="latent frames, if not the preset's")
+    parser.add_argument("--depth", type=int, help="blocks; default: the preset's")
+    parser.add_argument("--size", type=int, help="side in pixels; default: the preset's")
+    parser.add_argument("--frames", type=int, help="latent frames; default: the preset's")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--precision", choices=tuple(_DTYPES), default="float32")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing")
     parser.add_argument("--seeds", type=int, default=1, help="learning runs of each kind")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4], help="of learning")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3], help="of learning")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[1, 2, 4], help="values for the learning runs"
+    )
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3], help="values for the learning runs")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
-    wish = parser.parse_args(arguments)
-    torch.set_num_threads(wish.threads)
-    figures: dict[str, Any] = {"device": str(wish.device), "threads": wish.threads, "seconds": wish.seconds}
-    if wish.device.type == "cuda":
-        figures["gpu"] = torch.cuda.get_device_name(wish.device)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    figures: dict[str, Any] = {
+        "device": str(options.device),
+        "threads": options.threads,
+        "seconds": options.seconds,
+    }
+    if options.device.type == "cuda":
+        figures["gpu"] = torch.cuda.get_device_name(options.device)
     ratios: dict[str, float] = {}
     for part, measure in (("steps", measure_steps), ("learning", measure_learning)):
-        if part in wish.parts:
+        if part in options.parts:
             with tempfile.TemporaryDirectory(prefix="training-") as folder:
-                found, shares = measure(Path(folder), wish)
+                found, shares = measure(Path(folder), options)
             figures, ratios = figures | found, ratios | shares
-    write_result("training", figures, ratios, ["einops", "safetensors"], folder=wish.out)
+    write_result("training", figures, ratios, ["einops", "safetensors"], folder=options.out)
 
 
-def measure_steps(folder: Path, wish: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]:
-    """Share of the device's matrix products that steps of a preset reach, and of time that data takes."""
-    preset = PRESETS[wish.preset]
-    model = dataclasses.replace(preset.model, depth=wish.depth or preset.model.depth)
-    side = (wish.size or preset.size_px) // preset.space_stride
-    frames = wish.frames or preset.latent_frames
-    clips = np.random.default_rng(0).standard_normal((4 * wish.batch, 16, frames, side, side))
+def measure_steps(folder: Path, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]:
+    """Steps of a preset: share of the device's matrix-product rate, and share of time spent on data."""
+    preset = PRESETS[options.preset]
+    model = dataclasses.replace(preset.model, depth=options.depth or preset.model.depth)
+    side = (options.size or preset.size_px) // preset.space_stride
+    frames = options.frames or preset.latent_frames
+    clips = np.random.default_rng(0).standard_normal((4 * options.batch, 16, frames, side, side))
     data = write_cache(folder, clips, preset.caption)
-    params = train_params(preset.objective, wish.batch, 1e-4, wish.precision)
-    state = new_state(ModelShape(model, 16, *reversed(preset.caption)), params, wish.device)
-    if wish.recompute:
+    params = train_params(preset.objective, options.batch, 1e-4, options.precision)
+    state = new_state(ModelShape(model, 16, *reversed(preset.caption)), params, options.device)
+    if options.recompute:
         recompute_blocks(state.model)
-    if wish.compile:
+    if options.compile:
         compile_blocks(state.model)
-    rates = [matmul_rate(wish.device, _DTYPES[wish.precision])]
-    running, steps = take_steps(state, data, params, wish.device), []
-    for _ in range(3 if wish.compile else 1):  # the first ones allocate and compile
+    rates = [matmul_rate(options.device, _DTYPES[options.precision])]
+    running, steps = take_steps(state, data, params, options.device), []
+    for _ in range(3 if options.compile else 1):  # the first steps allocate and compile
         next(running)
-    end = time.perf_counter() + wish.seconds
+    end = time.perf_counter() + options.seconds
     while len(steps) < 2 or time.perf_counter() < end:
         steps.append(next(running))
-    rates.append(matmul_rate(wish.device, _DTYPES[wish.precision]))
+    rates.append(matmul_rate(options.device, _DTYPES[options.precision]))
     shape = steps[0].shape
     step_s = statistics.median(step.seconds for step in steps)
     flops = step_flops(model, shape, params)
     figures = {
-        "preset": wish.preset,
+        "preset": options.preset,
         "depth": model.depth,
         "parameters": sum(weight.numel() for weight in state.model.parameters()),
         "objective": params.objective,
-        "precision": wish.precision,
+        "precision": options.precision,
         "batch_and_latent_frames_and_tokens": list(shape[:3]),
         "steps": len(steps),
         "step_s": step_s,
@@ -145,23 +151,23 @@ def measure_steps(folder: Path, wish: argparse.Namespace) -> tuple[dict[str, Any
         "matmul_tflop_per_s": max(rates) / 1e12,
         "tokens_per_s": shape.batch_size * shape.tokens_per_frame * sequence_frames(shape, params) / step_s,
         "supervised_tokens_per_s": supervised_tokens(shape, params) / step_s,
-        "peak_memory_gb": peak_memory_gb(wish.device),
+        "peak_memory_gb": peak_memory_gb(options.device),
     }
     waited = sum(step.waited_s for step in steps) / sum(step.seconds for step in steps)
     return figures, {"matmul_share": flops / step_s / max(rates), "data_wait_share": waited}
 
 
-def measure_learning(folder: Path, wish: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]:
-    """Seconds until the held-out loss is as low as the worse objective ever came, the paper's over ours."""
+def measure_learning(folder: Path, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]:
+    """Time to the lowest loss that both objectives reach, the paper's over ours."""
     train = write_cache(folder / "train", moving_waves(CLIPS, 0), (2, 8))
-    held_out = torch.from_numpy(moving_waves(VAL_CLIPS, 1)).float().to(wish.device)
-    grid = list(itertools.product(range(wish.seeds), wish.batches, wish.rates, (PAPER, OURS)))
+    held_out = torch.from_numpy(moving_waves(VAL_CLIPS, 1)).float().to(options.device)
+    grid = list(itertools.product(range(options.seeds), options.batches, options.rates, (PAPER, OURS)))
     running = {}
     for seed, batch, rate, objective in grid:
         params = dataclasses.replace(train_params(objective, batch, rate, "float32"), seed=seed)
-        every_s = wish.seconds / len(grid) / POINTS
-        running[objective, batch, rate, seed] = learn(train, held_out, params, every_s, wish.device)
-    # All runs take turns, point by point: a core that somebody else takes costs each of them as much.
+        every_s = options.seconds / len(grid) / POINTS
+        running[objective, batch, rate, seed] = learn(train, held_out, params, every_s, options.device)
+    # All runs take turns, point by point, so that other load on the machine slows each of them equally.
     points: dict[tuple[str, int, float, int], Curve] = {key: [] for key in running}
     for _ in range(POINTS):
         for key, run in running.items():
@@ -178,9 +184,9 @@ def measure_learning(folder: Path, wish: argparse.Namespace) -> tuple[dict[str, 
         for name in (PAPER, OURS)
     }
     target = max(lowest.values())
-    figures: dict[str, Any] = {"latent_frames": FRAMES, "target_loss": target, "seeds": wish.seeds}
-    figures |= {"batches": wish.batches, "learning_rates": wish.rates}
-    figures["validations_a_run"], figures["seconds_a_run"] = POINTS, wish.seconds / len(grid)
+    figures: dict[str, Any] = {"latent_frames": FRAMES, "target_loss": target, "seeds": options.seeds}
+    figures |= {"batches": options.batches, "learning_rates": options.rates}
+    figures["validations_a_run"], figures["seconds_a_run"] = POINTS, options.seconds / len(grid)
     best = {}
     for name in (PAPER, OURS):
         reached = {
@@ -199,9 +205,11 @@ def measure_learning(folder: Path, wish: argparse.Namespace) -> tuple[dict[str, 
 def learn(
     train: LatentDataset, held_out: Tensor, params: TrainParams, every_s: float, device: torch.device
 ) -> Iterator[tuple[float, float]]:
-    """Held-out loss of the moving average after each `every_s` of training, and the seconds until then."""
+    """Yield (seconds of training, held-out loss of the moving average) after each `every_s` of training."""
     state = new_state(ModelShape(PRESETS["small"].model, 16, 8, 2), params, device)
-    asked = dataclasses.replace(params, objective=OURS, cond_drop_prob=0.0, condition_drop_prob=0.0)
+    objective_params = dataclasses.replace(
+        params, objective=OURS, cond_drop_prob=0.0, condition_drop_prob=0.0
+    )
     text = torch.zeros(len(held_out), 2, 8, device=device)
     clips = Clips(held_out, text, torch.zeros(len(held_out), 2, dtype=torch.bool, device=device))
     spent, due = 0.0, every_s
@@ -209,20 +217,20 @@ def learn(
         spent += step.seconds
         if spent >= due:
             with torch.no_grad():
-                loss = state.ema.loss(clips, asked, step_generator(0, -2, device=device))
+                loss = state.ema.loss(clips, objective_params, step_generator(0, -2, device=device))
             yield spent, loss.item()
             due = max(due + every_s, spent)
 
 
 def time_to(curve: Sequence[tuple[float, float]], target: float) -> float:
-    """Seconds to the first point at or below the target; infinite where there is none."""
+    """Seconds to the first point at or below the target; infinite without such a point."""
     return next((seconds for seconds, loss in curve if loss <= target), float("inf"))
 
 
 def take_steps(
     state: State, data: LatentDataset, params: TrainParams, device: torch.device
 ) -> Iterator[Step]:
-    """Train for ever with the parts of the loop, and say of each step what it took."""
+    """Train endlessly with the parts of the loop and yield the time of each step."""
     loss_of, worker = Loss(state.model, params.precision), Worker(device=device)
     draw, patch_size = draw_of(params.curriculum[0], params), state.model.params.patch_size
     for number in itertools.count():

@@ -1,6 +1,6 @@
-"""What `benchmarks.training` trains: networks of the presets, parameters, simulated latents as a cache.
+"""Presets, parameters and simulated latents for `benchmarks.training`.
 
-Written here, and not read from presets/, for machines that read no YAML.
+Written here and not read from presets/, because bare GPU machines have no YAML parser.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ _SHIPPED: dict[str, Any] = {
 
 
 class Preset(NamedTuple):
-    """What of a file in presets/ a step's cost depends on; written here for machines that read no YAML."""
+    """The values of a file in presets/ that a step's cost depends on."""
 
     model: ModelParams
     objective: str
@@ -38,7 +38,7 @@ class Preset(NamedTuple):
     space_stride: int
     latent_frames: int
     caption: tuple[int, int]
-    """Tokens and channels."""
+    """Tokens and channels of a caption."""
 
 
 def _network(hidden: int, depth: int, heads: int, axes: tuple[int, int, int], **others: Any) -> ModelParams:
@@ -47,9 +47,17 @@ def _network(hidden: int, depth: int, heads: int, axes: tuple[int, int, int], **
 
 
 _SMALL = _network(96, 4, 4, (12, 6, 6), head_width=128, head_depth=2, head="flow", conditions=("motion",))
-_ALL_TOLD = ("fps", "motion", "history_noise")
+_ALL_CONDITIONS = ("fps", "motion", "history_noise")
 _MEDIUM = _network(
-    768, 18, 12, (32, 16, 16), patch_size=2, head_width=768, head_depth=3, head="flow", conditions=_ALL_TOLD
+    768,
+    18,
+    12,
+    (32, 16, 16),
+    patch_size=2,
+    head_width=768,
+    head_depth=3,
+    head="flow",
+    conditions=_ALL_CONDITIONS,
 )
 _PAPER = _network(1536, 36, 24, (32, 16, 16), head_width=1024, head_depth=3, head="ddpm", conditions=())
 PRESETS = {
@@ -60,7 +68,7 @@ PRESETS = {
 
 
 def train_params(objective: str, batch: int, rate: float, precision: str) -> TrainParams:
-    """The shipped choices, with a learning rate that stays after its warm-up: these runs end by the clock."""
+    """The shipped parameters, but a constant rate after the warm-up: these runs end by the clock."""
     return TrainParams(
         curriculum=(CurriculumStage(num_latent_frames=0, steps=10**9, batch_size=batch),),
         objective=objective,
@@ -72,9 +80,9 @@ def train_params(objective: str, batch: int, rate: float, precision: str) -> Tra
 
 
 def moving_waves(count: int, seed: int) -> NDArray[np.float16]:
-    """Simulated latents (count, 16, T, 4, 4) of deviation 1: waves of one direction and speed in each clip.
+    """Simulated latents (count, 16, T, 4, 4) with deviation 1: in each clip waves of one direction and speed.
 
-    Where a clip goes follows from two frames; the wave of a channel is the same in all clips.
+    Two frames determine a clip; the wave of a channel is the same in all clips.
     """
     waves = np.random.default_rng(1234).uniform(-1.5, 1.5, (16, 2))
     generator = np.random.default_rng(seed)
@@ -87,7 +95,7 @@ def moving_waves(count: int, seed: int) -> NDArray[np.float16]:
 
 
 def write_cache(folder: Path, latents: NDArray[Any], caption: tuple[int, int]) -> LatentDataset:
-    """Clips (count, C, T, H, W) with captions of nothing, as the cache that a run reads."""
+    """Write clips (count, C, T, H, W) with empty captions as a latent cache, and open it."""
     row = {"text": np.zeros(caption, np.float16).tobytes(), "text_shape": list(caption), "text_key": "t"}
     row |= {"caption": "", "group": "simulated", "split": "train", "fps": 8.0, "motion": 1.0, "size_px": 0}
     row |= {"dtype": "float16", "shape": list(latents.shape[1:])}

@@ -1,8 +1,7 @@
 import pytest
 
 from benchmarks import metadata
-from benchmarks.metadata_parts import PARTS
-from benchmarks.metadata_rows import simulated_candidates
+from benchmarks.metadata_parts import PARTS, simulated_candidates
 
 
 def test_growth_tells_linear_from_quadratic_and_marks_what_is_extrapolated():

@@ -29,8 +29,8 @@ def test_presets_are_those_of_the_files(name):
 def test_both_parts_run_and_their_figures_agree(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "POINTS", 2)
     monkeypatch.setattr(training, "VAL_CLIPS", 4)
-    wish = "--preset small --depth 1 --seconds 0.2 --batches 2 --rates 1e-3"
-    training.main([*wish.split(), "--out", str(tmp_path)])
+    options = "--preset small --depth 1 --seconds 0.2 --batches 2 --rates 1e-3"
+    training.main([*options.split(), "--out", str(tmp_path)])
     result = json.loads((tmp_path / "training.json").read_text())
     assert json.loads(capsys.readouterr().out) == result
     figures, ratios = result["figures"], result["ratios"]
