@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from stages.stage import Stage
-from videomar.checkpoint.folder import weights_hash
+from videomar.checkpoint import weights_hash
 from videomar.latents.shards import contents_hash
 from videomar.sampling.sample import sample_held_out
 

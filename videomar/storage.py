@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from videomar.errors import DataError
+from videomar.files import fsync
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -237,11 +238,7 @@ def remove(paths: Iterable[StoragePath]) -> None:
 def sync_folder(folder: StoragePath) -> None:
     """Bring the names in a folder to the disk; an object store has done so already."""
     if isinstance(folder, Path):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        fsync(folder)
 
 
 def for_each(

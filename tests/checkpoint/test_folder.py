@@ -6,7 +6,8 @@ import signal
 import pytest
 import torch
 
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
+from videomar.checkpoint import folder
 from videomar.checkpoint.manifest import ModelShape
 from videomar.errors import CheckpointError
 from videomar.training.state import untrained
@@ -125,8 +126,8 @@ def test_looking_for_the_newest_reads_no_weights(shape, tmp_path, monkeypatch):
     """Hashing gigabytes at each look would take minutes: only loading compares hashes, and once."""
     write(tmp_path, 1, shape)
     hashed = []
-    real = checkpoint._sha256
-    monkeypatch.setattr(checkpoint, "_sha256", lambda path: hashed.append(path.name) or real(path))
+    real = folder.sha256_of
+    monkeypatch.setattr(folder, "sha256_of", lambda path: hashed.append(path.name) or real(path))
     checkpoint.latest(tmp_path)
     assert hashed == []
     checkpoint.load(tmp_path)
@@ -152,8 +153,8 @@ def test_full_disk_is_one_clear_error_and_leaves_the_old_ones(shape, tmp_path):
 def test_files_and_folders_are_on_disk_before_the_name_is(shape, tmp_path, monkeypatch):
     """The manifest after what it names, both before the rename, and the rename itself."""
     events = []
-    fsync, replace = checkpoint.fsync, os.replace
-    monkeypatch.setattr(checkpoint, "fsync", lambda path: events.append(path.name) or fsync(path))
+    fsync, replace = folder.fsync, os.replace
+    monkeypatch.setattr(folder, "fsync", lambda path: events.append(path.name) or fsync(path))
     monkeypatch.setattr(os, "replace", lambda a, b: events.append("rename") or replace(a, b))
     write(tmp_path, 1, shape)
     draft = events[3]
@@ -164,7 +165,7 @@ def test_files_and_folders_are_on_disk_before_the_name_is(shape, tmp_path, monke
 
 def test_failed_save_leaves_nothing(shape, tmp_path):
     with pytest.raises(TypeError):
-        checkpoint.save(tmp_path, 1, shape, {}, made_with=object())
+        checkpoint.save(tmp_path, 1, shape, {}, run_spec=object())
     assert not list(tmp_path.iterdir())
 
 

@@ -509,7 +509,7 @@ def test_folder_in_use_is_not_written_to(tmp_path, monkeypatch, capsys):
     folder = imported(tmp_path, released())
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert run(monkeypatch, "import", str(tmp_path / "released.pth"), "--out", str(folder)) == 1
-    assert "is there already, expected a new folder" in capsys.readouterr().err
+    assert "exists already, expected a new folder" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 

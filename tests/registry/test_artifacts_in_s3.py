@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tests.support.object_store import object_store, use_store
 from tests.support.pipeline_outputs import write_outputs
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.cli import app as cli
 from videomar.ops.gc import known_versions
 from videomar.ops.gc_stores import find_runs

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from tests.support.pipeline_outputs import write_outputs
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import load_params
 from videomar.config.schema import set_keys

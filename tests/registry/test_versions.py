@@ -7,7 +7,7 @@ import pytest
 
 from flows import release as flow
 from tests.support.pipeline_outputs import write_outputs
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.config import load_params
 from videomar.errors import VideomarError
 from videomar.files import sha256_of

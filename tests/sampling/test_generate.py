@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.support.tiny_model import write_tiny_model
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.errors import DataError
 from videomar.sampling.generate import GenerationRequest, cover, generate
 from videomar.training.state import untrained

@@ -18,7 +18,7 @@ from tests.conftest import lively_model
 from tests.latents.test_buckets import encode_here, with_ingest
 from tests.latents.test_encode import Project
 from tests.support.videos import run_ffmpeg
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.curation.ingest import ingest_videos
 from videomar.curation.ledger import read_candidates

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.conftest import small_params
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.curation.ledger import LEDGER_SCHEMA, read_ledger
 from videomar.curation.ledger import write_ledger as write_ledger_rows

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from tests.conftest import lively
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import Params
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer

@@ -30,7 +30,7 @@ import torch.distributed as dist
 from tests.conftest import small_params
 from tests.support.caches import write_cache
 from tests.training.conftest import files_of, spoil
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import CurriculumStage, TrainParams
 from videomar.latents.dataset import LatentDataset
@@ -66,7 +66,7 @@ KILLS = [
     Kill("checkpoint: manifest not on disk", f"{CHECKPOINT}:fsync", 9),
     Kill("checkpoint: before rename", f"{CHECKPOINT}:os.replace", 2),
     Kill("checkpoint: renamed", f"{CHECKPOINT}:os.replace", 2, after=True),
-    Kill("checkpoint: old ones not removed", f"{CHECKPOINT}:prune", 3),
+    Kill("checkpoint: old ones not removed", "videomar.checkpoint:prune", 3),
     Kill("stage boundary, before its checkpoint", "videomar.training.state:Progress.end_stage", 1),
     Kill("stage boundary, after its checkpoint", f"{LOOP}:save_checkpoint", 2, after=True),
     Kill("stage that ended at its target", "videomar.training.state:Progress.end_stage", 2, after=True),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.caches import write_cache
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import Params
 from videomar.latents.dataset import LatentDataset

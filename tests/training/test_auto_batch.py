@@ -4,7 +4,7 @@ import json
 import pytest
 
 from tests.training.conftest import files_of, with_train
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.config.training import AUTO
 from videomar.errors import ParamsError
 from videomar.training import auto_batch as batch_size

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.training.conftest import with_train
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.config import CurriculumStage, load_params
 from videomar.config.schema import set_keys
 from videomar.errors import DataError, ParamsError

@@ -12,7 +12,7 @@ import yaml
 
 from tests.conftest import ENVIRONMENT_AT_START
 from tests.training.test_sweep import write_latents, write_params
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.environment import apply_settings
 from videomar.seeding import step_generator

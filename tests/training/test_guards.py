@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.training.conftest import spoil, with_train
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.errors import CheckpointError, ParamsError
 from videomar.latents.dataset import LatentDataset
 from videomar.training.inputs import Splits

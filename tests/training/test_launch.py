@@ -17,7 +17,7 @@ from tests.support.caches import write_cache
 from tests.support.deadlines import within
 from tests.support.two_workers import on_two_workers
 from tests.training.conftest import files_of, spoil, with_train
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import CurriculumStage, Params
 from videomar.errors import CheckpointError, DataError

@@ -6,7 +6,7 @@ import torch
 
 from tests.support.caches import write_cache
 from tests.training.conftest import files_of, with_train
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.files import read_log
 from videomar.latents.dataset import LatentDataset

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.conftest import files_of
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.config.section import fixed_keys
 from videomar.errors import CheckpointError
 from videomar.provenance.made_with import differing_keys

@@ -13,7 +13,7 @@ from tests.conftest import small_params
 from tests.support.caches import write_cache
 from tests.support.two_workers import on_two_workers
 from tests.training.conftest import files_of, with_train
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import TrainParams
 from videomar.errors import CheckpointError, DataError, ParamsError

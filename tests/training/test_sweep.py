@@ -16,7 +16,7 @@ import yaml
 from tests.conftest import ENVIRONMENT_AT_START, small_params
 from tests.support.caches import write_cache
 from tests.training.conftest import files_of
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import Params
 from videomar.config.params import load_params, variants_of

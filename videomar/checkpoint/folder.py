@@ -1,8 +1,8 @@
-"""Checkpoints: weights and optimizer as safetensors, all else as JSON; written whole or not at all.
+"""Checkpoints: weights and optimizer as safetensors, everything else as JSON; written whole or not at all.
 
-A training run keeps `step_NNNNNNNN/` folders; each holds model, ema and optimizer tensors and
-`checkpoint.json`, which is written last, with the size and hash of the others. Finding one looks at sizes;
-hashes, which take seconds for each gigabyte, are compared once: when it is loaded.
+A training run keeps `step_NNNNNNNN/` folders. Each has model, ema and optimizer tensors and
+`checkpoint.json`, which is written last, with the sizes and hashes of the others. Finding a checkpoint
+compares sizes; hashes, which take seconds per gigabyte, are compared once, when it is loaded.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from videomar.checkpoint.manifest import ModelShape, check_manifest, read_shape
 from videomar.checkpoint.tensors import Later, save_file
 from videomar.config import ModelParams
 from videomar.errors import CheckpointError
+from videomar.files import fsync, sha256_of
 from videomar.model.videomar import VideoMAR
 
 MANIFEST = "checkpoint.json"
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checkpoint in memory: the network, its shape's parameters, the steps it was trained for."""
+    """A loaded checkpoint: the network, its parameters and shape, and the steps it was trained for."""
 
     model: VideoMAR
     params: ModelParams
@@ -48,7 +49,7 @@ def save(
     step: int,
     shape: ModelShape,
     tensors: Mapping[str, Mapping[str, Tensor | Later]],
-    made_with: object,
+    run_spec: object,
     progress: object = None,
 ) -> Path:
     """Write `folder/step_NNNNNNNN` and return it.
@@ -58,14 +59,14 @@ def save(
         step: optimizer steps done.
         shape: how to build the network.
         tensors: file stem (`model`, `ema`, `optimizer`) to named tensors.
-        made_with: JSON of the parameters of the run; a run with others does not continue from here.
-        progress: JSON of all else that a run remembers.
+        run_spec: JSON of the parameters of the run; a run with others does not continue from here.
+        progress: JSON of the other state of the run.
 
     Raises:
-        CheckpointError: it cannot be written, because the disk is full, say; earlier ones are as they were.
+        CheckpointError: it cannot be written, for example because the disk is full; earlier ones are intact.
     """
     target = folder / f"step_{step:08d}"
-    with _explained(target):
+    with _explain_write_errors(target):
         folder.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
         try:
@@ -74,13 +75,13 @@ def save(
                 path = draft / f"{stem}.safetensors"
                 save_file(values, path)
                 fsync(path)
-                files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
             manifest = {"step": step, "shape": asdict(shape), "files": files}
-            manifest |= {"made_with": made_with, "progress": progress}
+            manifest |= {"made_with": run_spec, "progress": progress}
             (draft / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
             fsync(draft / MANIFEST)
             fsync(draft)
-            shutil.rmtree(target, ignore_errors=True)  # a damaged one: an intact one would not be made again
+            shutil.rmtree(target, ignore_errors=True)  # only a damaged one is written again
             os.replace(draft, target)
             fsync(folder)
         except BaseException:
@@ -94,11 +95,11 @@ def load(folder: str | Path, device: str = "cpu", weights: str = "ema") -> Loade
 
     Args:
         folder: a checkpoint, or a folder of `step_NNNNNNNN`.
-        device: where the network goes.
+        device: device of the network.
         weights: `ema` or `model`.
 
     Raises:
-        CheckpointError: nothing there, damaged, or of another shape.
+        CheckpointError: it is absent, damaged, or of another shape.
     """
     path = Path(folder)
     if not (path / MANIFEST).is_file():
@@ -116,20 +117,20 @@ def load(folder: str | Path, device: str = "cpu", weights: str = "ema") -> Loade
 
 
 def weights_hash(folder: Path, weights: str = "ema") -> str:
-    """Hash of the weights that `load` would take, of how they are shaped, and of the run's seed.
+    """Hash the weights that `load` would take, their shape, and the run's seed.
 
     Raises:
         CheckpointError: there is no checkpoint.
     """
     path = folder if (folder / MANIFEST).is_file() else latest(folder) or folder
     manifest = read_manifest(path)
-    facts = [manifest["files"][f"{weights}.safetensors"]["sha256"], manifest["shape"]]
-    facts.append(manifest["made_with"]["train"]["seed"])
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    parts = [manifest["files"][f"{weights}.safetensors"]["sha256"], manifest["shape"]]
+    parts.append(manifest["made_with"]["train"]["seed"])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def load_tensors(checkpoint: Path, stem: str) -> dict[str, Tensor]:
-    """Tensors of one file of a checkpoint.
+    """Load the tensors of one file of a checkpoint.
 
     Raises:
         CheckpointError: the file is missing.
@@ -141,7 +142,7 @@ def load_tensors(checkpoint: Path, stem: str) -> dict[str, Tensor]:
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """`checkpoint.json`, after a check that every file it names is there in its stated size.
+    """Read `checkpoint.json` and check that every file it names has its stated size.
 
     Raises:
         CheckpointError: the manifest or a file is missing, or a file is cut.
@@ -154,23 +155,25 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
             f"{checkpoint}: no {MANIFEST}, expected a checkpoint; run `dvc repro train`"
         ) from None
     check_manifest(manifest, path)
-    for name, facts in manifest["files"].items():
+    for name, stated in manifest["files"].items():
         file = checkpoint / name
-        if not file.is_file() or file.stat().st_size != facts["bytes"]:
-            raise CheckpointError(f"{file}: missing or damaged, expected {facts['bytes']} bytes; use another")
+        if not file.is_file() or file.stat().st_size != stated["bytes"]:
+            raise CheckpointError(
+                f"{file}: missing or damaged, expected {stated['bytes']} bytes; use another"
+            )
     return manifest
 
 
 def verify(checkpoint: Path) -> dict[str, Any]:
-    """`checkpoint.json`, after a check that every file it names has its stated hash.
+    """Read `checkpoint.json` and check that every file it names has its stated hash.
 
     Raises:
         CheckpointError: the manifest or a file is missing or differs.
     """
     manifest = read_manifest(checkpoint)
-    for name, facts in manifest["files"].items():
-        if (found := _sha256(checkpoint / name)) != facts["sha256"]:
-            rule = f"expected sha256 {facts['sha256'][:12]}"
+    for name, stated in manifest["files"].items():
+        if (found := sha256_of(checkpoint / name)) != stated["sha256"]:
+            rule = f"expected sha256 {stated['sha256'][:12]}"
             raise CheckpointError(
                 f"{checkpoint / name}: missing or damaged, got {found[:12]}, {rule}; use another"
             )
@@ -178,7 +181,7 @@ def verify(checkpoint: Path) -> dict[str, Any]:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint of a run's folder whose files are all there; None if there is none."""
+    """Return the newest checkpoint of a run's folder whose files all exist, or None."""
     for path in sorted(folder.glob(_STEP_FOLDER), reverse=True):
         with contextlib.suppress(CheckpointError):
             read_manifest(path)
@@ -187,7 +190,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def newest_intact(folder: Path) -> Path | None:
-    """The newest checkpoint whose files have their hashes; a warning names what is wrong with newer ones."""
+    """Return the newest checkpoint whose files have their hashes; warn of damaged newer ones."""
     for path in sorted(folder.glob(_STEP_FOLDER), reverse=True):
         try:
             verify(path)
@@ -199,7 +202,7 @@ def newest_intact(folder: Path) -> Path | None:
 
 
 def export(checkpoint: Path, folder: Path) -> None:
-    """Copy what generation needs of a checkpoint to a new folder: all but the optimizer's state."""
+    """Copy what generation needs of a checkpoint, all but the optimizer's state, to a new folder."""
     manifest = verify(checkpoint)
     manifest["files"].pop("optimizer.safetensors", None)
     folder.mkdir(parents=True)
@@ -209,24 +212,15 @@ def export(checkpoint: Path, folder: Path) -> None:
 
 
 def prune(folder: Path, keep: int, best: int | None = None) -> None:
-    """Remove all but the newest `keep` checkpoints of a run and that of step `best`; and drafts."""
+    """Remove drafts, and all checkpoints of a run but the newest `keep` and that of step `best`."""
     old = [path for path in sorted(folder.glob(_STEP_FOLDER))[:-keep] if path.name != f"step_{best or 0:08d}"]
     for path in old + list(folder.glob(".draft-*")):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def fsync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextlib.contextmanager
-def _explained(target: Path) -> Iterator[None]:
-    """An operating system's refusal to write, in the house's words."""
+def _explain_write_errors(target: Path) -> Iterator[None]:
+    """Replace errors of writing by a `CheckpointError` that says what to do."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -235,8 +229,3 @@ def _explained(target: Path) -> Iterator[None]:
             "free some, or lower resources.train.keep_checkpoints, and run again: the checkpoints before it "
             "are intact"
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""What `checkpoint.json` says: its keys, and the shape of the network that the weights fit."""
+"""`checkpoint.json`: its keys, and the shape of the network that the weights fit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from videomar.config import ModelParams
 from videomar.errors import CheckpointError
 from videomar.model.videomar import VideoMAR
 
-# `progress` is not among them: registered models of earlier versions lack it, and only training asks for it.
-_KINDS: Mapping[str, type] = {"step": int, "shape": dict, "files": dict, "made_with": object}
-_FACTS: Mapping[str, type] = {"bytes": int, "sha256": str}
+# Without `progress`: registered models of earlier versions lack it, and only training needs it.
+_KEYS: Mapping[str, type] = {"step": int, "shape": dict, "files": dict, "made_with": object}
+_FILE_KEYS: Mapping[str, type] = {"bytes": int, "sha256": str}
 _ADVICE = "it is damaged or of another version; use another, or run `dvc repro train`"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """All that is needed to build the network before its weights are loaded."""
+    """Everything needed to build the network before its weights are loaded."""
 
     params: ModelParams
     latent_channels: int
@@ -25,26 +25,26 @@ class ModelShape:
     max_text_tokens: int
 
     def build(self) -> VideoMAR:
-        """A network of this shape whose weights are not drawn yet."""
+        """Build a network of this shape; its weights are not initialised."""
         return VideoMAR(self.params, self.latent_channels, self.text_channels, self.max_text_tokens)
 
 
 def check_manifest(manifest: object, path: Path) -> None:
-    """Refuse what no `save` has written, before any of it is used.
+    """Refuse a manifest that no `save` has written, before it is used.
 
     Raises:
-        CheckpointError: a key is missing, or its value is of another kind.
+        CheckpointError: a key is missing, or its value has another type.
     """
-    _check_keys(manifest, _KINDS, str(path))
-    for name, facts in manifest["files"].items():  # type: ignore[index]
-        _check_keys(facts, _FACTS, f"{path}: files: {name}")
+    _check_keys(manifest, _KEYS, str(path))
+    for name, stated in manifest["files"].items():  # type: ignore[index]
+        _check_keys(stated, _FILE_KEYS, f"{path}: files: {name}")
 
 
 def read_shape(manifest: Mapping[str, Any], path: Path) -> ModelShape:
-    """The shape that a checked manifest tells.
+    """Return the shape in a checked manifest.
 
     Raises:
-        CheckpointError: it lacks a key, has one that this version does not know, or an impossible value.
+        CheckpointError: it lacks a key, or has an unknown key or an impossible value.
     """
     raw = manifest["shape"]
     try:

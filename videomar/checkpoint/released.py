@@ -1,14 +1,13 @@
-"""From a released file to a checkpoint: read, compare with the layout, rename, fold, write.
+"""Import a released file as a checkpoint: read, compare with the layout, rename, fold, write.
 
 Source: VideoMAR (arXiv 2506.14168), released code. A block may hold a `scale_shift_table`: six vectors that
-shift and scale what attention and feed-forward read and gate what they give. Without a time step they are
-constants, so they go into the layers before and after, where nothing tells them from trained weights.
+shift and scale the inputs of attention and feed-forward, and gate their outputs. Without a time step they are
+constants, so they are folded into the layers before and after.
 
 Axes: D hidden size, K head channels, P token channels.
 """
 
 import argparse
-import hashlib
 import math
 import os
 import pickle
@@ -23,19 +22,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from videomar.checkpoint import folder as checkpoint
+from videomar.checkpoint.folder import save
 from videomar.checkpoint.manifest import ModelShape
 from videomar.checkpoint.released_layout import TABLE, Weights, measure, refuse_problems
 from videomar.config import ModelParams
 from videomar.errors import CheckpointError
+from videomar.files import sha256_of
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 def import_released(source: Path, out: Path, patch_size: int = 1, head: str = "auto") -> list[str]:
-    """Write the checkpoint `out` from a released file; what was read, in lines for people.
+    """Write the checkpoint `out` from a released file; return a readable summary, line by line.
 
-    A file with one set of weights gives both `model` and `ema`. All is stored in float32.
+    One set of weights in the file becomes both `model` and `ema`. Tensors are stored in float32.
 
     Args:
         source: `.pth`, `.pt` or `.safetensors`.
@@ -44,11 +44,11 @@ def import_released(source: Path, out: Path, patch_size: int = 1, head: str = "a
         head: `ddpm`, `flow`, or `auto` to go by the outputs of the last layer.
 
     Raises:
-        CheckpointError: the file cannot be read or is of another layout, or `out` holds something.
+        CheckpointError: the file cannot be read or is of another layout, or `out` is not empty.
     """
     out = out.resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise CheckpointError(f"{out}: is there already, expected a new folder; choose another --out")
+        raise CheckpointError(f"{out}: exists already, expected a new folder; choose another --out")
     found = [measure(name, state, head) for name, state in _read_states(source).items()]
     refuse_problems(source, found)
     shape, *others = (_shape(source, weights, patch_size) for weights in found)
@@ -57,12 +57,10 @@ def import_released(source: Path, out: Path, patch_size: int = 1, head: str = "a
     tensors = {weights.name: _translated(weights) for weights in found}
     either = next(iter(tensors.values()))
     stems = {"model": tensors.get("model", either), "ema": tensors.get("model_ema", either)}
-    with source.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    facts = {"file": source.name, "sha256": sha256, "weights": list(tensors)}
+    origin = {"file": source.name, "sha256": sha256_of(source), "weights": list(tensors)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".draft-", dir=out.parent) as draft:
-        os.replace(checkpoint.save(Path(draft), 0, shape, stems, {"imported": facts}), out)
+        os.replace(save(Path(draft), 0, shape, stems, {"imported": origin}), out)
     count, params = sum(value.numel() for value in either.values()), shape.params
     return [
         f"read {' and '.join(tensors)}: {count:,} parameters; {found[0].count(TABLE)} {TABLE}s folded",
@@ -75,17 +73,17 @@ def import_released(source: Path, out: Path, patch_size: int = 1, head: str = "a
 
 
 def _read_states(source: Path) -> dict[str, Mapping[str, Tensor]]:
-    """The state dicts in a file: `model_ema` and `model`, or a bare one as `model`.
+    """Read the state dicts in a file: `model_ema` and `model`, or a bare one as `model`.
 
     Raises:
-        CheckpointError: the file is missing or damaged, holds code, or holds something else.
+        CheckpointError: the file is missing or damaged, or holds code or other content.
     """
     if not source.is_file() or source.suffix not in _SUFFIXES:
         got = f"got suffix {source.suffix or 'none'}" if source.is_file() else "no such file"
         raise CheckpointError(f"{source}: {got}, expected one with {', '.join(_SUFFIXES)}; check the path")
     try:
         content = _read_file(source)
-    # A damaged file can make its reader raise anything; neither reader runs code that is in the file.
+    # Readers raise errors of many types for damaged files; neither runs code in the file.
     except Exception as error:
         got = "more than tensors" if isinstance(error, pickle.UnpicklingError) else "damage"
         raise CheckpointError(f"{source}: got {got}, expected tensors alone; use another file") from None
@@ -101,7 +99,7 @@ def _read_states(source: Path) -> dict[str, Mapping[str, Tensor]]:
 
 
 def _read_file(source: Path) -> Mapping[str, Any]:
-    """What a file holds, on the CPU."""
+    """Read the content of a file, on the CPU."""
     if source.suffix == ".safetensors":
         return load_file(source)
     # Training scripts store their command line beside the weights; a namespace can only carry values.
@@ -112,12 +110,12 @@ def _read_file(source: Path) -> Mapping[str, Any]:
 
 
 def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Names as in the network itself, where it was saved from inside a data-parallel wrapper."""
+    """Remove the prefix of a data-parallel wrapper from names."""
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
 def _shape(source: Path, weights: Weights, patch_size: int) -> ModelShape:
-    """How to build the network of a complete set of weights.
+    """Return the shape of the network that a complete set of weights fits.
 
     Raises:
         CheckpointError: no network of ours has such sizes.
@@ -147,7 +145,7 @@ def _shape(source: Path, weights: Weights, patch_size: int) -> ModelShape:
 
 
 def _translated(weights: Weights) -> dict[str, Tensor]:
-    """Tensors under our names, float32, with every table folded."""
+    """Return tensors under our names, float32, with every table folded."""
     tensors, seen = {}, set()
     for name, (ours, _) in weights.layout.items():
         value = weights.state[name].float()
@@ -162,7 +160,7 @@ def _translated(weights: Weights) -> dict[str, Tensor]:
 
 
 def _fold(tensors: dict[str, Tensor], norm: str, last: str, table: Tensor) -> None:
-    """Take shift, scale and gate (3, D) into the norm before a layer and into its last linear map.
+    """Fold shift, scale and gate (3, D) into the norm before a layer and into its last linear map.
 
     gate * f(norm(x) * (1 + scale) + shift), where norm has weight w and bias b and f ends in the matrix A,
     is f' with w' = w (1 + scale), b' = b (1 + scale) + shift, A' = diag(gate) A. Computed in float64.

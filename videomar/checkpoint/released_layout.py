@@ -1,4 +1,4 @@
-"""The released state dict: its tensors' names, what we call them, and the shapes that they must have.
+"""The released state dict: names of its tensors, our names for them, and their required shapes.
 
 Source: the code released with VideoMAR (arXiv 2506.14168); names inside a block are inferred from the public
 block that it derives from.
@@ -60,25 +60,25 @@ _LAYOUT = {
 
 
 class Weights(NamedTuple):
-    """A state dict and what it should be."""
+    """A state dict, and the names and shapes that it should have."""
 
     name: str
     state: Mapping[str, Tensor]
     layout: Mapping[str, tuple[str, str]]
-    """Our name and the shape, in letters, of every tensor that should be there."""
+    """Released name to our name and the shape, in letters, of every tensor that should exist."""
     sizes: Mapping[str, int]
-    """What the letters stand for; one that no tensor tells is absent."""
+    """Sizes of the letters; one that no tensor shows is absent."""
 
     def count(self, ending: str) -> int:
-        """Tensors that should be there under a name with this ending."""
+        """Count the tensors that should exist under a name with this ending."""
         return sum(name.endswith(ending) for name in self.layout)
 
 
 def measure(name: str, state: Mapping[str, Tensor], head: str) -> Weights:
-    """Count the blocks of a state dict, and take the sizes that most of its tensors agree on.
+    """Count the blocks of a state dict, and find the sizes that most of its tensors agree on.
 
     Args:
-        name: of the state dict, for people.
+        name: of the state dict, for messages.
         state: released names to tensors.
         head: `flow`, `ddpm`, or `auto` to go by the outputs of the last layer.
     """
@@ -94,7 +94,7 @@ def measure(name: str, state: Mapping[str, Tensor], head: str) -> Weights:
         if place in state and state[place].ndim == len(dims):
             for (factor, letter), size in zip(dims, state[place].shape, strict=True):
                 votes[letter][size // factor] += 1
-    # Where two have as many votes, the first in the layout counts.
+    # With equal votes the first size in the layout wins.
     sizes = {letter: counter.most_common(1)[0][0] for letter, counter in votes.items()}
     if {"O", "P"} <= sizes.keys():
         flow = sizes["O"] == sizes["P"] if head == "auto" else head == "flow"
@@ -106,20 +106,23 @@ def refuse_problems(source: Path, found: Sequence[Weights]) -> None:
     """Compare state dicts of a file with the layout.
 
     Raises:
-        CheckpointError: all that is missing, unknown, ill-shaped or not finite, with names and shapes.
+        CheckpointError: some are missing, unknown, ill-shaped or not finite; all are named, with shapes.
     """
     problems = defaultdict(list)
     for weights in found:
         label = f"{weights.name}: " if len(found) > 1 else ""
         for name, (_, shape) in weights.layout.items():
             if name not in weights.state:
-                problems["missing"].append(f"{label}{name} {_wanted(shape, weights.sizes)}")
+                problems["missing"].append(f"{label}{name} {_shape_text(shape, weights.sizes)}")
         for name, value in weights.state.items():
-            got, wanted = _told(value.shape), _wanted(weights.layout.get(name, ("", ""))[1], weights.sizes)
+            got, expected = (
+                _text(value.shape),
+                _shape_text(weights.layout.get(name, ("", ""))[1], weights.sizes),
+            )
             if name not in weights.layout:
                 problems["unknown"].append(f"{label}{name} {got}")
-            elif got != wanted:
-                problems["ill-shaped"].append(f"{label}{name} {got} instead of {wanted}")
+            elif got != expected:
+                problems["ill-shaped"].append(f"{label}{name} {got} instead of {expected}")
             elif value.layout != torch.strided or not value.is_floating_point():
                 problems["not dense floats"].append(f"{label}{name} {value.dtype}")
             elif not value.float().isfinite().all():
@@ -130,10 +133,10 @@ def refuse_problems(source: Path, found: Sequence[Weights]) -> None:
         raise CheckpointError(f"{source}: got other tensors: {listed}; expected {rule}")
 
 
-def _num_blocks(state: Iterable[str], room: str) -> int:
-    """Blocks of a room, by the highest number in a known name; at least 1."""
-    places = [re.fullmatch(rf"{re.escape(room)}(0|[1-9]\d{{0,2}})\.(.+)", name) for name in state]
-    return 1 + max((int(at[1]) for at in places if at and f"{room}N.{at[2]}" in _LAYOUT), default=0)
+def _num_blocks(state: Iterable[str], prefix: str) -> int:
+    """Number of blocks below a prefix, by the highest number in a known name; at least 1."""
+    places = [re.fullmatch(rf"{re.escape(prefix)}(0|[1-9]\d{{0,2}})\.(.+)", name) for name in state]
+    return 1 + max((int(at[1]) for at in places if at and f"{prefix}N.{at[2]}" in _LAYOUT), default=0)
 
 
 def _dims(shape: str) -> list[tuple[int, str]]:
@@ -141,12 +144,12 @@ def _dims(shape: str) -> list[tuple[int, str]]:
     return [(int(dim.strip(string.ascii_uppercase) or 1), dim.strip(string.digits)) for dim in shape.split()]
 
 
-def _wanted(shape: str, sizes: Mapping[str, int]) -> str:
+def _shape_text(shape: str, sizes: Mapping[str, int]) -> str:
     """`3D P` as numbers, as far as they are known."""
     known = {"": 1, **sizes}
     dims = zip(shape.split(), _dims(shape), strict=True)
-    return _told(factor * known[letter] if letter in known else dim for dim, (factor, letter) in dims)
+    return _text(factor * known[letter] if letter in known else dim for dim, (factor, letter) in dims)
 
 
-def _told(dims: Iterable[object]) -> str:
+def _text(dims: Iterable[object]) -> str:
     return f"({', '.join(map(str, dims))})"

@@ -8,7 +8,6 @@ of the other columns, and of itself.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from videomar.errors import DataError
+from videomar.files import fsync
 from videomar.storage import StoragePath, open_arrow, raise_if_unreachable, read_ranges
 
 # numpy has no bfloat16: its bits are the upper half of a float32's.
@@ -124,8 +124,7 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], metadata: Mapping
         stated = dict(metadata) | writer_metadata()
         footer = _json({"facts": stated, "groups": checksums, "rows": rows_checksum(rows)})
         writer.add_key_value_metadata({_FOOTER: footer, _FOOTER_SUM: _checksum([footer])})
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    fsync(path)
 
 
 def open_shard(path: StoragePath) -> Shard:

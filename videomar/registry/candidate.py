@@ -64,7 +64,7 @@ def register_candidate() -> Version:
     """
     import mlflow
 
-    from videomar.checkpoint.folder import export, latest  # here: a release with nothing to do needs no torch
+    from videomar.checkpoint import export, latest  # here: a release with nothing to do needs no torch
     from videomar.report.kept_clips import KEPT_CLIPS, write_kept_clips
 
     client = open_client()

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from videomar.checkpoint.folder import latest
+from videomar.checkpoint import latest
 from videomar.config import load_params
 from videomar.config.layout import Layout
 from videomar.config.migration import migrate

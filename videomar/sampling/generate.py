@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videomar.checkpoint.folder import load
+from videomar.checkpoint import load
 from videomar.config import Params
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.text import load_text_encoder, pad_states

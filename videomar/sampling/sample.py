@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from videomar.checkpoint.folder import load
+from videomar.checkpoint import load
 from videomar.config import Params, SampleParams
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer, to_pictures, to_unit_range

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import CurriculumStage, TrainParams
 from videomar.errors import CheckpointError, DataError

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import TrainParams
 from videomar.config.section import fixed_keys, free_keys

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.config import Params
 from videomar.config.params import variants_of
 from videomar.config.search import Variant

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videomar.checkpoint import folder as checkpoint
+from videomar import checkpoint
 from videomar.files import atomic_write, read_log, write_json
 from videomar.provenance.made_with import differing_keys
 from videomar.training.launch import RunSpec
