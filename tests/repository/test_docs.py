@@ -15,6 +15,8 @@ import pytest
 import typer
 import yaml
 
+import videomar
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "samples/README.md"],
@@ -213,3 +215,9 @@ def test_help_names_every_target_that_users_call() -> None:
 def test_words_are_plain(page: Path) -> None:
     if page.name != "proofs.md":  # written by `make proofs`, in the words of the tests
         assert UNCLEAR.findall(without_code(page.read_text())) == []
+
+
+def test_citation_and_changelog_name_the_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == videomar.__version__
+    assert videomar.__version__ in (ROOT / "CHANGELOG.md").read_text()
