@@ -65,7 +65,7 @@ def test_torchscript_computes_in_its_own_format(tmp_path):
 
 def test_torchscript_files_of_two_tokenizers_are_refused(tmp_path):
     write_torchscript(tmp_path, Encoder(4), Decoder(6))
-    with pytest.raises(CheckpointError, match="expected a continuous video tokenizer that gives back video"):
+    with pytest.raises(CheckpointError, match="expected a continuous video tokenizer that returns video"):
         load_tokenizer(tmp_path)
     (tmp_path / "encoder.jit").write_bytes(b"no script")
     with pytest.raises(CheckpointError, match="expected a continuous video tokenizer"):

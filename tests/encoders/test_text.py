@@ -297,7 +297,7 @@ def drop_tensor(folder):
         (damage_weights, "expected a model that transformers reads offline"),
         (damage_index, "index.json is damaged, expected JSON with a weight_map"),
         (name_unknown_kind, "oracle"),
-        (name_foreign_code, "without code of its own"),
+        (name_foreign_code, "without custom code"),
         (damage_config, "expected a model that transformers reads offline"),
         (damage_tokenizer, "expected a model that transformers reads offline"),
         (drop_tensor, r"lacks the tensors layers\.1\.mlp\.up_proj\.weight, expected all weights"),
@@ -313,7 +313,12 @@ def test_damaged_folder_is_refused_in_one_line(qwen2, damage, message):
 @pytest.mark.parametrize(
     ("kind", "max_tokens", "prefix", "message"),
     [
-        ("bert", 2, "", "got 2 tokens, expected more than the 2 that text.prefix and the model's own marks"),
+        (
+            "bert",
+            2,
+            "",
+            "got 2 tokens, expected more than the 2 that text.prefix and the model's special tokens",
+        ),
         ("qwen2", 1, "b", "got 1 tokens, expected more than the 1 that"),
         ("bert", 65, "", "got 65 tokens, expected at most 64, which is what the model in"),
     ],

@@ -35,7 +35,7 @@ _INITIAL_LOG_VARIANCE = -6.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CausalShape:
-    """Those numbers of section `tokenizer` that the network's shape depends on; stored beside the weights."""
+    """The numbers of section `tokenizer` that shape the network; stored beside the weights."""
 
     channels: int
     time_stride: int
@@ -55,14 +55,14 @@ class CausalBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, T, h, w) -> the same shape."""
-        # The norm looks at one latent frame at a time: over the whole clip it would leak the future.
+        # Normalised by latent frame: over the whole clip, statistics would leak the future.
         frames = rearrange(x, "b c t h w -> (b t) c h w")
         normed = rearrange(self.norm(frames), "(b t) c h w -> b c t h w", b=len(x))
         return x + self.time(F.pad(F.gelu(self.space(normed)), (0, 0, 0, 0, 1, 0)))
 
 
 def _residual(inputs: int, hidden: int, outputs: int, depth: int) -> nn.Sequential:
-    """Network on (B, inputs, T, h, w) whose last layer starts at zero."""
+    """Build a network on (B, inputs, T, h, w) whose last layer starts at zero."""
     last = nn.Conv3d(hidden, outputs, 1)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def _residual(inputs: int, hidden: int, outputs: int, depth: int) -> nn.Sequenti
 class CausalTokenizer(nn.Module, VariationalTokenizer):
     """Encodes video to normalised latents and back. Remembers weights and the latents' statistics.
 
-    Memory per chunk of a long video is constant: an output frame looks at most `depth` latent frames back.
+    Memory per chunk of a long video is constant: a frame depends on at most `depth` earlier latent frames.
     """
 
     latent_mean: Tensor
@@ -111,7 +111,7 @@ class CausalTokenizer(nn.Module, VariationalTokenizer):
         return self._unpatched(self._decoded_patches(latents))
 
     def raw_moments(self, video: Tensor, chunk_frames: int) -> tuple[Tensor, Tensor]:
-        """As `moments`, a few latent frames at once."""
+        """Return the same as `moments`, computed a few latent frames at a time."""
 
         def both(patches: Tensor) -> Tensor:
             return torch.cat(self._moments_of_patches(patches), 1)
@@ -124,7 +124,7 @@ class CausalTokenizer(nn.Module, VariationalTokenizer):
         return self._unpatched(self._by_chunks(self._decoded_patches, latents, chunk_frames))
 
     def patches(self, video: Tensor) -> Tensor:
-        """(B, 3, F, H, W) -> (B, P, T, h, w); the first frame is held still for a whole stride.
+        """(B, 3, F, H, W) -> (B, P, T, h, w); the first frame is repeated to fill a whole stride.
 
         Raises:
             DataError: the strides do not divide the video.
@@ -160,9 +160,9 @@ class CausalTokenizer(nn.Module, VariationalTokenizer):
         return self.linear_decoder(latents) + self.decoder(latents)
 
     def _by_chunks(self, network: Callable[[Tensor], Tensor], x: Tensor, chunk_frames: int) -> Tensor:
-        """`network` of x (B, any, T, h, w), run on few latent frames at once.
+        """Return `network` of x (B, any, T, h, w), computed a few latent frames at a time.
 
-        Each chunk has `depth` earlier frames in front of it: one for each block that looks one frame back.
+        Each chunk is preceded by `depth` earlier frames: one for each block, which sees one frame back.
         """
         chunks = []
         for start in range(0, x.shape[2], chunk_frames):
@@ -171,7 +171,7 @@ class CausalTokenizer(nn.Module, VariationalTokenizer):
         return torch.cat(chunks, 2)
 
     def content_hash(self) -> str:
-        """Hash of the weights, the statistics and the shape."""
+        """Return a hash of the weights, the statistics and the shape."""
         digest = hashlib.sha256(json.dumps(asdict(self.params), sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -203,7 +203,7 @@ def start_from_pca(tokenizer: CausalTokenizer, *videos: Tensor) -> None:
 
 
 def causal_files(folder: Path) -> list[Path]:
-    """Files of the folder that `load_causal` needs; none if it holds something else."""
+    """Return the files of the folder that `load_causal` needs; none if it contains something else."""
     files = [folder / PARAMS_FILE, folder / WEIGHTS_FILE]
     return files if all(file.is_file() for file in files) else []
 
@@ -216,7 +216,7 @@ def save_tokenizer(tokenizer: CausalTokenizer, folder: Path) -> None:
 
 
 def load_causal(folder: Path) -> CausalTokenizer:
-    """Read a tokenizer that `save_tokenizer` wrote, on the CPU, for inference.
+    """Load a tokenizer that `save_tokenizer` wrote, on the CPU, for inference.
 
     Raises:
         CheckpointError: tokenizer.json lacks a number.

@@ -1,4 +1,4 @@
-"""Finds out which tokenizer lies in a folder."""
+"""Load the tokenizer in a folder, whichever it is."""
 
 import shutil
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _KINDS: tuple[tuple[Callable[[Path], list[Path]], Callable[[Path], VideoTokenize
 
 
 def load_tokenizer(folder: Path) -> VideoTokenizer:
-    """The tokenizer in `folder`, on the CPU, for inference: ours, or Cosmos in one of its two forms.
+    """Load the tokenizer in `folder`, on the CPU, for inference: ours, or Cosmos in one of its two forms.
 
     Raises:
         CheckpointError: files are missing or do not fit together.
@@ -34,15 +34,15 @@ def load_tokenizer(folder: Path) -> VideoTokenizer:
 
 
 def copy_tokenizer(folder: Path, out: Path) -> VideoTokenizer:
-    """Make `out` a folder of those files of `folder` that its tokenizer needs, and load it from there.
+    """Copy the files of the tokenizer in `folder` to `out`, which is emptied before, and load it from there.
 
     Raises:
         CheckpointError: files are missing or do not fit together, or both folders are the same.
     """
     if folder.resolve() == out.resolve():
-        raise CheckpointError(f"{folder}: got it as source and target, expected two folders; move one")
+        raise CheckpointError(f"{folder}: got it as source and target, expected two folders; choose another")
     files, load = _kind(folder)
-    shutil.rmtree(out, ignore_errors=True)  # what is left there could be taken for another kind
+    shutil.rmtree(out, ignore_errors=True)  # old files could be taken for another kind
     out.mkdir(parents=True)
     for file in files:
         shutil.copyfile(file, out / file.name)
@@ -50,13 +50,13 @@ def copy_tokenizer(folder: Path, out: Path) -> VideoTokenizer:
 
 
 def _kind(folder: Path) -> tuple[list[Path], Callable[[Path], VideoTokenizer]]:
-    """The tokenizer's files in `folder`, and what loads them."""
+    """Return the tokenizer's files in `folder`, and the function that loads them."""
     for files_of, load in _KINDS:
         if files := files_of(folder):
             return files, load
-    there = sorted(path.name for path in folder.glob("*"))[:8]
+    found = sorted(path.name for path in folder.glob("*"))[:8]
     raise CheckpointError(
-        f"{folder}: got {', '.join(there) or 'no file'}, expected {PARAMS_FILE} and {WEIGHTS_FILE} (ours), "
+        f"{folder}: got {', '.join(found) or 'no file'}, expected {PARAMS_FILE} and {WEIGHTS_FILE} (ours), "
         f"{' and '.join(DIFFUSERS_FILES)} ({DIFFUSERS_CLASS}), or {' and '.join(TORCHSCRIPT_FILES)}; "
-        "run `dvc repro train_tokenizer`, or let tokenizer.pretrained name a folder that holds them"
+        "run `dvc repro train_tokenizer`, or let tokenizer.pretrained name a folder with them"
     )

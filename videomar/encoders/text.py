@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from videomar.config import TextParams
 from videomar.errors import DataError
+from videomar.files import sha256_of
 
 _BATCH = 64
 _CONFIG = "config.json"
@@ -48,16 +49,16 @@ class TextEncoder(Protocol):
 
     @property
     def content_hash(self) -> str:
-        """Hash of all that the states depend on besides the caption."""
+        """Hash of everything that the states depend on besides the caption."""
         ...
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """One (M, E) float tensor per caption; an empty one gives (0, E), which means the null text."""
+        """Return a float tensor (M, E) per caption; an empty caption is (0, E), which means the null text."""
         ...
 
 
 class NoText:
-    """Every caption counts as empty: the model is trained and used with the null text alone."""
+    """Encodes every caption as empty: the model is trained and used with the null text alone."""
 
     channels = 1
     content_hash = "none"
@@ -68,10 +69,10 @@ class NoText:
 
 
 class TransformersText:
-    """Last hidden states of a transformers model in a local folder; never reaches for the network.
+    """Last hidden states of a transformers model in a local folder; nothing is downloaded.
 
     Encoders (BERT-class), decoders (Qwen2-class) and the encoder half of both together (T5-class). The prefix
-    stands before every caption: its tokens count in `max_tokens`, and their states are part of the result.
+    is put before every caption: its tokens count in `max_tokens`, and their states are part of the result.
     """
 
     def __init__(self, folder: Path, max_tokens: int, prefix: str = "") -> None:
@@ -83,19 +84,18 @@ class TransformersText:
 
     @cached_property
     def content_hash(self) -> str:
-        """Hash of all weights, the model's and the tokenizer's files, the prefix and the length."""
+        """Hash of the files of model and tokenizer, the prefix and the length."""
         digest = hashlib.sha256(json.dumps([self.max_tokens, self.prefix]).encode())
         for name in self.files:
-            with (self.folder / name).open("rb") as file:
-                digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
+            digest.update(name.encode() + bytes.fromhex(sha256_of(self.folder / name)))
         return digest.hexdigest()
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """(M, E) per caption, without padding; a caption of nothing but spaces gives (0, E).
+        """Return (M, E) per caption, without padding; a caption of only spaces is (0, E).
 
-        Prefix and caption together are cut after `max_tokens` tokens, the model's own marks among them; one
-        warning says how many captions were cut. What else is in the batch does not matter.
+        Prefix and caption together are cut after `max_tokens` tokens, including the model's special tokens;
+        one warning says how many captions were cut. States do not depend on the rest of the batch.
         """
         texts = [self.prefix + caption for caption in captions if caption.strip()]
         if texts:
@@ -103,16 +103,16 @@ class TransformersText:
         states: list[Tensor] = []
         for start in range(0, len(texts), _BATCH):
             states += self._states(self._ids(texts[start : start + _BATCH], cut=True))
-        told = iter(states)
-        return [next(told) if caption.strip() else torch.zeros(0, self.channels) for caption in captions]
+        encoded = iter(states)
+        return [next(encoded) if caption.strip() else torch.zeros(0, self.channels) for caption in captions]
 
     def _ids(self, texts: list[str], cut: bool) -> list[list[int]]:
-        """Token ids of each text, without padding."""
+        """Return the token ids of each text, without padding."""
         limit = self.max_tokens if cut else None
         return self.tokenizer(texts, truncation=cut, max_length=limit, verbose=False)["input_ids"]
 
     def _states(self, ids: list[list[int]]) -> list[Tensor]:
-        """States (M, E) of each row of ids, computed together.
+        """Return the states (M, E) of each row of ids, computed together.
 
         Padded here and not by the tokenizer: on the right, so that positions count from 0 in every row, and
         with id 0, which every model knows; not every tokenizer has a padding token, and it is masked anyway.
@@ -129,31 +129,31 @@ class TransformersText:
         lengths = [len(row) for row in self._ids(texts, cut=False)]
         num_cut = sum(length > self.max_tokens for length in lengths)
         if num_cut:
-            told = (num_cut, len(lengths), max(lengths), self.max_tokens)
-            _log.warning("%d of %d captions are cut: the longest has %d tokens, text.max_tokens is %d", *told)
+            text = "%d of %d captions are cut: the longest has %d tokens, text.max_tokens is %d"
+            _log.warning(text, num_cut, len(lengths), max(lengths), self.max_tokens)
 
     def _check_lengths(self) -> None:
-        """Refuse a length that leaves no token to the caption, or that the model cannot read.
+        """Refuse a length that leaves no token for the caption, or that is too long for the model.
 
         Raises:
             DataError: either is so.
         """
         [taken] = map(len, self._ids([self.prefix], cut=False))
         if taken >= self.max_tokens:
-            rule = f"more than the {taken} that text.prefix and the model's own marks take"
+            rule = f"more than the {taken} that text.prefix and the model's special tokens take"
             raise DataError(f"text.max_tokens: got {self.max_tokens} tokens, expected {rule}; raise it")
-        places = getattr(self.model.config, "max_position_embeddings", None)
-        # Some models use up a few of their places; their tokenizer knows. Relative positions have no end.
-        if places and self.max_tokens > (most := min(places, self.tokenizer.model_max_length)):
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        # The tokenizer knows which positions a model reserves. Models with relative positions have no limit.
+        if positions and self.max_tokens > (most := min(positions, self.tokenizer.model_max_length)):
             rule = f"at most {most}, which is what the model in {self.folder} can read"
             raise DataError(f"text.max_tokens: got {self.max_tokens} tokens, expected {rule}; lower it")
 
 
 def load_text_encoder(params: TextParams) -> TextEncoder:
-    """The encoder that section `text` names.
+    """Load the encoder that section `text` names.
 
     Raises:
-        DataError: the model's files are not there, or cannot be read.
+        DataError: files of the model are missing or cannot be read.
     """
     if params.encoder == "none":
         return NoText()
@@ -162,7 +162,7 @@ def load_text_encoder(params: TextParams) -> TextEncoder:
 
 
 def _packaged_minilm() -> Path:
-    """Folder of all-MiniLM-L6-v2 inside the package that ships its weights.
+    """Return the folder of all-MiniLM-L6-v2 in the package that ships its weights.
 
     Raises:
         DataError: the package is missing, or its files are not those of the original.
@@ -186,10 +186,10 @@ def _packaged_minilm() -> Path:
 
 
 def _model_files(folder: Path) -> list[str]:
-    """Names of the files in `folder` that the states depend on, in a fixed order.
+    """Return the names of the files in `folder` that the states depend on, in a fixed order.
 
     Raises:
-        DataError: some that a model needs are missing; all of them are named.
+        DataError: files are missing; the message names all of them.
     """
     weights = [_WEIGHTS] if (folder / _WEIGHTS).is_file() else _shards(folder)
     missing = [name for name in (_CONFIG, *weights) if not (folder / name).is_file()]
@@ -205,7 +205,7 @@ def _model_files(folder: Path) -> list[str]:
 
 
 def _shards(folder: Path) -> list[str]:
-    """The index of weights in several files, and the files it names; none if there is no index."""
+    """Return the index of weights in several files and the files it names; none without an index."""
     index = folder / _SHARDS
     if not index.is_file():
         return []
@@ -217,34 +217,34 @@ def _shards(folder: Path) -> list[str]:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    """Tokenizer and model (in float32, for inference) of a folder that holds their files.
+    """Load tokenizer and model, in float32 and for inference, from a folder.
 
     Raises:
-        DataError: they do not fit together, or are of a kind that transformers does not know.
+        DataError: they do not fit together, or transformers does not know their kind.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Slow to import, and absent on a bare GPU machine.
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    # It lists tensors that have no use here, such as a language model's last layer.
+    # It warns of tensors that are not needed here, such as a language model's last layer.
     transformers.utils.logging.set_verbosity_error()
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
         config = transformers.AutoConfig.from_pretrained(folder, **local)
-        # For the T5 class, the mapping holds the encoder alone; its folder may lack the decoder's weights.
+        # For T5-class models this mapping builds the encoder alone: the folder may lack the decoder.
         known = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
         kind = transformers.AutoModelForTextEncoding if known else transformers.AutoModel
         model, info = kind.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
         )
-    # Whatever the parts of transformers raise on damaged files.
+    # Transformers raises errors of many types for damaged files.
     except Exception as error:
         problem = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        rule = "a model that transformers reads offline from safetensors, without code of its own"
+        rule = "a model that transformers reads offline from safetensors, without custom code"
         raise DataError(f"text.encoder: {folder}: {problem}; expected {rule}") from None
-    # A pooler, where there is one, comes after the states that are used here.
+    # A pooler comes after the states that are used here.
     drawn = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if drawn:
         rule = "all weights of the model that config.json describes; copy the right files"

@@ -1,4 +1,4 @@
-"""What a video tokenizer is, and what all of them share: checks, statistics of latents, pictures.
+"""Interface of video tokenizers, and their common parts: checks, statistics of latents, pictures.
 
 The first latent frame holds the first picture alone, each later one `time_stride` frames; no latent frame
 depends on later pictures, so an image is a one-frame video.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from videomar.errors import DataError
 
-# Latent frames that pass a network at once.
+# Latent frames in a chunk.
 CHUNK_FRAMES = 8
 
 
@@ -33,9 +33,9 @@ class VideoTokenizer(Protocol):
     space_stride: int
     """Pixels along one side of a latent position."""
     latent_mean: Tensor
-    """(C,): mean of the latents as the network makes them."""
+    """(C,): mean of the latents as the network computes them."""
     latent_std: Tensor
-    """(C,): their deviation."""
+    """(C,): deviation of the same."""
 
     def num_latent_frames(self, num_frames: int) -> int:
         """T = 1 + (F - 1) / time_stride.
@@ -53,7 +53,7 @@ class VideoTokenizer(Protocol):
         return 1 + (num_latent_frames - 1) * self.time_stride
 
     def check_video(self, video: Tensor) -> None:
-        """Refuse video (B, 3, F, H, W) that the strides do not divide.
+        """Refuse video (B, 3, F, H, W) whose size is no multiple of the strides.
 
         Raises:
             DataError: its pixels or its frames do not fill the latents.
@@ -70,7 +70,7 @@ class VideoTokenizer(Protocol):
 
         Args:
             video: pictures in time.
-            chunk_frames: latent frames that are made at once: the fewer, the less memory for a long video.
+            chunk_frames: latent frames that are encoded at once: the fewer, the less memory for a long video.
 
         Raises:
             DataError: the strides do not divide the video.
@@ -83,7 +83,7 @@ class VideoTokenizer(Protocol):
         """Video (B, 3, F, H, W) in [-1, 1] from normalised latents (B, C, T, h, w).
 
         Args:
-            latents: as `encode` makes them.
+            latents: as returned by `encode`.
             chunk_frames: latent frames that are decoded at once: the fewer, the less memory for a long video.
 
         Raises:
@@ -91,7 +91,7 @@ class VideoTokenizer(Protocol):
         """
         if latents.shape[1] != self.channels:
             got = f"latents of {latents.shape[1]} channels"
-            rule = f"{self.channels} channels; take the tokenizer that the model was trained with"
+            rule = f"{self.channels} channels; use the tokenizer that the model was trained with"
             raise DataError(f"tokenizer: got {got}, expected {rule}")
         raw = latents * _column(self.latent_std) + _column(self.latent_mean)
         return self.raw_video(raw, chunk_frames).clamp(-1, 1)
@@ -105,14 +105,14 @@ class VideoTokenizer(Protocol):
         ...
 
     def content_hash(self) -> str:
-        """Hash of all that decides the latents: two tokenizers with the same hash make the same ones."""
+        """Return a hash of all that decides the latents: tokenizers with equal hashes encode equally."""
         ...
 
 
 class VariationalTokenizer(VideoTokenizer):
-    """A tokenizer whose latents are the means of normal distributions that it knows.
+    """A tokenizer whose latents are means of normal distributions with known deviations.
 
-    It adds `raw_moments` in place of `raw_latents`.
+    A class that derives from this one adds `raw_moments` in place of `raw_latents`.
     """
 
     @torch.no_grad()
@@ -121,7 +121,7 @@ class VariationalTokenizer(VideoTokenizer):
 
         Args:
             video: pictures in time.
-            chunk_frames: as for `encode`, which gives the same means.
+            chunk_frames: as for `encode`, which returns the same means.
 
         Raises:
             DataError: the strides do not divide the video.
@@ -141,7 +141,7 @@ class VariationalTokenizer(VideoTokenizer):
 
 
 def with_moments(tokenizer: VideoTokenizer) -> VariationalTokenizer:
-    """The tokenizer, whose latents have distributions.
+    """Return the tokenizer if its latents have distributions.
 
     Raises:
         DataError: they have none.

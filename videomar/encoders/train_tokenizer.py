@@ -1,4 +1,4 @@
-"""The video tokenizer of a run: trained on the train split, or a ready one.
+"""Train the video tokenizer on the train split, or take a pretrained one; measure it on the test split.
 
 Axes: B batch, F frames, H W rows and columns in pixels, C latent channels.
 """
@@ -29,20 +29,20 @@ _PCA_CLIPS = 512
 _LOG_EVERY = 20
 _WARMUP_STEPS = 50
 _STATISTICS_BATCH = 64
-# Clips that are measured at once: few, because a ready tokenizer is large.
+# Clips measured at once: few, because a pretrained tokenizer is large.
 _MEASURE_BATCH = 8
 
 
-class Clips(NamedTuple):
-    """Pictures (F, H, W, 3) uint8 of clips by group; shapes may differ, and either may hold no clip."""
+class TokenizerClips(NamedTuple):
+    """Pictures (F, H, W, 3) uint8 of clips by group; shapes may differ, and a group may be empty."""
 
     simulated: Sequence[Tensor]
     real: Sequence[Tensor]
 
     def draw(self, batch_size: int, simulated_share: float, generator: torch.Generator) -> list[Tensor]:
-        """A batch in parts of one shape each, (b, 3, F, H, W) in [-1, 1].
+        """Draw a batch in parts of one shape each, (b, 3, F, H, W) in [-1, 1]; half of it is mirrored.
 
-        Half of the clips are mirrored, and that share of them is simulated.
+        If one group is empty, all clips come from the other one.
         """
         if not len(self.simulated) or not len(self.real):
             share = float(len(self.simulated) > 0)
@@ -61,7 +61,7 @@ class Clips(NamedTuple):
 
 
 def by_shape(clips: Sequence[Tensor]) -> list[Tensor]:
-    """Clips (F, H, W, 3) stacked to (b, F, H, W, 3) with those of their shape, in the order of the first."""
+    """Stack clips (F, H, W, 3) of equal shape to (b, F, H, W, 3), in the order of their first clips."""
     parts: dict[torch.Size, list[Tensor]] = {}
     for clip in clips:
         parts.setdefault(clip.shape, []).append(clip)
@@ -71,11 +71,11 @@ def by_shape(clips: Sequence[Tensor]) -> list[Tensor]:
 def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Params) -> dict[str, float]:
     """Train on the kept clips of the train split, save to `out`, and measure on the test split.
 
-    With `tokenizer.pretrained` nothing is trained: `out` gets a copy of that tokenizer.
+    With `tokenizer.pretrained` nothing is trained, and that tokenizer is copied to `out`.
 
     Returns:
-        PSNR of the reconstruction of held-out clips, per group, and what the linear start of a trained
-        tokenizer alone reaches.
+        PSNR of the reconstruction of held-out clips, per group, and that of the linear start of a trained
+        tokenizer.
     """
     rows = kept_clips(read_ledger(ledger))
     clips = _read_clips(raw, rows[rows["split"] == "train"], params.ingest)
@@ -88,25 +88,25 @@ def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Pa
     measured: dict[str, VideoTokenizer]
     if params.tokenizer.pretrained is None:
         trained = train_tokenizer(clips, params.tokenizer, plot)
-        shutil.rmtree(out, ignore_errors=True)  # files left there could be taken for another kind
+        shutil.rmtree(out, ignore_errors=True)  # old files could be taken for another kind
         save_tokenizer(trained, out)
         linear = CausalTokenizer(params.tokenizer)
         _start(linear, clips, params.tokenizer)
         measured = {"psnr_db": trained, "pca_psnr_db": linear}
     else:
         measured = {"psnr_db": take_tokenizer(clips, params.tokenizer, out, plot)}
-    figures = {"train_clips": float(len(clips.simulated) + len(clips.real))}
+    metrics = {"train_clips": float(len(clips.simulated) + len(clips.real))}
     for group, pictures in (("sim", held_out.simulated), ("real", held_out.real)):
         for name, tokenizer in measured.items():
             if len(pictures):
-                figures[f"{group}_{name}"] = reconstruction_psnr_db(tokenizer, pictures)
-    return figures
+                metrics[f"{group}_{name}"] = reconstruction_psnr_db(tokenizer, pictures)
+    return metrics
 
 
-def take_tokenizer(clips: Clips, params: TokenizerParams, out: Path, plot: Path) -> VideoTokenizer:
-    """The tokenizer in the folder `pretrained`, copied to `out`.
+def take_tokenizer(clips: TokenizerClips, params: TokenizerParams, out: Path, plot: Path) -> VideoTokenizer:
+    """Copy the tokenizer in the folder `pretrained` to `out` and return it.
 
-    Instead of a loss curve the CSV file `plot` gets one row: the squared error of a batch of `clips`.
+    In place of a loss curve the CSV file `plot` has one row: the squared error of a batch of `clips`.
     """
     tokenizer = copy_tokenizer(Path(str(params.pretrained)), out)
     parts = clips.draw(_MEASURE_BATCH, params.simulated_share, step_generator(params.seed, 0))
@@ -115,8 +115,8 @@ def take_tokenizer(clips: Clips, params: TokenizerParams, out: Path, plot: Path)
     return tokenizer
 
 
-def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> CausalTokenizer:
-    """A tokenizer trained on `clips`; its loss curve goes to the CSV file `plot`."""
+def train_tokenizer(clips: TokenizerClips, params: TokenizerParams, plot: Path) -> CausalTokenizer:
+    """Train a tokenizer on `clips`; its loss curve is written to the CSV file `plot`."""
     tokenizer = CausalTokenizer(params).initialise(step_generator(params.seed, -3))
     _start(tokenizer, clips, params)
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=params.learning_rate, weight_decay=0.0)
@@ -143,7 +143,7 @@ def train_tokenizer(clips: Clips, params: TokenizerParams, plot: Path) -> Causal
 def batch_loss(
     tokenizer: CausalTokenizer, params: TokenizerParams, parts: list[Tensor], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Means over clips of `tokenizer_loss`, of a batch in parts (b, 3, F, H, W) of one shape each."""
+    """Return means over clips of `tokenizer_loss`, for a batch in parts (b, 3, F, H, W) of one shape each."""
     losses = [torch.stack(tokenizer_loss(tokenizer, params, part, generator)) * len(part) for part in parts]
     loss, error = torch.stack(losses).sum(0) / sum(map(len, parts))
     return loss, error
@@ -152,7 +152,7 @@ def batch_loss(
 def tokenizer_loss(
     tokenizer: CausalTokenizer, params: TokenizerParams, video: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Training loss and mean squared error of the reconstruction of video (B, 3, F, H, W).
+    """Return the training loss and the mean squared error of the reconstruction of video (B, 3, F, H, W).
 
     Squared error of pixels and of their horizontal and vertical differences, and the KL term.
     """
@@ -167,7 +167,7 @@ def tokenizer_loss(
 
 
 @torch.no_grad()
-def set_latent_statistics(tokenizer: CausalTokenizer, clips: Clips, params: TokenizerParams) -> None:
+def set_latent_statistics(tokenizer: CausalTokenizer, clips: TokenizerClips, params: TokenizerParams) -> None:
     """Measure mean and deviation of each latent channel over batches drawn as in training."""
     generator = step_generator(params.seed, -2)
     batches = [clips.draw(_STATISTICS_BATCH, params.simulated_share, generator) for _ in range(8)]
@@ -195,18 +195,18 @@ def _psnr_db(error: float) -> float:
     return 10 * math.log10(4 / max(error, 1e-6))
 
 
-def _start(tokenizer: CausalTokenizer, clips: Clips, params: TokenizerParams) -> None:
+def _start(tokenizer: CausalTokenizer, clips: TokenizerClips, params: TokenizerParams) -> None:
     start_from_pca(
         tokenizer, *clips.draw(_PCA_CLIPS, params.simulated_share, step_generator(params.seed, -1))
     )
 
 
-def _read_clips(raw: Path, rows: pandas.DataFrame, ingest: IngestParams) -> Clips:
+def _read_clips(raw: Path, rows: pandas.DataFrame, ingest: IngestParams) -> TokenizerClips:
     pictures = [torch.from_numpy(clip) for clip in read_ledger_clips(raw, rows, ingest)]
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
     for clip, group in zip(pictures, rows["group"], strict=True):
         groups[group == "simulated"].append(clip)
-    return Clips(groups[True], groups[False])
+    return TokenizerClips(groups[True], groups[False])
 
 
 def _learning_rate_share(step: int, steps: int) -> float:
