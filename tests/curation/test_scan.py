@@ -10,12 +10,20 @@ from numpy.typing import NDArray
 
 from tests.support.videos import find_shots, read_video
 from videomar.config import IngestParams
-from videomar.curation.shots import Captions, Clip, Shot, scan_clips, split_into_clips, trim_shots, video_end
+from videomar.curation.shots import (
+    Captions,
+    ClipSpan,
+    Shot,
+    scan_clips,
+    split_into_clips,
+    trim_shots,
+    video_end,
+)
 from videomar.media.clip_reader import clip_frames
 from videomar.media.decode import Block
 from videomar.media.probe import UnreadableError, probe
 
-Found = tuple[Clip, list[float]]
+Found = tuple[ClipSpan, list[float]]
 NOTHING_SAID = Captions("words", [])
 
 
@@ -24,7 +32,7 @@ def blocks_of(frames: NDArray[np.uint8], times: NDArray[np.float64], size: int) 
         yield frames[first : first + size], times[first : first + size]
 
 
-def look(params: IngestParams, clip: Clip, video: Block) -> Found:
+def look(params: IngestParams, clip: ClipSpan, video: Block) -> Found:
     """The clip and the times of the frames that training would see."""
     times = video[1]
     shape = dataclasses.replace(params, num_frames=max(2, clip.num_frames), shorter_clips=())
@@ -105,7 +113,7 @@ def test_single_frame_is_too_short(ingest_params: IngestParams) -> None:
 def test_frames_held_do_not_grow_with_the_video(ingest_params: IngestParams) -> None:
     held = []
 
-    def take(clip: Clip, video: Block) -> None:
+    def take(clip: ClipSpan, video: Block) -> None:
         held.append(len(video[1]))
 
     def endless() -> Iterator[Block]:

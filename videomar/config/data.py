@@ -59,7 +59,7 @@ class IngestParams:
     num_workers: Resource[Annotated[int, at_least(1)]]
     """Processes that read files in parallel."""
     captioner: str | None
-    """`package.module:function` that captions clips which have no caption, see `captioner`; or null."""
+    """`package.module:function` that captions clips without a caption, see `curation.captions`; or null."""
     scorers: dict[str, str]
     """Learned scores: name and folder of each, see `scorers`."""
 

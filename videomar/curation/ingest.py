@@ -30,7 +30,7 @@ from videomar.curation.learned_scores import load_scorer, score_learned
 from videomar.curation.ledger import ClipRow, require_sum, write_candidates
 from videomar.curation.sandbox import run_isolated
 from videomar.curation.scores import score
-from videomar.curation.shots import Clip, clip_id, scan_clips
+from videomar.curation.shots import ClipSpan, clip_id, scan_clips
 from videomar.errors import DataError
 from videomar.files import sha256_of
 from videomar.media.clip_reader import clip_frames, cover_height, crop_to_size
@@ -198,7 +198,7 @@ def ingest_file(file: _File) -> list[ClipRow]:
     return found or [file.row("unreadable_captions: all clips begin after the end of the video")]
 
 
-def _row_of_clip(file: _File, info: VideoInfo, clip: Clip, around: Block) -> ClipRow:
+def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: Block) -> ClipRow:
     frames, times = around
     size = clip_size(info.width, info.height, file.params)
     if clip.reason is None:

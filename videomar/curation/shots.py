@@ -54,7 +54,7 @@ class Captions:
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class ClipSpan:
     """A window of one shot."""
 
     start_s: float
@@ -66,28 +66,29 @@ class Clip:
     """At the clips' frame rate; 0 where the shot holds no whole window."""
 
 
-def split_into_clips(shots: list[Shot], params: IngestParams) -> list[Clip]:
+def split_into_clips(shots: list[Shot], params: IngestParams) -> list[ClipSpan]:
     """Windows of `num_frames` at `fps`, `stride_frames` apart, never across the end of a shot.
 
     A shot too short for one has windows of the longest of `shorter_clips` that it holds; one too short for
     all is one clip with the reason `too_short`.
     """
-    clips: list[Clip] = []
+    clips: list[ClipSpan] = []
     for shot in shots:
         found = (_windows(shot, frames, params) for frames in (params.num_frames, *params.shorter_clips))
-        too_short = Clip(round(shot.start_s, 3), round(shot.end_s, 3), shot.caption, "too_short", 0)
+        too_short = ClipSpan(round(shot.start_s, 3), round(shot.end_s, 3), shot.caption, "too_short", 0)
         clips += next(filter(None, found), [too_short])
     return clips
 
 
-def _windows(shot: Shot, num_frames: int, params: IngestParams) -> list[Clip]:
+def _windows(shot: Shot, num_frames: int, params: IngestParams) -> list[ClipSpan]:
     """All windows of so many frames in a shot."""
     length_s, stride_s = num_frames / params.fps, params.stride_frames / params.fps
     spare_s = shot.end_s - shot.start_s - length_s + _TICK_S
     count = int(spare_s / stride_s) + 1 if spare_s >= 0 else 0
     starts = [shot.start_s + index * stride_s for index in range(count)]
     return [
-        Clip(round(start, 3), round(start + length_s, 3), shot.caption, None, num_frames) for start in starts
+        ClipSpan(round(start, 3), round(start + length_s, 3), shot.caption, None, num_frames)
+        for start in starts
     ]
 
 
@@ -114,7 +115,7 @@ def scan_clips(
     blocks: Iterable[Block],
     captions: Captions,
     params: IngestParams,
-    take: Callable[[Clip, Block], _Taken],
+    take: Callable[[ClipSpan, Block], _Taken],
 ) -> list[_Taken]:
     """Return what `take` makes of every clip of a video, each as soon as its last frame has arrived.
 
@@ -155,7 +156,7 @@ class _Scan(Generic[_Taken]):
     """Remembers the open shots, the frames that their next clips need, and the times of all frames."""
 
     def __init__(
-        self, path: Path, captions: Captions, params: IngestParams, take: Callable[[Clip, Block], _Taken]
+        self, path: Path, captions: Captions, params: IngestParams, take: Callable[[ClipSpan, Block], _Taken]
     ) -> None:
         self.params, self.take = params, take
         # Whether a shorter clip is wanted of a shot that goes on is known when it ends.
@@ -224,7 +225,7 @@ class _Scan(Generic[_Taken]):
             self._take(item, clip)
         self.open = [other for other in self.open if other is not item]
 
-    def _take(self, item: _Open, clip: Clip) -> None:
+    def _take(self, item: _Open, clip: ClipSpan) -> None:
         item.taken += 1
         span = clip.start_s, clip.end_s
         if span not in self.results or item.order < self.results[span][0]:
