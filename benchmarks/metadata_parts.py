@@ -179,7 +179,7 @@ def gc_objects(folder: Path, clips: int) -> Callable[[], object]:
     """`videomar gc` on DVC's cache of the videos, half of which nothing refers to."""
     from dvc.repo import Repo
 
-    from videomar.ops.gc_stores import find_objects
+    from videomar.ops.gc import find_objects
 
     Repo.init(no_scm=True).close()
     cache = folder / ".dvc/cache/files/md5"

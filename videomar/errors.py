@@ -1,4 +1,9 @@
-"""Errors whose message is written for the user: `<where>: got <value>, expected <rule>; <what to do>`."""
+"""Errors and findings with a message for the user: `<where>: got <value>, expected <rule>; <what to do>`."""
+
+from dataclasses import dataclass
+
+BIN = ".venv/bin/"
+"""Prefix of commands in findings, which run from the repository's root without an activated environment."""
 
 
 class VideomarError(Exception):
@@ -19,3 +24,22 @@ class DataError(VideomarError):
 
 class CheckpointError(VideomarError):
     """A checkpoint is missing, damaged, or was made with other parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Two records of one fact that should agree and do not, as `videomar doctor` reports it."""
+
+    where: str
+    """File, version or service."""
+    what: str
+    """What it is, and what was expected."""
+    fix: str
+    """A command, run from the repository's root."""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}\n    fix: {self.fix}"
+
+    def to_dict(self) -> dict[str, str]:
+        """The finding as JSON; `mend` is the old name of `fix`, kept for one release."""
+        return {"where": self.where, "what": self.what, "fix": self.fix, "mend": self.fix}

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from tests.support.upkeep_checkout import run
 from videomar.cli import app as cli
 from videomar.config.layout import Layout
+from videomar.errors import Finding
 from videomar.files import write_json
 from videomar.ops.doctor import examine
-from videomar.ops.finding import Finding
 from videomar.registry.champion_history import MODEL, Move, read_history
 from videomar.registry.versions import version_of
 from videomar.tracking.mlflow_store import open_client
@@ -31,7 +31,7 @@ def found() -> list[Finding]:
     return list(examine(Layout()).findings)
 
 
-def break_off_a_move() -> None:
+def interrupt_a_move() -> None:
     move = Move(action="rollback", before="1", after=None, why="planted")
     value = json.dumps({name: getattr(move, name) for name in Move.__dataclass_fields__})
     open_client().set_registered_model_tag(MODEL, f"history.{move.when[:19]}.planted", value)
@@ -61,7 +61,7 @@ def leave_a_draft() -> None:
     os.utime(draft, (time.time() - 7200,) * 2)
 
 
-MENDED: dict[str, tuple[str | Callable[[], object], str, str]] = {
+FIXED: dict[str, tuple[str | Callable[[], object], str, str]] = {
     "output missing": ("rm -r data/latents", "data/latents", ".venv/bin/dvc checkout --force data/latents"),
     "output changed": (
         "echo >> checkpoints/tokenizer/tokenizer.json",
@@ -81,7 +81,7 @@ MENDED: dict[str, tuple[str | Callable[[], object], str, str]] = {
         ".venv/bin/dvc repro train",
     ),
     "unknown parameter": ("echo 'nonsense: 1' >> params.yaml", "params.yaml", "git stash push params.yaml"),
-    "move broken off": (break_off_a_move, "alias champion of videomar", ".venv/bin/videomar history"),
+    "move interrupted": (interrupt_a_move, "alias champion of videomar", ".venv/bin/videomar history"),
     "alias deleted": (
         lambda: open_client().delete_registered_model_alias(MODEL, "champion"),
         "alias champion of videomar",
@@ -138,7 +138,7 @@ NAMED: dict[str, tuple[str | Callable[[], object], str, str]] = {
         ".venv/bin/dvc repro encode",
     ),
     "not registered": ("sed -i 's/md5: ./md5: 0/' dvc.lock", "checkpoints/videomar", "make run"),
-    "release broken off": (
+    "release interrupted": (
         lambda: open_client().delete_model_version_tag(MODEL, "1", "released_at"),
         "videomar version 1 (checkpoint step 30)",
         ".venv/bin/python -m flows.release",
@@ -202,9 +202,9 @@ def plant(mismatch: str | Callable[[], object]) -> None:
         mismatch()
 
 
-def one_of(findings: list[Finding], where: str, mend: str) -> Finding:
+def one_of(findings: list[Finding], where: str, fix: str) -> Finding:
     """The finding about a place with this command."""
-    fitting = [item for item in findings if item.where.startswith(where) and mend in item.mend]
+    fitting = [item for item in findings if item.where.startswith(where) and fix in item.fix]
     assert fitting, "\n".join(map(str, findings))
     return fitting[0]
 
@@ -220,24 +220,24 @@ def test_healthy_checkout_gets_one_calm_line(root: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", MENDED)
-def test_mismatch_is_found_and_its_command_mends_it(root: Path, kind: str) -> None:
-    mismatch, where, mend = MENDED[kind]
+@pytest.mark.parametrize("kind", FIXED)
+def test_mismatch_is_found_and_its_command_fixes_it(root: Path, kind: str) -> None:
+    mismatch, where, fix = FIXED[kind]
     plant(mismatch)
-    finding = one_of(found(), where, mend)
-    run(finding.mend)
+    finding = one_of(found(), where, fix)
+    run(finding.fix)
     assert finding.where not in {item.where for item in found()}
 
 
 @pytest.mark.parametrize("kind", NAMED)
 def test_mismatch_is_found_with_its_command(root: Path, kind: str) -> None:
-    mismatch, where, mend = NAMED[kind]
+    mismatch, where, fix = NAMED[kind]
     plant(mismatch)
-    assert one_of(found(), where, mend).mend == mend
+    assert one_of(found(), where, fix).fix == fix
 
 
 def test_doctor_carries_out_nothing(root: Path) -> None:
-    break_off_a_move()
+    interrupt_a_move()
     before = read_history(open_client())
     found()
     assert read_history(open_client()) == before
@@ -246,12 +246,12 @@ def test_doctor_carries_out_nothing(root: Path) -> None:
 def test_training_that_was_killed_is_taken_up_and_not_thrown_away(root: Path) -> None:
     """Newer checkpoints of other parameters: `dvc checkout` would delete them."""
     run("cp -r checkpoints/videomar/step_00000030 checkpoints/videomar/step_00000031; echo >> figures.json")
-    assert {item.mend for item in found() if "checkout" in item.mend} == set()
+    assert {item.fix for item in found() if "checkout" in item.fix} == set()
     one_of(found(), "checkpoints/videomar", ".venv/bin/dvc repro train")
 
 
 @pytest.mark.parametrize(
-    ("uri", "mend"),
+    ("uri", "fix"),
     [
         ("http://127.0.0.1:9", "make up"),
         ("sqlite:///{}/none.db", "make run"),
@@ -259,10 +259,10 @@ def test_training_that_was_killed_is_taken_up_and_not_thrown_away(root: Path) ->
     ],
 )
 def test_store_that_is_away_or_damaged_is_found(
-    root: Path, monkeypatch: pytest.MonkeyPatch, uri: str, mend: str
+    root: Path, monkeypatch: pytest.MonkeyPatch, uri: str, fix: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(root))
-    assert [item.mend for item in found()] == [mend]
+    assert [item.fix for item in found()] == [fix]
     assert not (root / "none.db").exists()
 
 
@@ -272,8 +272,8 @@ def test_runs_recorded_elsewhere_than_the_services_show_are_found(
     note_services([living()])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@host/runs")
     findings = found()
-    mend = "unset MLFLOW_TRACKING_URI"
-    assert [item.what[:13] for item in findings if item.mend == mend] == ["names another", "names a datab"]
+    fix = "unset MLFLOW_TRACKING_URI"
+    assert [item.what[:13] for item in findings if item.fix == fix] == ["names another", "names a datab"]
     assert "secret" not in str(findings)
 
 
@@ -298,7 +298,8 @@ def test_json_names_each_finding_and_exit_code_is_1(root: Path) -> None:
     told = json.loads(done.stdout)
     assert done.exit_code == 1
     assert not told["ok"]
-    assert [(item["where"], item["mend"]) for item in told["findings"]] == [
+    assert all(item["mend"] == item["fix"] for item in told["findings"]), "the old name"
+    assert [(item["where"], item["fix"]) for item in told["findings"]] == [
         ("reports/index.html", ".venv/bin/python -m flows.release")
     ]
 

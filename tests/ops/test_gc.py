@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 from tests.support.upkeep_checkout import commit, run
 from videomar.cli import app as cli
 from videomar.files import write_json
-from videomar.ops.gc import find_files, known_versions
-from videomar.ops.gc_stores import find_objects, find_runs
+from videomar.ops.gc import find_files, find_objects, find_runs, known_versions
 from videomar.provenance.checkout import outputs_of
 from videomar.registry.champion_history import MODEL
 from videomar.registry.versions import version_of
@@ -82,7 +81,7 @@ def test_nothing_is_removed_unless_asked(root: Path) -> None:
     told = gc()
     assert files() == before
     assert "could be removed; `videomar gc --yes` does it" in told
-    assert re.search(r"0\.00 MB {2}checkpoints/videomar\.aside/planted {2}\(a training run set aside", told)
+    assert re.search(r"0\.00 MB {2}checkpoints/videomar\.aside/planted {2}\(a training run archived", told)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     health = examine(Layout())
     if as_json:
-        found = [asdict(finding) for finding in health.findings]
+        found = [finding.to_dict() for finding in health.findings]
         typer.echo(json.dumps({"ok": not found, "findings": found, "notes": list(health.notes)}))
     else:
         for finding in health.findings:
@@ -117,8 +117,7 @@ def gc(
 
     Kept is what an alias, a version, a git branch or tag, or the working tree needs.
     """
-    from videomar.ops.gc import find_files, known_versions, remove_all
-    from videomar.ops.gc_stores import find_objects, find_runs
+    from videomar.ops.gc import find_files, find_objects, find_runs, known_versions, remove_all
 
     versions = known_versions()
     garbage, notes = [], []

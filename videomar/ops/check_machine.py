@@ -1,4 +1,4 @@
-"""What runs and lies around the pipeline: services, unsent records, packages, leftovers, room on the disk."""
+"""Checks of the machine: services, records not yet sent to MLflow, packages, temporary files, disk space."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 from videomar.environment import SERVICES, answers, read_services
-from videomar.ops.finding import BIN, Finding
+from videomar.errors import BIN, Finding
 from videomar.ops.gc import find_drafts
 from videomar.ops.materials import read_pins
 from videomar.processes import Identity
@@ -15,20 +15,20 @@ from videomar.tracking.runs import OUTBOX
 
 _LITTLE_BYTES = 1_000_000_000
 _SHOWN = 5
-_OF_CUDA = ("nvidia-", "cuda-", "triton")  # builds of torch without CUDA, or with another, lack these
+_OF_CUDA = ("nvidia-", "cuda-", "triton")  # other builds of torch lack these
 _AGAIN = "make down && make up"
 
 
 def service_findings() -> list[Finding]:
-    """Whether what `make up` noted down lives and answers; services that are not up are no mismatch."""
+    """Check that the services that `make up` started are alive and answer; stopped ones are no mismatch."""
     noted = read_services()
     if not noted:
         if SERVICES.is_file():
-            return [Finding(str(SERVICES), "cannot be read, expected the note of `make up`", "make up")]
+            return [Finding(str(SERVICES), "cannot be read, expected the record of `make up`", "make up")]
         return []
     supervisor = noted.get("supervisor")
     if supervisor is None or Identity(*supervisor).process() is None:
-        return [Finding(str(SERVICES), "its supervisor has ended, expected one that lives", "make up")]
+        return [Finding(str(SERVICES), "its supervisor has ended, expected a living process", "make up")]
     findings = []
     for name, service in noted.get("services", {}).items():
         health = {"mlflow": f"{service['address']}/health", "prefect": f"{noted['prefect_api']}/health"}
@@ -39,14 +39,14 @@ def service_findings() -> list[Finding]:
             what = f"gives no answer at {health[name]}, expected one"
             findings.append(Finding(f"service {name}", what, _AGAIN))
     theirs, ours = noted.get("tracking_uri"), os.environ.get("MLFLOW_TRACKING_URI")
-    if ours and ours != theirs:  # neither is shown: a database's address has its password in it
+    if ours and ours != theirs:  # without the addresses: that of a database contains its password
         what = "names another store than the MLflow of `make up` shows, expected one of the two for both"
         findings.append(Finding("MLFLOW_TRACKING_URI", what, "unset MLFLOW_TRACKING_URI"))
     return findings
 
 
 def outbox_findings(checkpoints: Path) -> list[Finding]:
-    """Runs of which MLflow does not have all."""
+    """Check that MLflow has everything that training runs recorded."""
     unsent = [
         box
         for box in sorted(checkpoints.rglob(f"{OUTBOX}/*"))
@@ -57,7 +57,7 @@ def outbox_findings(checkpoints: Path) -> list[Finding]:
 
 
 def package_findings(lock: Path) -> list[Finding]:
-    """Whether the packages of this environment are those of requirements.lock."""
+    """Compare the installed packages with requirements.lock."""
     different = []
     for name, pin in read_pins(lock).items():
         if name.startswith(_OF_CUDA):
@@ -76,13 +76,13 @@ def package_findings(lock: Path) -> list[Finding]:
 
 
 def leftover_findings() -> list[Finding]:
-    """Files that killed processes left half-written."""
+    """Find files that killed processes left half-written."""
     what = "was left half-written by a process that has ended, expected nothing"
     return [Finding(str(path), what, f"{BIN}videomar gc --yes") for path in find_drafts()]
 
 
 def disk_findings(folder: Path) -> list[Finding]:
-    """Whether there is room for another checkpoint or cache."""
+    """Check that there is space for another checkpoint or cache."""
     free = shutil.disk_usage(folder).free
     if free >= _LITTLE_BYTES:
         return []

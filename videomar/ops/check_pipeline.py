@@ -1,4 +1,4 @@
-"""dvc.lock against the files on disk, as DVC itself compares them; and params.yaml by itself."""
+"""Checks of params.yaml, and of the files on disk against dvc.lock, as DVC compares them."""
 
 import json
 import subprocess
@@ -12,8 +12,7 @@ import yaml
 
 from videomar.config import load_own_params, load_params
 from videomar.config.layout import Layout
-from videomar.errors import OldLayoutError, ParamsError, VideomarError
-from videomar.ops.finding import BIN, Finding
+from videomar.errors import BIN, Finding, OldLayoutError, ParamsError, VideomarError
 from videomar.provenance.checkout import outputs_of
 from videomar.sources.listing import changed_named, is_current
 
@@ -25,26 +24,26 @@ _WORDS = {
     "new": "is not in dvc.lock",
     "not in cache": "has no copy in the cache, expected the one that dvc.lock names",
 }
-_ALWAYS = "always changed"  # of the stage that lists the folder of clips, whatever it finds
+_ALWAYS = "always changed"  # DVC says this of the stage that lists the folder of clips, whatever it finds
 _HERE = Layout()
 Status = Mapping[str, Sequence[Any]]
-"""What `dvc status --json` prints: for each stage that is not as recorded, what changed."""
+"""Output of `dvc status --json`: what changed, by stage."""
 
 
 def params_findings(path: Path) -> list[Finding]:
-    """Whether params.yaml can be read, and has its keys where they are today."""
+    """Check that params.yaml can be read and has its keys in their present places."""
     try:
         load_own_params(path)
     except (ParamsError, OSError, yaml.YAMLError) as error:
-        told = " ".join(str(error).split()).removeprefix(f"{path}: ")
+        message = " ".join(str(error).split()).removeprefix(f"{path}: ")
         moved = isinstance(error, OldLayoutError)
-        mend = f"{BIN}videomar migrate" if moved else f"git stash push {quote(str(path))}"
-        return [Finding(str(path), told, mend)]
+        fix = f"{BIN}videomar migrate" if moved else f"git stash push {quote(str(path))}"
+        return [Finding(str(path), message, fix)]
     return []
 
 
 def pipeline_findings(lock: Path, cache: Path) -> list[Finding]:
-    """Every output and every stage that is not as dvc.lock says.
+    """Check every output and every stage against dvc.lock.
 
     Args:
         lock: dvc.lock in the working folder.
@@ -59,19 +58,22 @@ def pipeline_findings(lock: Path, cache: Path) -> list[Finding]:
 
 
 def pipeline_status() -> Status:
-    """What differs from dvc.lock, as DVC compares it; of the folder of clips, what its next listing says.
+    """Compare with dvc.lock.
+
+    DVC does not know whether the folder of clips, or files that parameters name, have changed: their listings
+    are outputs of a stage that always runs. So they are listed here.
 
     Raises:
-        VideomarError: DVC gave no answer, or params.yaml is wrong.
+        VideomarError: DVC fails, or params.yaml is wrong.
     """
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        told: dict[str, list[Any]] = json.loads(done.stdout)
+        changes: dict[str, list[Any]] = json.loads(done.stdout)
     except ValueError:
-        said = " ".join(done.stderr.split())[-300:].removeprefix("ERROR: ")
-        raise VideomarError(said or "no answer") from None
-    status = {stage: [fact for fact in facts if fact != _ALWAYS] for stage, facts in told.items()}
+        message = " ".join(done.stderr.split())[-300:].removeprefix("ERROR: ")
+        raise VideomarError(message or "no answer") from None
+    status = {stage: [fact for fact in facts if fact != _ALWAYS] for stage, facts in changes.items()}
     if not _HERE.listing.is_file():
         return {stage: facts for stage, facts in status.items() if facts}
     params = load_params(_HERE.params)
@@ -87,25 +89,25 @@ def _explain(status: Status, lock: Path, cache: Path) -> Iterator[Finding]:
     changed: dict[str, str] = {}
     for stage, facts in status.items():
         stale = any(not isinstance(fact, dict) or _DEPS in fact for fact in facts)
-        for path, said in _of(facts, _OUTS).items():
-            # DVC tells of the cache first, whether the file itself is there or not.
-            word = said if Path(path).exists() else "deleted"
+        for path, reported in _of(facts, _OUTS).items():
+            # DVC reports a missing copy in the cache first, even if the file itself is missing too.
+            word = reported if Path(path).exists() else "deleted"
             changed[path] = word
-            # A stage that is to run again anyway goes on from its files: putting old ones back loses work.
+            # A stage that has to run again resumes from its files: old ones from the cache would lose work.
             stored = not stale and _is_stored(cache, outputs.get(path, ""))
-            yield Finding(path, _WORDS.get(word, word), _mend(path, stage, word, stored))
+            yield Finding(path, _WORDS.get(word, word), _fix(path, stage, word, stored))
     for stage, facts in status.items():
-        told = [name for name, word in _of(facts, _DEPS).items() if changed.get(name) != word]
-        told += [name for fact in facts if isinstance(fact, dict) for name in fact if "changed" not in name]
-        told += [fact for fact in facts if isinstance(fact, str)]
-        if told:
-            more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-            what = f"is not as it ran last: {', '.join(told[:_SHOWN])}{more}"
+        names = [name for name, word in _of(facts, _DEPS).items() if changed.get(name) != word]
+        names += [name for fact in facts if isinstance(fact, dict) for name in fact if "changed" not in name]
+        names += [fact for fact in facts if isinstance(fact, str)]
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            what = f"is not as it ran last: {', '.join(names[:_SHOWN])}{more}"
             yield Finding(f"stage {stage}", what, f"{BIN}dvc repro {quote(stage)}")
 
 
 def _of(facts: Sequence[Any], kind: str) -> dict[str, str]:
-    """What changed of one kind, by path; of a file of parameters, by key."""
+    """Changes of one kind by path, and of a parameter file by key."""
     found: dict[str, str] = {}
     for fact in facts:
         for path, word in fact.get(kind, {}).items() if isinstance(fact, dict) else ():
@@ -117,7 +119,7 @@ def _is_stored(cache: Path, md5: str) -> bool:
     return bool(md5) and (cache / md5[:2] / md5[2:]).is_file()
 
 
-def _mend(path: str, stage: str, word: str, stored: bool) -> str:
+def _fix(path: str, stage: str, word: str, stored: bool) -> str:
     if word == "not in cache":
         return f"{BIN}dvc commit --force {quote(stage)}"
     return f"{BIN}dvc checkout --force {quote(path)}" if stored else f"{BIN}dvc repro {quote(stage)}"

@@ -1,4 +1,4 @@
-"""MLflow against dvc.lock, the alias and its history, and the registered bytes against their tags."""
+"""Checks of MLflow: its store, the alias against its history, versions against dvc.lock and their tags."""
 
 import sqlite3
 import tempfile
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from videomar.config.layout import Layout
 from videomar.environment import answers
+from videomar.errors import BIN, Finding
 from videomar.files import sha256_of
-from videomar.ops.finding import BIN, Finding
 from videomar.registry.champion_history import read_history
 from videomar.registry.evidence import FILES, checkpoint_checksums, find_changes, read_checksums
 from videomar.registry.release import report_is_about
@@ -38,7 +38,7 @@ _ROLLBACK = f"{BIN}videomar rollback"
 
 
 def store_findings() -> list[Finding]:
-    """Whether MLflow's store is there, answers and is whole."""
+    """Check that MLflow's store exists, answers and is not damaged."""
     uri = tracking_uri()
     if uri.startswith("http"):
         silent = not answers(f"{uri.rstrip('/')}/health")
@@ -50,42 +50,45 @@ def store_findings() -> list[Finding]:
         return [Finding(str(path), "no such file, expected MLflow's store", "make run")]
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as store:
-            told = str(store.execute("PRAGMA quick_check").fetchone()[0])
+            result = str(store.execute("PRAGMA quick_check").fetchone()[0])
     except sqlite3.DatabaseError as error:
-        told = str(error)
-    return [] if told == "ok" else [Finding(str(path), f"is damaged: {' '.join(told.split())}", _RESTORE)]
+        result = str(error)
+    return [] if result == "ok" else [Finding(str(path), f"is damaged: {' '.join(result.split())}", _RESTORE)]
 
 
 def _database_findings(uri: str) -> list[Finding]:
-    """Whether a database answers: asked once, where MLflow would try for minutes."""
+    """Check that a database answers, with one attempt: MLflow would try for minutes."""
     import sqlalchemy
 
     try:
         with sqlalchemy.create_engine(uri).connect():
             return []
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError):  # their words may have the password in them
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        ImportError,
+    ):  # without its message, which may contain the password
         what = "names a database that gives no answer, expected MLflow's"
         return [Finding("MLFLOW_TRACKING_URI", what, "unset MLFLOW_TRACKING_URI")]
 
 
 def alias_findings() -> list[Finding]:
-    """Whether the alias `champion` is where its history says; nothing is carried out."""
+    """Compare the alias `champion` with its history. An interrupted move is reported, not completed."""
     history = read_history(open_client())
     where, settle = f"alias champion of {MODEL}", f"{BIN}videomar history"
     if not history.is_settled:
-        what = f"is {history.alias or 'nowhere'}, but a move to {history.expected or 'none'} was broken off"
-        return [Finding(where, what, settle)]  # any use of the registry carries it out
+        what = f"is {history.alias or 'nowhere'}, but a move to {history.expected or 'none'} was interrupted"
+        return [Finding(where, what, settle)]  # any use of the registry completes it
     if history.alias == history.expected:
         return []
     if history.alias is None:
         what = f"is gone, expected version {history.expected}: it or the alias was deleted"
         return [Finding(where, what, _ROLLBACK)]
     what = f"is version {history.alias}, but the history ends with {history.expected or 'none'}"
-    return [Finding(where, what, settle)]  # notes the move
+    return [Finding(where, what, settle)]  # records the move
 
 
 def version_findings(lock: Path) -> list[Finding]:
-    """Whether runs, tags and bytes of champion, challenger and present state of the pipeline agree."""
+    """Check runs, tags and bytes of the champion, the challenger and the version of the present dvc.lock."""
     client = open_client()
     history, newest = read_history(client), challenger()
     present = find_version(client, lock) if lock.is_file() else None
@@ -99,23 +102,23 @@ def version_findings(lock: Path) -> list[Finding]:
 
 
 def release_findings(lock: Path, checkpoints: Path) -> list[Finding]:
-    """Whether what the pipeline made is registered, judged and reported, and its training is in MLflow."""
+    """Check that the pipeline's results are registered and released, and that MLflow has the training run."""
     client = open_client()
     if not lock.is_file() or not any(checkpoints.glob("step_*")):
         return []
     findings = []
     if training := read_run_id(checkpoints / RUN_FILE):
         stage = _stage_of(client, training)
-        mend = _restore_run(training) if stage == "deleted" else _send_again(checkpoints)
+        fix = _restore_run(training) if stage == "deleted" else _send_again(checkpoints)
         if stage != "active":
             what = f"names training run {training}, which is {stage} in MLflow, expected an active one"
-            findings.append(Finding(str(checkpoints / RUN_FILE), what, mend))
+            findings.append(Finding(str(checkpoints / RUN_FILE), what, fix))
     present = find_version(client, lock)
     if present is None:
         what = "its newest checkpoint is of no registered version, expected one made from this dvc.lock"
         findings.append(Finding(str(checkpoints), what, "make run"))
     elif "released_at" not in present.tags:
-        findings.append(Finding(str(present), "is registered, but its release was broken off", _RELEASE))
+        findings.append(Finding(str(present), "is registered, but its release was interrupted", _RELEASE))
     elif not report_is_about(present):
         what = f"is missing or about another version, expected {present}"
         findings.append(Finding(str(Layout().report), what, _RELEASE))
@@ -125,23 +128,25 @@ def release_findings(lock: Path, checkpoints: Path) -> list[Finding]:
 def _examine(client: "MlflowClient", version: Version, is_champion: bool) -> Iterator[Finding]:
     leave = _ROLLBACK if is_champion else _RESTORE
     if (stage := _stage_of(client, version.run_id)) != "active":
-        mend = _restore_run(version.run_id) if stage == "deleted" else leave
-        yield Finding(str(version), f"its run {version.run_id} is {stage}, expected an active one", mend)
+        fix = _restore_run(version.run_id) if stage == "deleted" else leave
+        yield Finding(str(version), f"its run {version.run_id} is {stage}, expected an active one", fix)
         return
     with tempfile.TemporaryDirectory() as folder:
         evidence = download_evidence(version, Path(folder))
         damages = _damages(version, evidence)
         for damage in damages:
             yield Finding(str(version), damage, leave)
-        facts = {}
+        computed = {}
         if (evidence / "dvc.lock").is_file():
-            facts["lock_sha256"] = sha256_of(evidence / "dvc.lock")
+            computed["lock_sha256"] = sha256_of(evidence / "dvc.lock")
         if not damages:
             weights = download_model(version) / "checkpoint"
-            facts["checkpoint_sha256"] = sha256_of(weights / "model.safetensors", weights / "ema.safetensors")
+            computed["checkpoint_sha256"] = sha256_of(
+                weights / "model.safetensors", weights / "ema.safetensors"
+            )
     run_tags = client.get_run(version.run_id).data.tags
     for name in LINEAGE_TAGS:
-        truth, run = facts.get(name, run_tags.get(name)), quote(version.run_id)
+        truth, run = computed.get(name, run_tags.get(name)), quote(version.run_id)
         if truth is None:
             continue
         if version.tags.get(name) != truth:
@@ -153,16 +158,16 @@ def _examine(client: "MlflowClient", version: Version, is_champion: bool) -> Ite
 
 
 def _damages(version: Version, evidence: Path) -> list[str]:
-    """What is not as it was registered."""
+    """Differences between the stored files of a version and their recorded checksums."""
     if not (evidence / "dvc.lock").is_file():
-        return ["its evidence has no dvc.lock, expected that of its day"]
+        return ["its evidence has no dvc.lock, expected that of its registration"]
     files = evidence / FILES
     try:
         model = download_model(version)
         # A version older than the table has the checksums of its checkpoint only.
         recorded = read_checksums(files) if files.is_file() else checkpoint_checksums(model / "checkpoint")
     except Exception as error:  # MLflow raises what its store does: of S3, of HTTP, of the disk
-        return [f"its artifacts cannot be had ({' '.join(str(error).split())[:200]})"]
+        return [f"its artifacts cannot be read ({' '.join(str(error).split())[:200]})"]
     folders = {"checkpoint": model / "checkpoint", "tokenizer": model / "tokenizer"}
     changes = find_changes(recorded, folders)
     return [f"{change['file']} {change['problem']}, expected as registered" for change in changes]
@@ -174,7 +179,7 @@ def _false_tag(where: str, name: str, got: str | None, truth: str, call: str) ->
 
 
 def _stage_of(client: "MlflowClient", run_id: str) -> str:
-    """`active`, `deleted`, or `gone` for good."""
+    """`active`, `deleted`, or `gone` if it cannot be restored."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -184,13 +189,13 @@ def _stage_of(client: "MlflowClient", run_id: str) -> str:
 
 
 def _send_again(checkpoints: Path) -> str:
-    """A run that was sent is sent again once that is forgotten; without its lines it cannot be."""
+    """Command that sends a run to MLflow again, from its outbox; without one only a backup helps."""
     sent = checkpoints / OUTBOX / str(read_json(checkpoints / RUN_FILE).get("name")) / SENT
     return f"rm {sent} && {BIN}videomar upload {checkpoints}" if sent.is_file() else _RESTORE
 
 
 def _restore_run(run_id: str) -> str:
-    # The command line of MLflow looks elsewhere by itself; an address with a password in it is not shown.
+    # MLflow's command line has another default store. An address that may contain a password is not shown.
     uri = tracking_uri()
     where = f"MLFLOW_TRACKING_URI={quote(uri)} " if uri.startswith("sqlite:///") else ""
     return f"{where}{BIN}mlflow runs restore --run-id {quote(run_id)}"

@@ -1,4 +1,11 @@
-"""All checks in order; each stands by itself, so that one that cannot be made hides no other."""
+"""All checks of `videomar doctor`. Each runs by itself, so that one that fails hides no other.
+
+dvc.lock -- files on disk        check_pipeline
+|
+MLflow: run, version, alias      check_registry
+|
+services, packages, disk         check_machine
+"""
 
 import contextlib
 import os
@@ -7,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomar.config.layout import Layout
-from videomar.errors import VideomarError
+from videomar.errors import Finding, VideomarError
 from videomar.ops.check_machine import (
     disk_findings,
     leftover_findings,
@@ -22,27 +29,26 @@ from videomar.ops.check_registry import (
     store_findings,
     version_findings,
 )
-from videomar.ops.finding import Finding
 from videomar.provenance.checkout import run_git, uncommitted_changes
 from videomar.registry.champion_history import read_history
 from videomar.registry.versions import version_of
 from videomar.tracking.mlflow_store import open_client
 
 _CODE = ("videomar", "stages", "flows", "dvc.yaml")
-# A store that is away is a finding, not something to wait minutes for.
+# A store that does not answer is a finding: MLflow would wait for minutes.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What was found, and what is good to know but no mismatch."""
+    """Mismatches, and notes on what is no mismatch but good to know."""
 
     findings: Sequence[Finding]
     notes: Sequence[str]
 
 
 def examine(layout: Layout) -> Health:
-    """Compare everything with everything; nothing is changed."""
+    """Run all checks. Nothing is changed."""
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     checks: dict[str, Callable[[], list[Finding]]] = {
@@ -55,7 +61,7 @@ def examine(layout: Layout) -> Health:
         "outboxes": lambda: outbox_findings(layout.checkpoints),
         "MLflow": store_findings,
     }
-    found = {name: _made(name, check) for name, check in checks.items()}
+    found = {name: _run(name, check) for name, check in checks.items()}
     notes = []
     if not found["MLflow"]:
         checks = {
@@ -63,23 +69,23 @@ def examine(layout: Layout) -> Health:
             "versions": lambda: version_findings(layout.lock),
             "release": lambda: release_findings(layout.lock, layout.training_run),
         }
-        found |= {name: _made(name, check) for name, check in checks.items()}
+        found |= {name: _run(name, check) for name, check in checks.items()}
         notes = _notes(layout)
     return Health([finding for findings in found.values() for finding in findings], notes)
 
 
-def _made(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+def _run(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
     from mlflow.exceptions import MlflowException
 
     try:
         return check()
     except (VideomarError, MlflowException, OSError, ValueError) as error:
-        told = " ".join(str(error).split())[:300]
-        return [Finding(name, f"could not be examined ({told})", "mend what it says, then ask again")]
+        message = " ".join(str(error).split())[:300]
+        return [Finding(name, f"could not be examined ({message})", "fix that, then run `videomar doctor`")]
 
 
 def _notes(layout: Layout) -> list[str]:
-    """The champion, and how the code differs from the commit that it names."""
+    """The champion, and how the present code differs from its commit."""
     alias = read_history(open_client()).alias
     if alias is None:
         return ["no champion yet"]

@@ -1,29 +1,54 @@
-"""What nothing needs any more, by folder and by store; found first, removed only when asked.
+"""Files, MLflow runs and DVC objects that nothing needs any more: found first, removed only on request.
 
 Kept, whatever its age: what a registered version or the run that trained an aliased one needs, what a git
 branch or tag or the working tree names, and what MLflow does not have yet.
 """
 
+import json
+import logging
+import re
 import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
+from videomar.config.layout import Layout
 from videomar.errors import VideomarError
 from videomar.files import process_exists
-from videomar.registry.versions import Version, aliases_of, all_versions
-from videomar.tracking.mlflow_store import tracking_uri
+from videomar.provenance.checkout import outputs_of
+from videomar.registry.evidence import text_of
+from videomar.registry.versions import MODEL, Version, aliases_of, all_versions, download_evidence
+from videomar.tracking.mlflow_store import open_client, tracking_uri
 from videomar.tracking.run_log import LINES, SENT, read_json
 from videomar.tracking.runs import OUTBOX, RUN_FILE, read_run_id
 
-LOCAL = Path(".local")
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+LOCAL = Layout().local
 REPLACED = "replaced-"
-"""Start of the name of the folder below `.local` that keeps what a restore has replaced."""
-_CHECKPOINTS = Path("checkpoints")
-_WRITTEN = tuple(map(Path, ("data", "metrics", "plots", "reports", "checkpoints", ".local/evaluations")))
+"""Prefix of the folder below `.local` that keeps what a restore has replaced."""
+_CHECKPOINTS = Layout().checkpoints
+_WRITTEN = (
+    Path("data"),
+    _CHECKPOINTS,
+    Layout().metrics,
+    Layout().plots,
+    Layout().report.parent,
+    LOCAL / "evaluations",
+)
 _DAY_S = 86400.0
 _DRAFT_S = 3600.0  # a checkpoint of any size is written in less
+_DAY_MS = 86_400_000
+_OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +62,7 @@ class Garbage:
 
 
 def find_files(days: float, versions: Sequence[Version]) -> tuple[list[Garbage], list[str]]:
-    """Folders and drafts that nothing reads again, and what was kept although it is old."""
+    """Find folders and drafts that nothing reads again; return them, and notes on old ones that are kept."""
     trained = {version.tags.get("training_run") for version in versions if aliases_of(version)}
     garbage, notes = [], []
     for run in sorted(_CHECKPOINTS.glob("**/*.aside/*/")):
@@ -48,13 +73,13 @@ def find_files(days: float, versions: Sequence[Version]) -> tuple[list[Garbage],
         elif (run_id := read_run_id(run / RUN_FILE)) is not None and run_id in trained:
             notes.append(f"{run}: kept, the run that trained a version with an alias")
         else:
-            garbage.append(_folder(run, f"a training run set aside over {days:g} days ago"))
+            garbage.append(_folder(run, f"a training run archived over {days:g} days ago"))
     reasons = {
-        "ray/*/": "Ray's notes of a training that has ended",
+        "ray/*/": "Ray's files of a training that has ended",
         "journals/*/": "unfinished work for a cache in an object store",
         "mirrors/*/": "a copy of an object store's folder; fetched again if needed",
         "evaluations/*/": "clips of a registered version that was judged again",
-        "sweeps/*/": "a sweep that was broken off",
+        "sweeps/*/": "an interrupted sweep",
         f"{REPLACED}*/": "what a restore has replaced",
     }
     for pattern, why in reasons.items():
@@ -71,7 +96,7 @@ def find_files(days: float, versions: Sequence[Version]) -> tuple[list[Garbage],
 
 
 def find_drafts() -> list[Path]:
-    """Half-written checkpoints, and drafts of files whose process has ended."""
+    """Find half-written checkpoints, and temporary files of processes that have ended."""
     found = [path for path in _CHECKPOINTS.rglob(".draft-*") if path.is_dir() and _age_s(path) > _DRAFT_S]
     # `files.atomic_write` names its temporary files .NAME.PID.
     drafts = [path for folder in _WRITTEN for path in folder.rglob(".*.*")]
@@ -86,7 +111,7 @@ def known_versions() -> list[Version]:
     """All registered versions.
 
     Raises:
-        VideomarError: the registry cannot be asked: then nobody knows what is needed.
+        VideomarError: the registry gives no answer, so what is needed is not known.
     """
     from mlflow.exceptions import MlflowException
 
@@ -106,7 +131,7 @@ def known_versions() -> list[Version]:
 
 
 def remove_all(garbage: Iterable[Garbage]) -> int:
-    """Remove it all; bytes freed."""
+    """Remove everything; return the bytes freed."""
     freed = 0
     for item in garbage:
         item.remove()
@@ -131,7 +156,7 @@ def _folder(path: Path, why: str) -> Garbage:
 
 
 def _age_s(folder: Path) -> float:
-    """Seconds since anything in it was written."""
+    """Seconds since anything in the folder was written."""
     times = [path.lstat().st_mtime for path in (folder, *folder.rglob("*"))]
     return time.time() - max(times)
 
@@ -145,3 +170,121 @@ def _has_unsent(run: Path) -> bool:
 
 def _kept_for_mlflow(folder: Path) -> str:
     return f"{folder}: kept, MLflow does not have all of it; `videomar upload {folder}` sends it"
+
+
+def find_runs(days: float, versions: Sequence[Version]) -> tuple[list[Garbage], list[str]]:
+    """Find runs deleted in MLflow so many days ago that no version needs, and notes on the others."""
+    uri = tracking_uri()
+    if not uri.startswith("sqlite:///"):
+        return [], [
+            "MLflow: its store is not the SQLite file, `mlflow gc` on its server removes deleted runs"
+        ]
+    found = _deleted_runs(Path(uri.removeprefix("sqlite:///")), days)
+    needed = {run for version in versions for run in (version.run_id, version.tags.get("training_run"))}
+    notes = [f"MLflow run {run}: kept, a registered version is from it" for run in found if run in needed]
+    chosen = {run: where for run, where in found.items() if run not in needed}
+    if chosen and (because := _why_unsafe(versions)):
+        return [], [*notes, f"MLflow: {len(chosen)} deleted runs kept, {because}"]
+    return [_run(run, where, days) for run, where in chosen.items()], notes
+
+
+def find_objects(versions: Sequence[Version]) -> tuple[list[Garbage], list[str]]:
+    """Find objects of DVC's cache that no tree, branch, tag, experiment or registered version names."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # DVC warns about outputs that do not exist yet
+    needed: set[str] = set()
+    for version in versions:
+        with tempfile.TemporaryDirectory() as folder:
+            outputs = outputs_of(text_of(download_evidence(version, Path(folder)) / "dvc.lock"))
+        if not outputs:
+            return [], [f"DVC's cache: left alone, {version} has no dvc.lock that says what it needs"]
+        needed |= set(outputs.values())
+    try:
+        with Repo() as repo, repo.lock:
+            cache = Path(repo.cache.local.path)
+            if not cache.resolve().is_relative_to(Path(repo.root_dir).resolve()):
+                return [], [f"{cache}: left alone, other checkouts may use it"]
+            unused = _unused(repo, needed)
+    except DvcException as error:
+        return [], [f"DVC's cache: left alone ({' '.join(str(error).split())[:200]})"]
+    if not unused:
+        return [], []
+
+    def remove() -> None:
+        with Repo() as repo, repo.lock:  # once more: a run may have used one of them meanwhile
+            for path in _unused(repo, needed):
+                path.unlink(missing_ok=True)
+
+    why = "no tree, branch, tag or registered version names them"
+    return [Garbage(f"DVC's cache: {len(unused)} objects", sum(map(bytes_of, unused)), why, remove)], []
+
+
+def _unused(repo: "Repo", needed: set[str]) -> list[Path]:
+    """Objects that neither the repository nor these outputs name. To be called with the lock held."""
+    from dvc.scm import NoSCM
+
+    cache, everywhere = Path(repo.cache.local.path), not isinstance(repo.scm, NoSCM)
+    named = repo.used_objs(all_branches=everywhere, all_tags=everywhere, all_experiments=everywhere)
+    used = {str(known.value) for objects in named.values() for known in objects}
+    used |= {name for md5 in needed for name in _with_contents(cache, md5)}
+    return [path for path in sorted(cache.glob("??/*")) if _is_unused(path, used)]
+
+
+def _deleted_runs(store: Path, days: float) -> dict[str, str]:
+    """Location of the artifacts of each run deleted so long ago, as `mlflow gc --older-than` counts."""
+    query = (
+        "SELECT run_uuid, artifact_uri FROM runs WHERE lifecycle_stage = 'deleted' "
+        "AND deleted_time < CAST(strftime('%s', 'now') AS INTEGER) * 1000 - ?"
+    )
+    with closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as database:
+        return dict(database.execute(query, [days * _DAY_MS]).fetchall())
+
+
+def _why_unsafe(versions: Sequence[Version]) -> str:
+    """Why `mlflow gc` may not be used here: it also removes deleted experiments and models, needed or not."""
+    from mlflow.entities import ViewType
+    from mlflow.exceptions import MlflowException
+
+    client = open_client()
+    if client.search_experiments(view_type=ViewType.DELETED_ONLY):
+        return "`mlflow gc` would remove the deleted experiment too; `mlflow experiments restore` it first"
+    for version in versions:
+        model_id = client.get_model_version(MODEL, version.number).model_id
+        try:
+            if model_id:
+                client.get_logged_model(model_id)
+        except MlflowException:
+            return f"`mlflow gc` would remove the deleted logged model of {version} too"
+    return ""
+
+
+def _run(run_id: str, artifacts: str, days: float) -> Garbage:
+    local = Path(unquote(urlsplit(artifacts).path)).parent
+
+    def remove() -> None:
+        uri = tracking_uri()
+        options = ["--backend-store-uri", uri, "--tracking-uri", uri, "--older-than", f"{days:g}d"]
+        command = [sys.executable, "-m", "mlflow", "gc", *options, "--run-ids", run_id]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise VideomarError(
+                f"mlflow gc: {' '.join(done.stderr.split())[-300:]}, expected run {run_id} gone"
+            )
+
+    size = bytes_of(local) if artifacts.startswith(("file:", "/")) and local.is_dir() else 0
+    return Garbage(f"MLflow run {run_id}", size, f"deleted over {days:g} days ago", remove)
+
+
+def _is_unused(path: Path, used: set[str]) -> bool:
+    name = path.parent.name + path.name
+    return path.is_file() and _OBJECT.fullmatch(name) is not None and name not in used
+
+
+def _with_contents(cache: Path, md5: str) -> Iterator[str]:
+    """The name of an object, and of all that it lists if it is a folder."""
+    yield md5
+    listing = cache / md5[:2] / md5[2:]
+    if md5.endswith(".dir") and listing.is_file():
+        yield from (str(entry["md5"]) for entry in json.loads(listing.read_text("utf-8")))

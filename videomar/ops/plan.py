@@ -1,15 +1,17 @@
-"""From what was counted and measured to what each stage of the pipeline would cost."""
+"""The cost of the next run of the pipeline, stage by stage, from counts and short measurements."""
 
+import itertools
 import math
 import os
+import statistics
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from videomar.checkpoint.manifest import ModelShape
-from videomar.config import Params
+from videomar.config import CurriculumStage, Params, TrainParams
 from videomar.config.layout import Layout
 from videomar.config.params import variants_of
 from videomar.encoders.load import load_tokenizer
@@ -24,28 +26,50 @@ from videomar.ops.plan_counts import (
     find_clips,
     latent_bytes,
     read_headers,
+    shapes_of_stage,
     tokens_of,
 )
 from videomar.ops.plan_probe import REFUSED, Subject, measure, spread
-from videomar.ops.plan_training import HOUR_S, Cost, training_costs
 from videomar.sampling.tasks import tasks_of
+from videomar.training.curriculum import stage_params
+from videomar.training.throughput import ClipShape, step_flops
 
+HOUR_S = 3600.0
 LIMIT_S = 45.0
-"""The probe's; what it does not reach is told as unknown."""
+"""Time limit of the probe; what it does not reach is reported as unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Cost of a stage. None: does not apply, or unknown."""
+
+    stage: str
+    clips: int | None = None
+    tokens: int | None = None
+    bytes: int | None = None
+    peak_memory_gb: float | None = None
+    hours: float | None = None
+
+
+class Speed(NamedTuple):
+    """Measured speed of one curriculum stage."""
+
+    step_s: float
+    validation_s: float
 
 
 class Plan(NamedTuple):
-    """All stages, and what was taken for granted."""
+    """All stages, and the assumptions behind the numbers."""
 
     costs: list[Cost]
     assumptions: list[str]
 
 
 def plan(params: Params, layout: Layout) -> Plan:
-    """What the next run costs, by stage.
+    """Estimate the next run, stage by stage.
 
     Raises:
-        VideomarError: there are neither clips nor videos to count, or the probe met what a run would refuse.
+        VideomarError: there are neither clips nor videos to count, or a run would be refused.
     """
     _say("counting clips")
     videos = read_headers(layout.raw)
@@ -56,15 +80,15 @@ def plan(params: Params, layout: Layout) -> Plan:
     shapes = cached_shapes(clips, params, strides)
     subject = _subject(params, clips, shapes, tokenizer, videos)
     messages: list[tuple[Any, ...]] = []
-    said = ""
+    shown = ""
     for message in measure(subject, LIMIT_S):
         if message[0] == REFUSED:
             raise VideomarError(message[1])
         messages.append(message)
         what = f"curriculum stage {message[1]}" if message[0] == "row" else message[0]
-        if what != said:
+        if what != shown:
             _say(f"measured: {what}")
-        said = what
+        shown = what
     figures = {message[0]: message[1:] for message in messages if message[0] != "row"}
     costs = [
         _ingest(videos, clips, params, figures),
@@ -117,7 +141,7 @@ def _subject(
 
 
 def _strides(params: Params, layout: Layout) -> tuple[Strides, Path | None]:
-    """What the tokenizer makes of pixels, and its folder, if it is there."""
+    """Strides and channels of the tokenizer, and its folder if it is trained already."""
     if layout.tokenizer.is_dir():
         loaded = load_tokenizer(layout.tokenizer)
         return Strides(loaded.channels, loaded.time_stride, loaded.space_stride), layout.tokenizer
@@ -129,8 +153,8 @@ def _assumptions(
     params: Params, clips: Clips, videos: Videos, no_tokenizer: bool, costs: Sequence[Cost]
 ) -> list[str]:
     runs = len(variants_of(params))
-    said = [
-        "everything is done anew: what the caches hold already costs nothing again",
+    lines = [
+        "nothing is taken from caches: what they hold already costs nothing",
         f"times are of this machine as busy as it is now (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} "
         f"cores), from a probe of at most {LIMIT_S:.0f} s",
         "ingest: decoding only, at the speed of the longest video; captions and scores come on top",
@@ -141,18 +165,106 @@ def _assumptions(
         "samples, train_tokenizer, curate and evaluate are not counted",
     ]
     if not clips.counted:
-        said.append("clips: as many as fit into the videos, none rejected, no cut between shots")
+        lines.append("clips: as many as fit into the videos, none rejected, no cut between shots")
     if videos.total > len(videos.read):
-        said.append(f"videos: {videos.total}, of which {len(videos.read)} headers stand for all")
+        lines.append(f"videos: {videos.total}, of which {len(videos.read)} headers stand for all")
     if no_tokenizer:
-        said.append("no tokenizer yet: strides and channels are those of section tokenizer")
+        lines.append("no tokenizer yet: strides and channels are those of section tokenizer")
     if runs:
-        said.append(f"train: {runs} runs, each as long as one of section train, one after the other")
+        lines.append(f"train: {runs} runs, each as long as one of section train, one after the other")
     unknown = [cost.stage for cost in costs if cost.hours is None]
     if unknown:
-        said.append(f"not measured within the time, or nothing to measure with: {'; '.join(unknown)}")
-    return said
+        lines.append(f"not measured within the time, or nothing to measure with: {'; '.join(unknown)}")
+    return lines
 
 
 def _say(what: str) -> None:
     sys.stderr.write(f"plan: {what}\n")
+
+
+def training_costs(subject: Subject, messages: Iterable[tuple[Any, ...]]) -> list[Cost]:
+    """Costs of each curriculum stage and of the stage `train`, from the messages of `training_probe`."""
+    messages, params = list(messages), subject.params
+    figures = {message[0]: message[1] for message in messages if message[0] in ("log", "keep")}
+    speeds = [
+        _speed([message[2:] for message in messages if message[0] == "row" and message[1] == number], figures)
+        for number in range(len(params.train.curriculum))
+    ]
+    costs = []
+    for number, (stage, speed) in enumerate(zip(params.train.curriculum, speeds, strict=True)):
+        used = shapes_of_stage(subject.shapes, stage)
+        mean = statistics.fmean(tokens_of(shape, params.model.patch_size, stage) for shape in used)
+        clips = stage.steps * stage.batch_size if isinstance(stage.batch_size, int) else None
+        speed = speed or _like_others(subject, number, speeds)
+        costs.append(
+            Cost(
+                f"train, curriculum stage {number}",
+                clips,
+                round(clips * mean) if clips is not None else None,
+                None,
+                max((m[4] for m in messages if m[0] == "row" and m[1] == number), default=None),
+                _stage_seconds(stage, params.train, speed, figures) / HOUR_S if speed else None,
+            )
+        )
+    return [*costs, _sum(costs, max(1, len(variants_of(params))))]
+
+
+def _speed(rows: Sequence[tuple[float, bool, float]], figures: Mapping[str, float]) -> Speed | None:
+    """Speed of a curriculum stage from (second, validated, peak) of the probe's rows in it; None: too few."""
+    gaps = [after[0] - before[0] for before, after in itertools.pairwise(rows)]
+    plain = [gap for gap, row in zip(gaps, rows[1:], strict=True) if not row[1]]
+    if not plain:
+        return None
+    log_s = min(figures.get("log", 0.0), min(plain) / 2)
+    step_s = statistics.median(plain) - log_s
+    return Speed(step_s, max(0.0, gaps[-1] - step_s - log_s) if rows[-1][1] else 0.0)
+
+
+def _like_others(subject: Subject, number: int, speeds: Sequence[Speed | None]) -> Speed | None:
+    """Speed of a stage that the probe did not reach: that of one it did, scaled by FLOPs."""
+    for known, speed in enumerate(speeds):
+        if speed:
+            more = _flops(subject, number) / _flops(subject, known)
+            return Speed(speed.step_s * more, speed.validation_s * more)
+    return None
+
+
+def _flops(subject: Subject, number: int) -> float:
+    params = subject.params
+    stage, patch = params.train.curriculum[number], params.model.patch_size
+    channels, frames, rows, columns = shapes_of_stage(subject.shapes, stage)[0]
+    clips = ClipShape(
+        stage.batch_size if isinstance(stage.batch_size, int) else 1,
+        min(frames, stage.num_latent_frames or frames),
+        rows * columns // patch**2,
+        channels * patch**2,
+        subject.model.max_text_tokens,
+        subject.model.text_channels,
+    )
+    return step_flops(params.model, clips, stage_params(stage, params.train))
+
+
+def _stage_seconds(
+    stage: CurriculumStage, params: TrainParams, speed: Speed, figures: Mapping[str, float]
+) -> float:
+    """Seconds of a curriculum stage: steps, rows of the log, validations and checkpoints."""
+    kept = stage.steps // params.checkpoint_every + 1
+    shown = stage.steps // params.validate_every + 1 if params.validate_every else 0
+    ranked = 0  # validations that only rank checkpoints
+    if params.validate_every and params.keep_best:
+        both = math.lcm(params.validate_every, params.checkpoint_every)
+        ranked = stage.steps // params.checkpoint_every - stage.steps // both
+    logged = stage.steps // params.log_every + shown
+    seconds = stage.steps * speed.step_s + (shown + ranked) * speed.validation_s
+    return seconds + logged * figures.get("log", 0.0) + kept * figures.get("keep", 0.0)
+
+
+def _sum(costs: Sequence[Cost], runs: int) -> Cost:
+    """The whole stage `train`: all curriculum stages of all runs, one after the other."""
+
+    def total(name: str) -> Any:
+        values = [getattr(cost, name) for cost in costs]
+        return None if None in values else sum(values) * runs
+
+    peaks = [cost.peak_memory_gb for cost in costs if cost.peak_memory_gb is not None]
+    return Cost("train", total("clips"), total("tokens"), None, max(peaks, default=None), total("hours"))

@@ -1,4 +1,4 @@
-"""Which clips a run would have, and the sizes of their latents.
+"""The clips of the next run, and the sizes of their latents.
 
 Axes: C channels, T latent frames, h w latent rows and columns.
 """
@@ -19,14 +19,14 @@ from videomar.media.probe import UnreadableError, VideoInfo, probe
 from videomar.media.shapes import ClipShape, at_sizes, clip_size, ledger_shapes
 from videomar.sources.listing import list_videos
 
-# A header takes a twentieth of a second to read; so many stand for all.
+# Reading a header takes 0.05 s: of larger folders a sample is read.
 _HEADERS = 100
 LatentShape = tuple[int, int, int, int]
 """(C, T, h, w)"""
 
 
 class Strides(NamedTuple):
-    """What a tokenizer makes of pixels; each has these attributes."""
+    """Channels and strides of a tokenizer, which has them as attributes too."""
 
     channels: int
     time_stride: int
@@ -38,22 +38,22 @@ class Videos(NamedTuple):
 
     total: int
     frames: float
-    """Frames of all, estimated where not every header was read."""
+    """Frames of all videos, estimated if not every header was read."""
     read: list[tuple[Path, VideoInfo]]
-    """Those whose headers were read."""
+    """Videos whose headers were read."""
 
 
 class Clips(NamedTuple):
     """The clips of a run."""
 
     shapes: list[ClipShape]
-    """In pixels at the largest size, of all that are kept."""
+    """Shapes of all kept clips, in pixels at the largest size."""
     counted: bool
-    """Whether the ledger counted them; else they follow from how long the videos are."""
+    """Whether they are from the ledger; else from the lengths of the videos."""
 
 
 def read_headers(raw: Path) -> Videos:
-    """Length of the videos of a folder; all zero where there is none."""
+    """Read the headers of the videos in a folder, or of a sample of them."""
     paths = [raw / name for name in list_videos(raw)] if raw.is_dir() else []
     chosen = paths[:: max(1, len(paths) // _HEADERS)]
     read: list[tuple[Path, VideoInfo]] = []
@@ -67,13 +67,13 @@ def read_headers(raw: Path) -> Videos:
 
 
 def find_clips(ledger: Path, videos: Videos, params: Params) -> Clips:
-    """The clips of the ledger, or what the lengths of the videos allow.
+    """Return the clips of the ledger; without one, as many as fit into the videos.
 
     Raises:
-        DataError: there is neither.
+        DataError: there is neither a ledger nor a video.
     """
     if ledger.is_file():
-        # One of an earlier version counts no clips.
+        # A ledger of an earlier version cannot be read.
         with contextlib.suppress(DataError):
             return Clips(ledger_shapes(kept_clips(read_ledger(ledger)), params.ingest), True)
     if not videos.read:
@@ -85,7 +85,7 @@ def find_clips(ledger: Path, videos: Videos, params: Params) -> Clips:
         width, height = clip_size(info.width, info.height, ingest)
         fitting = (info.duration_s * ingest.fps - ingest.num_frames) / ingest.stride_frames
         shapes += [ClipShape(height, width, ingest.fps, ingest.num_frames)] * max(0, 1 + math.floor(fitting))
-    # Those whose headers were not read are as these.
+    # The sample stands for the videos whose headers were not read.
     count = round(len(shapes) * videos.total / len(videos.read))
     return Clips([shapes[number % len(shapes)] for number in range(count)], False)
 
@@ -108,7 +108,7 @@ def cached_shapes(clips: Clips, params: Params, strides: Strides) -> list[tuple[
 
 
 def latent_bytes(shapes: Sequence[tuple[int, LatentShape]], params: Params) -> int:
-    """Bytes of the latents themselves; captions and the table around them are a few percent more."""
+    """Bytes of the latents. Captions and the table around them are a few percent more."""
     itemsize = getattr(torch, params.encode.dtype).itemsize
     return sum(math.prod(shape) for _, shape in shapes) * itemsize * (2 if params.encode.moments else 1)
 
@@ -120,6 +120,6 @@ def tokens_of(shape: LatentShape, patch_size: int, stage: CurriculumStage | None
 
 
 def shapes_of_stage(shapes: Sequence[tuple[int, LatentShape]], stage: CurriculumStage) -> list[LatentShape]:
-    """Latent shapes that a curriculum stage draws from: those of its size, uncut."""
+    """Latent shapes that a curriculum stage draws from: those of its size, not yet cut to its length."""
     wanted = stage.size_px or max(size for size, _ in shapes)
     return [shape for size, shape in shapes if size == wanted]

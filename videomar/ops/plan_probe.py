@@ -1,4 +1,4 @@
-"""Short measurements of the real code on this machine, in a process of their own that can be ended any time.
+"""Short measurements of the real code on this machine, in a child process that is killed at the time limit.
 
 Axes: B batch, C channels, T latent frames, h w latent rows and columns.
 """
@@ -37,9 +37,9 @@ from videomar.training.throughput import peak_memory_gb
 from videomar.training.worker import Worker
 
 REFUSED = "refused"
-"""A message that a run would end with."""
+"""Kind of message: a run would be refused, with the reason."""
 STEPS = 6
-"""Of each curriculum stage: the first warms up, the last is followed by a validation."""
+"""Steps of each curriculum stage: the first warms up, the last is followed by a validation."""
 _DECODE_S = 3.0
 _CLIPS = 32
 _CAPTION_WORDS = 8
@@ -47,12 +47,12 @@ Send = Callable[[tuple[Any, ...]], None]
 
 
 class Subject(NamedTuple):
-    """What is measured."""
+    """Everything that the measurements need, ready to be sent to the child process."""
 
     params: Params
     model: ModelShape
     shapes: list[tuple[int, LatentShape]]
-    """Base size and latent shape of some of the cached clips; what the others are is like them."""
+    """Base size and latent shape of a sample of the cached clips."""
     val_clips: int
     clip: ClipShape
     """One clip in pixels."""
@@ -61,7 +61,7 @@ class Subject(NamedTuple):
 
 
 def measure(subject: Subject, limit_s: float) -> Iterator[tuple[Any, ...]]:
-    """Messages of all probes, as they come, until the time is over; see the functions below."""
+    """Yield the messages of all probes, documented below, as they arrive, until the time limit."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(theirs, subject), daemon=False)
@@ -87,7 +87,7 @@ def _measure(results: Connection, subject: Subject) -> None:
 
 
 def decode_probe(subject: Subject, send: Send) -> None:
-    """Sends (`decode`, frames a second)."""
+    """Send (`decode`, frames a second)."""
     if subject.video is None:
         return
     path, info = subject.video
@@ -105,7 +105,7 @@ def decode_probe(subject: Subject, send: Send) -> None:
 
 
 def encode_probe(subject: Subject, send: Send) -> None:
-    """Sends (`encode`, seconds for a clip on one core, peak memory GB)."""
+    """Send (`encode`, seconds for a clip on one core, peak memory GB)."""
     if subject.tokenizer is None:
         return
     torch.set_num_threads(1)
@@ -121,7 +121,7 @@ def encode_probe(subject: Subject, send: Send) -> None:
 
 
 class _Clock:
-    """A `Tracker` that sends when each row of the log was there: (`row`, stage, second, validated, peak)."""
+    """A `Tracker` that sends the time of each row of the log: (`row`, stage, second, validated, peak)."""
 
     def __init__(self, send: Send) -> None:
         self.send = send
@@ -132,7 +132,7 @@ class _Clock:
         self.send(("row", int(figures["stage"]), time.perf_counter(), "val_loss" in figures, peak))
 
     def tag(self, values: dict[str, str]) -> None:
-        """Nothing to say."""
+        """Nothing to record."""
 
     def log_preview(self, step: int, model: VideoMAR) -> None:
         """Nothing to show."""
@@ -142,7 +142,7 @@ class _Clock:
 
 
 def training_probe(subject: Subject, send: Send) -> None:
-    """Takes steps of every curriculum stage with the real loop on clips of noise.
+    """Run a few steps of every curriculum stage with the real loop on clips of noise.
 
     Sends rows as `_Clock` does, (`log`, seconds to write a row of the log) and (`keep`, seconds to write a
     checkpoint).
@@ -169,7 +169,7 @@ def training_probe(subject: Subject, send: Send) -> None:
 
 
 def _short(params: TrainParams) -> TrainParams:
-    """The parameters with a few steps a stage, of what one worker does, each logged."""
+    """The parameters with a few steps per stage, for one worker, with every step logged."""
     stages = []
     for stage in params.curriculum:
         size = stage.batch_size
@@ -192,7 +192,7 @@ def _short(params: TrainParams) -> TrainParams:
 
 
 def sampling_probe(subject: Subject, send: Send) -> None:
-    """Sends (`sample`, seconds for a batch of clips continued from two latent frames, peak memory GB)."""
+    """Send (`sample`, seconds for a batch of clips continued from two latent frames, peak memory GB)."""
     params, model = subject.params, untrained(subject.model, 0).eval()
     torch.set_num_threads(params.suite.threads)
     channels, frames, rows, columns = max((shape for _, shape in subject.shapes), key=math.prod)
@@ -209,7 +209,7 @@ def sampling_probe(subject: Subject, send: Send) -> None:
 
 
 def _write_clips(folder: Path, subject: Subject, count: int, split: str) -> None:
-    """A cache of noise with so many clips at every size, in the shapes of the subject's."""
+    """Write a latent cache of noise with `count` clips at every size, in the shapes of the subject."""
     generator = step_generator(0, 0)
     rows: list[dict[str, Any]] = []
     by_size: dict[int, list[LatentShape]] = {}
@@ -232,5 +232,5 @@ def _write_clips(folder: Path, subject: Subject, count: int, split: str) -> None
 
 
 def spread(shapes: Sequence[tuple[int, LatentShape]], count: int) -> list[tuple[int, LatentShape]]:
-    """So many of them, evenly spaced."""
+    """Return about `count` of them, evenly spaced."""
     return list(shapes[:: max(1, len(shapes) // count)])
