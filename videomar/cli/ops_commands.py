@@ -176,8 +176,7 @@ def bom(
 
     Format: CycloneDX.
     """
-    from videomar.ops.advisories import audit
-    from videomar.ops.materials import read_pins, write_bill
+    from videomar.ops.sbom import audit, read_pins, write_bill
 
     count, unknown = write_bill(_LOCK, out)
     typer.echo(f"{out}: {count} packages")

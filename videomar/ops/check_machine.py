@@ -8,7 +8,7 @@ from pathlib import Path
 from videomar.environment import SERVICES, answers, read_services
 from videomar.errors import BIN, Finding
 from videomar.ops.gc import find_drafts
-from videomar.ops.materials import read_pins
+from videomar.ops.sbom import read_pins
 from videomar.processes import Identity
 from videomar.tracking.run_log import LINES, SENT, read_json
 from videomar.tracking.runs import OUTBOX

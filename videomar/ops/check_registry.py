@@ -63,10 +63,8 @@ def _database_findings(uri: str) -> list[Finding]:
     try:
         with sqlalchemy.create_engine(uri).connect():
             return []
-    except (
-        sqlalchemy.exc.SQLAlchemyError,
-        ImportError,
-    ):  # without its message, which may contain the password
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError):
+        # Without the message of the error, which may contain the password.
         what = "names a database that gives no answer, expected MLflow's"
         return [Finding("MLFLOW_TRACKING_URI", what, "unset MLFLOW_TRACKING_URI")]
 
