@@ -45,7 +45,7 @@ from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
 from videomar.training.parallelize import Loss, compile_blocks, recompute_blocks
 from videomar.training.state import State, new_state
 from videomar.training.throughput import (
-    ClipShape,
+    BatchShape,
     matmul_rate,
     peak_memory_gb,
     sequence_frames,
@@ -67,7 +67,7 @@ Curve = list[tuple[float, float]]
 class Step(NamedTuple):
     """Time of one step."""
 
-    shape: ClipShape
+    shape: BatchShape
     waited_s: float
     """Part of `seconds` spent waiting for the batch."""
     seconds: float
@@ -121,7 +121,8 @@ def measure_steps(folder: Path, options: argparse.Namespace) -> tuple[dict[str, 
     clips = np.random.default_rng(0).standard_normal((4 * options.batch, 16, frames, side, side))
     data = write_cache(folder, clips, preset.caption)
     params = train_params(preset.objective, options.batch, 1e-4, options.precision)
-    state = new_state(ModelShape(model, 16, *reversed(preset.caption)), params, options.device)
+    network = ModelShape(model, 16, *reversed(preset.caption))
+    state = new_state(network, params, options.device)
     if options.recompute:
         recompute_blocks(state.model)
     if options.compile:
@@ -136,14 +137,14 @@ def measure_steps(folder: Path, options: argparse.Namespace) -> tuple[dict[str, 
     rates.append(matmul_rate(options.device, _DTYPES[options.precision]))
     shape = steps[0].shape
     step_s = statistics.median(step.seconds for step in steps)
-    flops = step_flops(model, shape, params)
+    flops = step_flops(network, shape, params)
     figures = {
         "preset": options.preset,
         "depth": model.depth,
         "parameters": sum(weight.numel() for weight in state.model.parameters()),
         "objective": params.objective,
         "precision": options.precision,
-        "batch_and_latent_frames_and_tokens": list(shape[:3]),
+        "batch_and_latent_frames_and_tokens": list(shape),
         "steps": len(steps),
         "step_s": step_s,
         "step_tflop": flops / 1e12,
@@ -245,7 +246,7 @@ def take_steps(
         state.optimizer.step()
         update_ema(state.ema, state.model, ema_decay_at(number, params.ema_decay))
         wait_for(device)
-        shape = ClipShape.of(parts[0].clips, patch_size)
+        shape = BatchShape.of(parts[0].clips, patch_size)
         yield Step(shape, waited_s, time.perf_counter() - start)
 
 

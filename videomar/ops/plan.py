@@ -32,7 +32,7 @@ from videomar.ops.plan_counts import (
 from videomar.ops.plan_probe import REFUSED, Subject, measure, spread
 from videomar.sampling.tasks import tasks_of
 from videomar.training.curriculum import stage_params
-from videomar.training.throughput import ClipShape, step_flops
+from videomar.training.throughput import BatchShape, step_flops
 
 HOUR_S = 3600.0
 LIMIT_S = 45.0
@@ -232,16 +232,13 @@ def _like_others(subject: Subject, number: int, speeds: Sequence[Speed | None]) 
 def _flops(subject: Subject, number: int) -> float:
     params = subject.params
     stage, patch = params.train.curriculum[number], params.model.patch_size
-    channels, frames, rows, columns = shapes_of_stage(subject.shapes, stage)[0]
-    clips = ClipShape(
+    _, frames, rows, columns = shapes_of_stage(subject.shapes, stage)[0]
+    batch = BatchShape(
         stage.batch_size if isinstance(stage.batch_size, int) else 1,
         min(frames, stage.num_latent_frames or frames),
         rows * columns // patch**2,
-        channels * patch**2,
-        subject.model.max_text_tokens,
-        subject.model.text_channels,
     )
-    return step_flops(params.model, clips, stage_params(stage, params.train))
+    return step_flops(subject.model, batch, stage_params(stage, params.train))
 
 
 def _stage_seconds(

@@ -87,7 +87,7 @@ def train(
     loss_of, ema_loss_of = _losses(state, params, worker)
     # Measured by the recording worker alone: several at once would slow each other down.
     matmul = matmul_rate(worker.device, DTYPES[params.precision]) if tracker else 1.0
-    meter = Meter(shape.params, worker, matmul)
+    meter = Meter(shape, worker, matmul)
     if tracker:
         tracker.tag({f"stage_{n}_batch_size": str(s.batch_size) for n, s in enumerate(params.curriculum)})
 
