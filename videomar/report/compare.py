@@ -74,14 +74,17 @@ def pairs_of(scores: pd.DataFrame, champion: pd.DataFrame, task: str, metric: st
 def _comparisons(scores: pd.DataFrame, keys: tuple[str, ...]) -> list[dict[str, Any]]:
     comparisons = []
     for title, of_task in scores.groupby("task", sort=False):
+        rivals = [look for look in of_task["look"].unique() if look != "model"]
+        table = of_task.pivot(index=["metric", "clip_id"], columns="look", values="value")
         rows = []
-        for metric in (metric for metric in METRICS if metric.key in keys):
-            of_metric = of_task[of_task["metric"] == metric.key]
-            table = of_metric.pivot(index="clip_id", columns="look", values="value")
-            for rival in (look for look in of_metric["look"].unique() if look != "model"):
-                pairs = table[["model", rival]].dropna() if "model" in table else table.head(0)
+        for metric in METRICS:
+            if metric.key not in keys or metric.key not in table.index or "model" not in table:
+                continue
+            of_metric = table.loc[metric.key]
+            for rival in rivals:
+                pairs = of_metric[["model", rival]].dropna()
                 if len(pairs):
-                    rows.append(_difference(metric, str(rival), pairs["model"], pairs[rival]))
+                    rows.append(_difference(metric, rival, pairs["model"], pairs[rival]))
         comparisons.append({"title": title, "rows": rows})
     return [comparison for comparison in comparisons if comparison["rows"]]
 

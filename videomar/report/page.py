@@ -5,6 +5,7 @@ none of it is ever part of the page's script.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -95,11 +96,11 @@ def write_report(out: Path, sources: ReportSources, release: Release) -> None:
 
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the main packages."""
-    installed = {dist.name.lower() for dist in metadata.distributions()}
-    return {
-        "python": python_version(),
-        **{name: metadata.version(name) for name in PACKAGES if name in installed},
-    }
+    versions = {"python": python_version()}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _about_model(sources: ReportSources, release: Release) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def _about_model(sources: ReportSources, release: Release) -> dict[str, Any]:
     clips, rows = read_generated(sources.generated), read_scores(sources.evaluation)
     details, by_frame = read_details(sources.details), read_curve(sources.plots / "quality_by_frame.csv")
     scores = long_table(rows)
-    duel = _duel(clips, rows, details, release.opponent)
+    duel = _duel(clips, rows, scores, details, release.opponent)
     galleries = example_galleries(clips, PLANS) + stretched_galleries(clips)
     tokenizer_galleries = example_galleries(clips, TOKENIZER_PLANS)
     failures = failure_galleries(clips, scores)
@@ -146,13 +147,16 @@ def _about_pipeline(sources: ReportSources, release: Release) -> dict[str, Any]:
 
 
 def _duel(
-    clips: list[ClipKinds], rows: pd.DataFrame, details: Mapping[str, Any], opponent: Opponent | None
+    clips: list[ClipKinds],
+    rows: pd.DataFrame,
+    scores: pd.DataFrame,
+    details: Mapping[str, Any],
+    opponent: Opponent | None,
 ) -> dict[str, Any]:
     """The candidate against the champion or the baselines: `rival`, `comparisons`, `galleries`, `refused`.
 
     `refused` says why the two may not be compared; then nothing is.
     """
-    scores = long_table(rows)
     if opponent is None:
         compared, galleries = compare_with_baselines(scores), baseline_galleries(clips)
         return {"rival": "the baselines", "comparisons": compared, "galleries": galleries, "refused": []}
