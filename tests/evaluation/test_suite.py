@@ -11,9 +11,9 @@ import pytest
 
 from tests.support.drawn_clips import moving_disc, noisy
 from tests.support.pipeline_outputs import evaluate, write_generated
-from videomar.evaluation.aggregate import drift_figures, frame_table, summarise
+from videomar.evaluation.aggregate import drift_metrics, frame_table, summarise
 from videomar.evaluation.generated import Clip, ClipKinds
-from videomar.evaluation.score_clips import CLIP_METRICS, Judge, choose, table_of
+from videomar.evaluation.score_clips import CLIP_METRICS, ClipScorer, choose, score_frame
 from videomar.evaluation.suite import time_shares
 
 GIVEN, FRAMES = 5, 13
@@ -40,8 +40,8 @@ def clips() -> list[ClipKinds]:
 
 @pytest.fixture(scope="module")
 def rows(clips: list[ClipKinds]) -> pd.DataFrame:
-    judge = Judge(None, choose(clips, 3))
-    return table_of([row for kinds in clips for row in judge.rows(kinds)])
+    scorer = ClipScorer(None, choose(clips, 3))
+    return score_frame([row for kinds in clips for row in scorer.rows(kinds)])
 
 
 def test_repeating_is_a_baseline_of_the_same_table_without_gain_and_motion(rows: pd.DataFrame) -> None:
@@ -70,7 +70,7 @@ def test_clip_longer_than_trained_is_judged_beyond_the_trained_length(clips: lis
     exposures = []
     for frames in (late, early):
         kinds = {**clips[0], "image_longer": dataclasses.replace(longer, frames=frames)}
-        row = next(row for row in Judge(None).rows(kinds) if row["kind"] == "image_longer")
+        row = next(row for row in ClipScorer(None).rows(kinds) if row["kind"] == "image_longer")
         assert np.isnan(row["psnr_db"])
         exposures.append(row["exposure"])
     assert exposures[0] == 0
@@ -84,7 +84,7 @@ def test_drift_curve_has_a_band_and_a_slope(clips: list[ClipKinds]) -> None:
     assert (model["model_low"] <= model["model_db"]).all()
     assert (model["model_db"] <= model["model_high"]).all()
     assert "image_longer" not in set(frames["kind"])
-    assert drift_figures(frames)["sim_psnr_drift_db"] < -0.5
+    assert drift_metrics(frames)["sim_psnr_drift_db"] < -0.5
     assert frame_table(clips[:1], seed=0)["model_low"].isna().all()
 
 

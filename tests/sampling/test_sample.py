@@ -22,7 +22,7 @@ from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.curation.ingest import ingest_videos
 from videomar.curation.ledger import read_candidates
-from videomar.evaluation.generated import read_facts, read_generated, repeat_last
+from videomar.evaluation.generated import read_generated, read_metadata, repeat_last
 from videomar.evaluation.suite import evaluate_clips
 from videomar.latents.dataset import LatentDataset
 from videomar.sampling.finished_batches import FinishedBatches
@@ -118,7 +118,7 @@ def test_every_model_meets_the_same_clips_and_every_clip_its_baselines(project, 
     figures, out = sampled
     clips = read_generated(out)
     assert len(clips) == figures["clips"] == figures["clips_real"] > 2
-    assert read_facts(out) == {"split": "test", "seeds": [0, 1]}
+    assert read_metadata(out) == {"split": "test", "seeds": [0, 1]}
     extra = [kinds for kinds in clips if "image_longer" in kinds]
     assert len(extra) == 1
     for kinds in clips:

@@ -1,4 +1,4 @@
-"""Figures of groups of clips from the table of single ones: flat, each under its own name; drift by frame.
+"""Metrics of groups of clips, from the table of single clips; PSNR by frame and its drift.
 
 Axes: F frames.
 """
@@ -43,47 +43,47 @@ _OTHERS = {
     "longer_": ("image_longer", ("holds_together", "sharpness_kept", "motion_amount", "flicker")),
     "larger_": ("image_larger", ("holds_together", "sharpness_kept", "motion_amount", "flicker")),
 }
-"""By prefix: a kind that is no model's clip of the trained size, and which of its metrics are figures."""
+"""By prefix of a key: a kind other than the model's own clips of trained size, and its metrics that count."""
 _SEEDED = re.compile(r"_seed\d+$")
 
 
 def summarise(rows: pd.DataFrame) -> dict[str, float]:
-    """Means over clips of each group's figures; a group, a kind or a metric that is absent has no keys.
+    """Means over clips by group, kind and metric, flat; absent ones have no keys.
 
     Args:
         rows: evaluation.parquet.
     """
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for group, prefix in GROUPS.items():
         of_group = rows[rows["group"] == group]
-        named = _named_figures(of_group) | _metric_figures(of_group) if len(of_group) else {}
-        figures |= {f"{prefix}_{name}": value for name, value in named.items()}
-    return figures
+        named = _decibels(of_group) | _catalogue_means(of_group) if len(of_group) else {}
+        metrics |= {f"{prefix}_{name}": value for name, value in named.items()}
+    return metrics
 
 
 def frame_table(clips: Sequence[ClipKinds], seed: int) -> pd.DataFrame:
-    """Means by group, kind and frame with the bootstrap band of the model's, FRAME_COLUMNS; first seed only.
+    """Means by group, kind and frame with the model's bootstrap band, FRAME_COLUMNS; first seed only.
 
-    Where clips are of several lengths, a mean is over those that have the frame.
+    If clips differ in length, a mean is over those that have the frame.
     """
     curves = [(kinds["truth"].group, _curves(with_repeat(kinds))) for kinds in clips]
     rows: list[list[object]] = []
     for group, kind in sorted({(group, kind) for group, by_kind in curves for kind in by_kind}):
-        there = [by_kind[kind] for of_group, by_kind in curves if of_group == group and kind in by_kind]
-        rows += _rows_of_kind(group, kind, there, seed)
+        own = [by_kind[kind] for of_group, by_kind in curves if of_group == group and kind in by_kind]
+        rows += _rows_of_kind(group, kind, own, seed)
     return pd.DataFrame(rows, columns=list(FRAME_COLUMNS)).round(4)
 
 
-def drift_figures(frames: pd.DataFrame) -> dict[str, float]:
-    """Change of the mean PSNR from frame to frame, decibels: what is lost as a clip goes on."""
-    figures = {}
+def drift_metrics(frames: pd.DataFrame) -> dict[str, float]:
+    """Slope of the mean PSNR by frame, decibels per frame: the loss of quality over a clip."""
+    metrics = {}
     for group, prefix in GROUPS.items():
         for name, kind in _MODEL.items():
             curve = frames[(frames["group"] == group) & (frames["kind"] == kind)]
             if len(curve) > 1:
                 slope = np.polynomial.Polynomial.fit(curve["frame"], curve["model_db"], 1).convert()
-                figures[f"{prefix}_{name}psnr_drift_db"] = float(slope.coef[-1])
-    return figures
+                metrics[f"{prefix}_{name}psnr_drift_db"] = float(slope.coef[-1])
+    return metrics
 
 
 class _Curves(NamedTuple):
@@ -109,16 +109,21 @@ def _curves(kinds: ClipKinds) -> dict[str, _Curves]:
 
 
 def _rows_of_kind(group: str, kind: str, curves: list[_Curves], seed: int) -> list[list[object]]:
+    """Rows of FRAME_COLUMNS. Clips may differ in length and context, as in buckets of several shapes.
+
+    `ends` are all frames where a clip begins or ends: between two of them the set of clips is the same, so
+    that one bootstrap gives the band of that stretch.
+    """
     ends = sorted({curve.start for curve in curves} | {len(curve.model) for curve in curves})
     rows: list[list[object]] = []
     for low, high in pairwise(ends):
-        there = [curve for curve in curves if curve.start <= low and len(curve.model) >= high]
-        if not there:
+        present = [curve for curve in curves if curve.start <= low and len(curve.model) >= high]
+        if not present:
             continue
-        drift = drift_curve([curve.model[:high] for curve in there], low, seed)
+        drift = drift_curve([curve.model[:high] for curve in present], low, seed)
         columns = (
-            _means([curve.repeat[:high] for curve in there], low),
-            _means([curve.tokenizer[:high] for curve in there], low),
+            _means([curve.repeat[:high] for curve in present], low),
+            _means([curve.tokenizer[:high] for curve in present], low),
         )
         values = zip(drift.frames, drift.mean, *columns, drift.low, drift.high, strict=True)
         rows += [[group, kind, *row] for row in values]
@@ -130,34 +135,34 @@ def _means(scores: Sequence[NDArray[np.float64]], first_frame: int) -> list[floa
     return means
 
 
-def _named_figures(rows: pd.DataFrame) -> dict[str, float]:
-    """Decibels of one group, without the group's prefix."""
+def _decibels(rows: pd.DataFrame) -> dict[str, float]:
+    """PSNR and gains of one group, keyed without the group's prefix."""
     table = {
         column: rows.pivot_table(index="clip_id", columns="kind", values=column)
         for column in ("psnr_db", "repeat_psnr_db", "gain_db")
     }
-    figures = {
+    metrics = {
         name: float(table[column][kind].mean())
         for name, (column, kind) in _NAMED.items()
         if kind in table[column]
     }
     psnr = table["psnr_db"]
     if {"image", "image_wrong_prompt"} <= set(psnr.columns):
-        figures["prompt_margin_db"] = float((psnr["image"] - psnr["image_wrong_prompt"]).mean())
+        metrics["prompt_margin_db"] = float((psnr["image"] - psnr["image_wrong_prompt"]).mean())
     for kind in psnr.columns:
         if re.fullmatch(r"continuation_\d+", kind):
-            figures[f"{kind}_psnr_gain_db"] = float(table["gain_db"][kind].mean())
-    return {**figures, "clips": float(len(psnr))}
+            metrics[f"{kind}_psnr_gain_db"] = float(table["gain_db"][kind].mean())
+    return {**metrics, "clips": float(len(psnr))}
 
 
-def _metric_figures(rows: pd.DataFrame) -> dict[str, float]:
-    """Means of the catalogue's metrics over the clips that have them, without the group's prefix."""
-    asked = {name: (kind, _METRICS) for name, kind in _MODEL.items()} | _OTHERS
-    figures = {}
-    for name, (kind, metrics) in asked.items():
+def _catalogue_means(rows: pd.DataFrame) -> dict[str, float]:
+    """Means of the catalogue's metrics over the clips that have them, keyed without the group's prefix."""
+    wanted = {name: (kind, _METRICS) for name, kind in _MODEL.items()} | _OTHERS
+    metrics = {}
+    for name, (kind, keys) in wanted.items():
         of_kind = rows[rows["kind"] == kind]
-        for metric in metrics:
-            values = of_kind[metric].dropna() if metric in of_kind else []
+        for key in keys:
+            values = of_kind[key].dropna() if key in of_kind else []
             if len(values):
-                figures[f"{name}{metric}"] = float(np.mean(values))
-    return figures
+                metrics[f"{name}{key}"] = float(np.mean(values))
+    return metrics

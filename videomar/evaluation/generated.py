@@ -1,4 +1,4 @@
-"""Generated clips as they lie on the disk, and the likeness of their pixels to the truth's.
+"""Reads generated.parquet, and measures how close the pixels of clips are to the truth.
 
 Axes: F frames, H W rows and columns in pixels.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from videomar.errors import DataError
 
 PSNR_CAP_DB = 60.0
-"""PSNR of equal clips, and of all that differ by less than a thousandth of the range."""
+"""PSNR of clips that are equal or differ by less than a thousandth of the range."""
 
 GROUPS = {"simulated": "sim", "real": "real"}
 _STRETCHED = ("_longer", "_larger")
@@ -48,32 +48,32 @@ def psnr_db(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 
 def psnr_by_frame(clip: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """PSNR of each frame by itself: (F, H, W, 3) and (F, H, W, 3) -> (F,) decibels."""
+    """PSNR of each frame: (F, H, W, 3) and (F, H, W, 3) -> (F,) decibels."""
     if clip.shape != truth.shape:
         raise ValueError(f"PSNR: got shapes {clip.shape} and {truth.shape}, expected the same of both")
-    # In whole numbers: exact, and a quarter of the memory traffic of float64.
+    # In integers: exact, and a quarter of the memory traffic of float64.
     squares = np.square(np.subtract(clip, truth, dtype=np.int32))
     floor = 255.0**2 / 10 ** (PSNR_CAP_DB / 10)
     return 10 * np.log10(255.0**2 / np.maximum(squares.reshape(len(clip), -1).mean(axis=1), floor))
 
 
 def repeat_last(truth: NDArray[np.uint8], context_frames: int) -> NDArray[np.uint8]:
-    """What a model without motion would show: the context, then its last frame for ever; (F, H, W, 3)."""
+    """The clip of a model without motion: the context, then copies of its last frame; (F, H, W, 3)."""
     frames = truth.copy()
     frames[context_frames:] = truth[context_frames - 1]
     return frames
 
 
 def is_stretched(kind: str) -> bool:
-    """Whether clips of a kind are longer or larger than their truth, which they cannot be compared with."""
+    """Whether clips of a kind are longer or larger than their truth, so that the two cannot be compared."""
     return kind.endswith(_STRETCHED)
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """What generated.parquet says of itself: `split` and `seeds`; empty where it says nothing."""
-    facts = pq.read_schema(path).metadata or {}
-    stated: dict[str, Any] = json.loads(facts.get(b"suite", b"{}"))
-    return stated
+def read_metadata(path: Path) -> dict[str, Any]:
+    """`split` and `seeds` from the metadata of generated.parquet; empty if it has none."""
+    metadata = pq.read_schema(path).metadata or {}
+    suite: dict[str, Any] = json.loads(metadata.get(b"suite", b"{}"))
+    return suite
 
 
 def read_generated(path: Path) -> list[ClipKinds]:

@@ -1,6 +1,6 @@
-"""Scores of single clips: every metric of the catalogue, each asked of as many clips as its cost allows.
+"""Scores of single clips: every metric of the catalogue, each on as many clips as its cost allows.
 
-Only frames that the model made count: those from `context_frames` on. A clip's PSNR is that of the squared
+Only generated frames count: those from `context_frames` on. A clip's PSNR is that of the squared
 error pooled over its generated frames.
 
 Axes: F frames, H W rows and columns in pixels.
@@ -25,20 +25,20 @@ COLUMNS = ("clip_id", "group", "kind", "psnr_db", "repeat_psnr_db", "gain_db")
 _KINDS = ("continuation", "image")
 _BASELINES = ("continuation_untrained", "continuation_linear", "continuation_repeat", "tokenizer")
 _OF_PIXELS = {"psnr"}
-"""Asked of every clip, by itself."""
+"""Computed for every clip, apart from the others."""
 
 
 @dataclasses.dataclass(slots=True)
-class Judge:
-    """Asks metrics of clips. Remembers what could not be asked, and why."""
+class ClipScorer:
+    """Computes metrics of clips. Remembers which metrics were skipped, and why."""
 
     backbone: Backbone | None
-    closely: frozenset[str] = frozenset()
-    """Ids of the clips that metrics without a network are asked of; the others only get their PSNR."""
-    most_closely: frozenset[str] = frozenset()
-    """Ids of the clips that metrics of the network are asked of, too."""
+    with_metrics: frozenset[str] = frozenset()
+    """Ids of the clips that get metrics without a network; all others get only their PSNR."""
+    with_networks: frozenset[str] = frozenset()
+    """Ids of the clips that get metrics of the backbone, too."""
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
-    """By metric: why it has no value, or none of some clips."""
+    """By metric: why it has no value for some or all clips."""
 
     def rows(self, kinds: ClipKinds) -> list[dict[str, Any]]:
         """One row for each kind of a clip but the truth, `continuation_repeat` added: COLUMNS and metrics."""
@@ -55,22 +55,22 @@ class Judge:
             row["repeat_psnr_db"] = psnr_db(repeat_last(truth, start)[start:], truth[start:])
             row["gain_db"] = row["psnr_db"] - row["repeat_psnr_db"]
             row["psnr"] = row["psnr_db"]
-        return row | {metric.key: self._score(metric, kinds, clip) for metric in self._asked(clip)}
+        return row | {metric.key: self._score(metric, kinds, clip) for metric in self._metrics_for(clip)}
 
-    def _asked(self, clip: Clip) -> list[Metric]:
-        """The metrics of a clip: those against the truth only where it has one."""
+    def _metrics_for(self, clip: Clip) -> list[Metric]:
+        """The metrics of a clip; those against the truth only if it has one."""
         of_model = clip.kind in _KINDS
         keys: set[str] = set()
-        if clip.clip_id in self.closely and (of_model or clip.kind in _BASELINES):
+        if clip.clip_id in self.with_metrics and (of_model or clip.kind in _BASELINES):
             keys |= {metric.key for metric in CLIP_METRICS if "backbone" not in metric.needs}
-        if clip.clip_id in self.most_closely and of_model:
+        if clip.clip_id in self.with_networks and of_model:
             keys |= {metric.key for metric in CLIP_METRICS if "backbone" in metric.needs}
         if is_stretched(clip.kind):
             keys = {metric.key for metric in CLIP_METRICS if not {"truth", "backbone"} & set(metric.needs)}
         return [metric for metric in CLIP_METRICS if metric.key in keys - _OF_PIXELS]
 
     def _score(self, metric: Metric, kinds: ClipKinds, clip: Clip) -> float:
-        """Mean of a metric over the generated frames of a clip; NaN, and a reason, where it has no value."""
+        """Mean of a metric over the generated frames of a clip; NaN, and a reason, if it has no value."""
         try:
             return _mean(metric, _inputs(metric, kinds, clip, self.backbone))
         except DataError as error:
@@ -81,7 +81,7 @@ class Judge:
 
 
 def with_repeat(kinds: ClipKinds) -> ClipKinds:
-    """All kinds of a clip, and the baseline that needs no model: the last given frame for ever."""
+    """All kinds of a clip, and the baseline that needs no model: the last context frame repeated."""
     if "continuation" not in kinds:
         return kinds
     made = kinds["continuation"]
@@ -91,7 +91,7 @@ def with_repeat(kinds: ClipKinds) -> ClipKinds:
 
 
 def start_of(kinds: ClipKinds, clip: Clip) -> int:
-    """First frame that counts: of the autoencoder where the continuation's is, as its ceiling.
+    """First frame that counts; for the tokenizer, the continuation's ceiling, it is that of the continuation.
 
     Clips longer than trained are judged beyond the trained length.
     """
@@ -103,7 +103,7 @@ def start_of(kinds: ClipKinds, clip: Clip) -> int:
 
 
 def choose(clips: Sequence[ClipKinds], count: int) -> frozenset[str]:
-    """Ids of at most so many clips of each group, evenly spread over the order of their ids."""
+    """Ids of up to `count` clips of each group, evenly spread over the sorted ids."""
     chosen: set[str] = set()
     for group in sorted({kinds["truth"].group for kinds in clips}):
         ids = [kinds["truth"].clip_id for kinds in clips if kinds["truth"].group == group]
@@ -111,23 +111,23 @@ def choose(clips: Sequence[ClipKinds], count: int) -> frozenset[str]:
     return frozenset(chosen)
 
 
-def table_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows of `Judge.rows` as a table with a float column for each metric of the catalogue."""
+def score_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of `ClipScorer.rows` as a table with a float column for each metric of the catalogue."""
     columns = [*COLUMNS, *(metric.key for metric in CLIP_METRICS)]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], np.float64))
 
 
 def _inputs(metric: Metric, kinds: ClipKinds, clip: Clip, backbone: Backbone | None) -> dict[str, Any]:
-    """What a metric asks for: the generated frames behind the last given one, which is the given picture.
+    """Inputs of a metric: the generated frames and, before them, the last context frame as the given picture.
 
-    A network sees whole clips, which it remembers for other metrics and other kinds of the clip.
+    The backbone gets whole clips, whose features it caches for other metrics and other kinds of the clip.
     """
     start, truth = start_of(kinds, clip), kinds["truth"].frames
     shown = slice(0 if "backbone" in metric.needs else start - 1, None)
-    # Of clips that have no truth of their size, what the tokenizer made of the given picture.
-    given = clip.frames[0] if is_stretched(clip.kind) else truth[start - 1]
-    inputs = {"clip": clip.frames[shown], "truth": truth[shown], "picture": given, "fps": clip.fps}
-    inputs |= {"backbone": backbone, "given": (start if shown.start == 0 else 1)}
+    # Clips without a truth of their size: the given picture as the tokenizer decodes it.
+    picture = clip.frames[0] if is_stretched(clip.kind) else truth[start - 1]
+    inputs = {"clip": clip.frames[shown], "truth": truth[shown], "picture": picture, "fps": clip.fps}
+    inputs |= {"backbone": backbone, "num_context": (start if shown.start == 0 else 1)}
     missing = metric.missing(inputs)
     if missing:
         raise DataError(
@@ -141,8 +141,8 @@ def _mean(metric: Metric, inputs: dict[str, Any]) -> float:
     value = metric(inputs)
     if metric.per == "clip":
         return float(value)
-    given = inputs["given"] - (metric.per == "step")
-    generated: NDArray[np.float64] = value[given:]
+    num_context = inputs["num_context"] - (metric.per == "step")
+    generated: NDArray[np.float64] = value[num_context:]
     generated = generated[np.isfinite(generated)]
     return float(generated.mean()) if len(generated) else float("nan")
 

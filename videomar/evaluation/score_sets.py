@@ -1,4 +1,4 @@
-"""Metrics of sets of clips: the Fréchet distance, diversity over seeds, and whether the prompt is heard."""
+"""Metrics of sets of clips: Fréchet distance, diversity over seeds, and effect of the prompt."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def named_extractor(name: str, backbone: Backbone | None) -> Extractor:
     """The extractor that section `suite` names.
 
     Raises:
-        DataError: its weights are not there.
+        DataError: its weights are missing.
     """
     if name == "random":
         return RandomClips()
@@ -43,9 +43,9 @@ def named_extractor(name: str, backbone: Backbone | None) -> Extractor:
 def frechet_results(
     clips: Sequence[ClipKinds], extractor: Extractor, seed: int, skipped: dict[str, str]
 ) -> dict[str, FrechetScore]:
-    """Fréchet distances by figure: `sim_frechet` of continuations, `sim_i2v_frechet` from one picture."""
+    """Fréchet distances by metric: `sim_frechet` of continuations, `sim_i2v_frechet` from one picture."""
     results = {}
-    remembered = _OnceEach(extractor)
+    cached = _CachedExtractor(extractor)
     for group, prefix in GROUPS.items():
         for name, kind in _KINDS.items():
             chosen = [kinds for kinds in clips if kinds["truth"].group == group and kind in kinds]
@@ -53,31 +53,31 @@ def frechet_results(
             if not chosen:
                 continue
             try:
-                results[f"{prefix}_{name}frechet"] = frechet_of_clips(made, true, remembered, seed)
+                results[f"{prefix}_{name}frechet"] = frechet_of_clips(made, true, cached, seed)
             except DataError as error:
                 skipped["frechet"] = str(error)
     return results
 
 
-class _OnceEach:
-    """An extractor that looks at the same list of clips once: the truths of one group, for every kind."""
+class _CachedExtractor:
+    """Extracts the features of a list of clips once: the truths of a group are used for every kind."""
 
     def __init__(self, extractor: Extractor) -> None:
         self._extractor, self.name, self.weights_sha256 = extractor, extractor.name, extractor.weights_sha256
         self._seen: dict[tuple[int, ...], NDArray[np.float64]] = {}
 
     def features(self, clips: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        """(N, D), from memory if these very arrays have been seen."""
+        """(N, D), from memory if these very arrays were passed before."""
         key = tuple(map(id, clips))
         if key not in self._seen:
             self._seen[key] = self._extractor.features(clips)
         return self._seen[key]
 
 
-def seed_figures(
+def seed_metrics(
     clips: Sequence[ClipKinds], backbone: Backbone | None, seeds: int, skipped: dict[str, str]
 ) -> dict[str, float]:
-    """Means over the few clips that are made with both prompts from every seed; keyed by group."""
+    """Means over the few clips that were generated with both prompts from every seed, keyed by group."""
     reason = ""
     if backbone is None:
         reason = f"got no weights of {BACKBONE}, expected its packages"
@@ -86,17 +86,17 @@ def seed_figures(
     if backbone is None or reason:
         skipped.update({key: f"{key}: {reason}" for key in ("diversity", "text_effect")})
         return {}
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for group, prefix in GROUPS.items():
         fitting = [k for k in clips if k["truth"].group == group and _has_seeds(k, seeds)]
         values = [_of_clip(kinds, backbone, seeds) for kinds in fitting]
         for key in ("diversity", "text_effect"):
             found = [value[key] for value in values if key in value]
             if found:
-                figures[f"{prefix}_{key}"] = float(np.mean(found))
+                metrics[f"{prefix}_{key}"] = float(np.mean(found))
             elif any(kinds["truth"].group == group for kinds in clips):
                 skipped[f"{prefix}_{key}"] = f"{key}: got no {group} clip with it, expected extra clips"
-    return figures
+    return metrics
 
 
 def _of_clip(kinds: ClipKinds, backbone: Backbone, seeds: int) -> dict[str, float]:

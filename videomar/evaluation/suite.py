@@ -1,6 +1,6 @@
-"""The suite: generated clips judged by every metric that can be asked of them, with a fingerprint.
+"""The suite: every metric that can be computed of the generated clips, with a fingerprint.
 
-A metric that cannot be asked is named with its reason; it never counts as a low score.
+A metric that cannot be computed is named with its reason and never counts as a low score.
 """
 
 import json
@@ -16,42 +16,44 @@ import torch
 
 from videomar.config import SuiteParams
 from videomar.errors import DataError
-from videomar.evaluation.aggregate import drift_figures, frame_table, summarise
+from videomar.evaluation.aggregate import drift_metrics, frame_table, summarise
 from videomar.evaluation.fingerprint import Fingerprint, clips_sha256, environment
-from videomar.evaluation.generated import ClipKinds, read_facts, read_generated
+from videomar.evaluation.generated import ClipKinds, read_generated, read_metadata
 from videomar.evaluation.metrics.backbone import load_backbone
 from videomar.evaluation.metrics.extractors import Extractor
 from videomar.evaluation.metrics.frechet import FrechetScore
-from videomar.evaluation.score_clips import CLIP_METRICS, Judge, choose, table_of
-from videomar.evaluation.score_sets import frechet_results, named_extractor, seed_figures
+from videomar.evaluation.score_clips import CLIP_METRICS, ClipScorer, choose, score_frame
+from videomar.evaluation.score_sets import frechet_results, named_extractor, seed_metrics
 from videomar.files import atomic_write
 
 
 def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:
-    """Score generated.parquet and write all that is known of it.
+    """Score generated.parquet and write the scores, their details and means by frame.
 
     Args:
         paths: `generated`; `sampled`, the metrics of the stage before, which may be missing; the outputs
             `out` (one row per clip and kind), `details` (JSON) and `plot` (CSV, means by frame).
-        suite: which clips get which metrics.
+        suite: Which clips get which metrics.
 
     Returns:
-        Mean figures of each group that is there, keyed `sim_...` and `real_...`, and what they cost.
+        Mean metrics of each group of clips, keyed `sim_...` and `real_...`, and their cost in seconds.
     """
     torch.set_num_threads(suite.threads)
-    cv2.setNumThreads(1)  # frames are small: to wake threads for each costs more than they save
+    cv2.setNumThreads(1)  # frames are small: waking threads costs more than it saves
     start = time.monotonic()
-    clips, facts = read_generated(paths.generated), read_facts(paths.generated)
+    clips, metadata = read_generated(paths.generated), read_metadata(paths.generated)
     io_seconds = time.monotonic() - start
     start = time.monotonic()
-    judge = Judge(load_backbone("cpu"), choose(clips, suite.metric_clips), choose(clips, suite.feature_clips))
-    rows = table_of([row for kinds in clips for row in judge.rows(kinds)])
+    with_metrics, with_networks = choose(clips, suite.metric_clips), choose(clips, suite.feature_clips)
+    scorer = ClipScorer(load_backbone("cpu"), with_metrics, with_networks)
+    rows = score_frame([row for kinds in clips for row in scorer.rows(kinds)])
     frames = frame_table(clips, suite.seed)
-    extractor, frechet = _frechet(clips, judge, suite)
-    of_seeds = seed_figures(clips, judge.backbone, max(1, len(facts.get("seeds", ()))), judge.skipped)
-    figures = summarise(rows) | drift_figures(frames) | of_seeds
-    figures |= {key: score.value for key, score in frechet.items()}
-    fingerprint = _fingerprint(clips, facts, judge, extractor)
+    extractor, frechet = _frechet(clips, scorer, suite)
+    seeds = max(1, len(metadata.get("seeds", ())))
+    metrics = summarise(rows) | drift_metrics(frames)
+    metrics |= seed_metrics(clips, scorer.backbone, seeds, scorer.skipped)
+    metrics |= {key: score.value for key, score in frechet.items()}
+    fingerprint = _fingerprint(clips, metadata, scorer, extractor)
     seconds = {"metrics": time.monotonic() - start}
     start = time.monotonic()
     with atomic_write(paths.out) as draft:
@@ -62,8 +64,8 @@ def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:
     shares = time_shares(seconds, paths.sampled)
     details = {
         "fingerprint": asdict(fingerprint),
-        "frechet": {key: _told(score) for key, score in frechet.items()},
-        "skipped": judge.skipped,
+        "frechet": {key: _as_json(score) for key, score in frechet.items()},
+        "skipped": scorer.skipped,
         "counts": _counts(rows),
         "seconds": shares["seconds"],
         "shares": shares["shares"],
@@ -72,11 +74,14 @@ def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:
         draft.write_text(json.dumps(details, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     named = {f"{name}_time_share": share for name, share in shares["shares"].items()}
     costs = {f"{name}_seconds": value for name, value in seconds.items()}
-    return {**figures, "metrics_skipped": float(len(judge.skipped)), **costs, **named}
+    return {**metrics, "metrics_skipped": float(len(scorer.skipped)), **costs, **named}
 
 
 def time_shares(seconds: dict[str, float], sampled: Path) -> dict[str, dict[str, float]]:
-    """Seconds of sampling, metrics, reading and writing over both stages, and their shares; none unknown."""
+    """Seconds of sampling, metrics, reading and writing over both stages, and their shares.
+
+    Without the metrics of the stage before, only the seconds of this one, and no shares.
+    """
     try:
         before = json.loads(sampled.read_text(encoding="utf-8"))
         both = {
@@ -91,46 +96,47 @@ def time_shares(seconds: dict[str, float], sampled: Path) -> dict[str, dict[str,
 
 
 def _frechet(
-    clips: Sequence[ClipKinds], judge: Judge, suite: SuiteParams
+    clips: Sequence[ClipKinds], scorer: ClipScorer, suite: SuiteParams
 ) -> tuple[Extractor | None, dict[str, FrechetScore]]:
     try:
-        extractor = named_extractor(suite.extractor, judge.backbone)
+        extractor = named_extractor(suite.extractor, scorer.backbone)
     except DataError as error:
-        judge.skipped["frechet"] = str(error)
+        scorer.skipped["frechet"] = str(error)
         return None, {}
-    return extractor, frechet_results(clips, extractor, suite.seed, judge.skipped)
+    return extractor, frechet_results(clips, extractor, suite.seed, scorer.skipped)
 
 
 def _fingerprint(
-    clips: Sequence[ClipKinds], facts: dict[str, Any], judge: Judge, extractor: Extractor | None
+    clips: Sequence[ClipKinds], metadata: dict[str, Any], scorer: ClipScorer, extractor: Extractor | None
 ) -> Fingerprint:
     truths = [kinds["truth"] for kinds in clips]
     largest = max((clip.frames.shape for clip in truths), default=(0, 0, 0, 3))
-    weights = {"backbone": judge.backbone.weights_sha256} if judge.backbone is not None else {}
+    weights = {"backbone": scorer.backbone.weights_sha256} if scorer.backbone is not None else {}
     if extractor is not None:
         weights[extractor.name] = extractor.weights_sha256
-    given = {clip.context_frames for kinds in clips for kind, clip in kinds.items() if kind != "truth"} - {0}
+    generated = (clip for kinds in clips for kind, clip in kinds.items() if kind != "truth")
+    context = {clip.context_frames for clip in generated} - {0}
     return Fingerprint(
         weights=weights,
         clips=clips_sha256([(clip.clip_id, clip.caption, clip.frames.tobytes()) for clip in truths]),
-        split=str(facts.get("split", "not recorded")),
+        split=str(metadata.get("split", "not recorded")),
         num_clips=len(clips),
         num_frames=largest[0],
-        context_frames=tuple(sorted(given)),
+        context_frames=tuple(sorted(context)),
         size_px=(largest[1], largest[2]),
         fps=truths[0].fps if truths else 0.0,
-        seeds=tuple(facts.get("seeds", ())),
+        seeds=tuple(metadata.get("seeds", ())),
         **environment("cpu"),
     )
 
 
-def _told(score: FrechetScore) -> dict[str, Any]:
+def _as_json(score: FrechetScore) -> dict[str, Any]:
     more = {"clips_needed": score.clips_needed, "too_few_to_rank": score.too_few_to_rank, "text": str(score)}
     return asdict(score) | more
 
 
 def _counts(rows: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """By kind and metric: how many clips have a value."""
+    """Number of clips that have a value, by kind and metric."""
     columns = [metric.key for metric in CLIP_METRICS]
     counts = rows.groupby("kind")[columns].count()
     return {str(kind): {key: int(n) for key, n in row.items() if n} for kind, row in counts.iterrows()}

@@ -78,7 +78,8 @@ def number(value: float, signed: bool = False, beside: tuple[float, ...] = ()) -
     """
     size = max(map(abs, (value, *beside)))
     digits = 3 if size < 0.9995 else 2 if size < 99.995 else 1
-    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return text.replace("-", "−") if value else text.replace("-", "+" if signed else "")
 
 
 def _repeated(rows: pd.DataFrame) -> pd.DataFrame:

@@ -23,8 +23,7 @@ from videomar.errors import DataError
 from videomar.evaluation.fingerprint import Fingerprint, incomparable_keys, recorded_fingerprint
 from videomar.evaluation.vbench.dimensions import DIMENSIONS, aggregate
 from videomar.evaluation.vbench.inputs import WEIGHTS
-from videomar.evaluation.vbench.measure import main, measure
-from videomar.evaluation.vbench.other_environment import OtherEnvironment
+from videomar.evaluation.vbench.measure import OtherEnvironment, main, measure
 from videomar.sampling.sample import SCHEMA
 
 VALUES = {dimension.key: 0.75 + number / 100 for number, dimension in enumerate(DIMENSIONS)}

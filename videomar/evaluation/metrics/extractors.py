@@ -1,7 +1,7 @@
-"""What turns a clip into one vector for the Fréchet distance: shipped, random, or from a local directory.
+"""Extractors, which turn a clip into one vector for the Fréchet distance: shipped, random or from a folder.
 
-Distances of different extractors are not comparable, and only those of I3D may be called FVD; each extractor
-has a name that stands beside its scores and a hash of all that its features depend on.
+Distances of different extractors are not comparable, and only those of I3D may be called FVD. So each
+extractor has a name, shown with its scores, and a hash of everything that its features depend on.
 
 Axes: N clips, F frames, H W rows and columns in pixels, D features.
 """
@@ -23,9 +23,10 @@ from videomar.errors import DataError
 from videomar.evaluation.metrics.backbone import Backbone
 from videomar.evaluation.metrics.catalogue import BACKBONE
 from videomar.evaluation.metrics.frechet import FrechetScore, frechet_score
+from videomar.files import sha256_of
 
 _LEVEL = 3
-"""The map of stride 16, 112 channels: as fine as few clips can bear, twice for what is and what changes."""
+"""The map of stride 16, 112 channels: more features need more clips. Used twice, for content and change."""
 _RANDOM_CHANNELS = (3, 16, 32, 64)
 _RANDOM_SIDE_PX = 32
 _RANDOM_BATCH = 4
@@ -40,12 +41,12 @@ class Extractor(Protocol):
     weights_sha256: str
 
     def features(self, clips: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        """(N, D): one vector per clip (F, H, W, 3), whatever other clips stand beside it."""
+        """(N, D): one vector per clip (F, H, W, 3), independent of the other clips."""
         ...
 
 
 class BackboneClips:
-    """Default: features of frames pooled over places, then over time, their mean and their mean change."""
+    """Default: features of frames pooled over places; over time, their mean and their mean change."""
 
     name = f"{BACKBONE} frames, mean and change"
 
@@ -53,7 +54,7 @@ class BackboneClips:
         self._backbone, self.weights_sha256 = backbone, backbone.weights_sha256
 
     def features(self, clips: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        """(N, 224); the second half sees motion, which a mean over time does not."""
+        """(N, 224); the second half measures motion, which a mean over time misses."""
         rows = []
         for clip in clips:
             frames = self._backbone.features(clip).maps[_LEVEL].mean(dim=(2, 3)).double()
@@ -63,10 +64,10 @@ class BackboneClips:
 
 
 class RandomClips:
-    """Three 3D convolutions with frozen random weights: need no package, and say only which of two is nearer.
+    """Three 3D convolutions with frozen random weights, which need no package.
 
-    A relative measure: random features see edges, colours and motion but no objects, and another seed gives
-    another scale.
+    A relative measure: random features respond to edges, colours and motion but not to objects, and each seed
+    has a scale of its own.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -120,12 +121,12 @@ class VideoMaeClips:
 class TorchScriptClips:
     """A TorchScript file such as the I3D that defines FVD: (1, 3, F, 224, 224), pixels 0 to 255, to (1, D).
 
-    Its own switches `rescale`, `resize` and `return_features` are set where it has them.
+    Its arguments `rescale`, `resize` and `return_features` are set to True if it has them.
     """
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
         self.name, self._device = f"TorchScript {path.name}", torch.device(device)
-        self.weights_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.weights_sha256 = sha256_of(path)
         self._module: nn.Module = torch.jit.load(str(path), map_location=self._device).eval()
         arguments = {argument.name for argument in self._module.forward.schema.arguments}
         self._switches = {
@@ -134,13 +135,13 @@ class TorchScriptClips:
 
     @torch.no_grad()
     def features(self, clips: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        """(N, D); clips of fewer than 10 frames are refused, for I3D's strides leave nothing of them."""
+        """(N, D); clips of fewer than 10 frames are refused, because I3D's strides leave nothing of them."""
         rows = []
         for clip in clips:
             if len(clip) < _I3D_LEAST_FRAMES:
                 raise DataError(
                     f"{self.name}: got {len(clip)} frames, expected at least {_I3D_LEAST_FRAMES}; "
-                    "take another extractor"
+                    "use another extractor"
                 )
             pixels = 255 * _pixels(clip, _I3D_SIDE_PX, square=True).permute(1, 0, 2, 3)[None]
             rows.append(self._module(pixels.to(self._device), **self._switches).double().flatten().cpu())
@@ -150,7 +151,7 @@ class TorchScriptClips:
 def frechet_of_clips(
     clips: Sequence[NDArray[np.uint8]], truths: Sequence[NDArray[np.uint8]], extractor: Extractor, seed: int
 ) -> FrechetScore:
-    """Fréchet distance of generated clips to their truths, which stand in the same order."""
+    """Fréchet distance of generated clips to their truths, given in the same order."""
     real, generated = extractor.features(truths), extractor.features(clips)
     return frechet_score(real, generated, extractor.name, seed, paired=True)
 
@@ -159,7 +160,7 @@ def load_extractor(folder: Path, device: torch.device | str = "cpu") -> Extracto
     """The extractor in a local folder: a VideoMAE as transformers saves it, or one TorchScript file (*.pt).
 
     Raises:
-        DataError: the folder holds neither, or more than one file to choose from.
+        DataError: the folder contains neither, or more than one TorchScript file.
     """
     if (folder / "config.json").is_file():
         kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
@@ -189,7 +190,7 @@ def _pixels(clip: NDArray[np.uint8], side_px: int, square: bool = False) -> Tens
 
 
 def _normalisation(folder: Path) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of colours that the model was trained with: its own file's, else ImageNet's."""
+    """Mean and deviation of colours from the model's own file, else those of ImageNet."""
     path = folder / "preprocessor_config.json"
     stated = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     mean, deviation = stated.get("image_mean", _MEAN), stated.get("image_std", _DEVIATION)
@@ -199,5 +200,5 @@ def _normalisation(folder: Path) -> tuple[Tensor, Tensor]:
 def _folder_sha256(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        digest.update(path.name.encode() + bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Clips against the truth, frame by frame, and the course of a score over the frames of many clips.
+"""Clips against the truth frame by frame, and a score by frame over many clips.
 
 Axes: N clips, F frames, H W rows and columns in pixels.
 """
@@ -20,12 +20,12 @@ _RESAMPLES = 1999
 
 
 def ssim_by_frame(clip: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Structural similarity of each frame with the truth's, (F,); 1 = equal, about 0 = unrelated.
+    """Structural similarity of each frame to the truth's, (F,); 1 = equal, about 0 = unrelated.
 
     Source: Wang et al. 2004, through torchmetrics: Gaussian window of deviation 1.5, edges mirrored, mean
     over colours. In float32, which differs from float64 by less than 1e-6 and is forty times as fast.
     """
-    # Here, because the import takes three seconds and the report needs only the metrics' names.
+    # The import takes three seconds, and suites of few metrics do not need it.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     check_alike("ssim", clip, truth)
@@ -62,7 +62,7 @@ def unit_features(clip: NDArray[np.uint8], backbone: Backbone) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class DriftCurve:
-    """A score by frame index: mean over clips and the bootstrap band around it."""
+    """A score by frame: mean over clips and the bootstrap band around it."""
 
     frames: tuple[int, ...]
     mean: tuple[float, ...]
@@ -74,23 +74,23 @@ class DriftCurve:
 
     @property
     def slope(self) -> float:
-        """Change of the mean per frame, by least squares: what is lost as the clip goes on."""
+        """Change of the mean per frame, by least squares: the loss over the clip."""
         return float(np.polyfit(self.frames, self.mean, 1)[0]) if len(self.frames) > 1 else 0.0
 
 
 def drift_curve(
     scores: Sequence[NDArray[np.float64]], first_frame: int, seed: int, confidence: float = 0.95
 ) -> DriftCurve:
-    """The course of a score over the generated frames, with a percentile bootstrap over clips.
+    """The mean of a score by generated frame, with a percentile bootstrap over clips.
 
-    Whole clips are drawn, so that the frames of one clip stay together: the band is about the mean at each
-    frame, and neighbouring frames move up and down as one. One clip has no band: low and high are NaN.
+    Whole clips are drawn, so that the frames of one clip stay together: the band is around the mean at each
+    frame, and neighbouring frames move up and down together. One clip has no band: low and high are NaN.
 
     Args:
         scores: Per clip a score by frame, (F,), all of one length.
         first_frame: The first generated frame; those before it were given.
-        seed: Of the resampling.
-        confidence: Share of resampled means between low and high.
+        seed: Seed of the resampling.
+        confidence: Share of the resampled means between low and high.
     """
     if not scores or len({len(score) for score in scores}) > 1 or not 0 <= first_frame < len(scores[0]):
         lengths = sorted({len(score) for score in scores})

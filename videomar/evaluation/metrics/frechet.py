@@ -1,4 +1,4 @@
-"""Fréchet distance between two sets of features, with what is needed to know whether it may be believed.
+"""Fréchet distance between two sets of features, with the counts and interval needed to judge it.
 
 Axes: N M clips of the two sets, D features.
 """
@@ -22,10 +22,10 @@ class FrechetScore:
     """A Fréchet distance with its counts and its uncertainty."""
 
     extractor: str
-    """What made the features: distances of different extractors are not comparable."""
+    """Name of the extractor; distances of different extractors are not comparable."""
     value: float
     low: float
-    """Interval of the distance that infinitely many clips would have: it may lie below `value`."""
+    """Interval of the distance for infinitely many clips, which may be below `value`."""
     high: float
     n_real: int
     n_generated: int
@@ -33,12 +33,12 @@ class FrechetScore:
 
     @property
     def clips_needed(self) -> int:
-        """Clips of each set from which on distances may be ranked."""
+        """Clips needed in each set before distances may be ranked."""
         return max(_LEAST_CLIPS, _CLIPS_PER_FEATURE * self.num_features)
 
     @property
     def too_few_to_rank(self) -> bool:
-        """Whether a covariance of that many features has too few clips to mean anything."""
+        """Whether there are too few clips to estimate a covariance of that many features."""
         return min(self.n_real, self.n_generated) < self.clips_needed
 
     def __str__(self) -> str:
@@ -79,17 +79,17 @@ def frechet_distance(real: NDArray[np.float64], generated: NDArray[np.float64]) 
 def frechet_score(
     real: NDArray[np.float64], generated: NDArray[np.float64], extractor: str, seed: int, paired: bool
 ) -> FrechetScore:
-    """The distance, its 95 % bootstrap interval over clips, and its counts: of the clips there are, no more.
+    """The distance, its 95 % bootstrap interval over clips, and its counts.
 
-    The distance of few clips is too large, and that of resampled clips larger still by about as much: the
-    interval is the basic one (2 x value - quantile), which takes that much off, not below 0.
+    The distance of few clips is too large, and that of resampled clips is larger again by about as much. So
+    the interval is the basic one (2 x value - quantile), which subtracts that bias, not below 0.
 
     Args:
         real: Features of real clips, (N, D).
         generated: Features of generated clips, (M, D).
         extractor: Its name.
-        seed: Of the resampling.
-        paired: Whether row i of both is the same clip, real and as generated: then they are drawn together.
+        seed: Seed of the resampling.
+        paired: Whether row i of both is the same clip, real and generated; then both are drawn together.
     """
     value = frechet_distance(real, generated)
     if paired and len(real) != len(generated):
@@ -121,6 +121,4 @@ def _check(real: NDArray[np.float64], generated: NDArray[np.float64]) -> None:
             "expected (clips, features) of two clips or more and of one extractor"
         )
     if not (np.isfinite(real).all() and np.isfinite(generated).all()):
-        raise DataError(
-            "frechet distance: got features that are not finite; look at the clips they came from"
-        )
+        raise DataError("frechet distance: got features that are not finite; check the clips they came from")

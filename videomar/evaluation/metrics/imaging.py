@@ -1,6 +1,6 @@
-"""How clips look by themselves and beside the picture that they were given; no truth is needed.
+"""How clips look by themselves and compared with the given picture; no truth is needed.
 
-VBench asks DINO, DreamSim and MUSIQ; these are stand-ins without a subject mask, named after what they
+VBench uses DINO, DreamSim and MUSIQ; these are stand-ins without a subject mask, named after what they
 measure. Axes: F frames, H W rows and columns in pixels, K places of a feature map.
 """
 
@@ -16,7 +16,7 @@ from videomar.evaluation.metrics.backbone import Backbone
 
 _LOCAL = 2
 """The map of stride 8: 12 x 12 places of a frame of up to 96 px."""
-_STANDING_OUT_SHARE = 0.15
+_SALIENT_SHARE = 0.15
 _DARK, _LIGHT = 2, 253
 
 
@@ -32,7 +32,7 @@ def sharpness_kept_by_frame(clip: NDArray[np.uint8], picture: NDArray[np.uint8])
 
 
 def exposure_by_frame(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Share of each frame, (F,), that is neither black nor burnt out: luma from 3 to 252."""
+    """Share of each frame, (F,), that is neither black nor overexposed: luma from 3 to 252."""
     return np.array([float(((grey > _DARK) & (grey < _LIGHT)).mean()) for grey in _greys(clip)])
 
 
@@ -45,10 +45,10 @@ def exposure_shift_by_frame(clip: NDArray[np.uint8], picture: NDArray[np.uint8])
 def picture_fidelity_by_frame(
     clip: NDArray[np.uint8], picture: NDArray[np.uint8], backbone: Backbone
 ) -> NDArray[np.float64]:
-    """Likeness of each whole frame to the given picture (H, W, 3), (F,): cosine of pooled features, 0 to 1.
+    """Similarity of each whole frame to the given picture (H, W, 3), (F,): cosine of pooled features, 0 to 1.
 
-    Source: VBench-I2V, i2v_subject.py, which takes DINO's features, the best frame's likeness and the mean
-    likeness of neighbours; ours is by frame, so that a clip that leaves its picture late is seen to.
+    Source: VBench-I2V, i2v_subject.py, which uses DINO's features, the similarity of the best frame and the
+    mean similarity of neighbours. Ours is by frame, so that a clip that departs late from its picture shows.
     """
     frames, given = _pair(clip, picture, backbone)
     return functional.cosine_similarity(frames[0], given[0]).double().numpy()
@@ -57,26 +57,26 @@ def picture_fidelity_by_frame(
 def subject_fidelity_by_frame(
     clip: NDArray[np.uint8], picture: NDArray[np.uint8], backbone: Backbone
 ) -> NDArray[np.float64]:
-    """How well what stands out in the given picture is found again anywhere in each frame, (F,), -1 to 1.
+    """How well the salient places of the given picture are found again anywhere in each frame, (F,), -1 to 1.
 
     Without a mask the subject is taken to be the 15 % of places whose features differ most from the
-    picture's mean; each is looked for in the whole frame, for a subject may move.
+    picture's mean. Each is searched in the whole frame, because a subject may move.
     """
     (_, frames), (_, given) = _pair(clip, picture, backbone)
     places = given[0]
     unlike = (places - places.mean(0)).norm(dim=1)
-    standing_out = places[unlike.topk(max(1, round(_STANDING_OUT_SHARE * len(places)))).indices]
-    likeness = torch.einsum("kc,fpc->fkp", functional.normalize(standing_out, dim=-1), _unit(frames))
+    salient = places[unlike.topk(max(1, round(_SALIENT_SHARE * len(places)))).indices]
+    likeness = torch.einsum("kc,fpc->fkp", functional.normalize(salient, dim=-1), _unit(frames))
     return likeness.amax(dim=2).mean(dim=1).double().numpy()
 
 
 def background_fidelity_by_frame(
     clip: NDArray[np.uint8], picture: NDArray[np.uint8], backbone: Backbone
 ) -> NDArray[np.float64]:
-    """How alike each place of the frame is to the same place of the given picture, (F,): median, -1 to 1.
+    """Similarity of each place of a frame to the same place of the given picture, (F,): median, -1 to 1.
 
-    Without a mask the background is what most of the frame shows: the median leaves out a subject that moves
-    over less than half of it. A moving camera lowers it.
+    Without a mask the background is taken to be most of the frame: the median ignores a subject that covers
+    less than half of it. A moving camera lowers it.
     """
     (_, frames), (_, given) = _pair(clip, picture, backbone)
     return torch.einsum("fpc,gpc->fp", _unit(frames), _unit(given)).median(dim=1).values.double().numpy()

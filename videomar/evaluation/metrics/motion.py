@@ -1,8 +1,8 @@
-"""How clips move, by optical flow without weights: how much, how smoothly, and what flickers in place.
+"""Motion of clips by optical flow without weights: how much, how smooth, and what flickers in place.
 
-VBench measures the same with RAFT and AMT; these are stand-ins by OpenCV's DIS flow and carry other names in
-the report. Small frames are doubled first: without, half a pixel of motion is missed; at four times the size
-noise is taken for motion. Magnitudes are in pixels of the clip's own size.
+VBench measures the same with RAFT and AMT; these are stand-ins with OpenCV's DIS flow and have other names in
+the report. Small frames are doubled first: otherwise half a pixel of motion is missed, while at four times
+the size noise is taken for motion. Magnitudes are in pixels of the clip's own size.
 
 Axes: F frames, H W rows and columns in pixels.
 """
@@ -22,11 +22,11 @@ _VBENCH_FPS = 8.0
 _VBENCH_SIDE_PX = 256.0
 _MOVING_PX = 6.0
 """VBench: a pair of frames moves if its fastest 5 % do so by more than this, at 256 px and 8 frames/s."""
-# Found on drawn clips with known motion and noise, on plain and textured ground.
+# Chosen on synthetic clips with known motion and noise, on plain and textured backgrounds.
 _MOTION_RATIO = 0.7
 _FLICKER_RATIO = 0.3
 _SEEN = 5.0
-"""Grey levels: a change below is not seen as motion."""
+"""Grey levels; a smaller change is not taken for motion."""
 _WINDOW = 9
 _STILL_PX = 0.5
 _STILL_BLUR = 2.0
@@ -44,20 +44,20 @@ def motion_amount(clip: NDArray[np.uint8]) -> float:
 
 
 def dynamic_degree(clip: NDArray[np.uint8], fps: float) -> float:
-    """1 if the clip moves as VBench means it, else 0; the mean over clips is the share that moves.
+    """1 if the clip moves by VBench's rule, else 0; the mean over clips is the share that moves.
 
-    Source: VBench, dynamic_degree.py: about 8 frames/s are looked at; a quarter of them must move by more
-    than 6 px at 256 px, a limit that shrinks with the shorter side and grows for clips below 8 frames/s.
+    Source: VBench, dynamic_degree.py: of about 8 frames/s a quarter must move by more than 6 px at 256 px, a
+    limit that shrinks with the shorter side and grows for clips below 8 frames/s.
     Differs: DIS flow in place of RAFT, and at least one pair must move, whatever the clip's length.
     """
-    looked_at = clip[:: max(1, round(fps / _VBENCH_FPS))]
+    sampled = clip[:: max(1, round(fps / _VBENCH_FPS))]
     limit = max(1.0, _VBENCH_FPS / fps) * _MOVING_PX * min(clip.shape[1:3]) / _VBENCH_SIDE_PX
-    needed = max(1, round(len(looked_at) / 4))
-    return float((_speeds(looked_at) > limit).sum() >= needed)
+    needed = max(1, round(len(sampled) / 4))
+    return float((_speeds(sampled) > limit).sum() >= needed)
 
 
 def motion_smoothness(clip: NDArray[np.uint8]) -> float:
-    """How well each second frame follows from its two neighbours, 0 to 1; 1 = exactly, also if nothing moves.
+    """How well every second frame follows from its two neighbours, 0 to 1; 1 = exactly, or nothing moves.
 
     Source: VBench, motion_smoothness.py: each second frame is left out, interpolated, and compared with the
     real one: (255 - mean absolute difference) / 255. Differs: the two neighbours are moved half-way along DIS
@@ -79,11 +79,11 @@ def motion_smoothness(clip: NDArray[np.uint8]) -> float:
 def flicker(clip: NDArray[np.uint8]) -> float:
     """Mean absolute difference of neighbouring frames where nothing moves, in grey levels of 255; 0 = none.
 
-    NaN where less than 5 % of a clip stands still: then flicker cannot be told from motion. Noise of
-    deviation d that is new in every frame reads as 1.13 d.
+    NaN if less than 5 % of a clip stands still, because then flicker cannot be separated from motion. Noise
+    of standard deviation d, independent in every frame, gives 1.13 d.
 
-    Source: VBench, temporal_flickering.py, whose score is 1 - ours / 255, on clips that its filter found to
-    be static. Ours is asked of the places that stand still, so that it can be asked of any clip.
+    Source: VBench, temporal_flickering.py, whose score is 1 - ours / 255, on clips that its filter found
+    static. Ours uses the places that stand still, so that it applies to any clip.
     """
     blurred = [
         np.asarray(cv2.GaussianBlur(grey, (0, 0), _STILL_BLUR), np.uint8)
@@ -94,7 +94,7 @@ def flicker(clip: NDArray[np.uint8]) -> float:
     for index, (before, after) in enumerate(pairwise(blurred)):
         sides = [_explained(*pair, _FLICKER_RATIO) for pair in ((before, after), (after, before))]
         moving = np.any([explained & (speed > limit) for speed, explained in sides], axis=0).astype(np.uint8)
-        # What a moving edge uncovers is no flicker either.
+        # Nor is it flicker where a moving edge uncovers the background.
         near = cv2.dilate(moving, np.ones((_WINDOW, _WINDOW), np.uint8))
         still = cv2.resize(near * 255, clip.shape[2:0:-1], interpolation=cv2.INTER_AREA) == 0
         change = np.abs(clip[index + 1].astype(np.float32) - clip[index]).mean(axis=-1)
@@ -107,16 +107,16 @@ def _explained(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Speed (H, W) of each place, pixels, and whether flow explains its change.
 
-    It does where `after`, looked up along the flow, differs from `before` by less than `ratio` of what it
-    differs in place. Flow alone would not do: noise has a flow of its own, and on plain ground flow is what
-    its surroundings say; neither makes the two frames much more alike.
+    It does where `after`, sampled along the flow, differs from `before` by less than `ratio` of their
+    difference in place. Flow alone is not enough: noise has a flow of its own, and on plain ground flow is
+    extrapolated from the surroundings, but neither makes the two frames much more similar.
     """
     in_place = cv2.blur(np.abs(after.astype(np.float32) - before), (_WINDOW, _WINDOW))
-    if in_place.max() <= _SEEN:  # then no flow is asked for: it is most of the cost
+    if in_place.max() <= _SEEN:  # flow, which is most of the cost, is not needed
         return np.zeros_like(in_place), np.zeros(in_place.shape, np.bool_)
     flow = _flow(before, after)
     rows, columns = _places(*before.shape)
-    back = _looked_up(after, columns + flow[..., 0], rows + flow[..., 1])
+    back = _sampled_at(after, columns + flow[..., 0], rows + flow[..., 1])
     along = cv2.blur(np.abs(back - before), (_WINDOW, _WINDOW))
     return np.hypot(flow[..., 0], flow[..., 1]), np.asarray((in_place > _SEEN) & (along < ratio * in_place))
 
@@ -143,7 +143,7 @@ def _speeds(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.array(_speeds_of(_checked(clip, 2).tobytes(), clip.shape))
 
 
-@lru_cache(maxsize=8)  # Several metrics ask for the same clip's motion, and flow is most of their cost.
+@lru_cache(maxsize=8)  # several metrics use a clip's motion, and flow is most of their cost
 def _speeds_of(content: bytes, shape: tuple[int, ...]) -> tuple[float, ...]:
     greys, speeds = _greys(np.frombuffer(content, np.uint8).reshape(shape)), []
     scale = shape[1] / greys[0].shape[0]
@@ -156,7 +156,7 @@ def _speeds_of(content: bytes, shape: tuple[int, ...]) -> tuple[float, ...]:
 
 
 def _flow(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Where each pixel of `before` lies in `after`: (H, W, 2), across and down, pixels."""
+    """Displacement of each pixel from `before` to `after`: (H, W, 2), across and down, pixels."""
     if np.array_equal(before, after):
         return np.zeros((*before.shape, 2), np.float32)
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -168,7 +168,7 @@ def _half_way(frame: NDArray[np.uint8], flow: NDArray[np.float32]) -> NDArray[np
     height, width = frame.shape[:2]
     half = cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) * (height / flow.shape[0] / 2)
     rows, columns = _places(height, width)
-    return _looked_up(frame, columns - half[..., 0], rows - half[..., 1])
+    return _sampled_at(frame, columns - half[..., 0], rows - half[..., 1])
 
 
 @lru_cache(maxsize=4)
@@ -177,10 +177,10 @@ def _places(height: int, width: int) -> NDArray[np.float32]:
     return np.mgrid[:height, :width].astype(np.float32)
 
 
-def _looked_up(
+def _sampled_at(
     frame: NDArray[np.uint8], columns: NDArray[np.float32], rows: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """The frame's values at places between its pixels; beyond its edges, those of the edge."""
+    """The frame's values between its pixels; outside, those of the nearest edge."""
     values = frame.astype(np.float32)
     found = cv2.remap(values, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(found, np.float32)

@@ -1,10 +1,10 @@
-"""What runs in the environment of the public `vbench` package: one dimension, or the facts about it.
+"""Script for the environment of the public `vbench` package: measures a dimension, or describes itself.
 
-A copy of this file is the script of a foreign interpreter, so it imports nothing of ours and nothing that is
-not Python's own until it must; the copy lies elsewhere because our own `vbench.py` lies here.
+A copy of this file is run by a foreign interpreter. So it imports nothing of ours, and other packages only
+when needed. It is copied because Python puts a script's folder, with our modules, first on its path.
 
-Source: vbench 0.1.5, vbench2_beta_i2v/__init__.py (VBenchI2V). Differs: DreamSim goes to the device that was
-asked for and reads its weights from torch's folder; the package leaves it on CUDA, below the working folder.
+Source: vbench 0.1.5, vbench2_beta_i2v/__init__.py (VBenchI2V). Differs: DreamSim runs on the requested
+device and reads its weights from torch's folder; the package runs it on CUDA, from below the working folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LIBRARIES = (
 
 
 def facts(device: str) -> dict[str, Any]:
-    """The fields of a fingerprint that are this environment's: code, device, libraries, processor, threads.
+    """Fields of a fingerprint for this environment: code, device, libraries, processor, threads.
 
     Raises:
         ModuleNotFoundError: the package, or torch where the device is an accelerator, is not installed.
@@ -54,7 +54,7 @@ def facts(device: str) -> dict[str, Any]:
 
 
 def evaluate(job: dict[str, Any]) -> None:
-    """Let the package write NAME_eval_results.json for one dimension, which gives the file its name."""
+    """Have the package write DIMENSION_eval_results.json for one dimension."""
     device, dimension = importlib.import_module("torch").device(job["device"]), job["dimension"]
     if dimension == "i2v_background":
         package: Any = importlib.import_module("dreamsim")
@@ -70,7 +70,7 @@ def evaluate(job: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Do the job of sys.argv; all that is said goes to its log, whose last line is why it failed."""
+    """Run the job in sys.argv; all output goes to its log, whose last line is the reason of a failure."""
     job = json.loads(sys.argv[1])
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)

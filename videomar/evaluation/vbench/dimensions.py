@@ -1,10 +1,10 @@
 """VBench-I2V's own scores from its nine dimensions: normalisation, weights, quality, I2V and total.
 
-Only the benchmark's own dimensions belong here, measured with its own networks: the ranges below were found
-for those, so our stand-ins (EffNet-Lite0, optical flow) would give a number that looks comparable and is not.
+Only the benchmark's own dimensions may be used, measured with its own networks. The ranges below are for
+those; our stand-ins (EffNet-Lite0, optical flow) would produce a number that looks comparable and is not.
 
 Source: VBench, scripts/constant.py (TASK_INFO_I2V, NORMALIZE_DIC_I2V, DIM_WEIGHT_I2V) and
-scripts/cal_i2v_final_score.py. Differs: that script counts a missing dimension as 0 without a word.
+scripts/cal_i2v_final_score.py. Differs: that script silently counts a missing dimension as 0.
 """
 
 import math
@@ -23,12 +23,12 @@ class Dimension:
     part: Literal["quality", "i2v"]
     weight: float
     lowest: float
-    """What becomes 0."""
+    """The value that becomes 0."""
     highest: float
-    """What becomes 1; more is more than 1, as in the benchmark."""
+    """The value that becomes 1; larger ones exceed 1, as in the benchmark."""
 
     def normalised(self, value: float) -> float:
-        """The value on the scale that the weights are for."""
+        """The value on the scale of the weights."""
         return (value - self.lowest) / (self.highest - self.lowest)
 
 
@@ -47,14 +47,14 @@ DIMENSIONS = (
 
 @dataclass(frozen=True, slots=True)
 class PartScore:
-    """A weighted mean, and what it would be with what is missing at its worst and at its best."""
+    """A weighted mean, and its range if the missing dimensions were at their worst and at their best."""
 
     value: float | None
-    """Over the dimensions that are there; None if there is none. Partial ones rank nothing."""
+    """Over the present dimensions, None if there are none; a partial value must not be used for ranking."""
     low: float
-    """A missing dimension at the bottom of its range."""
+    """With missing dimensions at the bottom of their ranges."""
     high: float
-    """A missing dimension at 1, the most there is."""
+    """With missing dimensions at 1, their maximum."""
     missing: tuple[str, ...]
 
     @property

@@ -1,9 +1,9 @@
-"""What the public `vbench` package is given: clips, their pictures, the list of them, and its weights.
+"""Inputs of the public `vbench` package: clips, their pictures, a list of both, and the weights.
 
 Source: vbench 0.1.5, vbench/__init__.py (build_full_info_json), vbench2_beta_i2v/utils.py
 (load_i2v_dimension_info, init_submodules) and camera_motion.py (get_type). The package looks for PROMPT-0.mp4
-to PROMPT-4.mp4, and for pictures below its working folder. No dimension of VBench-I2V reads the prompt, but
-for the camera's motion, which is taken from the file's name: so ids stand for prompts here.
+to PROMPT-4.mp4, and for pictures below its working folder. No dimension of VBench-I2V reads the prompt except
+camera motion, which takes it from the file name. So ids are used in place of prompts.
 """
 
 import hashlib
@@ -14,14 +14,14 @@ from PIL import Image
 
 from videomar.evaluation.generated import Clip, ClipKinds
 from videomar.evaluation.vbench.dimensions import DIMENSIONS
-from videomar.files import write_json
+from videomar.files import sha256_of, write_json
 from videomar.media.mp4 import write_mp4
 from videomar.sampling.tasks import of_seed
 
 CLIPS_PER_PICTURE = 5
-"""The benchmark's own number; clips of further seeds are not looked at."""
+"""The benchmark's own number; it ignores clips of further seeds."""
 RESOLUTION = "1-1"
-"""Name of the folder of pictures; they are as large as the clips, whatever it says."""
+"""Name of the folder of pictures, whose size is that of the clips all the same."""
 FULL_INFO, VIDEOS = "full_info.json", "videos"
 CAMERA_MOTIONS = (
     *("camera pans left", "camera pans right", "camera tilts up", "camera tilts down"),
@@ -29,7 +29,7 @@ CAMERA_MOTIONS = (
 )
 _PICTURES = Path("vbench2_beta_i2v/data/crop") / RESOLUTION
 HUB = "torch/hub"
-"""What `torch.hub` keeps; DreamSim lies there too, for it seeks DINO beside its own files."""
+"""The folder of `torch.hub`; also that of DreamSim, which looks for DINO beside its own files."""
 _DINO = (f"{HUB}/facebookresearch_dino_main", f"{HUB}/checkpoints/dino_vitbase16_pretrain.pth")
 WEIGHTS = {
     "camera_motion": (f"{HUB}/facebookresearch_co-tracker_main", f"{HUB}/checkpoints/cotracker2.pth"),
@@ -55,7 +55,7 @@ WEIGHTS = {
 
 
 def clips_to_judge(clips: Sequence[ClipKinds], num_seeds: int) -> list[list[Clip]]:
-    """Of each held-out clip what the model made from its first picture and the right prompt, by seed."""
+    """Clips generated from the first picture and the right prompt, by held-out clip and by seed."""
     kinds = [of_seed("image", seed) for seed in range(min(num_seeds, CLIPS_PER_PICTURE))]
     chosen = [[of_clip[kind] for kind in kinds if kind in of_clip] for of_clip in clips]
     return [made for made in chosen if made]
@@ -65,7 +65,7 @@ def write_inputs(clips: Sequence[ClipKinds], made: Sequence[Sequence[Clip]], fol
     """Write clips, pictures and their list below the package's working folder.
 
     Returns:
-        How many videos each dimension has to judge; 0 for the camera's motion where no prompt names one.
+        Number of videos by dimension; 0 for camera motion if no prompt names one.
     """
     pictures, videos, entries = folder / _PICTURES, folder / VIDEOS, []
     pictures.mkdir(parents=True)
@@ -88,21 +88,20 @@ def write_inputs(clips: Sequence[ClipKinds], made: Sequence[Sequence[Clip]], fol
 
 
 def missing_weights(folder: Path, dimension: str) -> list[str]:
-    """What the dimension reads and the folder of weights does not hold."""
+    """Files that the dimension reads and the folder of weights does not contain."""
     return [name for name in WEIGHTS[dimension] if not (folder / name).exists()]
 
 
 def weights_sha256(folder: Path, dimensions: Sequence[str]) -> dict[str, str]:
-    """Hash by file or folder of all that these dimensions read."""
+    """Hash of each file or folder that these dimensions read."""
     names = sorted({name for dimension in dimensions for name in WEIGHTS[dimension]})
     return {name: _sha256(folder / name) for name in names}
 
 
 def _sha256(path: Path) -> str:
-    """Of a file, or of the names and bytes of a folder's files but for what Python leaves there."""
+    """Hash of a file, or of the names and bytes of a folder's files without compiled Python."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     digest = hashlib.sha256()
     for part in sorted(part for part in path.rglob("*") if part.is_file() and part.suffix != ".pyc"):
         digest.update(str(part.relative_to(path)).encode() + _sha256(part).encode())
