@@ -120,7 +120,7 @@ def weights_hash(folder: Path, weights: str = "ema") -> str:
     """Hash the weights that `load` would take, their shape, and the run's seed.
 
     Raises:
-        CheckpointError: there is no checkpoint.
+        CheckpointError: the folder has no checkpoint.
     """
     path = folder if (folder / MANIFEST).is_file() else latest(folder) or folder
     manifest = read_manifest(path)

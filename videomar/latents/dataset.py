@@ -165,7 +165,7 @@ class LatentDataset:
         """Return the schedule of batches, made once per spec.
 
         Raises:
-            DataError: there is no clip of its size, or none that is long enough.
+            DataError: no clip has its size, or none is long enough.
         """
         if spec not in self._schedules:
             chosen = self.sizes_px == (spec.size_px or self.sizes_px.max())

@@ -33,17 +33,12 @@ from videomar.storage import Location
 _BATCH = 32
 
 
-EncodeVideos = Callable[[Sequence[Video], Path, Params], Iterator[list[Encoded]]]
+Encode = Callable[[Sequence[Video], Path, Params], Iterator[list[Encoded]]]
 """Yields the latents of all clips of videos, in any order, some at a time."""
 
 
 def encode_clips(
-    raw: Path,
-    ledger: Path,
-    tokenizer: Path,
-    out: Location,
-    params: Params,
-    encode: EncodeVideos | None = None,
+    raw: Path, ledger: Path, tokenizer: Path, out: Location, params: Params, encode: Encode | None = None
 ) -> dict[str, float]:
     """Bring the cache in `out` in line with the ledger.
 
@@ -56,7 +51,7 @@ def encode_clips(
         encode: encodes the videos; None means `encode_on_ray`.
 
     Returns:
-        How many clips there are, how many latents and captions were encoded and taken over (a clip has a
+        The number of clips, of latents and captions that were encoded and that were kept (a clip has a
         latent for each base size), shards written, damaged shards rebuilt.
 
     Raises:
@@ -85,10 +80,7 @@ def encode_clips(
     with LatentCache(out) as cache:
         lacking = [key not in cache or (moments and std_key(key) not in cache) for key in clips["key"]]
         missing = clips[lacking]
-        videos = [
-            Video(str((raw / video).resolve()), rows["start_s"].tolist(), rows["key"].tolist(), shape)
-            for (video, shape), rows in missing.drop_duplicates("key").groupby(["video", "clip_shape"])
-        ]
+        videos = _videos_of(missing.drop_duplicates("key"), raw)
         encoded = (encode or encode_on_ray)(videos, tokenizer, params) if videos else ()
         _add_latents(cache, encoded, len(missing), dtype)
         num_captions = _add_captions(cache, clips, text, dtype)
@@ -112,6 +104,14 @@ def _at_all_sizes(clips: pandas.DataFrame, params: Params) -> pandas.DataFrame:
         clip_shape=[at_sizes(shape, sizes_px, params.ingest) for shape in shapes],
     )
     return rows.explode(["size_px", "clip_shape"], ignore_index=True)
+
+
+def _videos_of(clips: pandas.DataFrame, raw: Path) -> list[Video]:
+    """Group clips by video and shape: a video is decoded once for all of its clips of a shape."""
+    return [
+        Video(str((raw / video).resolve()), rows["start_s"].tolist(), rows["key"].tolist(), shape)
+        for (video, shape), rows in clips.groupby(["video", "clip_shape"])
+    ]
 
 
 def _add_latents(cache: LatentCache, encoded: Iterable[list[Encoded]], count: int, dtype: str) -> None:

@@ -46,7 +46,7 @@ def open_latents(location: Location) -> list[Shard]:
     """Open the shards of a complete cache, in the order of their numbers; latents are not read.
 
     Raises:
-        DataError: there is none, one is missing or damaged, or their metadata differs.
+        DataError: the folder has none, one is missing or damaged, or their metadata differs.
     """
     folder = parse_location(location)
     shards = for_each(folder, open_shard, _files(folder))

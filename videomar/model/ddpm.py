@@ -30,7 +30,7 @@ _CPU = torch.device("cpu")
 
 
 def cosine_alpha_bars(num_steps: int = NUM_TRAIN_STEPS) -> Tensor:
-    """Share of the token's variance left after each step, (num_steps,) float64.
+    """Return the share of the token's variance left after each step, (num_steps,) float64.
 
     Source: Improved DDPM, eq. 17; betas, 1 minus the ratio of neighbours, are cut off at 0.999.
     """
@@ -55,7 +55,7 @@ class Schedule:
     noisy_weight: Tensor
 
     def log_variance_range(self) -> tuple[Tensor, Tensor]:
-        """Smallest and largest log-variance of a backward step, (num_steps,): posterior and beta.
+        """Return the smallest and largest log-variance of a backward step, (num_steps,): posterior and beta.
 
         The first step's posterior variance is 0; the second's stands in for it, as in Improved DDPM's code.
         """
@@ -66,10 +66,10 @@ class Schedule:
 
 @functools.cache
 def respaced(num_steps: int, device: torch.device = _CPU) -> Schedule:
-    """The chain that visits `num_steps` of the thousand steps, evenly, both ends among them; one = the last.
+    """Return the chain of `num_steps` of the thousand steps, evenly spaced with both ends; one = the last.
 
     Raises:
-        ParamsError: there are not that many.
+        ParamsError: `num_steps` is out of range.
     """
     rule = f"1 to {NUM_TRAIN_STEPS} with the ddpm head"
     require(1 <= num_steps <= NUM_TRAIN_STEPS, "sample.num_diffusion_steps", num_steps, rule)
@@ -158,8 +158,8 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     """Mean and log-variance (..., P) of a step back from noisy tokens at places (...) of the schedule.
 
-    `fraction` in -1..1 lies between the bounds of the log-variance: Improved DDPM, eq. 15. The token that
-    `noise` leaves is cut off at `max_token` on both sides.
+    `fraction` in -1..1 interpolates between the bounds of the log-variance: Improved DDPM, eq. 15. The token
+    that `noise` leaves is clamped to `max_token` on both sides.
     """
     bars = _at(schedule.alpha_bars, index, noisy)
     tokens = ((noisy - (1 - bars).sqrt() * noise) / bars.sqrt()).clamp(-max_token, max_token)

@@ -1,4 +1,4 @@
-"""Linear layers whose result for a clip does not depend on the clips beside it.
+"""Linear layers whose result for a clip does not depend on the other clips of the batch.
 
 Axes: B batch, S tokens, D channels.
 """
@@ -28,5 +28,8 @@ class Linear(nn.Linear):
 
 
 def smallest_batch(device: torch.device) -> int:
-    """Clips from which on `Linear` gives a clip the same bits in any batch: threads share one alone."""
+    """Return the smallest batch in which `Linear` computes the same bits per clip as in any larger one.
+
+    On a CPU a single clip is computed by several threads together, and so in another order.
+    """
     return 2 if device.type == "cpu" else 1

@@ -1,7 +1,7 @@
-"""A folder of an object store as a folder here: what is new is fetched, what is gone disappears.
+"""Mirror a folder of an object store in a local folder: new files are downloaded, absent ones deleted.
 
-Data version control wants a folder to look at, so a URL that the pipeline starts from is told by a file in a
-small one: the URL, and a sum of what was there when it was told.
+DVC watches files, not URLs. So a URL that the pipeline starts from is written to a recipe, a small file in a
+folder of its own: the URL, and a hash of names, sizes and times of the files there.
 """
 
 import hashlib
@@ -19,20 +19,20 @@ from videomar.storage import FileEntry, ObjectPath, download, for_each, list_fil
 RECIPE = "STORE.url"
 _RECIPES = Path("sources")
 _MIRRORS = Path(".local/mirrors")
-# Stores tell times in seconds: a file as young as this may change and keep its time.
+# Times in stores are whole seconds: a file that changed this recently may change again and keep its time.
 _YOUNG_NS = 2 * 10**9
 
 
 def write_recipe(url: str) -> Path:
-    """A folder of `sources` that stands for a URL as its files are now; written anew, it tells of changes.
+    """Write the recipe of a URL to a folder below `sources` and return the folder; it changes with the files.
 
     Raises:
-        DataError: no URL of an object store, none that answers, or no files there.
+        DataError: the URL is none of an object store, the store does not answer, or it has no files there.
     """
     source = _object_path(url)
     files = _usable(source)
-    told = "\n".join(f"{file.name} {file.size} {file.mtime_ns}" for file in files)
-    digest, size = hashlib.sha256(told.encode()).hexdigest(), sum(file.size for file in files)
+    listing = "\n".join(f"{file.name} {file.size} {file.mtime_ns}" for file in files)
+    digest, size = hashlib.sha256(listing.encode()).hexdigest(), sum(file.size for file in files)
     folder = _RECIPES / re.sub(r"[^A-Za-z0-9._]+", "-", source.key)
     with atomic_write(folder / RECIPE) as draft:
         draft.write_text(
@@ -43,30 +43,30 @@ def write_recipe(url: str) -> Path:
 
 
 def read_recipe(path: Path) -> ObjectPath:
-    """The place that a recipe stands for.
+    """Return the folder of the object store that a recipe names.
 
     Raises:
-        DataError: it holds no URL of an object store.
+        DataError: it contains no URL of an object store.
     """
     lines = path.read_text("utf-8").splitlines()
     return _object_path(lines[0].strip() if lines else "")
 
 
 def fetch_folder(source: ObjectPath) -> Path:
-    """Bring the mirror of a folder in line with it; its path.
+    """Update the local mirror of a folder and return its path.
 
-    Files of equal size and time are left alone; one that was fetched within two seconds of its last change is
-    fetched once more.
+    Files of equal size and time are kept, except that one downloaded within two seconds of its last change is
+    downloaded again.
 
     Raises:
-        DataError: the store does not answer, holds no files, or a name that no file here can have.
+        DataError: the store does not answer, has no files there, or a name that no local file can have.
     """
     files = _usable(source)
     mirror = _MIRRORS / hashlib.sha256(str(source).encode()).hexdigest()[:16]
     mirror.mkdir(parents=True, exist_ok=True)
-    here = {_version(file) for file in list_files(mirror, recursive=True)}
-    _drop(mirror, sorted({name for name, _, _ in here} - {file.name for file in files}))
-    missing = [file for file in files if _version(file) not in here]
+    local = {_version(file) for file in list_files(mirror, recursive=True)}
+    _drop(mirror, sorted({name for name, _, _ in local} - {file.name for file in files}))
+    missing = [file for file in files if _version(file) not in local]
     with tqdm(total=len(missing), desc="fetching videos", unit="file", disable=None) as bar:
 
         def fetch_one(file: FileEntry) -> None:
@@ -81,22 +81,22 @@ def fetch_folder(source: ObjectPath) -> Path:
 
 
 def _version(file: FileEntry) -> tuple[str, int, int]:
-    """What changes with a file, its time in milliseconds: stores and disks keep no more of it alike."""
+    """Return name, size and time of a file; in milliseconds, the precision that stores and disks share."""
     return file.name, file.size, file.mtime_ns // 1_000_000
 
 
 def _object_path(url: str) -> ObjectPath:
-    place = parse_location(url)
-    if isinstance(place, Path):
-        raise DataError(f"{url or 'an empty line'}: got no URL, expected s3://BUCKET/FOLDER; mend it")
-    return place
+    path = parse_location(url)
+    if isinstance(path, Path):
+        raise DataError(f"{url or 'an empty line'}: got no URL, expected s3://BUCKET/FOLDER; correct it")
+    return path
 
 
 def _usable(source: ObjectPath) -> list[FileEntry]:
-    """All files but dotfiles.
+    """List all files except dotfiles.
 
     Raises:
-        DataError: there is none, or a name leads out of the folder or is both a file's and a folder's.
+        DataError: no file exists, or a name leads out of the folder, or names both a file and a folder.
     """
     files = []
     for file in list_files(source, recursive=True):
@@ -117,7 +117,7 @@ def _usable(source: ObjectPath) -> list[FileEntry]:
 
 
 def _drop(mirror: Path, names: list[str]) -> None:
-    """Delete files, and folders that are then empty."""
+    """Delete files, and folders that become empty."""
     for name in names:
         (mirror / name).unlink(missing_ok=True)
         folder = (mirror / name).parent
