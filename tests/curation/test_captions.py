@@ -99,9 +99,7 @@ gone.mp4,nobody,,
 """
 
 
-def test_what_is_amiss_in_a_table_is_counted_and_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_problems_of_a_table_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "captions.csv").write_text(TROUBLE)
     (tmp_path / "d.txt").write_text("beside the video")
     (tmp_path / "e.txt").write_text("the  same\n")
@@ -135,7 +133,7 @@ def test_a_sound_table_and_none_are_met_with_silence(
     assert caplog.messages == []
 
 
-def test_ingest_counts_what_is_amiss_and_refuses_what_is_no_table(
+def test_ingest_counts_problems_of_a_table_and_refuses_one_that_is_none(
     videos: Path, tmp_path: Path, ingest_params: IngestParams, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw = tmp_path / "raw"

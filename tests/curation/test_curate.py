@@ -115,7 +115,7 @@ def test_short_videos_train_first(
     assert set(ledger["split"]) == expected
 
 
-def test_books_balance_and_every_row_stays(tmp_path: Path, curate_params: CurateParams) -> None:
+def test_counts_add_up_and_every_row_stays(tmp_path: Path, curate_params: CurateParams) -> None:
     candidates = [clip(f"{v}", float(s), motion=float(s)) for v in range(5) for s in range(4)]
     candidates.append(ClipRow(video="bad", group="real", reason="unreadable: no moov"))
     candidates.append(clip("0", 9.0, reason="too_short", motion=None))

@@ -104,8 +104,8 @@ def test_shots_too_short_for_a_whole_clip_are_shorter_clips(
 ) -> None:
     raw = copied("plain.mp4")
     spans = [(0.0, 1.2), (1.2, 2.0), (2.0, 2.3)]
-    told = [{"start_s": start, "end_s": end, "caption": str(start)} for start, end in spans]
-    (raw / "plain.json").write_text(json.dumps({"clips": told}))
+    clips = [{"start_s": start, "end_s": end, "caption": str(start)} for start, end in spans]
+    (raw / "plain.json").write_text(json.dumps({"clips": clips}))
     ingest_videos(raw, tmp_path / "out.parquet", dataclasses.replace(ingest_params, shorter_clips=(5,)))
     rows = read_candidates(tmp_path / "out.parquet")
     assert rows["reason"].fillna("").tolist() == ["", "", "too_short"]

@@ -154,7 +154,7 @@ def test_odd_names_are_collected_and_ingested(
 
 
 @pytest.mark.parametrize("change", ["new", "gone", "grown", "touched", "caption", "closed"])
-def test_listing_tells_of_every_change(own: Path, tmp_path: Path, change: str) -> None:
+def test_listing_shows_every_change(own: Path, tmp_path: Path, change: str) -> None:
     (own / "large.mp4").write_bytes(bytes(100_000))
     listing = tmp_path / "clips.json"
     write_listing(own, tmp_path / "raw", listing)
@@ -177,7 +177,7 @@ def test_listing_tells_of_every_change(own: Path, tmp_path: Path, change: str) -
     assert not is_current(listing, own)
 
 
-def test_small_files_are_told_by_their_content_so_that_every_clone_lists_the_same(
+def test_small_files_are_compared_by_content_so_that_every_clone_lists_the_same(
     own: Path, tmp_path: Path
 ) -> None:
     write_listing(own, tmp_path / "raw", tmp_path / "a.json")

@@ -61,7 +61,7 @@ class IngestParams:
     captioner: str | None
     """`package.module:function` that captions clips without a caption, see `curation.captions`; or null."""
     scorers: dict[str, str]
-    """Learned scores: name and folder of each, see `scorers`."""
+    """Learned scores: name and folder of each, see `curation.learned_scores`."""
 
     def __post_init__(self) -> None:
         multiple, ratios = self.side_multiple_px, self.aspect_ratios

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from videomar.errors import DataError
 from videomar.files import atomic_write
+from videomar.sources.listing import remove_file
 from videomar.storage import FileEntry, ObjectPath, download, for_each, list_files, parse_location
 
 RECIPE = "STORE.url"
@@ -65,7 +66,8 @@ def fetch_folder(source: ObjectPath) -> Path:
     mirror = _MIRRORS / hashlib.sha256(str(source).encode()).hexdigest()[:16]
     mirror.mkdir(parents=True, exist_ok=True)
     local = {_version(file) for file in list_files(mirror, recursive=True)}
-    _drop(mirror, sorted({name for name, _, _ in local} - {file.name for file in files}))
+    for name in sorted({name for name, _, _ in local} - {file.name for file in files}):
+        remove_file(mirror, name)
     missing = [file for file in files if _version(file) not in local]
     with tqdm(total=len(missing), desc="fetching videos", unit="file", disable=None) as bar:
 
@@ -114,13 +116,3 @@ def _usable(source: ObjectPath) -> list[FileEntry]:
             rule = "a file or a folder; rename one of the objects"
             raise DataError(f"{source}: got {min(both)!r} as a file and as a folder, expected {rule}")
     return files
-
-
-def _drop(mirror: Path, names: list[str]) -> None:
-    """Delete files, and folders that become empty."""
-    for name in names:
-        (mirror / name).unlink(missing_ok=True)
-        folder = (mirror / name).parent
-        while folder != mirror and not any(folder.iterdir()):
-            folder.rmdir()
-            folder = folder.parent

@@ -16,7 +16,15 @@ from videomar.files import write_json
 from videomar.media.mp4 import ffmpeg_version, find_ffmpeg
 from videomar.sources.bucket import RECIPE, fetch_folder, read_recipe
 from videomar.sources.films import cut_film, fetch_film, read_sources
-from videomar.sources.listing import SIDECARS, UNREADABLE, list_files, list_videos, printable, walk
+from videomar.sources.listing import (
+    SIDECARS,
+    UNREADABLE,
+    list_files,
+    list_videos,
+    printable,
+    remove_file,
+    walk,
+)
 from videomar.sources.simulate import draw_simulated
 from videomar.storage import Location, parse_location
 
@@ -155,8 +163,7 @@ def _publish(draft: Path, out: Path) -> None:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(draft / name, out / name)
     for name in sorted(old - set(files)):
-        (out / name).unlink(missing_ok=True)
-        _remove_empty((out / name).parent, out)
+        remove_file(out, name)
     write_json(out / _LIST, files)
 
 
@@ -167,9 +174,3 @@ def _listed(out: Path) -> set[str]:
         return set()
     except ValueError as error:
         raise DataError(f"{out / _LIST}: got {error}, expected a list of files; delete the file") from None
-
-
-def _remove_empty(folder: Path, out: Path) -> None:
-    while folder != out and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent

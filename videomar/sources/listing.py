@@ -98,6 +98,16 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def remove_file(top: Path, name: str) -> None:
+    """Delete a file of the folder `top`, and the folders above it that are then empty."""
+    path = top / name
+    path.unlink(missing_ok=True)
+    for folder in path.parents:
+        if folder == top or not folder.is_dir() or any(folder.iterdir()):
+            return
+        folder.rmdir()
+
+
 def write_listing(source: Path, raw: Path, out: Path) -> None:
     """Write a listing of a folder of clips.
 
