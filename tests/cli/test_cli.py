@@ -185,7 +185,7 @@ def test_ledger_remove_tells_which_models_held_the_video(
     shown = capsys.readouterr().out
     assert "version 1: was made with this video" in shown
     assert "version 2: was made without this video" in shown
-    assert "version 3: cannot be told" in shown
+    assert "version 3: not known" in shown
     assert read_takedowns(here / "takedowns.csv") == {digest: "the owner asked"}
     assert run(monkeypatch, *words) == 0
     assert "was removed before" in capsys.readouterr().out

@@ -12,14 +12,12 @@ import typer
 
 import videomar
 from videomar.cli import ledger_commands, model_commands, ops_commands
-from videomar.cli.options import DATA, MODELS, ModelOption
+from videomar.cli.console import DATA, HERE, MODELS, ModelOption, print_lines
 from videomar.environment import apply_settings
 from videomar.errors import DataError, VideomarError
 
 if TYPE_CHECKING:
     from videomar.sampling.generate import ModelFiles
-
-PARAMS = Path("params.yaml")
 
 # The extra that installs a missing package; packages not listed here are in the extra `pipeline`.
 _EXTRAS = {
@@ -71,8 +69,7 @@ def init(
     """
     from videomar.cli.project import write_project
 
-    for line in write_project(folder):
-        print(line)
+    print_lines(write_project(folder))
 
 
 @app.command("use-clips", rich_help_panel=DATA)
@@ -94,7 +91,7 @@ def use_clips(
         raise DataError(f"{folder}: no such folder, expected one that holds videos; check the path")
     if not any(path.is_file() and not path.name.startswith(".") for path in folder.rglob("*")):
         raise DataError(f"{folder}: got an empty folder, expected at least one video; put your clips there")
-    update_params(PARAMS, {"samples": {"source": _portable(folder)}})
+    update_params(HERE.params, {"samples": {"source": _portable(folder)}})
     print(f"params.yaml: samples.source is now {_portable(folder)}; `dvc repro` starts from there")
 
 
@@ -108,7 +105,7 @@ def use_preset(
 
     own = Path("presets")
     preset = read_preset(own if own.is_dir() else template() / own, name)
-    update_params(PARAMS, preset)
+    update_params(HERE.params, preset)
     print(f"params.yaml: now has the sections {', '.join(preset)} of {name}; `git diff` shows what changed")
 
 
@@ -174,8 +171,7 @@ def import_released(
     """Convert the released VideoMAR weights to a checkpoint."""
     from videomar.checkpoint import released as convert
 
-    for line in convert.import_released(checkpoint, out, patch_size, head):
-        print(line)
+    print_lines(convert.import_released(checkpoint, out, patch_size, head))
 
 
 def main() -> None:
@@ -220,7 +216,9 @@ def _model_files(model: str) -> "ModelFiles":
     from videomar.sampling.generate import ModelFiles
 
     if model not in (CHAMPION, CHALLENGER) and not model.isdecimal():
-        return ModelFiles(Path(model), Path("checkpoints/tokenizer"), load_own_params(PARAMS))
+        return ModelFiles(Path(model), HERE.tokenizer, load_own_params(HERE.params))
     version = find_model(model)
     files = download_model(version)
-    return ModelFiles(files / "checkpoint", files / "tokenizer", load_params(files / "params.yaml", PARAMS))
+    return ModelFiles(
+        files / "checkpoint", files / "tokenizer", load_params(files / "params.yaml", HERE.params)
+    )

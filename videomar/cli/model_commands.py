@@ -1,20 +1,24 @@
 """Commands for the registry: `promote`, `rollback`, `history`, `trace`, `rebuild`."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videomar.cli.options import REGISTRY, AsJson, ModelName
+from videomar.cli.console import HERE, REGISTRY, AsJson, ModelName, print_json, print_lines, print_table
 
 if TYPE_CHECKING:
     from videomar.registry.rebuild import Difference
     from videomar.registry.trace import Trace
 
 app = typer.Typer()
-PARAMS = Path("params.yaml")
 _SHOWN = 20
+_TRACED = (
+    *("git_commit", "git_dirty", "uncommitted", "lock_sha256", "ledger_sha256", "tokenizer_sha256"),
+    *("checkpoint_sha256", "training_run", "machine", "processor", "threads"),
+)
 
 
 @app.command(rich_help_panel=REGISTRY)
@@ -30,7 +34,6 @@ def trace(
     ] = "",
 ) -> None:
     """Show what a model was made from, down to each raw file."""
-    from videomar.config.layout import Layout
     from videomar.registry.trace import trace as read_trace
     from videomar.registry.trace import verify as verify_trace
     from videomar.registry.versions import find_model
@@ -41,10 +44,10 @@ def trace(
     traced = read_trace(find_model(model))
     found: dict[str, Any] = {}
     if verify:
-        changes, notes = verify_trace(traced, Layout())
+        changes, notes = verify_trace(traced, HERE)
         found = {"changes": changes, "not_compared": notes}
     if as_json:
-        typer.echo(json.dumps(traced.to_dict() | found))
+        print_json(traced.to_dict() | found)
     else:
         _print_trace(traced)
         _print_changes(found)
@@ -55,18 +58,13 @@ def trace(
 @app.command(rich_help_panel=REGISTRY)
 def history(as_json: AsJson = False) -> None:
     """List every change of the champion: when, by whom, why."""
-    from dataclasses import asdict
-
     from videomar.registry.champion import alias_history
 
     moves = alias_history().moves
     if as_json:
-        typer.echo(json.dumps([asdict(move) for move in moves]))
+        print_json([asdict(move) for move in moves])
         return
-    for move in moves:
-        typer.echo(str(move))
-    if not moves:
-        typer.echo("no champion yet")
+    print_lines(moves or ["no champion yet"])
 
 
 @app.command(rich_help_panel=REGISTRY)
@@ -84,8 +82,7 @@ def promote(
 
     if force != bool(reason.strip()):
         raise typer.BadParameter("--force and --reason go together")
-    for line in promote_version(version, reason.strip(), PARAMS):
-        typer.echo(line)
+    print_lines(promote_version(version, reason.strip(), HERE.params))
 
 
 @app.command(rich_help_panel=REGISTRY)
@@ -95,8 +92,7 @@ def rollback(
     """Make the previous champion the champion again."""
     from videomar.registry.champion import roll_back
 
-    for line in roll_back(reason.strip()):
-        typer.echo(line)
+    print_lines(roll_back(reason.strip()))
 
 
 @app.command(rich_help_panel=REGISTRY)
@@ -109,13 +105,12 @@ def rebuild(
     Runs in a clean clone; exit 1 if the model differs. On the same kind of processor with the same threads
     every bit is compared. Elsewhere bits differ, and metrics are compared within tolerances.
     """
-    from videomar.config.layout import Layout
     from videomar.registry.rebuild import rebuild as make_again
     from videomar.registry.trace import trace as read_trace
     from videomar.registry.versions import find_model
 
     traced = read_trace(find_model(model))
-    found = make_again(traced, into, Layout().raw)
+    found = make_again(traced, into, HERE.raw)
     how = "bit by bit" if found.by_bits else "within tolerances"
     typer.echo(f"{traced.version}: rebuilt in {into}; compared {how}: {found.because}")
     if found.differences:
@@ -126,60 +121,51 @@ def rebuild(
 
 
 def _print_usage(video: str, as_json: bool) -> None:
-    from videomar.config.layout import Layout
     from videomar.registry.takedown import describe_usage, digest_of, find_usage
 
-    digest = digest_of(video, Layout().raw, Layout().ledger)
+    digest = digest_of(video, HERE.raw, HERE.ledger)
     if as_json:
         usage = [
             {"version": found.version.number, "clips": found.clips, "trained": found.trained}
             for found in find_usage(digest)
         ]
-        typer.echo(json.dumps({"video_sha256": digest, "versions": usage}))
+        print_json({"video_sha256": digest, "versions": usage})
         return
     typer.echo(f"sha256 {digest}")
-    for line in describe_usage(digest):
-        typer.echo(line)
+    print_lines(describe_usage(digest))
 
 
 def _print_trace(traced: "Trace") -> None:
-    facts = traced.to_dict()
-    named = f" ({', '.join(traced.aliases)})" if traced.aliases else ""
-    typer.echo(f"{traced.version}{named}, run {traced.version.run_id}")
-    for name in ("git_commit", "git_dirty", "uncommitted", "lock_sha256", "ledger_sha256"):
-        typer.echo(f"  {name}: {facts[name] or '-'}")
-    for name in ("tokenizer_sha256", "checkpoint_sha256", "training_run", "machine", "processor", "threads"):
-        typer.echo(f"  {name}: {facts[name] or '-'}")
-    for path, md5 in facts["outputs_md5"].items():
+    details = traced.to_dict()
+    aliases = f" ({', '.join(traced.aliases)})" if traced.aliases else ""
+    typer.echo(f"{traced.version}{aliases}, run {traced.version.run_id}")
+    print_lines(f"  {name}: {details[name] or '-'}" for name in _TRACED)
+    for path, md5 in details["outputs_md5"].items():
         if path.startswith(("data/", "checkpoints/")):
             typer.echo(f"  {path}: md5 {md5}")
     for section, values in traced.params.items():
         typer.echo(f"  params.{section}: {json.dumps(values)}")
-    typer.echo(f"  latents: {facts['num_latents']} (each with its clip and video: --json)")
-    saw = set(facts["saw"])
-    typer.echo(f"  raw files: {len(facts['raw'])}; {len(saw)} videos were trained on")
-    for row in facts["raw"][:_SHOWN]:
+    typer.echo(f"  latents: {details['num_latents']} (each with its clip and video: --json)")
+    saw = set(details["saw"])
+    typer.echo(f"  raw files: {len(details['raw'])}; {len(saw)} videos were trained on")
+    for row in details["raw"][:_SHOWN]:
         typer.echo(f"    {row['sha256']}  {row['path']}{'  (train)' if row['path'] in saw else ''}")
-    if len(facts["raw"]) > _SHOWN:
-        typer.echo(f"    ... and {len(facts['raw']) - _SHOWN} more (--json)")
+    if len(details["raw"]) > _SHOWN:
+        typer.echo(f"    ... and {len(details['raw']) - _SHOWN} more (--json)")
 
 
 def _print_differences(differences: "list[Difference]") -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("what", "recorded", "rebuilt", title=f"{len(differences)} differences")
-    for row in differences[:_SHOWN]:
-        table.add_row(escape(row.what), (row.recorded or "none")[:20], (row.rebuilt or "none")[:20])
-    Console().print(table)
+    rows = [
+        (row.what, (row.recorded or "none")[:20], (row.rebuilt or "none")[:20])
+        for row in differences[:_SHOWN]
+    ]
+    print_table(("what", "recorded", "rebuilt"), rows, title=f"{len(differences)} differences")
     if len(differences) > _SHOWN:
         typer.echo(f"... and {len(differences) - _SHOWN} more")
 
 
 def _print_changes(found: dict[str, Any]) -> None:
-    for note in found.get("not_compared", []):
-        typer.echo(f"note: {note}")
+    print_lines(f"note: {note}" for note in found.get("not_compared", []))
     for change in found.get("changes", []):
         got = "" if change["got"] is None else f", got {change['got']}"
         typer.echo(

@@ -1,18 +1,15 @@
 """Commands for upkeep: `doctor`, `migrate`, `upload`, `gc`, `backup`, `restore`, `bom`; and `plan`."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from videomar.cli.options import DATA, UPKEEP, AsJson
+from videomar.cli.console import DATA, HERE, UPKEEP, AsJson, print_json, print_lines, print_table
 from videomar.errors import VideomarError
 
 app = typer.Typer()
-_LOCK = Path("requirements.lock")
-_PARAMS = Path("params.yaml")
 
 
 @app.command(rich_help_panel=DATA)
@@ -22,22 +19,15 @@ def plan(as_json: AsJson = False) -> None:
     Sizes are counted; times come from a probe of about a minute on this machine.
     """
     from videomar.config import load_own_params
-    from videomar.config.layout import Layout
     from videomar.ops.plan import plan as estimate
 
-    found = estimate(load_own_params(_PARAMS), Layout())
+    found = estimate(load_own_params(HERE.params), HERE)
     if as_json:
         stages = {cost.stage: {k: v for k, v in asdict(cost).items() if k != "stage"} for cost in found.costs}
-        typer.echo(json.dumps({"stages": stages, "assumptions": found.assumptions}))
+        print_json({"stages": stages, "assumptions": found.assumptions})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("stage", title="the next run")
-    for name in ("clips", "tokens", "latents", "peak memory", "hours"):
-        table.add_column(name, justify="right")
-    for cost in found.costs:
-        table.add_row(
+    rows = (
+        (
             cost.stage,
             "-" if cost.clips is None else f"{cost.clips:,}",
             "-" if cost.tokens is None else f"{cost.tokens:,}",
@@ -45,10 +35,11 @@ def plan(as_json: AsJson = False) -> None:
             "-" if cost.peak_memory_gb is None else f"{cost.peak_memory_gb:.1f} GB",
             "-" if cost.hours is None else f"{cost.hours:.3g}",
         )
-    console = Console()
-    console.print(table)
-    for line in found.assumptions:
-        console.print(f"- {line}", markup=False, highlight=False)
+        for cost in found.costs
+    )
+    columns = ("stage", "clips", "tokens", "latents", "peak memory", "hours")
+    print_table(columns, rows, title="the next run", numbers=True)
+    print_lines(f"- {line}" for line in found.assumptions)
 
 
 @app.command(rich_help_panel=UPKEEP)
@@ -57,18 +48,15 @@ def doctor(as_json: AsJson = False) -> None:
 
     Prints each mismatch with the command that fixes it; exit 1 if any.
     """
-    from videomar.config.layout import Layout
     from videomar.ops.doctor import examine
 
-    health = examine(Layout())
+    health = examine(HERE)
     if as_json:
         found = [finding.to_dict() for finding in health.findings]
-        typer.echo(json.dumps({"ok": not found, "findings": found, "notes": list(health.notes)}))
+        print_json({"ok": not found, "findings": found, "notes": list(health.notes)})
     else:
-        for finding in health.findings:
-            typer.echo(str(finding))
-        for note in health.notes:
-            typer.echo(f"note: {note}")
+        print_lines(health.findings)
+        print_lines(f"note: {note}" for note in health.notes)
         if not health.findings:
             typer.echo("all is well: dvc.lock, files, MLflow, alias and services agree")
     if health.findings:
@@ -77,7 +65,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 @app.command(rich_help_panel=UPKEEP)
 def migrate(
-    file: Annotated[Path, typer.Argument(help="Parameter file or preset.")] = Path("params.yaml"),
+    file: Annotated[Path, typer.Argument(help="Parameter file or preset.")] = HERE.params,
 ) -> None:
     """Move keys of an older params.yaml to their present places.
 
@@ -86,15 +74,14 @@ def migrate(
     from videomar.config.migration import migrate as move_keys
 
     lines = move_keys(file)
-    for line in lines:
-        typer.echo(line)
+    print_lines(lines)
     if not lines:
         typer.echo(f"{file}: nothing to do, every key is in its place")
 
 
 @app.command(rich_help_panel=UPKEEP)
 def upload(
-    folder: Annotated[Path, typer.Argument(help="Folder of training runs.")] = Path("checkpoints"),
+    folder: Annotated[Path, typer.Argument(help="Folder of training runs.")] = HERE.checkpoints,
 ) -> None:
     """Send to MLflow what runs recorded while it was unavailable."""
     from videomar.tracking.mlflow_store import tracking_uri
@@ -121,23 +108,17 @@ def gc(
 
     versions = known_versions()
     garbage, notes = [], []
-    for found, more in (
-        find_files(days, versions),
-        find_runs(days, versions),
-        find_objects(versions),
-    ):
+    for found, more in (find_files(days, versions), find_runs(days, versions), find_objects(versions)):
         garbage += found
         notes += more
-    for item in garbage:
-        typer.echo(f"{item.bytes / 1e6:10.2f} MB  {item.what}  ({item.why})")
-    for note in notes:
-        typer.echo(f"note: {note}")
-    total = sum(item.bytes for item in garbage)
+    print_lines(f"{item.bytes / 1e6:10.2f} MB  {item.what}  ({item.why})" for item in garbage)
+    print_lines(f"note: {note}" for note in notes)
     if not garbage:
         typer.echo("nothing to remove")
     elif yes:
         typer.echo(f"{remove_all(garbage) / 1e6:.2f} MB removed")
     else:
+        total = sum(item.bytes for item in garbage)
         typer.echo(f"{total / 1e6:.2f} MB could be removed; `videomar gc --yes` does it")
 
 
@@ -149,8 +130,7 @@ def backup(file: Annotated[Path, typer.Argument(help="Tar file to write.")]) -> 
     """
     from videomar.ops.backup import back_up
 
-    for line in back_up(file):
-        typer.echo(line)
+    print_lines(back_up(file))
 
 
 @app.command(rich_help_panel=UPKEEP)
@@ -161,8 +141,7 @@ def restore(
     """Restore registry, runs and artifacts from a backup."""
     from videomar.ops.backup import restore as put_back
 
-    for line in put_back(file, force):
-        typer.echo(line)
+    print_lines(put_back(file, force))
 
 
 @app.command(rich_help_panel=UPKEEP)
@@ -178,12 +157,12 @@ def bom(
     """
     from videomar.ops.sbom import audit, read_pins, write_bill
 
-    count, unknown = write_bill(_LOCK, out)
+    count, unknown = write_bill(HERE.pins, out)
     typer.echo(f"{out}: {count} packages")
     if unknown:
         typer.echo(f"without a stated licence: {', '.join(unknown)}")
     if advisories is not None:
-        count, found = audit(advisories, read_pins(_LOCK))
+        count, found = audit(advisories, read_pins(HERE.pins))
         for name, version, advisory, fixed_in in found:
             typer.echo(f"{name} {version}: {advisory}, fixed in {' or '.join(fixed_in) or 'no version yet'}")
         if found:

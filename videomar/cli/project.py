@@ -18,25 +18,10 @@ BAD_IN_PATH = "[\"'`$\\\\:;#?%&*|<>{}\\x00-\\x1f]"
 _PACKAGED = Path(videomar.__file__).parent / "project"
 _FOLDERS = ("stages", "flows", "presets", "samples")
 _FILES = (
-    "dvc.yaml",
-    "params.yaml",
-    "prefect.yaml",
-    "Makefile",
-    "takedowns.csv",
-    ".gitignore",
-    ".dvcignore",
-    ".dvc/config",
-    ".dvc/.gitignore",
+    *("dvc.yaml", "params.yaml", "prefect.yaml", "Makefile", "takedowns.csv"),
+    *(".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"),
 )
-_COMMIT = (
-    "-c",
-    "user.name=videomar",
-    "-c",
-    "user.email=videomar@localhost",
-    "commit",
-    "--quiet",
-    "--message",
-)
+_AUTHOR = ("-c", "user.name=videomar", "-c", "user.email=videomar@localhost")
 
 
 def template() -> Path:
@@ -106,4 +91,5 @@ def _commit(folder: Path) -> bool:
         return True
     git("init", "--quiet")
     git("add", "--all")
-    return bool(git(*_COMMIT, f"Pipeline by videomar {videomar.__version__}").returncode == 0)
+    message = f"Pipeline by videomar {videomar.__version__}"
+    return bool(git(*_AUTHOR, "commit", "--quiet", "--message", message).returncode == 0)
