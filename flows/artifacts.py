@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
+from videomar.config.layout import Layout
 from videomar.environment import read_services
 from videomar.evaluation.generated import read_generated
 from videomar.registry.versions import Version, version_of
@@ -19,8 +20,6 @@ from videomar.tracking.mlflow_store import experiment_id, open_client
 _CLIPS, _FRAMES = 4, 6
 _KINDS = ("truth", "continuation")
 _MAX_WIDTH_PX = 1536
-_SWEEP_TABLE = "plots/train_runs.csv"
-_SWEEP_RUNS = "checkpoints/videomar.runs"
 
 
 def show_stages(
@@ -71,12 +70,13 @@ def show_metrics(
 
 def show_sweep(folder: Path, name: str) -> str:
     """Show the runs of a sweep, their curves and how to take the best; return the best run in words."""
-    with (folder / _SWEEP_TABLE).open(newline="", encoding="utf-8") as file:
+    layout = Layout(folder)
+    with (layout.plots / "train_runs.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     create_table_artifact(key="runs", table=rows, description="Runs of this sweep")
-    with Image.open(folder / _SWEEP_RUNS / "curves.png") as curves:
+    with Image.open(layout.sweep_runs / "curves.png") as curves:
         _show_image(curves.convert("RGB"), "curves", "The runs' curves")
-    run_id = json.loads((folder / _SWEEP_RUNS / "run.json").read_text("utf-8")).get("run_id")
+    run_id = json.loads((layout.sweep_runs / "run.json").read_text("utf-8")).get("run_id")
     best = next(row for row in rows if row["best"] == "1")
     summary = f"best of {len(rows)} runs: {best['run']} with {best['figure']} {float(best['value']):.4f}"
     lines = [

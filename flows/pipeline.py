@@ -17,12 +17,13 @@ from filelock import FileLock, Timeout
 from prefect import State, get_run_logger, task
 
 from flows.artifacts import show_stages
+from videomar.config.layout import Layout
 from videomar.files import explain_full_disk
 from videomar.processes import OverTimeError, run_within
 
 HOURS = 24.0
 """Time limit of a stage unless the flow run sets another."""
-_LOCK, _HOLDER = Path(".local/flow.lock"), Path(".local/flow.name")
+_LOCK, _HOLDER = Layout().local / "flow.lock", Layout().local / "flow.name"
 
 
 def retry_unless(*errors: type[Exception]) -> Callable[[object, object, State[Any]], bool]:
@@ -111,7 +112,7 @@ def run_stages(folder: Path, hours: float, until: str | None = None) -> None:
     seconds: dict[str, float] = {}
     before = _locked_stages(folder)
     try:
-        for stage in takewhile(lambda name: name != until, stage_names(folder / "dvc.yaml")):
+        for stage in takewhile(lambda name: name != until, stage_names(Layout(folder).pipeline)):
             start = time.monotonic()
             seconds[stage] = -1.0
             run_stage(stage, folder, hours)
@@ -122,5 +123,5 @@ def run_stages(folder: Path, hours: float, until: str | None = None) -> None:
 
 def _locked_stages(folder: Path) -> dict[str, object]:
     """Entries of dvc.lock by stage; empty before the first run."""
-    lock = folder / "dvc.lock"
+    lock = Layout(folder).lock
     return yaml.safe_load(lock.read_text("utf-8")).get("stages", {}) if lock.is_file() else {}

@@ -13,11 +13,12 @@ from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import TERMINAL_STATES
 
+from videomar.config.layout import Layout
 from videomar.files import write_json
 from videomar.sources.listing import walk
 
-_RAW = Path("data/raw")
-_TAG, _RECORDS = "new files", Path(".local/new_files")
+_HERE = Layout()
+_TAG, _RECORDS = "new files", _HERE.local / "new_files"
 _SCANS = 6  # scans within a quiet time
 _REST = 50  # between two scans of a large folder, times as long as a scan takes
 _log = logging.getLogger(__name__)
@@ -34,10 +35,12 @@ class Snapshot(NamedTuple):
 
 def take_snapshot() -> Snapshot:
     """Scan the files of `samples.source`, and those in data/raw that a user put there by hand."""
-    source = str(yaml.safe_load(Path("params.yaml").read_text("utf-8"))["samples"]["source"])
-    record = _RAW / ".collected.json"
+    source = str(yaml.safe_load(_HERE.params.read_text("utf-8"))["samples"]["source"])
+    record = _HERE.raw / ".collected.json"
     collected = set(json.loads(record.read_text("utf-8"))) if record.is_file() else set()
-    by_hand = [entry for entry in walk(_RAW) if entry.name not in collected] if _RAW.is_dir() else []
+    by_hand = (
+        [entry for entry in walk(_HERE.raw) if entry.name not in collected] if _HERE.raw.is_dir() else []
+    )
     digest = hashlib.sha256(repr([*walk(Path(source)), by_hand]).encode("utf-8", "surrogateescape"))
     return Snapshot(source, digest.hexdigest())
 
