@@ -7,6 +7,7 @@ from typing import Any
 from videomar.config import Params
 from videomar.errors import DataError
 from videomar.provenance.code_hash import CAPTIONS, LATENTS, code_hash
+from videomar.provenance.made_with import flatten
 from videomar.storage import Location
 
 
@@ -40,21 +41,11 @@ def check_metadata(folder: Location, got: Mapping[str, Any], expected: Mapping[s
     Raises:
         DataError: they differ; the message names every difference.
     """
+    found_metadata = flatten(got)
     differing = [
         f"{name} is {found!r}, expected {wanted!r}"
-        for name, wanted in _flat(expected).items()
-        if (found := _flat(got).get(name)) != wanted
+        for name, wanted in flatten(expected).items()
+        if (found := found_metadata.get(name)) != wanted
     ]
     if differing:
         raise DataError(f"{folder}: got other latents: {'; '.join(differing)}; run `dvc repro encode`")
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings under dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

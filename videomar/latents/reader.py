@@ -3,10 +3,9 @@
 Axes: B batch.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from videomar.errors import DataError
 from videomar.latents.parquet import BYTES_COLUMNS, DTYPES, Shard, to_float32, verify_group
-from videomar.storage import RangeReader, StoragePath, for_each
+from videomar.storage import RangeReader, for_each
 
 # Well below the 1,024 files that a process may usually hold.
 _OPEN_FILES = 128
@@ -42,7 +41,9 @@ class StoredColumn:
             self.dtypes.append(columns["dtype"])
         self._ranges = ranges
         self._verified = [[False] * len(shard.group_rows) for shard in self._shards]
-        self._files = _Files([shard.path for shard in shards])
+        paths = [shard.path for shard in shards]
+        # A reader that is let go is closed, once no thread reads from it.
+        self._reader = lru_cache(_OPEN_FILES)(lambda number: RangeReader(paths[number]))
         known: dict[tuple[tuple[int, ...], str], int] = {}
         kinds = zip(self.shapes, self.dtypes, strict=True)
         self._kinds = np.array([known.setdefault(kind, len(known)) for kind in kinds])
@@ -89,28 +90,6 @@ class StoredColumn:
 
     def _read_into(self, item: tuple[list[int], NDArray[np.uint8]]) -> None:
         (number, _, offset, length), data = item
-        if self._files.open(number).read_into(offset, data) != length:
+        if self._reader(number).read_into(offset, data) != length:
             rule = "the bytes that were there when it was opened; run `dvc repro encode`"
             raise DataError(f"{self._shards[number].path}: got a shorter file, expected {rule}")
-
-
-class _Files:
-    """Open files; beyond `_OPEN_FILES` the least recently used one is let go."""
-
-    def __init__(self, paths: Sequence[StoragePath]) -> None:
-        self._paths = paths
-        self._open: OrderedDict[int, RangeReader] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def open(self, number: int) -> RangeReader:
-        """Return the reader of the file with this number among the paths."""
-        with self._lock:
-            if number in self._open:
-                self._open.move_to_end(number)
-                return self._open[number]
-        # Not under the lock: opening an object is a request to its store.
-        file = RangeReader(self._paths[number])
-        with self._lock:
-            while len(self._open) >= _OPEN_FILES:
-                self._open.popitem(last=False)
-            return self._open.setdefault(number, file)

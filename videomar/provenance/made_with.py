@@ -85,7 +85,7 @@ def sums_of(outputs: Mapping[str, Path]) -> dict[str, str | None]:
 
 def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """Dotted keys whose values differ, as `key: theirs -> ours`; what is recorded beside is left out."""
-    a, b = (_flat({key: value for key, value in each.items() if key != BESIDE}) for each in (ours, theirs))
+    a, b = (flatten({key: value for key, value in each.items() if key != BESIDE}) for each in (ours, theirs))
     return [
         f"{key}: {_short(b.get(key))} -> {_short(a.get(key))}"
         for key in sorted({*a, *b})
@@ -145,10 +145,11 @@ def _files(folder: Path) -> Iterator[str]:
     yield from sorted(names)
 
 
-def _flat(made_with: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings under dotted names."""
     flat: dict[str, Any] = {}
-    for key, value in made_with.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    for key, value in nested.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
 
 

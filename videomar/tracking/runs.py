@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from videomar.files import write_json
+from videomar.provenance.made_with import flatten
 from videomar.tracking.run_log import RunLog, read_json
 from videomar.tracking.uploader import upload, upload_logs
 
@@ -142,7 +143,7 @@ def open_run(
         inputs: datasets: `name`, `digest` (at most 36 characters), `source_type`, `source`.
     """
     _limit_retries()
-    flat = {key: str(value) for key, value in _flatten(params).items()}
+    flat = {key: str(value) for key, value in flatten(params).items()}
     logs, known = run_file.parent / OUTBOX, read_json(run_file)
     if "name" in known and (log := RunLog(logs / str(known["name"]))).start:
         if log.start["params"] == flat:
@@ -194,10 +195,3 @@ def read_run_id(run_file: Path) -> str | None:
 def _limit_retries() -> None:
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
-
-
-def _flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in params.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
