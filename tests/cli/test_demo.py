@@ -180,9 +180,9 @@ def asked(address: str, path: str, body: bytes | None, kind: str = "application/
     method = "GET" if body is None else "POST"
     connection.request(method, f"/gradio_api/{path}", body, {"Content-Type": kind})
     answer = connection.getresponse()
-    told = answer.status, answer.read().decode()
+    answered = answer.status, answer.read().decode()
     connection.close()
-    return told
+    return answered
 
 
 def upload(address: str, content: bytes) -> tuple[int, str]:

@@ -124,7 +124,7 @@ def test_stage_refuses_the_users_own_file_of_the_old_layout_and_reads_another(fi
 def test_doctor_names_the_verb_that_moves_keys(file: Path) -> None:
     file.write_text(old_text())
     (finding,) = params_findings(file)
-    assert finding.mend == ".venv/bin/videomar migrate"
+    assert finding.fix == ".venv/bin/videomar migrate"
     shutil.copy(ROOT / "params.yaml", file)
     assert params_findings(file) == []
 

@@ -65,9 +65,9 @@ def dvc(folder, *arguments):
     return done.stdout
 
 
-def stages_run(told):
+def stages_run(output):
     """Stages that DVC ran, but for the one that lists the folder of clips every time."""
-    names = [line.split("'")[1] for line in told.splitlines() if line.startswith("Running stage")]
+    names = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
     return [name for name in names if name != "list_clips"]
 
 
@@ -286,10 +286,10 @@ def test_comment_in_every_file_makes_nothing_again(finished):
     for path in [*(finished / "videomar").rglob("*.py"), *(finished / "stages").glob("*.py")]:
         path.write_text(f"{path.read_text()}\n# A comment.\n")
     assert "train" in woken(finished)
-    told = dvc(finished, "repro")
-    kept = {line.split(":")[0] for line in told.splitlines() if "the output is kept" in line}
+    output = dvc(finished, "repro")
+    kept = {line.split(":")[0] for line in output.splitlines() if "the output is kept" in line}
     assert kept == {"ingest", "train_tokenizer", "train", "sample", "evaluate"}
-    assert ": made again: " not in told
+    assert ": made again: " not in output
     assert json.loads((finished / "metrics/encode.json").read_text())["encoded"] == 0
     assert weights(finished) == before
     assert (finished / "metrics/train.json").read_bytes() == metrics
@@ -299,8 +299,8 @@ def test_changed_choice_of_batches_trains_again(finished):
     before = weights(finished)
     edit(finished, "videomar/latents/buckets.py", "default_rng([", "default_rng([1, ")
     assert {"train", "sample"} <= woken(finished)
-    told = dvc(finished, "repro", "--single-item", "train")
-    assert "train: made again: code: " in told
+    output = dvc(finished, "repro", "--single-item", "train")
+    assert "train: made again: code: " in output
     assert weights(finished) != before
 
 

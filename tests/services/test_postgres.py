@@ -89,9 +89,9 @@ def test_alias_moves_with_a_history_and_a_card_of_any_length(checkout: Checkout,
     assert best.number == "1"
     (move,) = alias_history().moves
     assert (move.why, list(move.figures)) == (" ".join(WORDS), FIGURES)
-    told = client.get_model_version(MODEL, "1").description
-    assert len(told) == 5000
-    assert told.endswith("card c\n\n(cut; the whole is `model_card.md` of the run)\n")
+    description = client.get_model_version(MODEL, "1").description
+    assert len(description) == 5000
+    assert description.endswith("card c\n\n(cut; the whole is `model_card.md` of the run)\n")
 
 
 @pytest.mark.slow

@@ -52,18 +52,18 @@ def test_pages_of_others_get_no_answer(checkout: Checkout) -> None:
 
 def test_nightly_run_is_scheduled(checkout: Checkout) -> None:
     deployment = checkout.prefect("/deployments/name/retrain/nightly")["id"]
-    wish = {
+    given = {
         "deployments": {"id": {"any_": [deployment]}},
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
     }
-    assert wait_for(lambda: checkout.prefect("/flow_runs/filter", wish), "a scheduled run")
+    assert wait_for(lambda: checkout.prefect("/flow_runs/filter", given), "a scheduled run")
 
 
 def test_refresh_shows_what_was_done(checkout: Checkout) -> None:
     run = checkout.start("refresh/by-hand")
     assert checkout.end_state(run)["name"] == "Completed"
-    wish = {"artifacts": {"flow_run_id": {"any_": [run]}}}
-    (table,) = checkout.prefect("/artifacts/filter", wish)
+    given = {"artifacts": {"flow_run_id": {"any_": [run]}}}
+    (table,) = checkout.prefect("/artifacts/filter", given)
     assert table["key"] == "stages"
     assert '"stage": "second", "result": "new results"' in table["data"]
 

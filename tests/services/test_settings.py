@@ -29,11 +29,11 @@ def test_hosts_that_others_reach_are_refused_without_every_password(host: str, l
 
 
 def test_ray_elsewhere_needs_a_token_too() -> None:
-    wish = {"VIDEOMAR_HOST": "0.0.0.0", "VIDEOMAR_RAY": "1", **SECRETS}
+    given = {"VIDEOMAR_HOST": "0.0.0.0", "VIDEOMAR_RAY": "1", **SECRETS}
     with pytest.raises(VideomarError, match="set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH too"):
-        read_settings(wish)
-    assert not read_settings({**wish, "RAY_AUTH_TOKEN": "word"}).own_token
-    assert read_settings({**wish, "VIDEOMAR_RAY": "0"}).ray_port is None
+        read_settings(given)
+    assert not read_settings({**given, "RAY_AUTH_TOKEN": "word"}).own_token
+    assert read_settings({**given, "VIDEOMAR_RAY": "0"}).ray_port is None
 
 
 def test_everything_that_is_missing_is_named_at_once() -> None:
@@ -59,11 +59,11 @@ def test_ray_is_started_only_if_asked_for_and_anything_else_is_refused() -> None
 
 
 def test_names_of_the_machine_are_known_to_mlflow_where_others_reach_it_and_the_users_word_counts() -> None:
-    wish = {"VIDEOMAR_HOST": "0.0.0.0", **SECRETS}
-    (mlflow, prefect, _) = services(read_settings(wish))
+    given = {"VIDEOMAR_HOST": "0.0.0.0", **SECRETS}
+    (mlflow, prefect, _) = services(read_settings(given))
     assert f"{socket.gethostname()}:5000" in mlflow.environment["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
     assert prefect.environment["PREFECT_SERVER_UI_API_URL"] == "/api"
-    (mlflow, *_) = services(read_settings({**wish, "MLFLOW_SERVER_ALLOWED_HOSTS": "mine:80"}))
+    (mlflow, *_) = services(read_settings({**given, "MLFLOW_SERVER_ALLOWED_HOSTS": "mine:80"}))
     assert "MLFLOW_SERVER_ALLOWED_HOSTS" not in mlflow.environment
     (mlflow, *_) = services(read_settings({}))
     assert "MLFLOW_SERVER_ALLOWED_HOSTS" not in mlflow.environment

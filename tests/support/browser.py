@@ -155,13 +155,13 @@ def chromium(profile: Path, *flags: str) -> Iterator[ClientConnection]:
 
 def _first_tab(profile: Path) -> str:
     """Where the first tab listens."""
-    direct, told = (
+    direct, port_file = (
         urllib.request.build_opener(urllib.request.ProxyHandler({})),
         profile / "DevToolsActivePort",
     )
     end = time.monotonic() + _START_S
     while time.monotonic() < end:
-        if told.is_file() and (words := told.read_text().split()):
+        if port_file.is_file() and (words := port_file.read_text().split()):
             with direct.open(f"http://127.0.0.1:{words[0]}/json") as answer:
                 pages = [page for page in json.load(answer) if page["type"] == "page"]
             if pages:

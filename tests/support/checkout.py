@@ -126,8 +126,8 @@ class Checkout:
     def start(self, deployment: str, **parameters: object) -> str:
         """What the button in the pages does; gives the run's id."""
         found = self.prefect(f"/deployments/name/{deployment}")["id"]
-        wish = {"state": {"type": "SCHEDULED"}, "parameters": parameters}
-        return str(self.prefect(f"/deployments/{found}/create_flow_run", wish)["id"])
+        request = {"state": {"type": "SCHEDULED"}, "parameters": parameters}
+        return str(self.prefect(f"/deployments/{found}/create_flow_run", request)["id"])
 
     def state(self, run: str) -> dict[str, Any]:
         """Of a flow's run: `type`, `name`, `message`."""

@@ -31,7 +31,7 @@ class Registry:
 
 
 def look(folder: Path) -> Registry:
-    """Read the registry of a checkout and mend nothing; load its champion and make a clip with it."""
+    """Read the registry of a checkout and repair nothing; load its champion and make a clip with it."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / '.local/mlflow.db'}"
     history, versions = read_history(open_client()), all_versions()
     return Registry(

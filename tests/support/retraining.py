@@ -139,7 +139,7 @@ class Retraining(Checkout):
         lock = self.folder / "dvc.lock"
         if not lock.is_file():
             return {}
-        # DVC empties the file before it writes it anew.
+        # DVC empties the file before it writes it again.
         written = wait_for(lambda: yaml.safe_load(lock.read_text()), "dvc.lock as a whole")
         return dict(written["stages"])
 
