@@ -13,6 +13,7 @@ from flows.artifacts import show_sweep
 from flows.pipeline import checkout_lock, run_stage, run_stages
 from flows.worktree import COPIES, Worktree
 from videomar.config.edit import update_params
+from videomar.config.layout import Layout
 from videomar.errors import VideomarError
 from videomar.tracking.mlflow_store import tracking_uri
 
@@ -39,9 +40,9 @@ def sweep(
     if not (runs or search):
         raise VideomarError("sweep: got neither runs nor search, expected one of them; see `train.runs`")
     with checkout_lock("sweep"):
-        params = COPIES / "params.yaml"
+        params = Layout(COPIES).params
         COPIES.mkdir(parents=True, exist_ok=True)
-        shutil.copy("params.yaml", params)
+        shutil.copy(Layout().params, params)
         section = {"runs": runs, "search": search, "num_samples": num_samples, "select_by": select_by}
         update_params(params, {_TRAIN: section})
         run_stages(Path().resolve(), hours_per_stage, until=_TRAIN)

@@ -20,11 +20,11 @@ from videomar.files import atomic_write, full_disk_message
 from videomar.provenance.code_hash import STAGES
 from videomar.provenance.made_with import (
     BESIDE,
+    checksums_of,
     describe,
     differing_keys,
     read_record,
     record_of,
-    sums_of,
     write_record,
 )
 
@@ -97,7 +97,7 @@ class Stage:
             return False
         recorded = found.pop("outputs", None)
         different = differing_keys(self._made_with, found)
-        self._is_done = not different and sums_of(self._outputs) == recorded
+        self._is_done = not different and checksums_of(self._outputs) == recorded
         if not self._is_done:
             reasons = "; ".join(different[:5]) or "its output is not the recorded one"
             print(f"{self.name}: made again: {reasons}")

@@ -1,4 +1,4 @@
-"""The registered model as MLflow loads it: from code, with folders as artifacts and no pickles.
+"""The registered model as MLflow loads it: from code, with folders as artifacts, without pickles.
 
 `mlflow.pyfunc.load_model("models:/videomar@champion").predict(table)` on any machine that has this package,
 or `mlflow models serve --env-manager local` in its activated environment: a table of pictures and prompts
@@ -29,10 +29,10 @@ from videomar.media.mp4 import write_mp4
 
 
 class VideomarModel(PythonModel):
-    """Image and prompt to clip. Remembers where its checkpoint, tokenizer and parameters lie."""
+    """Image and prompt to clip. Remembers the paths of its checkpoint, tokenizer and parameters."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Take the artifacts' folders; weights are read when a clip is made."""
+        """Store the artifacts' paths; weights are read when a clip is generated."""
         self._artifacts = {name: Path(context.artifacts[name]) for name in ("checkpoint", "tokenizer")}
         self._params = load_params(Path(context.artifacts["params"]))
 
@@ -42,7 +42,7 @@ class VideomarModel(PythonModel):
         """Animate each row's picture.
 
         Args:
-            context: Not used: `load_context` has taken what is needed.
+            context: Not used: `load_context` has stored what is needed.
             model_input: Columns `image` (a picture file's bytes in base64, or its path) and `prompt`.
             params: `seed`; equal seeds give equal clips.
 
@@ -76,7 +76,7 @@ def _mp4(clip: NDArray[np.uint8], fps: float) -> bytes:
 
 
 def _picture_source(image: str) -> bytes | Path:
-    """The file's bytes if `image` is base64, else its path."""
+    """Bytes of the file if `image` is base64, else its path."""
     if not isinstance(image, str) or not image:
         raise DataError(f"image: got {image!r}, expected base64 text or a path")
     try:

@@ -1,8 +1,9 @@
-"""The registry and all recorded runs in one file, and back: MLflow's SQLite store and its artifacts.
+"""Backup of the registry and all recorded runs in one file: MLflow's SQLite store and its artifacts.
 
-The store is copied first, by SQLite's online backup, so that all runs and versions in the copy have their
-artifacts, which are written before; what comes later is left out. The list of the files' sums is the last
-member: a file that was cut has none, and is refused.
+mlflow.db        first, by SQLite's online backup: MLflow writes artifacts before it records them, so every
+run and version in this copy has its artifacts, even if runs go on meanwhile
+mlartifacts/...  what is written after the copy of the store may be missing, and nothing names it
+backup.json      last: checksums of all the files; a file that was cut off lacks it and is refused
 """
 
 import hashlib
@@ -26,9 +27,9 @@ from videomar.ops.gc import REPLACED
 from videomar.processes import Identity
 from videomar.tracking.mlflow_store import tracking_uri
 
-STORE, ARTIFACTS, SUMS = "mlflow.db", "mlartifacts", "backup.json"
-# Where the store keeps the absolute place of artifacts, table by table.
-_PLACES = (
+STORE, ARTIFACTS, CHECKSUMS = "mlflow.db", "mlartifacts", "backup.json"
+# Tables and columns of the store with absolute paths of artifacts.
+_PATHS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
@@ -38,20 +39,23 @@ _PLACES = (
 
 
 def back_up(file: Path) -> list[str]:
-    """Write the registry and all runs to a tar file, whole or not at all; lines that tell of it.
+    """Write the registry and all runs to a tar file, whole or not at all.
 
-    Artifacts in a bucket stay there, and a line says so.
+    Artifacts in an object store are not part of it, and a line says so.
+
+    Returns:
+        Lines for the user.
 
     Raises:
-        VideomarError: there is nothing to back up, or the store is elsewhere.
+        VideomarError: there is nothing to back up, or the store is on a server.
     """
     store = _local_store()
     if not store.is_file():
         raise DataError(f"{store}: got no file, expected MLflow's store; `make run` makes one")
     artifacts = store.with_name(ARTIFACTS)
     if file.resolve().is_relative_to(artifacts.resolve()):
-        raise DataError(f"{file}: got a place among the artifacts, expected one outside; choose another")
-    sums: dict[str, str] = {}
+        raise DataError(f"{file}: got a path among the artifacts, expected one outside; choose another")
+    checksums: dict[str, str] = {}
     with (
         atomic_write(file) as draft,
         tarfile.open(draft, "w") as tar,
@@ -60,60 +64,63 @@ def back_up(file: Path) -> list[str]:
         copy = Path(folder) / STORE
         with closing(sqlite3.connect(store)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
-            places = [place for (place,) in target.execute("SELECT DISTINCT artifact_uri FROM runs")]
-        _add(tar, copy, STORE, sums)
+            locations = [location for (location,) in target.execute("SELECT DISTINCT artifact_uri FROM runs")]
+        _add(tar, copy, STORE, checksums)
         for path in sorted(artifacts.rglob("*")):
             if path.is_file():
-                _add(tar, path, f"{ARTIFACTS}/{path.relative_to(artifacts).as_posix()}", sums)
+                _add(tar, path, f"{ARTIFACTS}/{path.relative_to(artifacts).as_posix()}", checksums)
         made = {"made_at": datetime.now(UTC).isoformat(timespec="seconds"), "artifacts": artifacts.as_uri()}
-        listing = json.dumps({**made, "sha256": sums}, indent=1).encode()
-        member = tarfile.TarInfo(SUMS)
+        listing = json.dumps({**made, "sha256": checksums}, indent=1).encode()
+        member = tarfile.TarInfo(CHECKSUMS)
         member.size = len(listing)
         tar.addfile(member, io.BytesIO(listing))
     lines = [f"{file}: {file.stat().st_size / 1e6:.1f} MB"]
-    if elsewhere := sorted(place for place in places if not place.startswith(artifacts.as_uri())):
+    if elsewhere := sorted(each for each in locations if not each.startswith(artifacts.as_uri())):
         lines.append(
-            f"note: not in it: artifacts of {len(elsewhere)} runs that lie elsewhere, as {elsewhere[0]}; "
-            "back up that place by its own means"
+            f"note: not in it: artifacts of {len(elsewhere)} runs at other locations, as {elsewhere[0]}; "
+            "back these up with their own tools"
         )
     return lines
 
 
 def restore(file: Path, force: bool) -> list[str]:
-    """Put the registry and all runs of a backup in place; gives lines that tell of it.
+    """Restore the registry and all runs of a backup.
 
-    What was there is kept in a folder `.local/replaced-...` until `videomar gc` finds it old. After a kill
-    this may be repeated with `force`; the store itself comes last.
+    A registry that is replaced is kept in a folder `.local/replaced-...` until `videomar gc` finds it old.
+    After a kill, repeat it with `force`: the store itself comes last.
 
     Args:
-        file: What `back_up` wrote, here or in another checkout.
-        force: Whether a registry that is there may be replaced.
+        file: A file that `back_up` wrote, here or in another checkout.
+        force: Whether an existing registry may be replaced.
+
+    Returns:
+        Lines for the user.
 
     Raises:
-        VideomarError: the file is damaged, a registry is there, or it is in use.
+        VideomarError: the file is damaged, a registry exists, or it is in use.
     """
     store = _local_store()
     artifacts = store.with_name(ARTIFACTS)
-    there = [path for path in (store, artifacts) if path.exists()]
-    if there and not force:
+    existing = [path for path in (store, artifacts) if path.exists()]
+    if existing and not force:
         raise DataError(
-            f"{there[0]}: got a registry, expected none; --force replaces it and keeps the old one"
+            f"{existing[0]}: got a registry, expected none; --force replaces it and keeps the old one"
         )
     _require_idle()
     store.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".restore-", dir=store.parent) as folder:
         draft = Path(folder)
         facts = _unpack(file, draft)
-        _move_places(draft / STORE, facts["artifacts"], artifacts.as_uri())
+        _move_paths(draft / STORE, facts["artifacts"], artifacts.as_uri())
         lines = []
-        # The journals belong to the store: beside another one they would damage it.
+        # SQLite would apply the journals to the restored store and damage it.
         journals = [path for path in store.parent.glob(f"{STORE}-*") if path.is_file()]
-        if there:
+        if existing:
             kept = store.parent / f"{REPLACED}{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
             kept.mkdir()
-            for path in (*there, *journals):
+            for path in (*existing, *journals):
                 os.replace(path, kept / path.name)
-            lines.append(f"what was there is in {kept}")
+            lines.append(f"the old registry is in {kept}")
         if (draft / ARTIFACTS).is_dir():
             os.replace(draft / ARTIFACTS, artifacts)
         os.replace(draft / STORE, store)
@@ -138,49 +145,49 @@ def _require_idle() -> None:
         raise VideomarError("restore: got services that are up, expected none; `make down` first")
 
 
-def _add(tar: tarfile.TarFile, path: Path, name: str, sums: dict[str, str]) -> None:
+def _add(tar: tarfile.TarFile, path: Path, name: str, checksums: dict[str, str]) -> None:
     with path.open("rb") as file:
         member = tar.gettarinfo(arcname=name, fileobj=file)
         member.uid = member.gid = 0
         member.uname = member.gname = ""
-        reader = _Summing(file)
+        reader = _HashingReader(file)
         tar.addfile(member, reader)
-    sums[name] = reader.digest.hexdigest()
+    checksums[name] = reader.digest.hexdigest()
 
 
-class _Summing:
-    """A file that is read once. Remembers the sum of what was read."""
+class _HashingReader:
+    """A file that is read once. Remembers the SHA-256 of the bytes read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.digest = file, hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
+        """Return the next bytes."""
         block = self._file.read(size)
         self.digest.update(block)
         return block
 
 
 def _unpack(file: Path, folder: Path) -> dict[str, Any]:
-    """The members of a backup as files of `folder`, each with the sum that the list says; the list."""
+    """Unpack a backup, compare every file with its checksum, and return the content of backup.json."""
     got: dict[str, str] = {}
     facts: dict[str, Any] = {}
     try:
         with tarfile.open(file) as tar:
             for member, content in _contents(tar):
-                if member.name == SUMS:
+                if member.name == CHECKSUMS:
                     facts = json.loads(content.read())
                     continue
                 target = folder / member.name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                reader = _Summing(content)
+                reader = _HashingReader(content)
                 with target.open("wb") as written:
                     shutil.copyfileobj(reader, written, 1 << 20)
                 got[member.name] = reader.digest.hexdigest()
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(f"{file}: damaged ({error}), expected a backup; use another") from None
     if not facts:
-        raise DataError(f"{file}: cut off, or no backup: got no {SUMS} at its end; use another")
+        raise DataError(f"{file}: cut off, or no backup: got no {CHECKSUMS} at its end; use another")
     wrong = sorted(name for name in {*got, *facts["sha256"]} if got.get(name) != facts["sha256"].get(name))
     if wrong:
         raise DataError(f"{file}: damaged, {wrong[0]} is not as it was backed up; use another")
@@ -188,18 +195,18 @@ def _unpack(file: Path, folder: Path) -> dict[str, Any]:
 
 
 def _contents(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, Any]]:
-    """Plain files only, and no names that lead out of the folder."""
+    """Yield the members: only plain files, with names that stay inside the folder."""
     for member in tar:
         parts = Path(member.name).parts
-        if not member.isfile() or ".." in parts or parts[0] not in (STORE, ARTIFACTS, SUMS):
+        if not member.isfile() or ".." in parts or parts[0] not in (STORE, ARTIFACTS, CHECKSUMS):
             raise tarfile.TarError(f"got the member {member.name!r}")
         yield member, tar.extractfile(member)
 
 
-def _move_places(store: Path, before: str, after: str) -> None:
-    """Have the store name the artifacts where they are now."""
+def _move_paths(store: Path, before: str, after: str) -> None:
+    """Change the paths of artifacts in the store from one root to another."""
     with closing(sqlite3.connect(store)) as database, database:
-        for table, column in _PLACES:
+        for table, column in _PATHS:
             database.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
                 [after, len(before) + 1, len(before) + 1, f"{before}/"],

@@ -1,8 +1,13 @@
-"""Which code decides a result: the sources that a stage imports, hashed by what they do.
+"""Which code decides a result: one hash over everything that a stage imports, directly or not.
 
-A hash is of the import closure of a few modules. Each source counts as its syntax tree without docstrings,
-comments and layout; an import counts by what it imports, never by where that lies. So a reworded comment and
-a moved or renamed file change nothing, and any line that can change a bit changes the hash.
+    roots                the modules that a stage starts from
+      -> closure         all modules of ours that they import, without INERT ones
+      -> contents        each source as a syntax tree without docstrings, comments and layout
+      -> sorted, hashed  as a set, without the names of files
+
+An import counts by the content of what it imports, not by its path. So a reworded comment and a moved or
+renamed file change nothing, and any line that can change a bit changes the hash. Results of equal code are
+not made again, and scores of equal code are comparable.
 """
 
 import ast
@@ -16,32 +21,32 @@ from typing import NamedTuple
 
 from videomar.errors import DataError
 
-# Rooms whose code cannot change a result, and why. They are neither hashed nor followed.
+# Modules and packages whose code cannot change a result, and why. They are neither hashed nor followed.
 INERT = {
     "videomar.errors": "classes of errors",
-    "videomar.config": "declares and checks values; the values themselves are compared with each result",
-    "videomar.environment": "switches of other programs: telemetry, ports, proxies",
+    "videomar.config": "declares and checks values; the values themselves are part of each record",
+    "videomar.environment": "settings of other programs: telemetry, ports, proxies",
     "videomar.files": "writes files atomically, JSON, CSV, checksums",
     "videomar.cluster": "starts and finds Ray",
     "videomar.processes": "ends child processes",
     "stages.stage": "arguments, metrics and messages of a stage",
     "videomar.provenance": "makes and compares these hashes, and records the commit",
-    "videomar.tracking": "tells MLflow what has happened",
+    "videomar.tracking": "records runs in MLflow",
     "videomar.sampling.previews": "clips to look at; nothing is made from them",
     "videomar.evaluation.fingerprint": "what scores depend on",
-    "videomar.latents.encode_ray": "deals clips to workers; what is made of one is in `clip_encoder`",
-    "videomar.training.launch": "deals a run to workers",
+    "videomar.latents.encode_ray": "distributes clips to workers; `clip_encoder` encodes them",
+    "videomar.training.launch": "starts the workers of a run",
     "videomar.training.run_folder": "which run a folder holds",
-    "videomar.training.throughput": "figures of speed",
+    "videomar.training.throughput": "measures speed",
     "videomar.training.progress": "lines of progress and warnings",
 }
 _EMPTY = json.dumps(["Module(body=[Pass()])", []])
-# Training makes no clip.
+# Training generates no clips.
 _NO_CLIP_IS_MADE = ("videomar.model.generation", "videomar.model.kv_cache")
 
 
 class Roots(NamedTuple):
-    """Where an import closure begins, and what is left out of this one."""
+    """Modules that an import closure starts from, and modules left out of it, as with INERT."""
 
     modules: tuple[str, ...]
     without: tuple[str, ...] = ()
@@ -62,9 +67,9 @@ STAGES = {
     "sample": Roots(("stages.sample",)),
     "evaluate": Roots(("stages.evaluate",)),
 }
-"""The code of each stage of dvc.yaml."""
+"""Roots of each stage of dvc.yaml."""
 SCORES = Roots(("videomar.sampling.sample", "videomar.evaluation.suite"))
-"""The code that scores depend on: of the clips that are scored, and of the scores."""
+"""The code that scores depend on: it generates the clips and scores them."""
 
 
 @cache
@@ -77,12 +82,12 @@ def code_hash(roots: Roots) -> str:
 
 
 def closure(roots: Roots) -> dict[str, Path]:
-    """Every module that the roots import, directly or not, below `videomar` and `stages`: name to file.
+    """Files of all modules below `videomar` and `stages` that the roots import, directly or not, by name.
 
-    Imports inside functions count; those for type checkers alone do not. Files without code are left out.
+    Imports inside functions count, those for type checkers do not. Files without code are left out.
 
     Raises:
-        DataError: a root is not to be found.
+        DataError: a root does not exist.
     """
     found: dict[str, Path] = {}
     waiting = list(roots.modules)
@@ -98,7 +103,7 @@ def closure(roots: Roots) -> dict[str, Path]:
 
 
 def source_hash(file: Path) -> str:
-    """Hash of one Python source by what it does; its imports count by their text."""
+    """Hash of one Python source without docstrings, comments and layout; its imports count as text."""
     return hashlib.sha256(_text(_Stripped().visit(_parsed(file))).encode()).hexdigest()
 
 
@@ -108,7 +113,7 @@ def _is_below(name: str, rooms: Sequence[str]) -> bool:
 
 @cache
 def _file_of(name: str) -> Path | None:
-    """Source of a module of ours; None for what is no module, or not ours. Imports nothing."""
+    """Source file of a module of ours, found without importing it; None for any other name."""
     top, *rest = name.split(".")
     spec = find_spec(top) if top in ("videomar", "stages") else None
     if spec is None or spec.origin is None:
@@ -119,7 +124,7 @@ def _file_of(name: str) -> Path | None:
 
 @cache
 def _imported(file: Path) -> tuple[str, ...]:
-    """Modules that a source imports. Of `from a import b` both `a` and `a.b` are named, in case it is one."""
+    """Modules that a source imports. `from a import b` counts as `a` and as `a.b`, which may be a module."""
     names: list[str] = []
     for statement in _imports_of(_parsed(file)):
         if isinstance(statement, ast.Import):
@@ -151,17 +156,17 @@ def _is_for_types(node: ast.AST) -> bool:
 
 @cache
 def _content(file: Path, without: tuple[str, ...]) -> str:
-    """What a source does, as text.
+    """A source as text: its body, and what each imported name stands for.
 
-    Imports from modules of ours are told by the content of these, so that a name that is taken from another
-    module counts and a module that has moved does not; all others by their text. Modules that are left out
-    are all one.
+    A name from one of our modules stands for the content of that module: so importing the name from another
+    module changes the text, and moving the module does not. Other imports count as text. All modules that are
+    left out count as the same.
     """
     imports, modules = set[str](), dict[str, str]()
     for name, (ours, source) in _names_of(file).items():
         if ours is None:
             imports.add(f"{source} as {name}")
-        elif source is None:  # a module, whose name is a matter of where it lies
+        elif source is None:  # a module: its name depends on its path
             modules[name] = f"module {_body_hash(ours, without)}"
             imports.add(modules[name])
         else:
@@ -171,9 +176,10 @@ def _content(file: Path, without: tuple[str, ...]) -> str:
 
 @cache
 def _names_of(file: Path) -> dict[str, tuple[Path | None, str | None]]:
-    """Names that a source imports: the file of ours that each is from, and what it is in there.
+    """Names that a source imports, each with a file of ours and the name in that file.
 
-    Of a module of ours that is None; of others there is no file, and where it is from, as text.
+    The name is None for a module itself. For imports from elsewhere the file is None, and the name is the
+    text of the import.
     """
     found: dict[str, tuple[Path | None, str | None]] = {}
     for statement in _imports_of(_parsed(file)):
@@ -190,7 +196,7 @@ def _names_of(file: Path) -> dict[str, tuple[Path | None, str | None]]:
 
 
 def _origin(file: Path, name: str) -> tuple[Path | None, str | None]:
-    """Where a name of one of our modules is defined: packages re-export names of their modules."""
+    """File and name where a name is defined: packages re-export names of their modules."""
     imported = _names_of(file).get(name) if _only_reexports(file) else None
     return imported if imported is not None else (file, name)
 
@@ -211,7 +217,7 @@ def _names_only(node: ast.stmt) -> bool:
 
 @cache
 def _body_hash(file: Path, without: tuple[str, ...]) -> str:
-    """Hash of a source but for its imports; of one that is left out, the same as of any other."""
+    """Hash of a source without its imports; a constant for a module that is left out."""
     if file in _files_below(without):
         return "left out"
     modules = {name: "module" for name, (ours, source) in _names_of(file).items() if ours and source is None}
@@ -223,7 +229,7 @@ def _body(file: Path, modules: dict[str, str]) -> str:
 
 
 def _text(node: object) -> str:
-    """A syntax tree as text, the same on every Python: `ast.dump` has other defaults in each version."""
+    """A syntax tree as text, the same for every version of Python: the defaults of `ast.dump` changed."""
     if isinstance(node, ast.AST):
         fields = (
             f"{name}={_text(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])
@@ -241,13 +247,13 @@ def _files_below(rooms: tuple[str, ...]) -> frozenset[Path]:
 
 
 class _Stripped(ast.NodeTransformer):
-    """Takes docstrings and imports out of a tree, and puts other names for those of modules."""
+    """Removes docstrings and imports from a tree, and replaces names of modules."""
 
     def __init__(self, modules: dict[str, str] | None = None) -> None:
         self._modules = modules
 
     def visit(self, node: ast.AST) -> ast.AST:
-        """A node without what does nothing."""
+        """Return a node without statements that do nothing."""
         for name in ("body", "orelse", "finalbody"):
             part = getattr(node, name, None)
             if isinstance(part, list):

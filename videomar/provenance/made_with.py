@@ -1,7 +1,13 @@
-"""What the output of a stage was made with, in a file beside it: equal facts would make equal output.
+"""What the output of a stage was made with, recorded in a file beside it: OUTPUT.made_with.json.
 
-DVC runs a stage when a file that it depends on has other bytes. The stage then looks here: where inputs,
-parameters and code are those that its output was made with, that output stays as it is.
+DVC runs a stage again when any byte of a file that it depends on has changed. The stage then compares:
+
+    inputs    hashes of the contents of files and folders
+    params    the sections of params.yaml that the stage reads, without `resources`
+    code      `code_hash` of the stage: comments, docstrings and moved files do not change it
+
+If all three are equal, the output would be too, so it stays. What moves results by rounding only (packages,
+processor, threads) is recorded under `beside` and not compared.
 """
 
 import hashlib
@@ -13,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from videomar.environment import processor_kind
-from videomar.files import write_json
+from videomar.files import sha256_of, write_json
 from videomar.provenance.code_hash import Roots, code_hash
 
 SUFFIX = ".made_with.json"
@@ -28,30 +34,30 @@ PACKAGES = (
     "decord2",
     "imageio-ffmpeg",
 )
-"""Packages of others whose versions may move bits."""
+"""Third-party packages whose versions may move bits."""
 BESIDE = "beside"
-"""Key of what is recorded and not compared."""
-# Notes on how a folder was filled, which are no part of what is in it.
+"""Key of the part that is recorded and not compared."""
+# Files that say how a folder was filled, and are no part of its contents.
 _NOTES = {SUFFIX, ".collected.json", ".ffmpeg"}
-# In the folder of a training run, which has all files of the first line: what MLflow has received so far.
+# A folder with all files of _RUN is a training run; _SENT in it is what MLflow has received, no result.
 _RUN, _SENT = {"made_with.json", "log.csv"}, {"run.json", "outbox"}
 
 
 def record_of(out: Path) -> Path:
-    """The file beside an output that says what it was made with."""
+    """Path of the record beside an output."""
     return out.with_name(out.name + SUFFIX)
 
 
 def describe(
     roots: Roots, inputs: Mapping[str, Path | str], params: Mapping[str, Any], resources: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """JSON of all that an output depends on, and of what moves it by rounding.
+    """Return the record of an output, ready for JSON.
 
     Args:
-        roots: its code.
-        inputs: files and folders, which count by content, or what stands for one, as text.
-        params: sections without resources.
-        resources: how the stage is run.
+        roots: Its code.
+        inputs: Files and folders, which are hashed; or text that identifies an input.
+        params: Sections without resources.
+        resources: How the stage runs.
     """
     contents = {
         name: content_sha256(value) if isinstance(value, Path) else value for name, value in inputs.items()
@@ -61,12 +67,12 @@ def describe(
 
 
 def rounding(resources: Mapping[str, Any]) -> dict[str, Any]:
-    """What moves a result by rounding: packages, the kind of processor, and how the work was run."""
+    """What moves a result by rounding only: packages, kind of processor, threads and workers."""
     return {"packages": package_versions(), "processor": processor_kind(), "resources": dict(resources)}
 
 
 def read_record(record: Path) -> dict[str, Any] | None:
-    """What is recorded of an output; None where nothing is."""
+    """Read a record; None if there is none, or it cannot be read."""
     try:
         return dict(json.loads(record.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -74,17 +80,17 @@ def read_record(record: Path) -> dict[str, Any] | None:
 
 
 def write_record(record: Path, made_with: Mapping[str, Any], outputs: Mapping[str, Path]) -> None:
-    """Record what outputs were made with."""
-    write_json(record, {**made_with, "outputs": sums_of(outputs)})
+    """Write a record, with the hashes of the outputs."""
+    write_json(record, {**made_with, "outputs": checksums_of(outputs)})
 
 
-def sums_of(outputs: Mapping[str, Path]) -> dict[str, str | None]:
-    """`content_sha256` of files and folders by name; None for one that is not there."""
+def checksums_of(outputs: Mapping[str, Path]) -> dict[str, str | None]:
+    """`content_sha256` of files and folders by name; None for one that does not exist."""
     return {name: content_sha256(path) if path.exists() else None for name, path in outputs.items()}
 
 
 def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Dotted keys whose values differ, as `key: theirs -> ours`; what is recorded beside is left out."""
+    """Dotted keys whose values differ, as `key: theirs -> ours`, without those under `beside`."""
     a, b = (flatten({key: value for key, value in each.items() if key != BESIDE}) for each in (ours, theirs))
     return [
         f"{key}: {_short(b.get(key))} -> {_short(a.get(key))}"
@@ -96,19 +102,18 @@ def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[s
 def content_sha256(path: Path) -> str:
     """Hash of a file, or of the names and contents of all files in a folder."""
     if not path.is_dir():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    sums = [[name, _sum_in_folder(path / name)] for name in _files(path)]
-    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
+        return sha256_of(path)
+    hashes = [[name, _file_sha256(path / name)] for name in _files(path)]
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
 def named_folders(**names: str | None) -> dict[str, Path]:
-    """Those of the values of params.yaml that name a folder or a file, by their keys."""
+    """Values of params.yaml that are paths of existing folders or files, by their keys."""
     return {key: Path(name) for key, name in names.items() if name is not None and Path(name).exists()}
 
 
 def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Installed versions by package; `none` where it is not there."""
+    """Installed versions by package; `none` for one that is not installed."""
     found = {}
     for name in names:
         try:
@@ -118,9 +123,9 @@ def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def _sum_in_folder(path: Path) -> str:
-    """Hash of a file; of what is none that can be read, which must not end the stage, why."""
-    if not path.is_file():  # a pipe would be waited for
+def _file_sha256(path: Path) -> str:
+    """Hash of a file. One that cannot be read must not end the stage: its hash is the reason."""
+    if not path.is_file():  # opening a named pipe would block
         return "no file"
     try:
         return content_sha256(path)
@@ -129,7 +134,7 @@ def _sum_in_folder(path: Path) -> str:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Names of all files below a folder that count, sorted; links that lead in circles are followed once."""
+    """Sorted names of the files below a folder that count; circular links are followed once."""
     names, seen = [], set[str]()
     for place, folders, files in os.walk(folder, followlinks=True):
         left_out = _NOTES | (_SENT if {*files} >= _RUN else set())
