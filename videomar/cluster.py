@@ -1,4 +1,4 @@
-"""The Ray cluster that encode and train run on: ours for the time of a stage, or the user's by address."""
+"""The Ray cluster that encode and train run on: the user's, by address, or one for the time of a stage."""
 
 import contextlib
 import logging
@@ -24,21 +24,21 @@ _OBJECT_STORE_BYTES = 256 * 2**20
 
 @contextlib.contextmanager
 def ray_cluster(num_cpus: int) -> Iterator[None]:
-    """Connect to the cluster at RAY_ADDRESS or to the head of `make up`, else start one of `num_cpus` here.
+    """Connect to the cluster at RAY_ADDRESS or to that of `make up`, else start one with `num_cpus` here.
 
-    Only what was started here is stopped, at the end.
+    At the end only a cluster that was started here is stopped.
 
     Raises:
         DataError: no cluster answers at RAY_ADDRESS.
     """
     apply_settings()
-    # What goes wrong reaches us as an exception; Ray's native code would warn of things that are right.
+    # Errors arrive as exceptions; without this Ray's native code prints warnings about normal events.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = os.environ.get("RAY_ADDRESS") or _head_of_services()
     if not os.environ.get("RAY_ADDRESS") and (address or "127.").startswith("127."):
         for name, value in RAY_ON_LOOPBACK.items():
             os.environ.setdefault(name, value)
-    import ray  # takes a second, and a bare GPU machine has none
+    import ray  # takes a second, and is missing on a bare GPU machine
 
     where: dict[str, Any] = {"address": address}
     if not address:
@@ -47,15 +47,15 @@ def ray_cluster(num_cpus: int) -> Iterator[None]:
         where |= {"object_store_memory": _OBJECT_STORE_BYTES, "_temp_dir": str(socket_folder() / "ray")}
     quoted = shlex.quote(sys.executable)
     if quoted != sys.executable and not os.environ.get("RAY_ADDRESS"):
-        # Ray on this machine gives the path to a shell as it is, in which a space ends it.
+        # Ray passes this path to a shell without quotes, where a space would end it.
         where["runtime_env"] = {"py_executable": quoted}
     try:
         with _silent_stderr():
             ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, ray.exceptions.AuthenticationError, SystemExit) as error:
-        # Ray exits when nobody answers for a minute.
+        # Ray raises SystemExit if no cluster answers for a minute.
         rule = "the address of a running cluster; start it, or unset RAY_ADDRESS to run on this machine"
-        rule += "; if it asks for a token, set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to that"
+        rule += "; if it asks for a token, set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
         raise DataError(f"RAY_ADDRESS: got {address}, expected {rule}") from error
     try:
         yield
@@ -64,7 +64,7 @@ def ray_cluster(num_cpus: int) -> Iterator[None]:
 
 
 def _head_of_services() -> str | None:
-    """Address of the head that `make up` keeps, while it is up; its token goes into the environment."""
+    """Return the address of the cluster of `make up` if it is up, and set its token in the environment."""
     address = read_services().get("ray_address")
     if not address or not listens(address):
         return None
@@ -75,7 +75,7 @@ def _head_of_services() -> str | None:
 
 
 def compute_device(wanted: str) -> str:
-    """`cuda` or `cpu`: what is wanted, or, for `auto`, what the connected cluster has."""
+    """Return `cuda` or `cpu`: the given device or, for `auto`, what the connected cluster has."""
     import ray
 
     if wanted != "auto":
@@ -84,17 +84,17 @@ def compute_device(wanted: str) -> str:
 
 
 def refuse_missing_gpus(wanted: str, num_workers: int) -> None:
-    """Refuse to wait for GPUs that will never come, on a cluster that is only this machine.
+    """Refuse a run that would wait forever for GPUs which this machine does not have.
 
     Raises:
-        DataError: a GPU is wanted for each worker, and there are fewer.
+        DataError: the device is a GPU for each worker, and fewer exist.
     """
     import ray
 
-    there = int(ray.cluster_resources().get("GPU", 0))
-    if compute_device(wanted) == "cuda" and there < num_workers and not os.environ.get("RAY_ADDRESS"):
+    found = int(ray.cluster_resources().get("GPU", 0))
+    if compute_device(wanted) == "cuda" and found < num_workers and not os.environ.get("RAY_ADDRESS"):
         raise DataError(
-            f"resources.train.device: got {wanted} and {there} GPUs for {num_workers} worker(s), expected one"
+            f"resources.train.device: got {wanted} and {found} GPUs for {num_workers} worker(s), expected one"
             " each; set it to cpu, lower resources.train.num_workers, or set RAY_ADDRESS to a cluster that "
             "has them"
         )
@@ -102,7 +102,7 @@ def refuse_missing_gpus(wanted: str, num_workers: int) -> None:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Nothing written to stderr is seen, by native code either: Ray's tells there what its log's level is."""
+    """Discard stderr, also of native code: Ray's prints its log level there."""
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:

@@ -129,7 +129,7 @@ def test_ray_works_for_who_has_the_token_and_for_nobody_else(checkout: Checkout)
     assert python(checkout, JOB, RAY_AUTH_TOKEN=SECRETS["RAY_AUTH_TOKEN"]) == f"42 {place}"
     refused = python(checkout, JOB, RAY_AUTH_TOKEN="0" * 32)
     assert refused.startswith(f"RAY_ADDRESS: got {place}, expected the address of a running cluster; ")
-    assert refused.endswith("if it asks for a token, set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to that")
+    assert refused.endswith("if it asks for a token, set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH")
 
 
 def test_secrets_stand_in_no_file_that_others_may_read_and_on_no_command_line(checkout: Checkout) -> None:

@@ -1,7 +1,12 @@
 """Safetensors files, written and read one tensor at a time: no process needs to hold all of them.
 
-`safetensors.torch.save_file` takes all tensors at once, which a model that lies in parts on many workers
-never is. Source of the layout: the safetensors format, https://huggingface.co/docs/safetensors.
+`safetensors.torch.save_file` takes all tensors at once, and those of a sharded model are never all in one
+place. The bytes are the same.
+
+    8 bytes: length of the header | header: JSON of dtype, shape, offsets by name | tensors, in order of the
+    header
+
+Source: the safetensors format, https://huggingface.co/docs/safetensors.
 """
 
 import json
@@ -27,7 +32,7 @@ _ALIGNMENT = 8
 
 
 class Later(NamedTuple):
-    """A tensor that is made when its turn has come to be written."""
+    """A tensor that is created only when it is written."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -35,12 +40,12 @@ class Later(NamedTuple):
 
 
 def in_order(tensors: Mapping[str, Tensor | Later]) -> list[str]:
-    """Names in the order of the file: wide elements first, so that all are aligned."""
+    """Return names in the order of the file: wide elements first, so that all are aligned."""
     return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
 
 
 def save_file(tensors: Mapping[str, Tensor | Later], path: Path) -> None:
-    """Write named tensors; those to be made are made in the order of `in_order`, and not kept."""
+    """Write named tensors; create each `Later` in the order of `in_order`, and keep none."""
     header: dict[str, object] = {}
     end = 0
     for name in in_order(tensors):
@@ -57,12 +62,12 @@ def save_file(tensors: Mapping[str, Tensor | Later], path: Path) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in in_order(tensors):
             value = tensors[name]
-            whole = value.make() if isinstance(value, Later) else value
-            file.write(whole.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            tensor = value.make() if isinstance(value, Later) else value
+            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def each_tensor(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of a file, one after the other."""
+    """Yield names and tensors of a file, one at a time."""
     with safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118  (no mapping)
             yield name, file.get_tensor(name)

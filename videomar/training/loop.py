@@ -33,7 +33,7 @@ from videomar.training.parallelize import (
     Loss,
     clip_grad_norm,
     compile_blocks,
-    in_one_piece,
+    gather_model,
     mesh_of,
     recompute_blocks,
     refuse_emulated,
@@ -143,7 +143,7 @@ def train(
                 if tracker:
                     tracker.log(done, metrics | measured)
         if params.preview_every and done % params.preview_every == 0:
-            whole = in_one_piece(ema, shape, worker)
+            whole = gather_model(ema, shape, worker)
             if tracker:
                 tracker.log_preview(done, whole)
         if reason:

@@ -23,7 +23,7 @@ from videomar.provenance.made_with import differing_keys
 from videomar.seeding import step_generator
 from videomar.training.curriculum import StageEnd
 from videomar.training.optim import make_optimizer
-from videomar.training.parallelize import in_turn, shard, share_of
+from videomar.training.parallelize import gather_in_turn, shard, shard_like
 from videomar.training.worker import Worker
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def restore(state: State, out: Path, identity: Mapping[str, Any]) -> None:
     for stem, network in {"model": state.model, "ema": state.ema}.items():
         like = network.state_dict()
         tensors = each_tensor(path / f"{stem}.safetensors")
-        network.load_state_dict({name: share_of(value, like[name]) for name, value in tensors})
+        network.load_state_dict({name: shard_like(value, like[name]) for name, value in tensors})
     load_optimizer(state.optimizer, each_tensor(path / "optimizer.safetensors"))
     state.progress = Progress.of_json(manifest["progress"])
     state.rows = [row for row in read_log(out) if row["step"] <= state.progress.step]
@@ -153,7 +153,7 @@ def save_checkpoint(
     progress = state.progress
     tensors = {"model": state.model.state_dict(), "ema": state.ema.state_dict()}
     tensors["optimizer"] = optimizer_tensors(state.optimizer)
-    written, gathered = in_turn(tensors)
+    written, gathered = gather_in_turn(tensors)
     try:
         if worker.rank == 0:
             checkpoint.save(out, progress.step, shape, written, identity, asdict(progress))
@@ -165,18 +165,18 @@ def save_checkpoint(
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """State of AdamW as named tensors: `NUMBER.NAME` for each parameter's number in the optimizer."""
+    """Return the state of AdamW as tensors named `NUMBER.NAME`, by the number of the parameter."""
     state = optimizer.state_dict()["state"]
     return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Put back what `optimizer_tensors` gave, whole; of a model in parts, this worker's share."""
+    """Load whole tensors named as by `optimizer_tensors`; of a sharded model, keep this worker's shards."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors:
         number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = share_of(value, weights[int(number)])
+        state.setdefault(int(number), {})[key] = shard_like(value, weights[int(number)])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
