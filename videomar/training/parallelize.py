@@ -11,10 +11,10 @@ Checkpoints are the same files with or without shards, so a run may continue wit
 To save, the workers gather one tensor at a time, and the first one writes it. To load, each worker reads one
 tensor at a time, and keeps its shard. Why not `torch.distributed.checkpoint.state_dict`:
 
-- It gathers all of a file first: measured with 39 million parameters, the first worker needs 338 MB (8.7 bytes
-  per parameter, for the optimizer) where this needs 34 MB. The files are equal byte for byte.
+- It gathers all of a file first: measured with 39 million parameters, the first worker needs 338 MB (8.7
+  bytes per parameter, for the optimizer) where this needs 34 MB. The files are equal byte for byte.
 - `get_optimizer_state_dict` and `set_optimizer_state_dict` make a step of AdamW if its state is empty, as it
-  is after a reset whose first update was skipped. A resumed run then counts from step 1, and ends in other bits.
+  is after a reset whose first update was skipped. A resumed run then counts from step 1, with other bits.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
