@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.drawn_clips import moving_disc, noisy
 from tests.support.pipeline_outputs import evaluate, write_generated
-from videomar.evaluation.aggregate import drift_metrics, frame_table, summarise
+from videomar.evaluation.aggregate import drift_metrics, frame_table, mean_band, summarise
 from videomar.evaluation.generated import Clip, ClipKinds
 from videomar.evaluation.score_clips import CLIP_METRICS, ClipScorer, choose, score_frame
 from videomar.evaluation.suite import time_shares
@@ -86,6 +86,32 @@ def test_drift_curve_has_a_band_and_a_slope(clips: list[ClipKinds]) -> None:
     assert "image_longer" not in set(frames["kind"])
     assert drift_metrics(frames)["sim_psnr_drift_db"] < -0.5
     assert frame_table(clips[:1], seed=0)["model_low"].isna().all()
+
+
+def test_band_holds_the_mean_and_depends_on_the_seed_alone() -> None:
+    rng = np.random.default_rng(0)
+    scores = np.stack([30 - 0.5 * np.arange(9) + rng.normal(0, 1) + rng.normal(0, 0.1, 9) for _ in range(40)])
+    low, high = mean_band(scores, seed=0)
+    assert (low < scores.mean(axis=0)).all()
+    assert (scores.mean(axis=0) < high).all()
+    assert np.array_equal(mean_band(scores, seed=0), (low, high))
+    assert not np.array_equal(mean_band(scores, seed=1), (low, high))
+
+
+def test_band_has_the_width_of_the_standard_error() -> None:
+    scores = np.random.default_rng(0).normal(0, 2, (200, 3))
+    low, high = mean_band(scores, seed=0)
+    expected = 1.96 * np.std(scores, axis=0) / np.sqrt(200)
+    assert (high - low) / 2 == pytest.approx(expected, rel=0.1)
+
+
+def test_band_of_one_clip_is_none_and_that_of_shorter_clips_is_over_those_that_have_the_frame() -> None:
+    assert np.isnan(mean_band(np.ones((1, 4)), seed=0)).all()
+    scores = np.random.default_rng(0).normal(0, 2, (20, 6))
+    shorter = np.where((np.arange(20)[:, None] >= 10) & (np.arange(6) >= 4), np.nan, scores)
+    low, high = mean_band(shorter, seed=0)
+    first, last = mean_band(scores[:, :4], seed=0), mean_band(scores[:10, 4:], seed=0)
+    assert np.allclose([low, high], np.concatenate([first, last], axis=1))
 
 
 def test_chosen_clips_are_spread_over_each_group(clips: list[ClipKinds]) -> None:

@@ -4,16 +4,14 @@ Axes: F frames.
 """
 
 import re
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from videomar.evaluation.generated import GROUPS, ClipKinds, is_stretched, psnr_by_frame, repeat_last
-from videomar.evaluation.metrics.fidelity import drift_curve
 from videomar.evaluation.score_clips import CLIP_METRICS, frames_psnr, start_of, with_repeat
 
 FRAME_COLUMNS = (
@@ -44,6 +42,7 @@ _OTHERS = {
     "larger_": ("image_larger", ("holds_together", "sharpness_kept", "motion_amount", "flicker")),
 }
 """By prefix of a key: a kind other than the model's own clips of trained size, and its metrics that count."""
+_RESAMPLES = 1999
 _SEEDED = re.compile(r"_seed\d+$")
 
 
@@ -66,12 +65,39 @@ def frame_table(clips: Sequence[ClipKinds], seed: int) -> pd.DataFrame:
 
     If clips differ in length, a mean is over those that have the frame.
     """
-    curves = [(kinds["truth"].group, _curves(with_repeat(kinds))) for kinds in clips]
-    rows: list[list[object]] = []
-    for group, kind in sorted({(group, kind) for group, by_kind in curves for kind in by_kind}):
-        own = [by_kind[kind] for of_group, by_kind in curves if of_group == group and kind in by_kind]
-        rows += _rows_of_kind(group, kind, own, seed)
-    return pd.DataFrame(rows, columns=list(FRAME_COLUMNS)).round(4)
+    scores = pd.DataFrame(
+        [row for kinds in clips for row in _frame_scores(with_repeat(kinds))],
+        columns=["clip_id", *FRAME_COLUMNS[:6]],
+    )
+    tables = []
+    for _, own in scores.groupby(["group", "kind"]):
+        means = own.groupby(["group", "kind", "frame"], as_index=False).mean(numeric_only=True)
+        # Clips that exist at a frame are resampled together: one row a clip, NaN before and behind it.
+        table = own.pivot(index="clip_id", columns="frame", values="model_db").to_numpy()
+        low, high = mean_band(table, seed)
+        tables.append(means.assign(model_low=low, model_high=high))
+    return pd.concat(tables).round(4) if tables else pd.DataFrame(columns=list(FRAME_COLUMNS))
+
+
+def mean_band(scores: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends of the 95 % percentile bootstrap band of the mean over clips: scores (N, F) -> (F,), (F,).
+
+    Whole clips are drawn, so that the frames of one clip stay together: the band is around the mean at each
+    frame, and neighbouring frames move up and down together. A frame of one clip has no band: NaN.
+    """
+    low, high = np.full((2, scores.shape[1]), np.nan)
+    present = ~np.isnan(scores)
+    # Frames that exist in the same clips share their draws.
+    for pattern in np.unique(present, axis=1).T:
+        n, frames = int(pattern.sum()), (present == pattern[:, None]).all(axis=0)
+        if n < 2:
+            continue
+        draws = np.random.default_rng(seed).integers(0, n, (_RESAMPLES, n))
+        # How often each clip was drawn, as weights: means of all resamples in one product.
+        cells = (draws + n * np.arange(_RESAMPLES)[:, None]).ravel()
+        weights = np.bincount(cells, minlength=draws.size).reshape(draws.shape) / n
+        low[frames], high[frames] = np.quantile(weights @ scores[pattern][:, frames], [0.025, 0.975], axis=0)
+    return low, high
 
 
 def drift_metrics(frames: pd.DataFrame) -> dict[str, float]:
@@ -86,53 +112,16 @@ def drift_metrics(frames: pd.DataFrame) -> dict[str, float]:
     return metrics
 
 
-class _Curves(NamedTuple):
-    """PSNR by frame, (F,), of one clip."""
-
-    start: int
-    model: NDArray[np.float64]
-    repeat: NDArray[np.float64]
-    tokenizer: NDArray[np.float64]
-
-
-def _curves(kinds: ClipKinds) -> dict[str, _Curves]:
-    """Curves of a clip by kind; first seed only."""
+def _frame_scores(kinds: ClipKinds) -> Iterator[tuple[Any, ...]]:
+    """clip_id and the first six FRAME_COLUMNS of a clip by kind and generated frame; first seed only."""
     truth, tokenizer = kinds["truth"].frames, frames_psnr(kinds, "tokenizer")
-    curves = {}
     for kind, clip in kinds.items():
         if kind == "truth" or is_stretched(kind) or _SEEDED.search(kind):
             continue
-        start = start_of(kinds, clip)
+        start, model = start_of(kinds, clip), frames_psnr(kinds, kind)
         repeat = psnr_by_frame(repeat_last(truth, start), truth)
-        curves[kind] = _Curves(start, frames_psnr(kinds, kind), repeat, tokenizer)
-    return curves
-
-
-def _rows_of_kind(group: str, kind: str, curves: list[_Curves], seed: int) -> list[list[object]]:
-    """Rows of FRAME_COLUMNS. Clips may differ in length and context, as in buckets of several shapes.
-
-    `ends` are all frames where a clip begins or ends: between two of them the set of clips is the same, so
-    that one bootstrap gives the band of that stretch.
-    """
-    ends = sorted({curve.start for curve in curves} | {len(curve.model) for curve in curves})
-    rows: list[list[object]] = []
-    for low, high in pairwise(ends):
-        present = [curve for curve in curves if curve.start <= low and len(curve.model) >= high]
-        if not present:
-            continue
-        drift = drift_curve([curve.model[:high] for curve in present], low, seed)
-        columns = (
-            _means([curve.repeat[:high] for curve in present], low),
-            _means([curve.tokenizer[:high] for curve in present], low),
-        )
-        values = zip(drift.frames, drift.mean, *columns, drift.low, drift.high, strict=True)
-        rows += [[group, kind, *row] for row in values]
-    return rows
-
-
-def _means(scores: Sequence[NDArray[np.float64]], first_frame: int) -> list[float]:
-    means: list[float] = np.mean([score[first_frame:] for score in scores], axis=0).tolist()
-    return means
+        for frame in range(start, len(model)):
+            yield clip.clip_id, clip.group, kind, frame, model[frame], repeat[frame], tokenizer[frame]
 
 
 def _decibels(rows: pd.DataFrame) -> dict[str, float]:

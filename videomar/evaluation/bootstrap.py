@@ -1,4 +1,4 @@
-"""Scores of two models side by side, and the interval of how much better one of them is.
+"""Paired scores of two models, and the bootstrap interval of their difference.
 
 Axes: n clips, s seeds.
 """
@@ -31,10 +31,10 @@ class Figure:
     unit: str = "dB"
     """Empty for metrics without one."""
     limit: float = 0.0
-    """What the interval's lower end must be above."""
+    """The interval's lower end must be above this."""
 
     def __str__(self) -> str:
-        """The figure in words; of metrics without a unit with a digit more."""
+        """The figure in words; metrics without a unit get one more digit."""
         value, low, high = (f"{x:+.{2 if self.unit else 3}f}" for x in (self.value, self.low, self.high))
         unit = f" {self.unit}" if self.unit else ""
         return f"{self.name} {value}{unit} (interval {low} to {high}, {self.n} clips)"
@@ -43,8 +43,8 @@ class Figure:
 def interval(name: str, values: NDArray[np.float64], params: GateParams) -> Figure:
     """Mean over clips and seeds (n, s) and its percentile bootstrap interval; one clip has no spread.
 
-    Clips are drawn with all their seeds and seeds with all their clips, each with replacement, as both would
-    be others another time. With one seed it is the bootstrap over clips. The percentile interval of -x is the
+    Clips are drawn with all their seeds and seeds with all their clips, each with replacement, because both
+    are samples. With one seed this is the bootstrap over clips. The percentile interval of -x is the
     mirror image of that of x, so swapping the two sides of a comparison swaps its outcome exactly.
 
     Source: Owen 2007, "The pigeonhole bootstrap", for two crossed factors.
@@ -56,7 +56,7 @@ def interval(name: str, values: NDArray[np.float64], params: GateParams) -> Figu
     if n == 1:
         return Figure(name, mean, mean, mean, 1)
     rng = np.random.default_rng(params.seed)
-    # How often each was drawn: means of all resamples in two products.
+    # How often each was drawn, as weights: the means of all resamples take two products.
     of_clips = rng.multinomial(n, np.full(n, 1 / n), _RESAMPLES) / n
     of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), _RESAMPLES) / seeds
     means = ((of_clips @ values) * of_seeds).sum(axis=1)
@@ -65,8 +65,8 @@ def interval(name: str, values: NDArray[np.float64], params: GateParams) -> Figu
     return Figure(name, mean, float(low), float(high), n)
 
 
-def table_of(rows: pd.DataFrame, group: str, kind: str, column: str) -> pd.DataFrame:
-    """A column of one group and kind: a row for each clip_id, sorted, and a column for each seed, from 0."""
+def by_clip_and_seed(rows: pd.DataFrame, group: str, kind: str, column: str) -> pd.DataFrame:
+    """A column of one group and kind as a table: rows by clip_id, sorted, and columns by seed, from 0."""
     if column not in rows:
         return pd.DataFrame(columns=pd.Index([0]), dtype=np.float64)
     number = rows["kind"].map(lambda name: _seed_of(name, kind))
@@ -75,7 +75,7 @@ def table_of(rows: pd.DataFrame, group: str, kind: str, column: str) -> pd.DataF
 
 
 def _seed_of(name: str, kind: str) -> int | None:
-    """Number of the seed of a kind's clip; None if it is of another kind."""
+    """Number of the seed in the name of a kind; None if it is another kind."""
     if name == kind:
         return 0
     found = re.fullmatch(rf"{re.escape(kind)}_seed(\d+)", name)
@@ -85,22 +85,22 @@ def _seed_of(name: str, kind: str) -> int | None:
 def paired(
     candidate: pd.DataFrame, champion: pd.DataFrame, where: tuple[str, str], column: str
 ) -> NDArray[np.float64]:
-    """How much better the candidate is, (n, s), on clips and seeds that both were judged on, of one truth."""
+    """How much better the candidate is, (n, s), on the clips of the same truth and the seeds that both have."""
     sides = (candidate, champion)
     repeats = [
-        table_of(rows, *where, "repeat_psnr_db")[[0]]
+        by_clip_and_seed(rows, *where, "repeat_psnr_db")[[0]]
         for rows in sides
-        if len(table_of(rows, *where, "gain_db"))
+        if len(by_clip_and_seed(rows, *where, "gain_db"))
     ]
     if len(repeats) < 2:
         return np.empty((0, 1))
     truths = repeats[0].join(repeats[1], how="inner", lsuffix="l", rsuffix="r")
     same = truths.index[(truths.iloc[:, 0] - truths.iloc[:, 1]).abs() <= SAME_TRUTH_DB]
-    own, other = (_goodness(table_of(rows, *where, column), column) for rows in sides)
+    own, other = (_goodness(by_clip_and_seed(rows, *where, column), column) for rows in sides)
     seeds = own.columns.intersection(other.columns)
     clips = same.intersection(own.index).intersection(other.index)
     beyond = own.loc[clips, seeds] - other.loc[clips, seeds]
-    # Metrics are asked of the first seed only, and not of all clips.
+    # Metrics are computed for the first seed only, and not for all clips.
     beyond = beyond.dropna(axis="columns", how="all").dropna()
     return beyond.to_numpy() if beyond.size else np.empty((0, 1))
 

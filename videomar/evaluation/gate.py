@@ -1,9 +1,9 @@
-"""The gate: whether a candidate becomes champion, from numbers alone.
+"""The gate: decides from numbers alone whether a candidate becomes champion.
 
-Clips are what is drawn at random, and so is the noise that each is made from: intervals come from a
-bootstrap that draws clips and, by themselves, seeds. A challenger meets the champion clip by clip and seed by
-seed, which removes the spread between easy and hard clips from the comparison; one that is better by the luck
-of one seed is not better in the draws that miss it.
+Both the clips and the noise that they are generated from are random. So intervals come from a bootstrap that
+resamples clips and, independently, seeds. A challenger is compared with the champion clip by clip and seed by
+seed, which removes the spread between easy and hard clips. A challenger that is better only by one lucky seed
+is not better in the resamples without that seed.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from videomar.config import GateParams
-from videomar.evaluation.bootstrap import Figure, interval, paired, table_of
+from videomar.evaluation.bootstrap import Figure, by_clip_and_seed, interval, paired
 from videomar.evaluation.fingerprint import INFORMATIVE, Fingerprint, differences, incomparable_keys
 
 _BASELINES = {"continuation_untrained": "the untrained model", "continuation_linear": "a straight line"}
@@ -22,32 +22,32 @@ _BASELINES = {"continuation_untrained": "the untrained model", "continuation_lin
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the gate knows of a model."""
+    """The scores of a model and their origin."""
 
     rows: pd.DataFrame
     """evaluation.parquet: clip_id, group, kind, psnr_db, repeat_psnr_db, gain_db, and metrics by key."""
     fingerprint: Fingerprint | None = None
-    """What its scores depend on; None of models that were judged before it was recorded."""
+    """What its scores depend on; None for models that were judged before it was recorded."""
     unreadable: str = ""
-    """Why the fingerprint, though recorded, is None: such scores are compared with no others."""
+    """Why a recorded fingerprint could not be read; such scores are compared with no others."""
     folder: str = ""
-    """Of the artifacts of its run, where rows and fingerprint are from."""
+    """Folder of artifacts of its run that rows and fingerprint are from."""
     again: str = ""
     """When and by which code it was judged again; empty for the scores of its registration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the gate decided and why."""
+    """The gate's decision and its reasons."""
 
     promote: bool
     reasons: tuple[str, ...]
-    """Sentences with numbers; of a refusal, what stands against the candidate, and what was not recorded."""
+    """Sentences with numbers; for a refusal, those against the candidate. Notes follow."""
     figures: tuple[Figure, ...]
     candidate_evidence: str
-    """Folder of its run's artifacts whose scores were judged."""
+    """Folder of artifacts of the candidate's run that its scores are from."""
     champion_evidence: str | None
-    """The same of the champion; None where there was none."""
+    """The same for the champion; None if there was none."""
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as plain values, ready for JSON."""
@@ -56,7 +56,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """One condition: holds or not, and the sentence that says so."""
+    """One condition: whether it holds, and a sentence about it."""
 
     holds: bool
     sentence: str
@@ -66,31 +66,31 @@ class _Check:
 def decide_promotion(
     candidate: Evidence, champion: Evidence | None, params: GateParams, not_again: str = ""
 ) -> Decision:
-    """Judge a candidate against the baselines and, where there is one, against the champion.
+    """Judge a candidate against the baselines and, if there is one, against the champion.
 
-    The primary figure is the gain of the continuation over repeating the last frame, on simulated clips where
+    The primary figure is the gain of the continuation over repeating the last frame, on simulated clips if
     there are any, else on real ones. It must be above 0 and above that of the untrained model and of latents
-    that go on in a straight line; against a champion the paired difference must be above 0, and the secondary
+    continued in a straight line. Against a champion the paired difference must be above 0, and the secondary
     figures (gain from one picture, the other group's continuation, and metrics of `gate.margins`) must not be
-    worse by more than their margins. "Above" means the interval's lower end.
+    worse by more than their margins. "Above" refers to the lower end of the interval.
 
-    Two models are compared only if their scores' fingerprints allow it. A champion from before there were
-    fingerprints is compared on the clips whose truth is the same, and the reasons say so.
+    Two models are compared only if their scores' fingerprints allow it. A champion from before fingerprints
+    were recorded is compared on the clips with the same truth, and the reasons mention it.
 
     Args:
-        candidate: The one that wants to become champion.
-        champion: The present one; None if there is none yet.
+        candidate: The model to promote or refuse.
+        champion: The current champion; None if there is none yet.
         params: Section `gate`.
-        not_again: A sentence that says why scores that may be compared are not to be had; for a refusal.
+        not_again: A sentence for a refusal: why no comparable scores could be made.
     """
     group, other = _groups(candidate.rows)
     checks = _check_baselines(candidate, group, params)
     notes: list[str] = []
     if champion is not None:
-        against = comparison_obstacles(candidate, champion)
-        if against:
-            told = f"Not comparable with the champion: {'; '.join(against)}."
-            checks.append(_Check(False, f"{told} {not_again}".strip()))
+        obstacles = comparison_obstacles(candidate, champion)
+        if obstacles:
+            sentence = f"Not comparable with the champion: {'; '.join(obstacles)}."
+            checks.append(_Check(False, f"{sentence} {not_again}".strip()))
         else:
             checks += _check_champion(candidate.rows, champion.rows, (group, other), params)
             notes = _notes(candidate, champion)
@@ -102,7 +102,7 @@ def decide_promotion(
 
 
 def comparison_obstacles(candidate: Evidence, champion: Evidence) -> list[str]:
-    """Why the two may not be compared, key by key; nothing if they may."""
+    """Why the two may not be compared, key by key; empty if they may."""
     unreadable = [evidence.unreadable for evidence in (candidate, champion) if evidence.unreadable]
     if unreadable or candidate.fingerprint is None or champion.fingerprint is None:
         return unreadable
@@ -110,7 +110,7 @@ def comparison_obstacles(candidate: Evidence, champion: Evidence) -> list[str]:
 
 
 def _notes(candidate: Evidence, champion: Evidence) -> list[str]:
-    """What the reader of a comparison should know of the evidence."""
+    """Sentences on the evidence for the reader of a comparison."""
     both = {"candidate": candidate, "champion": champion}
     notes = [
         f"The {name} was judged again ({evidence.again})."
@@ -119,28 +119,28 @@ def _notes(candidate: Evidence, champion: Evidence) -> list[str]:
     ]
     bare = [name for name, evidence in both.items() if evidence.fingerprint is None]
     if bare:
-        told = f"Fingerprint of the {' and the '.join(bare)} not recorded"
-        return [*notes, f"{told}: compared on clips of the same truth."]
+        missing = f"Fingerprint of the {' and the '.join(bare)} not recorded"
+        return [*notes, f"{missing}: compared on clips of the same truth."]
     assert candidate.fingerprint is not None
     assert champion.fingerprint is not None
     return [*notes, *_rounding(candidate.fingerprint, champion.fingerprint)]
 
 
 def _rounding(candidate: Fingerprint, champion: Fingerprint) -> list[str]:
-    """A sentence on what moves scores by rounding alone, where it differs."""
+    """A sentence on differences that change scores only by rounding, if there are any."""
     unlike = differences(candidate, champion)
     names = {"processor": "kind of processor", "threads": "number of threads"}
-    told = [f"{names[key]} ({unlike[key][0]}, not {unlike[key][1]})" for key in INFORMATIVE if key in unlike]
-    return [f"Judged on another {' and '.join(told)}: differences of rounding size."] if told else []
+    parts = [f"{names[key]} ({unlike[key][0]}, not {unlike[key][1]})" for key in INFORMATIVE if key in unlike]
+    return [f"Judged on another {' and '.join(parts)}: differences of rounding size."] if parts else []
 
 
 def _check_baselines(candidate: Evidence, group: str, params: GateParams) -> list[_Check]:
     rows = candidate.rows
-    gain = table_of(rows, group, "continuation", "gain_db")
+    gain = by_clip_and_seed(rows, group, "continuation", "gain_db")
     own = f"{group} continuation over"
     checks = [_check_above(f"{own} repeat-last", gain.dropna().to_numpy(), params)]
     for kind, name in _BASELINES.items():
-        baseline = table_of(rows, group, kind, "gain_db")
+        baseline = by_clip_and_seed(rows, group, kind, "gain_db")
         if baseline.empty and kind == "continuation_linear" and candidate.fingerprint is None:
             checks.append(_Check(True, f"Not recorded: {own} {name}, a baseline of later evaluations."))
             continue
@@ -193,14 +193,14 @@ def _check_above(name: str, values: NDArray[np.float64], params: GateParams) -> 
 def _check_not_worse(
     name: str, values: NDArray[np.float64], margin: float, params: GateParams, unit: str = "dB"
 ) -> _Check:
-    """Non-inferiority on a secondary figure; where too few clips are common it has no say."""
+    """Non-inferiority on a secondary figure, which does not count if too few clips are common."""
     figure = replace(interval(name, values, params), unit=unit, limit=-margin)
     if figure.n < params.min_clips:
         return _Check(True, f"Not compared: {name} ({figure.n} common clips).")
-    told, limit = f"{figure}{_seeds(values)}", f"{margin:.2f} {unit}".strip()
+    result, limit = f"{figure}{_seeds(values)}", f"{margin:.2f} {unit}".strip()
     if figure.low > figure.limit:
-        return _Check(True, f"Not worse: {told}; margin {limit}.", figure)
-    return _Check(False, f"May be worse: {told}; the lower end must be above -{limit}.", figure)
+        return _Check(True, f"Not worse: {result}; margin {limit}.", figure)
+    return _Check(False, f"May be worse: {result}; the lower end must be above -{limit}.", figure)
 
 
 def _seeds(values: NDArray[np.float64]) -> str:
@@ -210,5 +210,5 @@ def _seeds(values: NDArray[np.float64]) -> str:
 
 def _groups(rows: pd.DataFrame) -> tuple[str, str]:
     """The group whose continuation decides, and the other one."""
-    simulated = len(table_of(rows, "simulated", "continuation", "gain_db")) > 0
+    simulated = len(by_clip_and_seed(rows, "simulated", "continuation", "gain_db")) > 0
     return ("simulated", "real") if simulated else ("real", "simulated")

@@ -64,6 +64,13 @@ def repeat_last(truth: NDArray[np.uint8], context_frames: int) -> NDArray[np.uin
     return frames
 
 
+def check_frames(where: str, clip: NDArray[np.uint8], least: int = 1) -> None:
+    """Refuse what is not a clip (F, H, W, 3) uint8 of at least so many frames."""
+    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or len(clip) < least:
+        got = f"{clip.dtype} {clip.shape}"
+        raise DataError(f"{where}: got {got}, expected uint8 (F, H, W, 3) of {least} frames or more")
+
+
 def is_stretched(kind: str) -> bool:
     """Whether clips of a kind are longer or larger than their truth, so that the two cannot be compared."""
     return kind.endswith(_STRETCHED)

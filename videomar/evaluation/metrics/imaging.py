@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from videomar.errors import DataError
+from videomar.evaluation.generated import check_frames
 from videomar.evaluation.metrics.backbone import Backbone
 
 _LOCAL = 2
@@ -99,6 +100,5 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def _greys(clip: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or not len(clip):
-        raise DataError(f"imaging: got {clip.dtype} {clip.shape}, expected uint8 (F, H, W, 3) with frames")
+    check_frames("imaging", clip)
     return [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]

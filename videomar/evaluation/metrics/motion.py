@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from videomar.errors import DataError
+from videomar.evaluation.generated import check_frames
 
 _SMALL_PX = 128
 _FASTEST_SHARE = 0.05
@@ -63,7 +63,8 @@ def motion_smoothness(clip: NDArray[np.uint8]) -> float:
     real one: (255 - mean absolute difference) / 255. Differs: the two neighbours are moved half-way along DIS
     flow and averaged, in place of the AMT network.
     """
-    greys = _greys(_checked(clip, 3))
+    check_frames("motion", clip, least=3)
+    greys = _greys(clip)
     differences = []
     for middle in range(1, len(clip) - 1, 2):
         before, after = greys[middle - 1], greys[middle + 1]
@@ -85,10 +86,8 @@ def flicker(clip: NDArray[np.uint8]) -> float:
     Source: VBench, temporal_flickering.py, whose score is 1 - ours / 255, on clips that its filter found
     static. Ours uses the places that stand still, so that it applies to any clip.
     """
-    blurred = [
-        np.asarray(cv2.GaussianBlur(grey, (0, 0), _STILL_BLUR), np.uint8)
-        for grey in _greys(_checked(clip, 2))
-    ]
+    check_frames("motion", clip, least=2)
+    blurred = [np.asarray(cv2.GaussianBlur(grey, (0, 0), _STILL_BLUR), np.uint8) for grey in _greys(clip)]
     limit = _STILL_PX * min(blurred[0].shape) / _VBENCH_SIDE_PX
     total, places, size = 0.0, 0, 0
     for index, (before, after) in enumerate(pairwise(blurred)):
@@ -121,14 +120,6 @@ def _explained(
     return np.hypot(flow[..., 0], flow[..., 1]), np.asarray((in_place > _SEEN) & (along < ratio * in_place))
 
 
-def _checked(clip: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
-    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or len(clip) < least:
-        raise DataError(
-            f"motion: got {clip.dtype} {clip.shape}, expected uint8 (F, H, W, 3) of {least} frames or more"
-        )
-    return clip
-
-
 def _greys(clip: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     """Luma of each frame, twice as large where the shorter side is below 128 px."""
     greys = [np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in clip]
@@ -140,7 +131,8 @@ def _greys(clip: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 
 def _speeds(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Mean explained flow of the fastest 5 % of each pair of neighbours, (F - 1,), pixels of the clip."""
-    return np.array(_speeds_of(_checked(clip, 2).tobytes(), clip.shape))
+    check_frames("motion", clip, least=2)
+    return np.array(_speeds_of(clip.tobytes(), clip.shape))
 
 
 @lru_cache(maxsize=8)  # several metrics use a clip's motion, and flow is most of their cost

@@ -26,7 +26,7 @@ from videomar.evaluation.fingerprint import Fingerprint, clips_sha256
 from videomar.evaluation.generated import Clip, read_generated, read_metadata
 from videomar.evaluation.vbench import child as vbench_child
 from videomar.evaluation.vbench.dimensions import PartScore, aggregate
-from videomar.evaluation.vbench.inputs import (
+from videomar.evaluation.vbench.package_files import (
     CAMERA_MOTIONS,
     CLIPS_PER_PICTURE,
     FULL_INFO,
