@@ -85,7 +85,7 @@ def _seed_of(name: str, kind: str) -> int | None:
 def paired(
     candidate: pd.DataFrame, champion: pd.DataFrame, where: tuple[str, str], column: str
 ) -> NDArray[np.float64]:
-    """How much better the candidate is, (n, s), on the clips of the same truth and the seeds that both have."""
+    """How much better the candidate is, (n, s), on common seeds and common clips of the same truth."""
     sides = (candidate, champion)
     repeats = [
         by_clip_and_seed(rows, *where, "repeat_psnr_db")[[0]]
