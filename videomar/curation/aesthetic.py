@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
-FILES = ("config.json", "model.safetensors", "head.safetensors")
+_FILES = ("config.json", "model.safetensors", "head.safetensors")
 # Of CLIP's training; a folder may hold others in its preprocessor_config.json.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
@@ -37,6 +37,8 @@ class AestheticScorer:
     """
 
     def __init__(self, folder: Path) -> None:
+        if missing := [name for name in _FILES if not (folder / name).is_file()]:
+            raise FileNotFoundError(f"{folder} without {', '.join(missing)}")
         torch.set_num_threads(1)  # one process per core reads videos
         loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True

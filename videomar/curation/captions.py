@@ -56,12 +56,14 @@ def read_captions(video: Path, raw: Path | None = None) -> Captions:
     try:
         if listed.is_file():
             return parse_captions(listed.read_text("utf-8-sig"))
-        if raw is not None and not plain.is_file():
-            return _from_table(raw, video.relative_to(raw).as_posix())
-        whole = plain.read_text("utf-8-sig") if plain.is_file() else ""
+        if plain.is_file():
+            return Captions(_one_line(plain.read_text("utf-8-sig")), [])
+        if raw is None or not (tables := _tables(raw)):
+            return Captions("", [])
+        rows = _read_table(tables[0], tables[0].stat().st_mtime_ns)
+        return _of_rows(rows.get(video.relative_to(raw).as_posix(), []))
     except (OSError, UnicodeDecodeError) as error:
         raise CaptionsError(str(error)) from None
-    return Captions(" ".join(whole.split()), [])
 
 
 def parse_captions(text: str) -> Captions:
@@ -75,7 +77,7 @@ def parse_captions(text: str) -> Captions:
     whole, spans = content.get("caption", ""), content.get("clips", [])
     if not isinstance(whole, str) or not isinstance(spans, list):
         raise CaptionsError("expected `caption` to be text and `clips` a list")
-    return Captions(" ".join(whole.split()), [_span(span, index, whole) for index, span in enumerate(spans)])
+    return Captions(_one_line(whole), [_span(span, index, whole) for index, span in enumerate(spans)])
 
 
 def check_table(raw: Path, videos: Sequence[str]) -> dict[str, float]:
@@ -93,7 +95,7 @@ def check_table(raw: Path, videos: Sequence[str]) -> dict[str, float]:
     Raises:
         DataError: the table cannot be understood: every video without a file beside it would be rejected.
     """
-    tables = [raw / name for name in _TABLES if (raw / name).is_file()]
+    tables = _tables(raw)
     if not tables:
         return {}
     try:
@@ -128,7 +130,7 @@ def _conflict(raw: Path, video: str, rows: list[dict[str, Any]]) -> bool:
     """Whether a video has two different captions: of the whole, of a span, or beside it and in the table."""
     captions: dict[Any, set[str]] = defaultdict(set)
     for row in rows:
-        captions[row["start_s"], row["end_s"]].add(" ".join(row["caption"].split()))
+        captions[row["start_s"], row["end_s"]].add(_one_line(row["caption"]))
     if any(len(texts) > 1 for texts in captions.values()):
         return True
     path = raw / video
@@ -140,16 +142,12 @@ def _conflict(raw: Path, video: str, rows: list[dict[str, Any]]) -> bool:
         return True
 
 
-def _from_table(raw: Path, video: str) -> Captions:
-    for name in _TABLES:
-        table = raw / name
-        if table.is_file():
-            return _of_rows(_read_table(table, table.stat().st_mtime_ns).get(video, []))
-    return Captions("", [])
+def _tables(raw: Path) -> list[Path]:
+    return [raw / name for name in _TABLES if (raw / name).is_file()]
 
 
 def _of_rows(rows: list[dict[str, Any]]) -> Captions:
-    whole = " ".join(next((row["caption"] for row in rows if row["start_s"] is None), "").split())
+    whole = _one_line(next((row["caption"] for row in rows if row["start_s"] is None), ""))
     spans = [row for row in rows if row["start_s"] is not None]
     return Captions(whole, [_span(span, index, whole) for index, span in enumerate(spans)])
 
@@ -177,6 +175,10 @@ def _read_table(table: Path, _mtime_ns: int) -> dict[str, list[dict[str, Any]]]:
     return dict(found)
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _span(span: Any, index: int, whole: str) -> Shot:
     try:
         start_s, end_s = float(span["start_s"]), float(span["end_s"])
@@ -185,7 +187,7 @@ def _span(span: Any, index: int, whole: str) -> Shot:
         raise CaptionsError(f"clips[{index}]: expected start_s, end_s and caption") from None
     if not 0 <= start_s < end_s or not math.isfinite(end_s) or not isinstance(caption, str):
         raise CaptionsError(f"clips[{index}]: expected 0 <= start_s < end_s, and caption as text")
-    return Shot(start_s, end_s, " ".join(caption.split()))
+    return Shot(start_s, end_s, _one_line(caption))
 
 
 @cache
@@ -215,7 +217,7 @@ def caption_clip(clip: NDArray[np.uint8], name: str | None) -> str:
     if name is None:
         return ""
     try:
-        return " ".join(load_captioner(name)(clip).split())
+        return _one_line(load_captioner(name)(clip))
     except Exception as error:
         _log.warning("ingest.captioner: got %r, expected text; the clip has no caption", error)
         return ""

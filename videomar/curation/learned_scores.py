@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,19 +21,13 @@ from videomar.errors import DataError
 _log = logging.getLogger(__name__)
 
 
-class Scorer(Protocol):
-    """One number for a clip: (F, H, W, 3) uint8 -> float."""
-
-    def __call__(self, clip: NDArray[np.uint8]) -> float:
-        """Return the score; the same for the same clip."""
-        ...
+Scorer = Callable[[NDArray[np.uint8]], float]
+"""The score of a clip (F, H, W, 3); the same for the same clip."""
 
 
 def _aesthetic(folder: Path) -> Scorer:
-    from videomar.curation.aesthetic import FILES, AestheticScorer
+    from videomar.curation.aesthetic import AestheticScorer
 
-    if missing := [name for name in FILES if not (folder / name).is_file()]:
-        raise FileNotFoundError(f"{folder} without {', '.join(missing)}")
     return AestheticScorer(folder)
 
 
