@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,13 +11,14 @@ import pandas as pd
 import pytest
 
 from tests.support.pipeline_outputs import EVIL, write_outputs
+from videomar.config.layout import Layout
 from videomar.errors import DataError
 from videomar.evaluation.generated import read_generated
 from videomar.report import page as report
 from videomar.report.charts import Line, line_chart, smooth
 from videomar.report.galleries import Opponent, pick_examples
 from videomar.report.kept_clips import read_kept_clips, write_kept_clips
-from videomar.report.page import Release, ReportSources, write_report
+from videomar.report.page import Release, write_report
 from videomar.report.strips import strip_address, strip_bytes
 
 FIGURE = {"name": "simulated gain", "value": 5.0, "low": 4.0, "high": 6.0, "n": 10}
@@ -44,18 +46,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
-
-
-def sources(root: Path) -> ReportSources:
-    return ReportSources(
-        ledger=root / "data/ledger.parquet",
-        generated=root / "data/generated.parquet",
-        evaluation=root / "data/evaluation.parquet",
-        details=root / "data/evaluation.json",
-        metrics=root / "metrics",
-        plots=root / "plots",
-        credits=root / "credits.txt",
-    )
 
 
 def release(decision: dict[str, Any] | None = DECISION, opponent: Opponent | None = None) -> Release:
@@ -87,7 +77,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def html(root: Path) -> str:
-    write_report(root / "reports/index.html", sources(root), release())
+    write_report(root / "reports/index.html", Layout(root), root / "credits.txt", release())
     return (root / "reports/index.html").read_text()
 
 
@@ -151,7 +141,12 @@ def test_report_holds_a_strip_once_however_often_it_is_shown(html: str) -> None:
 
 
 def test_report_shows_champion_and_challenger_side_by_side(root: Path, tmp_path: Path) -> None:
-    write_report(tmp_path / "index.html", sources(root), release(opponent=opponent(root, tmp_path)))
+    write_report(
+        tmp_path / "index.html",
+        Layout(root),
+        root / "credits.txt",
+        release(opponent=opponent(root, tmp_path)),
+    )
     html = (tmp_path / "index.html").read_text()
     page = Page(html)
     assert f"against videomar {EVIL}" in page.text
@@ -165,7 +160,7 @@ def test_report_refuses_to_compare_what_was_evaluated_otherwise(root: Path, tmp_
     details["fingerprint"]["split"] = EVIL
     (tmp_path / "details.json").write_text(json.dumps(details))
     other = replace(opponent(root, tmp_path), details=tmp_path / "details.json")
-    write_report(tmp_path / "index.html", sources(root), release(opponent=other))
+    write_report(tmp_path / "index.html", Layout(root), root / "credits.txt", release(opponent=other))
     html = (tmp_path / "index.html").read_text()
     text = Page(html).text
     assert "Not compared" in text
@@ -176,7 +171,7 @@ def test_report_refuses_to_compare_what_was_evaluated_otherwise(root: Path, tmp_
 
 def test_report_shows_a_champion_without_kept_clips_by_its_numbers(root: Path, tmp_path: Path) -> None:
     other = replace(opponent(root, tmp_path), kept_clips=tmp_path / "none", details=tmp_path / "none")
-    write_report(tmp_path / "index.html", sources(root), release(opponent=other))
+    write_report(tmp_path / "index.html", Layout(root), root / "credits.txt", release(opponent=other))
     text = Page((tmp_path / "index.html").read_text()).text
     assert "10 of 10 better" in text
     assert "challenger's best" not in text
@@ -191,24 +186,17 @@ def test_report_shows_each_clip_beside_the_truth(html: str) -> None:
 def test_report_is_written_for_every_decision(
     root: Path, tmp_path: Path, decision: dict[str, Any] | None
 ) -> None:
-    write_report(tmp_path / "index.html", sources(root), release(decision))
+    write_report(tmp_path / "index.html", Layout(root), root / "credits.txt", release(decision))
     assert (tmp_path / "index.html").stat().st_size > 1000
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
 
 
 def test_report_names_the_file_that_is_missing(root: Path, tmp_path: Path) -> None:
-    missing = ReportSources(
-        ledger=tmp_path / "ledger.parquet",
-        generated=root / "data/generated.parquet",
-        evaluation=root / "data/evaluation.parquet",
-        details=tmp_path / "none",
-        metrics=root / "metrics",
-        plots=root / "plots",
-        credits=tmp_path / "none",
-    )
+    shutil.copytree(root, tmp_path / "copy")
+    (tmp_path / "copy/data/ledger.parquet").unlink()
     with pytest.raises(DataError, match=r"ledger.parquet: no such file"):
-        write_report(tmp_path / "index.html", missing, release())
-    assert list(tmp_path.iterdir()) == []
+        write_report(tmp_path / "index.html", Layout(tmp_path / "copy"), tmp_path / "none", release())
+    assert not (tmp_path / "index.html").exists()
 
 
 def test_strip_address_keeps_every_pixel() -> None:

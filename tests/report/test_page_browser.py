@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.report.test_page import opponent, release, sources
+from tests.report.test_page import opponent, release
 from tests.support import browser as browser_tab
 from tests.support.browser import CHROMIUM, chromium
 from tests.support.pipeline_outputs import write_outputs
+from videomar.config.layout import Layout
 from videomar.report.page import write_report
 
 COMPLAINTS = (
@@ -79,7 +80,9 @@ class Tab(browser_tab.Tab):
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("page")
     write_outputs(root)
-    write_report(root / "index.html", sources(root), release(opponent=opponent(root, root)))
+    write_report(
+        root / "index.html", Layout(root), root / "credits.txt", release(opponent=opponent(root, root))
+    )
     return root / "index.html"
 
 

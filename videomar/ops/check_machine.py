@@ -36,7 +36,7 @@ def service_findings() -> list[Finding]:
         if not living:
             findings.append(Finding(f"service {name}", "has no living process, expected one", _AGAIN))
         elif name in health and not answers(health[name]):
-            what = f"gives no answer at {health[name]}, expected one"
+            what = f"does not answer at {health[name]}, expected an answer"
             findings.append(Finding(f"service {name}", what, _AGAIN))
     theirs, ours = noted.get("tracking_uri"), os.environ.get("MLFLOW_TRACKING_URI")
     if ours and ours != theirs:  # without the addresses: that of a database contains its password

@@ -42,7 +42,7 @@ def store_findings() -> list[Finding]:
     uri = tracking_uri()
     if uri.startswith("http"):
         silent = not answers(f"{uri.rstrip('/')}/health")
-        return [Finding("MLFLOW_TRACKING_URI", "gives no answer, expected MLflow's", "make up")] * silent
+        return [Finding("MLFLOW_TRACKING_URI", "does not answer, expected MLflow's", "make up")] * silent
     if not uri.startswith("sqlite:///"):
         return _database_findings(uri)
     path = Path(uri.removeprefix("sqlite:///"))
@@ -65,7 +65,7 @@ def _database_findings(uri: str) -> list[Finding]:
             return []
     except (sqlalchemy.exc.SQLAlchemyError, ImportError):
         # Without the message of the error, which may contain the password.
-        what = "names a database that gives no answer, expected MLflow's"
+        what = "names a database that does not answer, expected MLflow's"
         return [Finding("MLFLOW_TRACKING_URI", what, "unset MLFLOW_TRACKING_URI")]
 
 

@@ -18,8 +18,8 @@ from videomar.encoders.load import load_tokenizer
 from videomar.encoders.text import load_text_encoder
 from videomar.errors import DataError, VideomarError
 from videomar.ops.plan_counts import (
-    Clips,
     LatentShape,
+    PlannedClips,
     Strides,
     Videos,
     cached_shapes,
@@ -99,7 +99,7 @@ def plan(params: Params, layout: Layout) -> Plan:
     return Plan(costs, _assumptions(params, clips, videos, tokenizer is None, costs))
 
 
-def _ingest(videos: Videos, clips: Clips, params: Params, figures: Mapping[str, Any]) -> Cost:
+def _ingest(videos: Videos, clips: PlannedClips, params: Params, figures: Mapping[str, Any]) -> Cost:
     rate = figures.get("decode", (None,))[0]
     hours = videos.frames / rate / params.ingest.num_workers / HOUR_S if rate else None
     return Cost("ingest", len(clips.shapes), None, None, None, hours)
@@ -126,7 +126,7 @@ def _sample(params: Params, shapes: Sequence[tuple[int, LatentShape]], figures: 
 
 def _subject(
     params: Params,
-    clips: Clips,
+    clips: PlannedClips,
     shapes: Sequence[tuple[int, LatentShape]],
     tokenizer: Path | None,
     videos: Videos,
@@ -150,7 +150,7 @@ def _strides(params: Params, layout: Layout) -> tuple[Strides, Path | None]:
 
 
 def _assumptions(
-    params: Params, clips: Clips, videos: Videos, no_tokenizer: bool, costs: Sequence[Cost]
+    params: Params, clips: PlannedClips, videos: Videos, no_tokenizer: bool, costs: Sequence[Cost]
 ) -> list[str]:
     runs = len(variants_of(params))
     lines = [

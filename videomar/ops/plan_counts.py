@@ -43,8 +43,8 @@ class Videos(NamedTuple):
     """Videos whose headers were read."""
 
 
-class Clips(NamedTuple):
-    """The clips of a run."""
+class PlannedClips(NamedTuple):
+    """The clips of the next run."""
 
     shapes: list[ClipShape]
     """Shapes of all kept clips, in pixels at the largest size."""
@@ -66,7 +66,7 @@ def read_headers(raw: Path) -> Videos:
     return Videos(len(paths), frames * len(paths) / max(1, len(chosen)), read)
 
 
-def find_clips(ledger: Path, videos: Videos, params: Params) -> Clips:
+def find_clips(ledger: Path, videos: Videos, params: Params) -> PlannedClips:
     """Return the clips of the ledger; without one, as many as fit into the videos.
 
     Raises:
@@ -75,7 +75,7 @@ def find_clips(ledger: Path, videos: Videos, params: Params) -> Clips:
     if ledger.is_file():
         # A ledger of an earlier version cannot be read.
         with contextlib.suppress(DataError):
-            return Clips(ledger_shapes(kept_clips(read_ledger(ledger)), params.ingest), True)
+            return PlannedClips(ledger_shapes(kept_clips(read_ledger(ledger)), params.ingest), True)
     if not videos.read:
         rule = "a ledger or videos to count clips of; run `make curate`, or put videos into data/raw"
         raise DataError(f"plan: got neither {ledger} nor a readable video, expected {rule}")
@@ -87,7 +87,7 @@ def find_clips(ledger: Path, videos: Videos, params: Params) -> Clips:
         shapes += [ClipShape(height, width, ingest.fps, ingest.num_frames)] * max(0, 1 + math.floor(fitting))
     # The sample stands for the videos whose headers were not read.
     count = round(len(shapes) * videos.total / len(videos.read))
-    return Clips([shapes[number % len(shapes)] for number in range(count)], False)
+    return PlannedClips([shapes[number % len(shapes)] for number in range(count)], False)
 
 
 def latent_shape(shape: ClipShape, strides: Strides) -> LatentShape:
@@ -97,7 +97,7 @@ def latent_shape(shape: ClipShape, strides: Strides) -> LatentShape:
     return strides.channels, frames, rows, columns
 
 
-def cached_shapes(clips: Clips, params: Params, strides: Strides) -> list[tuple[int, LatentShape]]:
+def cached_shapes(clips: PlannedClips, params: Params, strides: Strides) -> list[tuple[int, LatentShape]]:
     """Base size and latent shape of everything that is encoded: each clip at each of its sizes."""
     sizes = cached_sizes(params)
     return [

@@ -114,18 +114,9 @@ def describe_champion(version: Version) -> str:
 
 def report(number: str) -> Path:
     """Write the report about a version; return its path."""
-    from videomar.report.page import Release, ReportSources, write_report
+    from videomar.report.page import Release, write_report
 
     version = version_of(number)
-    sources = ReportSources(
-        ledger=_HERE.ledger,
-        generated=_HERE.generated,
-        evaluation=_HERE.evaluation,
-        details=_HERE.evaluation_details,
-        metrics=_HERE.metrics,
-        plots=_HERE.plots,
-        credits=credits_file(),
-    )
     lineage = {name: version.tags[name] for name in _SHOWN_TAGS if name in version.tags}
     with tempfile.TemporaryDirectory() as folder:
         about = Release(
@@ -135,7 +126,7 @@ def report(number: str) -> Path:
             lineage=lineage,
             opponent=_opponent(version, Path(folder)),
         )
-        write_report(_HERE.report, sources, about)
+        write_report(_HERE.report, _HERE, credits_file(), about)
     mark_released(version)
     return _HERE.report
 

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from videomar.config.layout import Layout
 from videomar.evaluation.fingerprint import read_details, why_incomparable
 from videomar.evaluation.generated import ClipKinds, read_generated
 from videomar.files import atomic_write
@@ -49,24 +50,6 @@ PACKAGES = ("torch", "mlflow", "ray", "dvc", "prefect", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReportSources:
-    """Files of the pipeline that the report reads."""
-
-    ledger: Path
-    generated: Path
-    evaluation: Path
-    """Scores by clip and kind."""
-    details: Path
-    """evaluation.json; may be missing."""
-    metrics: Path
-    """Folder of one JSON file a stage."""
-    plots: Path
-    """Folder of train.csv, tokenizer.csv and quality_by_frame.csv."""
-    credits: Path
-    """Text file that names the authors of the clips, one per line; may be missing."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
     """What the release flow knows of the candidate."""
 
@@ -81,14 +64,23 @@ class Release:
     """The champion that the candidate met; None = none, and the candidate is compared with the baselines."""
 
 
-def write_report(out: Path, sources: ReportSources, release: Release) -> None:
-    """Write the report to `out`.
+def write_report(out: Path, layout: Layout, credits: Path, release: Release) -> None:
+    """Write the report of a pipeline folder.
+
+    Args:
+        out: The HTML file.
+        layout: Has the ledger, generated clips, scores, metrics and curves.
+        credits: Text file that names the authors of the clips, one per line; may be missing.
+        release: The candidate.
 
     Raises:
         DataError: a file of the pipeline is missing or damaged.
     """
     html = _template().render(
-        release=release, **_about_model(sources, release), **_about_pipeline(sources, release)
+        release=release,
+        credits=credits.read_text("utf-8").splitlines() if credits.is_file() else [],
+        **_about_model(layout, release),
+        **_about_pipeline(layout, release),
     )
     with atomic_write(out) as draft:
         draft.write_text(html, encoding="utf-8")
@@ -103,10 +95,13 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def _about_model(sources: ReportSources, release: Release) -> dict[str, Any]:
+def _about_model(layout: Layout, release: Release) -> dict[str, Any]:
     """The template's variables about what the candidate can do."""
-    clips, rows = read_generated(sources.generated), read_scores(sources.evaluation)
-    details, by_frame = read_details(sources.details), read_curve(sources.plots / "quality_by_frame.csv")
+    clips, rows = read_generated(layout.generated), read_scores(layout.evaluation)
+    details, by_frame = (
+        read_details(layout.evaluation_details),
+        read_curve(layout.plots / "quality_by_frame.csv"),
+    )
     scores = long_table(rows)
     duel = _duel(clips, rows, scores, details, release.opponent)
     galleries = example_galleries(clips, PLANS) + stretched_galleries(clips)
@@ -122,27 +117,26 @@ def _about_model(sources: ReportSources, release: Release) -> dict[str, Any]:
         "panels": metric_panels(scores),
         "quality_charts": quality_charts(by_frame),
         "has_bands": "model_low" in by_frame,
-        "sets": set_metrics(read_metrics(sources.metrics).get("evaluate", {}), details),
+        "sets": set_metrics(read_metrics(layout.metrics).get("evaluate", {}), details),
         "skipped": skipped_lines(details),
         "phases": evaluation_phases(details),
         "fingerprint": fingerprint_lines(details),
     }
 
 
-def _about_pipeline(sources: ReportSources, release: Release) -> dict[str, Any]:
+def _about_pipeline(layout: Layout, release: Release) -> dict[str, Any]:
     """The template's variables about how the candidate was made."""
-    metrics = read_metrics(sources.metrics)
+    metrics = read_metrics(layout.metrics)
     of_evaluation = metrics.get("evaluate", {})
     return {
         "headlines": headlines(of_evaluation),
         "groups": judged_groups(of_evaluation),
         "intervals": gate_intervals(release.decision),
-        "training_charts": training_charts(read_curve(sources.plots / "train.csv")),
-        "tokenizer_charts": tokenizer_charts(read_curve(sources.plots / "tokenizer.csv")),
-        "ledger": summarise_ledger(sources.ledger),
+        "training_charts": training_charts(read_curve(layout.plots / "train.csv")),
+        "tokenizer_charts": tokenizer_charts(read_curve(layout.plots / "tokenizer.csv")),
+        "ledger": summarise_ledger(layout.ledger),
         "stages": stage_costs(metrics),
         "versions": installed_versions(),
-        "credits": sources.credits.read_text("utf-8").splitlines() if sources.credits.is_file() else [],
     }
 
 
