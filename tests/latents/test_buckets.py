@@ -23,7 +23,7 @@ from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import read_rows
 from videomar.report.galleries import GalleryPlan, make_gallery
 from videomar.sampling.sample import sample_held_out
-from videomar.training.inputs import Splits
+from videomar.training.clips import Splits
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 

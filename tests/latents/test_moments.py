@@ -24,8 +24,8 @@ from videomar.latents.shards import open_latents, read_rows
 from videomar.media.clip_reader import map_clips
 from videomar.media.shapes import ClipShape
 from videomar.seeding import step_generator
+from videomar.training.clips import Splits
 from videomar.training.curriculum import draw_of
-from videomar.training.inputs import Splits
 from videomar.training.loop import train
 from videomar.training.micro_batches import draw_latents, parts_of
 from videomar.training.worker import Worker

@@ -24,7 +24,7 @@ from videomar.media.shapes import ClipShape, at_sizes
 from videomar.ops.plan import training_costs
 from videomar.ops.plan_counts import Strides, Videos, cached_shapes, find_clips, latent_bytes
 from videomar.ops.plan_probe import Subject, training_probe
-from videomar.training.inputs import Splits
+from videomar.training.clips import Splits
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 

@@ -34,7 +34,7 @@ from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import CurriculumStage, TrainParams
 from videomar.latents.dataset import LatentDataset
-from videomar.training.inputs import Splits
+from videomar.training.clips import Splits
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 

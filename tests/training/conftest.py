@@ -14,7 +14,7 @@ from videomar.config import Params
 from videomar.latents.dataset import LatentDataset
 from videomar.latents.shards import read_rows, write_shards
 from videomar.provenance.made_with import BESIDE
-from videomar.training.inputs import Splits
+from videomar.training.clips import Splits
 
 
 @pytest.fixture

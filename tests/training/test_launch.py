@@ -24,7 +24,7 @@ from videomar.errors import CheckpointError, DataError
 from videomar.latents.dataset import LatentDataset
 from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import read_rows, write_shards
-from videomar.training.inputs import Splits
+from videomar.training.clips import Splits
 from videomar.training.launch import RunSpec, refusal_of, run
 from videomar.training.loop import train
 from videomar.training.worker import Worker

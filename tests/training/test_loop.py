@@ -12,8 +12,8 @@ from videomar.files import read_log
 from videomar.latents.dataset import LatentDataset
 from videomar.model.objective import Clips, draw_target_frames
 from videomar.seeding import step_generator
+from videomar.training.clips import Splits
 from videomar.training.curriculum import max_steps
-from videomar.training.inputs import Splits
 from videomar.training.loop import train
 from videomar.training.optim import learning_rate_at, make_optimizer
 from videomar.training.state import new_state, run_summary, save_checkpoint

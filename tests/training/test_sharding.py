@@ -18,7 +18,7 @@ from videomar.checkpoint.manifest import ModelShape
 from videomar.config import TrainParams
 from videomar.errors import CheckpointError, DataError, ParamsError
 from videomar.latents.dataset import LatentDataset
-from videomar.training.inputs import Splits
+from videomar.training.clips import Splits
 from videomar.training.loop import train
 from videomar.training.parallelize import mesh_of
 from videomar.training.state import new_state

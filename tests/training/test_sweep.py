@@ -26,7 +26,7 @@ from videomar.latents.dataset import LatentDataset
 from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import read_rows, write_shards
 from videomar.tracking.mlflow_store import experiment_id, open_client
-from videomar.training.inputs import Splits
+from videomar.training.clips import Splits
 from videomar.training.launch import RunSpec
 from videomar.training.loop import train
 from videomar.training.run_folder import archive_path, claim_run_folder

@@ -14,7 +14,7 @@ from videomar.checkpoint.manifest import ModelShape
 from videomar.config.params import variants_of
 from videomar.errors import DataError
 from videomar.latents.dataset import LatentDataset
-from videomar.training.inputs import Splits
+from videomar.training.clips import Splits
 from videomar.training.launch import RunSpec
 from videomar.training.loop import train
 from videomar.training.sweep import train_runs

@@ -30,7 +30,7 @@ from videomar.media.shapes import ClipShape, clip_size
 from videomar.model.videomar import VideoMAR
 from videomar.ops.plan_counts import LatentShape
 from videomar.seeding import step_generator
-from videomar.training.inputs import Splits
+from videomar.training.clips import Splits
 from videomar.training.loop import train
 from videomar.training.state import untrained
 from videomar.training.throughput import peak_memory_gb

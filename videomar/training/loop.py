@@ -24,8 +24,8 @@ from videomar.latents.dataset import LatentDataset
 from videomar.model.videomar import VideoMAR
 from videomar.seeding import step_generator
 from videomar.training.auto_batch import with_batch_sizes
+from videomar.training.clips import Splits
 from videomar.training.curriculum import check_served, draw_of, position_at, stage_params, stop_reason
-from videomar.training.inputs import Splits
 from videomar.training.micro_batches import Part, backward, clips_on, parts_of
 from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
 from videomar.training.parallelize import (

@@ -21,7 +21,7 @@ from videomar.tracking.run_log import RunLog, read_json
 from videomar.tracking.runs import OUTBOX, RUN_FILE, TrackedRun, open_run, upload_pending
 from videomar.tracking.uploader import PARENT_TAG
 from videomar.training import launch
-from videomar.training.inputs import read_splits, shape_of
+from videomar.training.clips import read_splits, shape_of
 from videomar.training.launch import RunSpec
 from videomar.training.run_folder import describe_run
 from videomar.training.state import run_summary
