@@ -26,7 +26,7 @@ from videomar.latents.dataset import LatentDataset
 from videomar.training.clips import Splits
 from videomar.training.loop import train
 from videomar.training.worker import Worker
-shape, params = pickle.loads(Path("told").read_bytes())
+shape, params = pickle.loads(Path("spec").read_bytes())
 data = LatentDataset(Path("latents"), "train", 5)
 figures = train(shape, Splits(data, data), params, Path("bare"), Worker(), None)
 there = [name for name in {OTHERS} if importlib.util.find_spec(name)]
@@ -42,8 +42,8 @@ def with_all_they_need(names):
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
         if name in here and name not in found:
             found[name] = here[name]
-            wishes = [wish for wish in here[name].requires or [] if "extra ==" not in wish]
-            waiting += [re.match(r"[\w.-]+", wish).group() for wish in wishes]
+            needs = [need for need in here[name].requires or [] if "extra ==" not in need]
+            waiting += [re.match(r"[\w.-]+", need).group() for need in needs]
     return found.values()
 
 
@@ -61,7 +61,7 @@ def bare_machine(folder):
 def test_loop_on_a_machine_without_other_libraries_ends_with_the_same_bits(shape, params, tmp_path):
     """No site-packages, only links to the libraries that it may have: nothing else can be imported."""
     latents = write_cache(tmp_path / "latents")
-    (tmp_path / "told").write_bytes(pickle.dumps((shape, params.train)))
+    (tmp_path / "spec").write_bytes(pickle.dumps((shape, params.train)))
     command = [sys.executable, "-I", "-S", "-c", TRAIN, str(bare_machine(tmp_path / "site"))]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""Training on Ray: the bits of the plain loop on two nodes, whoever dies; refusals are not tried again."""
+"""Training on Ray: the bits of the plain loop on two nodes, also after kills; refusals are not retried."""
 
 import contextlib
 import dataclasses

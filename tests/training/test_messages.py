@@ -1,4 +1,4 @@
-"""What workers warn of reaches the terminal of whoever started the run."""
+"""Warnings of workers reach the terminal of the user who started the run."""
 
 import logging
 from pathlib import Path
@@ -17,7 +17,7 @@ from videomar.training.sweep import train_runs
 def test_warnings_of_the_first_worker_are_shown_once(
     params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "place/said.txt"
+    path = tmp_path / "place/messages.txt"
     path.parent.mkdir()
     path.write_text("of another command\n")
     logger = logging.getLogger("videomar.training.any")
@@ -25,15 +25,15 @@ def test_warnings_of_the_first_worker_are_shown_once(
         for rank in (0, 1):
             with copy_warnings(path, rank):
                 logger.warning("stage %d ended", rank)
-                logger.info("nothing to be told")
+                logger.info("not a warning")
         logger.warning("outside")
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run a: ")]
-    assert said == ["run a: stage 0 ended"]
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run a: ")]
+    assert shown == ["run a: stage 0 ended"]
     assert not path.exists()
 
 
 @pytest.mark.slow
-def test_user_is_told_of_stages_batch_size_and_a_run_that_is_set_aside(
+def test_user_sees_stages_batch_size_and_a_run_that_is_archived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On Ray, where all of it happens in other processes."""
@@ -46,8 +46,8 @@ def test_user_is_told_of_stages_batch_size_and_a_run_that_is_set_aside(
     claim_run_folder(tmp_path / "out", {"train": {"seed": 1}})
     with within(480):
         train_runs(RunSpec(latents, tmp_path / "out", params, {}))
-    said = capsys.readouterr().err
-    assert "out holds another run (" in said
-    assert "`videomar gc` removes it once it is old" in said
-    assert "stage 0: batch size 8 (by clips at once: 1: " in said
-    assert "stage 0 ended after step 4: steps" in said
+    shown = capsys.readouterr().err
+    assert "out holds another run (" in shown
+    assert "`videomar gc` removes it once it is old" in shown
+    assert "stage 0: batch size 8 (by clips at once: 1: " in shown
+    assert "stage 0 ended after step 4: steps" in shown

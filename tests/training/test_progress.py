@@ -12,11 +12,11 @@ def hundred_steps(params):
 
 
 def test_quiet_run_says_a_line_for_each_stage_and_each_tenth(params):
-    settings, said, steps = hundred_steps(params), None, []
+    settings, shown, steps = hundred_steps(params), None, []
     for step in range(1, 101):
         row = {"step": step, "stage": int(step > 25), "loss": 1.0}
-        if is_due(row, said, settings):
-            said = row
+        if is_due(row, shown, settings):
+            shown = row
             steps.append(step)
     assert steps == [1, 11, 21, 26, 36, 46, 56, 66, 76, 86, 96, 100]
 

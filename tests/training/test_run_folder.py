@@ -16,7 +16,7 @@ from videomar.training.run_folder import archive_path, claim_run_folder, describ
 from videomar.training.worker import Worker
 
 
-def test_run_of_other_parameters_is_set_aside_and_taken_up_again(data, shape, params, tmp_path, caplog):
+def test_run_of_other_parameters_is_archived_and_restored(data, shape, params, tmp_path, caplog):
     """A -> B -> A: nothing of either is lost, and A goes on where it stood."""
     out = tmp_path / "run"
     other = dataclasses.replace(params.train, learning_rate=1e-4)
@@ -88,7 +88,7 @@ def test_copy_that_is_further_on_stays(data, shape, params, tmp_path):
     assert checkpoint.latest(archive_path(out, ours)).name == "step_00000012"
 
 
-def test_run_of_other_code_is_set_aside(data, shape, params, tmp_path, caplog, monkeypatch):
+def test_run_of_other_code_is_archived(data, shape, params, tmp_path, caplog, monkeypatch):
     train(shape, data, params.train, tmp_path / "run", Worker(), None)
     monkeypatch.setattr(identity, "code_hash", lambda _: "another")
     train(shape, data, params.train, tmp_path / "run", Worker(), None)

@@ -67,16 +67,16 @@ def write_params(path: Path, **train: object) -> Params:
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
     environment = {**ENVIRONMENT_AT_START, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with (folder / "said").open("ab") as said:
+    with (folder / "output").open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-c", DRIVER], cwd=folder, env=environment, stdout=said, stderr=said
+            [sys.executable, "-c", DRIVER], cwd=folder, env=environment, stdout=output, stderr=output
         )
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes], said: Path) -> None:
+def wait_for(path: Path, process: subprocess.Popen[bytes], output: Path) -> None:
     until = time.monotonic() + 120
     while not path.exists():
-        assert process.poll() is None, said.read_text()[-3000:]
+        assert process.poll() is None, output.read_text()[-3000:]
         assert time.monotonic() < until, f"{path} has not come"
         time.sleep(0.05)
 
@@ -112,8 +112,8 @@ def test_sweep_killed_in_the_middle_repeats_nothing_and_ends_with_the_bits_of_si
     latents = write_latents(tmp_path / "latents", params)
     runs = tmp_path / "checkpoints/videomar.runs"
     driver = start(tmp_path)
-    wait_for(runs / "short/step_00000012", driver, tmp_path / "said")
-    wait_for(runs / "long/step_00000020", driver, tmp_path / "said")
+    wait_for(runs / "short/step_00000012", driver, tmp_path / "output")
+    wait_for(runs / "long/step_00000020", driver, tmp_path / "output")
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     time.sleep(2)  # its processes notice
@@ -122,9 +122,9 @@ def test_sweep_killed_in_the_middle_repeats_nothing_and_ends_with_the_bits_of_si
     cut = max(path.name for path in (runs / "long").glob("step_*"))
     assert cut < f"step_{LONG:08d}"
 
-    assert start(tmp_path).wait(timeout=150) == 0, (tmp_path / "said").read_text()[-3000:]
-    said = (tmp_path / "said").read_text()
-    assert f"continuing from {runs / 'long'}" in said or steps_kept(runs / "long")
+    assert start(tmp_path).wait(timeout=150) == 0, (tmp_path / "output").read_text()[-3000:]
+    output = (tmp_path / "output").read_text()
+    assert f"continuing from {runs / 'long'}" in output or steps_kept(runs / "long")
     assert steps_kept(runs / "short") == {"step_00000012": done["step_00000012"]}
     for name, (_, own) in variants_of(params).items():
         if name != "wild":

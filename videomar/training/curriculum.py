@@ -49,6 +49,7 @@ def position_at(step: int, ends: Sequence[StageEnd], params: TrainParams) -> Pos
     number = len(ends)
     starts = [0, *(end.step for end in ends)]
     before = sum(stage.steps for stage in params.curriculum[:number])
+    # The first stage and every stage that resets start a new count; all others continue the one before.
     resets = {
         name: max(
             start

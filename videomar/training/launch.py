@@ -68,7 +68,7 @@ class RunSpec:
     def followed(self, name: str = "") -> Followed:
         """What shows this run on the terminal; the name of one of several precedes its lines."""
         prefix = f"run {name}: " if name else ""
-        return Followed(self.out, self.params.train, self.scratch / f"said-{self.out.name}.txt", prefix)
+        return Followed(self.out, self.params.train, self.scratch / f"messages-{self.out.name}.txt", prefix)
 
 
 @dataclass(frozen=True, slots=True)

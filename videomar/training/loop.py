@@ -91,6 +91,7 @@ def train(
     if tracker:
         tracker.tag({f"stage_{n}_batch_size": str(s.batch_size) for n, s in enumerate(params.curriculum)})
 
+    # All of a step follows from its number and the ends of stages, so there is nothing else to restore.
     while len(progress.ends) < len(params.curriculum):
         step = progress.step
         position = position_at(step, progress.ends, params)
@@ -108,6 +109,7 @@ def train(
         optimizer.zero_grad()
         loss = backward(loss_of, parts, own, model.params.patch_size, worker, meter)
         grad_norm = clip_grad_norm(model.parameters(), params.max_grad_norm)
+        # All workers see the same loss and norm, so they decide alike.
         problem = check_step(loss, grad_norm, progress.latest, params.spike_factor)
         if problem is None:
             for group in optimizer.param_groups:

@@ -160,6 +160,7 @@ def save_checkpoint(
             best = progress.best[1] if progress.best and params.keep_best else None
             checkpoint.prune(out, params.keep_checkpoints, best)
     finally:
+        # The other workers gather every tensor with the writer; the writer too gathers the rest if writing failed.
         for _ in gathered:
             pass
 
@@ -217,7 +218,7 @@ def run_summary(out: Path) -> dict[str, float]:
     """Return `summary` of the run in a folder, from its newest checkpoint and its log.
 
     Raises:
-        CheckpointError: there is no checkpoint.
+        CheckpointError: the folder has no checkpoint.
     """
     manifest = checkpoint.read_manifest(checkpoint.latest(out) or out)
     return summary(read_log(out), Progress.of_json(manifest["progress"]))
