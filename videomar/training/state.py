@@ -160,7 +160,7 @@ def save_checkpoint(
             best = progress.best[1] if progress.best and params.keep_best else None
             checkpoint.prune(out, params.keep_checkpoints, best)
     finally:
-        # The other workers gather every tensor with the writer; the writer too gathers the rest if writing failed.
+        # The other workers gather along with the writer. If writing failed, the writer gathers the rest, too.
         for _ in gathered:
             pass
 
