@@ -182,21 +182,15 @@ class RangeReader:
 def read_ranges(path: StoragePath, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
     """Yield the bytes of ranges (offset, length) of a file, in order.
 
-    Neighbouring ranges of an object are read by one request.
+    Neighbouring ranges are read together.
     """
-    if isinstance(path, Path):
-        with path.open("rb", buffering=0) as file:
-            for offset, length in ranges:
-                yield os.pread(file.fileno(), length, offset)
-        return
-    with _clear_errors(path):
-        file = path.filesystem.open_input_file(path.key)
+    reader = RangeReader(path)
     for run in _runs(ranges):
         begin = run[0][0]
-        with _clear_errors(path):
-            data = memoryview(file.read_at(sum(run[-1]) - begin, begin))
+        data = np.empty(sum(run[-1]) - begin, np.uint8)
+        data = data[: reader.read_into(begin, data)]
         for offset, length in run:
-            yield bytes(data[offset - begin : offset - begin + length])
+            yield data[offset - begin : offset - begin + length].tobytes()
 
 
 def publish(draft: Path, path: StoragePath) -> None:
