@@ -25,23 +25,6 @@ from videomar.model.patchify import patchify, token_grid, unpatchify
 from videomar.model.transformer import Conditioning, Trunk
 
 
-def generate(
-    trunk: Trunk,
-    head: DiffusionHead,
-    context: Tensor,
-    num_frames: int,
-    captions: tuple[Tensor, Tensor],
-    sampling: SampleParams,
-    generator: torch.Generator | Sequence[torch.Generator],
-) -> Tensor:
-    """Continue clips; see `VideoMAR.generate`. `captions` holds states (B, M, E) and mask (B, M)."""
-    patch_size = trunk.params.patch_size
-    made = generate_frames(trunk, head, context, num_frames, captions, sampling, generator)
-    # Joined as tokens: a decoder's last bits depend on the memory layout of the latents.
-    frames = [patchify(frame, patch_size) for frame in (context, *made)]
-    return unpatchify(torch.cat(frames, 1), patch_size, token_grid(context, patch_size))
-
-
 @torch.no_grad()
 def generate_frames(
     trunk: Trunk,

@@ -7,10 +7,13 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values of finished frames, per block, and a draft of the frame in work.
+    """Keys and values of finished frames, per block, and a draft of the frame being generated.
 
-    Remembers `length` committed tokens. `write` places a draft behind them and may be repeated; `commit`
-    keeps it; `make_room` forgets the oldest, so that a clip may be longer than the cache.
+        | frame 0 | frame 1 | frame 2 | draft of frame 3 |        free        |
+        0                             length                         capacity
+
+    `write` replaces the draft; every pass over the frame does so. `commit` makes it a finished frame.
+    `make_room` drops the oldest frames, so that a clip may be longer than the cache.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -19,7 +22,7 @@ class KVCache:
         self._blocks: dict[int, tuple[Tensor, Tensor]] = {}
 
     def write(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Place a draft (B, N, S, K) of `block`; committed and drafted keys and values together.
+        """Write a draft (B, N, S, K) of `block`; return committed and drafted keys and values together.
 
         The first draft of a block sets the largest B; later ones may be of its first rows only.
 
@@ -42,7 +45,7 @@ class KVCache:
         self.length += num_tokens
 
     def make_room(self, num_tokens: int) -> None:
-        """Forget as many of the oldest tokens as it takes for `num_tokens` more to fit."""
+        """Drop as many of the oldest tokens as needed for `num_tokens` more to fit."""
         surplus = self.length + num_tokens - self.capacity
         if surplus > 0:
             for kept in (tensor for pair in self._blocks.values() for tensor in pair):

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from videomar.config import ModelParams, SampleParams, TrainParams
-from videomar.model import generation
 from videomar.model.conditions import ScalarEmbed, drop_conditions
 from videomar.model.ddpm import DDPMHead
+from videomar.model.generation import generate_frames
 from videomar.model.head import DiffusionHead, FlowHead
 from videomar.model.objective import Clips, FrameLosses, draw_frames, frame_losses
-from videomar.model.patchify import patchify, token_grid
+from videomar.model.patchify import patchify, token_grid, unpatchify
 from videomar.model.transformer import Trunk
 
 TOKEN_STD = 0.02
@@ -101,5 +101,10 @@ class VideoMAR(nn.Module):
             DataError: the context is no shorter than the clip asked for, holds no frame, or is not finite; or
                 `sampling` has conditions that the network does not know.
         """
-        captions = (text, text_mask)
-        return generation.generate(self.trunk, self.head, context, num_frames, captions, sampling, generator)
+        made = generate_frames(
+            self.trunk, self.head, context, num_frames, (text, text_mask), sampling, generator
+        )
+        # Joined as tokens: a decoder's last bits depend on the memory layout of the latents.
+        patch_size = self.params.patch_size
+        tokens = [patchify(frame, patch_size) for frame in (context, *made)]
+        return unpatchify(torch.cat(tokens, 1), patch_size, token_grid(context, patch_size))
