@@ -70,7 +70,7 @@ def test_all_frames_loss_of_a_frame_is_its_single_frame_loss(params, captions, h
 def test_all_frames_learns_every_frame_but_the_first(params):
     frames = draw_frames(patchify(clips(), 1), GRID, objective(params, "all_frames"), step_generator(0, 0))
     learnt = frames.token_mask.any(2)
-    assert frames.times.tolist() == [0, 1, 2, 1, 2, 3]
+    assert frames.positions.tolist() == [0, 1, 2, 1, 2, 3]
     assert learnt.tolist() == [[False] * 3 + [True] * 3] * 3
 
 
@@ -88,7 +88,7 @@ def test_single_frame_learns_one_frame_of_each_clip_and_cuts_the_rest(params):
 @pytest.mark.parametrize("name", ["single_frame", "all_frames"])
 def test_still_images_are_learnt_at_frame_zero(params, model, captions, name):
     frames = draw_frames(patchify(clips(1), 1), GRID, objective(params, name), step_generator(0, 0))
-    assert frames.times.tolist() == [0]
+    assert frames.positions.tolist() == [0]
     assert frames.token_mask.any(2).all()
     loss = model.loss(Clips(clips(1), *captions), objective(params, name), step_generator(0, 0))
     assert torch.isfinite(loss)
@@ -99,10 +99,10 @@ def test_learnt_tokens_stay_clean_and_history_gets_its_level(params, name):
     tokens = patchify(clips(), 1)
     frames = draw_frames(tokens, GRID, objective(params, name, history_noise=0.6), step_generator(0, 0))
     target = frames.token_mask.any(2)
-    truth = tokens[:, frames.times]
+    truth = tokens[:, frames.positions]
     assert torch.equal(frames.tokens[target], truth[target])
     assert not frames.noise_levels[target].any()
-    history = frames.times[None] < torch.where(target, frames.times, 0).amax(1, keepdim=True)
+    history = frames.positions[None] < torch.where(target, frames.positions, 0).amax(1, keepdim=True)
     history &= ~target
     assert frames.noise_levels[history].min() > 0
     assert frames.noise_levels[history].max() <= 0.6

@@ -128,7 +128,7 @@ def test_empty_caption_is_the_null_text(model, captions):
     text, mask = captions
     dropped = model.trunk.encode_text(text, mask, drop=torch.tensor([True, True, True]))
     as_is = model.trunk.encode_text(text, mask)
-    for (keys, _), (null_keys, _) in zip(as_is.blocks, dropped.blocks, strict=True):
+    for (keys, _), (null_keys, _) in zip(as_is.text, dropped.text, strict=True):
         assert torch.equal(keys[2], null_keys[0])
         assert not torch.equal(keys[0], null_keys[0])
 
@@ -169,7 +169,7 @@ def test_captions_may_come_without_their_padding(model, captions):
     text, mask = captions
     padded = model.trunk.encode_text(text[:1], mask[:1])
     bare = model.trunk.encode_text(text[:1, :3], mask[:1, :3])
-    assert torch.equal(padded.mask, bare.mask)
+    assert torch.equal(padded.text_mask, bare.text_mask)
     shown = torch.zeros(1, 2, 6, dtype=torch.bool)
     frames = causal(patchify(clips(2, 1), 1), shown, GRID)
     assert torch.allclose(
