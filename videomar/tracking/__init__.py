@@ -1,1 +1,1 @@
-"""MLflow: the record of training runs and the registry of models."""
+"""What training runs record in MLflow, even while its store is away."""

@@ -1,1 +1,1 @@
-"""Training of the tokenizer and of the model."""
+"""Training of the model: one plain loop, and what starts, shards, resumes and compares runs."""

@@ -91,7 +91,7 @@ def train(
     if tracker:
         tracker.tag({f"stage_{n}_batch_size": str(s.batch_size) for n, s in enumerate(params.curriculum)})
 
-    # All of a step follows from its number and the ends of stages, so there is nothing else to restore.
+    # Batch, noise, rate and decay of a step follow from its number and the ends of stages, also when resumed.
     while len(progress.ends) < len(params.curriculum):
         step = progress.step
         position = position_at(step, progress.ends, params)
