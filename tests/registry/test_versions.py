@@ -34,7 +34,7 @@ def test_registry_round_trip(root: Path, capsys: pytest.CaptureFixture[str]) -> 
     """One store for the whole life of two versions, because making its tables takes seconds."""
     lock = root / "dvc.lock"
     assert registry.champion() is None
-    assert not registry.is_released(lock)
+    assert registry.find_released(lock) is None
 
     first = release.register()
     assert release.register() == first
@@ -45,9 +45,9 @@ def test_registry_round_trip(root: Path, capsys: pytest.CaptureFixture[str]) -> 
     for fact in ("| simulated | train | 1 |", "simulated continuation over repeat-last", "| loss | 0.5 |"):
         assert fact in card
     release.move_alias(first)
-    assert not registry.is_released(lock)  # the report is still missing
+    assert registry.find_released(lock) is None  # the report is still missing
     release.report(first)
-    assert registry.is_released(lock)
+    assert registry.find_released(lock) is not None
 
     version = registry.champion()
     assert version is not None

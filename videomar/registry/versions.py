@@ -88,11 +88,6 @@ def find_released(lock: Path) -> Version | None:
     return version if version is not None and "released_at" in version.tags else None
 
 
-def is_released(lock: Path) -> bool:
-    """Whether the pipeline's present state is released."""
-    return find_released(lock) is not None
-
-
 def champion() -> Version | None:
     """The version that the alias `champion` names; None if none was ever promoted.
 
