@@ -13,7 +13,7 @@ from tests.support.drawn_clips import moving_disc, noisy
 from tests.support.pipeline_outputs import evaluate, write_generated
 from videomar.evaluation.aggregate import drift_metrics, frame_table, mean_band, summarise
 from videomar.evaluation.generated import Clip, ClipKinds
-from videomar.evaluation.score_clips import CLIP_METRICS, ClipScorer, choose, score_frame
+from videomar.evaluation.score_clips import CLIP_METRICS, ClipScorer, choose
 from videomar.evaluation.suite import time_shares
 
 GIVEN, FRAMES = 5, 13
@@ -40,8 +40,7 @@ def clips() -> list[ClipKinds]:
 
 @pytest.fixture(scope="module")
 def rows(clips: list[ClipKinds]) -> pd.DataFrame:
-    scorer = ClipScorer(None, choose(clips, 3))
-    return score_frame([row for kinds in clips for row in scorer.rows(kinds)])
+    return ClipScorer(None, choose(clips, 3)).table(clips)
 
 
 def test_repeating_is_a_baseline_of_the_same_table_without_gain_and_motion(rows: pd.DataFrame) -> None:

@@ -1,1 +1,1 @@
-"""How good a model is: figures, the gate and the report. Starts from files, never from training."""
+"""How good a model is: metrics, the suite and the gate. Starts from files, never from training."""

@@ -7,7 +7,7 @@ Axes: F frames, H W rows and columns in pixels.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -39,6 +39,12 @@ class ClipScorer:
     """Ids of the clips that get metrics of the backbone, too."""
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     """By metric: why it has no value for some or all clips."""
+
+    def table(self, clips: Sequence[ClipKinds]) -> pd.DataFrame:
+        """One row for each clip and kind, with a float column for each metric of the catalogue."""
+        columns = [*COLUMNS, *(metric.key for metric in CLIP_METRICS)]
+        rows = [row for kinds in clips for row in self.rows(kinds)]
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], np.float64))
 
     def rows(self, kinds: ClipKinds) -> list[dict[str, Any]]:
         """One row for each kind of a clip but the truth, `continuation_repeat` added: COLUMNS and metrics."""
@@ -109,12 +115,6 @@ def choose(clips: Sequence[ClipKinds], count: int) -> frozenset[str]:
         ids = [kinds["truth"].clip_id for kinds in clips if kinds["truth"].group == group]
         chosen |= {ids[round(at)] for at in np.linspace(0, len(ids) - 1, min(count, len(ids)))}
     return frozenset(chosen)
-
-
-def score_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows of `ClipScorer.rows` as a table with a float column for each metric of the catalogue."""
-    columns = [*COLUMNS, *(metric.key for metric in CLIP_METRICS)]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], np.float64))
 
 
 def _inputs(metric: Metric, kinds: ClipKinds, clip: Clip, backbone: Backbone | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from videomar.evaluation.generated import ClipKinds, read_generated, read_metada
 from videomar.evaluation.metrics.backbone import load_backbone
 from videomar.evaluation.metrics.extractors import Extractor
 from videomar.evaluation.metrics.frechet import FrechetScore
-from videomar.evaluation.score_clips import CLIP_METRICS, ClipScorer, choose, score_frame
+from videomar.evaluation.score_clips import CLIP_METRICS, ClipScorer, choose
 from videomar.evaluation.score_sets import frechet_results, named_extractor, seed_metrics
 from videomar.files import atomic_write
 
@@ -46,7 +46,7 @@ def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:
     start = time.monotonic()
     with_metrics, with_networks = choose(clips, suite.metric_clips), choose(clips, suite.feature_clips)
     scorer = ClipScorer(load_backbone("cpu"), with_metrics, with_networks)
-    rows = score_frame([row for kinds in clips for row in scorer.rows(kinds)])
+    rows = scorer.table(clips)
     frames = frame_table(clips, suite.seed)
     extractor, frechet = _frechet(clips, scorer, suite)
     seeds = max(1, len(metadata.get("seeds", ())))
