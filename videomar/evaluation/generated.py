@@ -24,7 +24,7 @@ _STRETCHED = ("_longer", "_larger")
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One row of generated.parquet: the pixels of one kind of one held-out clip."""
+    """One row of generated.parquet: a held-out clip as one kind (truth, tokenizer, continuation, ...)."""
 
     clip_id: str
     group: str
