@@ -149,7 +149,7 @@ def test_deleted_run_of_a_version_stays(root: Path) -> None:
 
 
 def test_deleted_experiment_stays_whole(root: Path) -> None:
-    """`mlflow gc` would remove it, and all of its runs, beside the run that it is told to."""
+    """`mlflow gc` would remove it, and all of its runs, beside the run that it is asked to remove."""
     deleted_run(40)
     other = open_client().create_experiment("other")
     open_client().delete_experiment(other)

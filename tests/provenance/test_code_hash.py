@@ -178,7 +178,7 @@ def test_deps_in_dvc_yaml_are_those_of_the_code() -> None:
 
 
 def test_only_this_module_hashes_sources() -> None:
-    """One rule: whoever wants a hash of code asks `code_hash`."""
+    """One rule: every hash of code is from `code_hash`."""
     readers = [
         path.name for path in (ROOT / "videomar").rglob("*.py") if "ast.parse" in path.read_text("utf-8")
     ]

@@ -1,4 +1,4 @@
-"""What a run of the pipeline leaves behind, drawn small: for tests of all that comes after it."""
+"""Small outputs of a pipeline run, for tests of the stages and tools that read them."""
 
 import dataclasses
 import io
