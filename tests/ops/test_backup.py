@@ -62,7 +62,7 @@ def test_backup_says_that_artifacts_in_a_bucket_are_not_in_it(root: Path, tmp_pa
     run_id = client.create_run(experiment).info.run_id
     (_, note) = back_up(tmp_path / "again.tar")
     assert note.startswith(
-        f"note: not in it: artifacts of 1 runs that lie elsewhere, as s3://bucket/mlflow/{run_id}"
+        f"note: not in it: artifacts of 1 runs at other locations, as s3://bucket/mlflow/{run_id}"
     )
 
 
