@@ -41,5 +41,10 @@ class Finding:
         return f"{self.where}: {self.what}\n    fix: {self.fix}"
 
     def to_dict(self) -> dict[str, str]:
-        """The finding as JSON; `mend` is the old name of `fix`, kept for one release."""
-        return {"where": self.where, "what": self.what, "fix": self.fix, "mend": self.fix}
+        """Return the finding as JSON, with `fix` under its old name, too, for one release."""
+        return {
+            "where": self.where,
+            "what": self.what,
+            "fix": self.fix,
+            "mend": self.fix,  # codespell:ignore mend
+        }

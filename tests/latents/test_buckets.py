@@ -18,12 +18,11 @@ from videomar.errors import DataError, ParamsError
 from videomar.evaluation.generated import is_stretched, read_generated
 from videomar.evaluation.suite import evaluate_clips
 from videomar.latents.clip_encoder import ClipEncoder
-from videomar.latents.dataset import BatchSpec, LatentDataset
+from videomar.latents.dataset import BatchSpec, LatentDataset, Splits
 from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import read_rows
 from videomar.report.galleries import GalleryPlan, make_gallery
 from videomar.sampling.sample import sample_held_out
-from videomar.training.clips import Splits
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 

@@ -17,14 +17,13 @@ from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.encoders.tokenizer import to_unit_range
 from videomar.errors import DataError, ParamsError
 from videomar.latents.clip_encoder import ClipEncoder, Encoded, Video, stored_bytes
-from videomar.latents.dataset import LatentDataset
+from videomar.latents.dataset import LatentDataset, Splits
 from videomar.latents.encode_ray import EncoderActor
 from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import open_latents, read_rows
 from videomar.media.clip_reader import map_clips
 from videomar.media.shapes import ClipShape
 from videomar.seeding import step_generator
-from videomar.training.clips import Splits
 from videomar.training.curriculum import draw_of
 from videomar.training.loop import train
 from videomar.training.micro_batches import draw_latents, parts_of

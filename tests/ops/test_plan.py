@@ -19,12 +19,11 @@ from videomar.config.schema import set_keys
 from videomar.curation.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.latents.clip_encoder import stored_bytes
-from videomar.latents.dataset import LatentDataset
+from videomar.latents.dataset import LatentDataset, Splits
 from videomar.media.shapes import ClipShape, at_sizes
 from videomar.ops.plan import training_costs
 from videomar.ops.plan_counts import Strides, Videos, cached_shapes, find_clips, latent_bytes
 from videomar.ops.plan_probe import Subject, training_probe
-from videomar.training.clips import Splits
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 

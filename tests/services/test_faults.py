@@ -49,7 +49,7 @@ def on_full_disk(root: Path, folder: str, free_kb: int, *command: str) -> dict[s
 
 def is_told(said: dict[str, Any], who: str, folder: str) -> bool:
     """Whether one line, and nothing else, names the folder, what is missing and what to do."""
-    start = f"{who}: {folder}: got 0.0 MB free, expected room"
+    start = f"{who}: {folder}: got 0.0 MB free, expected enough"
     lines = said["err"].strip().splitlines()
     return said["code"] == 1 and len(lines) == 1 and lines[0].startswith(start) and "run again" in lines[0]
 

@@ -33,8 +33,7 @@ from tests.training.conftest import files_of, spoil
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import CurriculumStage, TrainParams
-from videomar.latents.dataset import LatentDataset
-from videomar.training.clips import Splits
+from videomar.latents.dataset import LatentDataset, Splits
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 

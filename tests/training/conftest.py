@@ -11,10 +11,9 @@ from tests.support.caches import write_cache
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import Params
-from videomar.latents.dataset import LatentDataset
+from videomar.latents.dataset import LatentDataset, Splits
 from videomar.latents.shards import read_rows, write_shards
 from videomar.provenance.made_with import BESIDE
-from videomar.training.clips import Splits
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from tests.support.caches import write_cache
 from tests.training.conftest import files_of
-from videomar.latents.dataset import LatentDataset
-from videomar.training.clips import Splits
+from videomar.latents.dataset import LatentDataset, Splits
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 
@@ -23,7 +22,7 @@ import importlib.util, json, pickle, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from videomar.latents.dataset import LatentDataset
-from videomar.training.clips import Splits
+from videomar.latents.dataset import Splits
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 shape, params = pickle.loads(Path("spec").read_bytes())

@@ -11,9 +11,8 @@ from videomar import checkpoint
 from videomar.config import CurriculumStage, load_params
 from videomar.config.schema import set_keys
 from videomar.errors import DataError, ParamsError
-from videomar.latents.dataset import LatentDataset
+from videomar.latents.dataset import LatentDataset, Splits
 from videomar.latents.shards import read_rows, write_shards
-from videomar.training.clips import Splits
 from videomar.training.curriculum import StageEnd, draw_of, max_steps, position_at, stop_reason
 from videomar.training.loop import train
 from videomar.training.micro_batches import parts_of

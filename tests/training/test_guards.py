@@ -6,8 +6,7 @@ import torch
 from tests.training.conftest import spoil, with_train
 from videomar import checkpoint
 from videomar.errors import CheckpointError, ParamsError
-from videomar.latents.dataset import LatentDataset
-from videomar.training.clips import Splits
+from videomar.latents.dataset import LatentDataset, Splits
 from videomar.training.loop import train
 from videomar.training.state import Progress, check_step
 from videomar.training.worker import Worker

@@ -21,10 +21,9 @@ from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import CurriculumStage, Params
 from videomar.errors import CheckpointError, DataError
-from videomar.latents.dataset import LatentDataset
+from videomar.latents.dataset import LatentDataset, Splits
 from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import read_rows, write_shards
-from videomar.training.clips import Splits
 from videomar.training.launch import RunSpec, refusal_of, run
 from videomar.training.loop import train
 from videomar.training.worker import Worker

@@ -17,8 +17,7 @@ from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import TrainParams
 from videomar.errors import CheckpointError, DataError, ParamsError
-from videomar.latents.dataset import LatentDataset
-from videomar.training.clips import Splits
+from videomar.latents.dataset import LatentDataset, Splits
 from videomar.training.loop import train
 from videomar.training.parallelize import mesh_of
 from videomar.training.state import new_state

@@ -22,11 +22,10 @@ from videomar.config import Params
 from videomar.config.params import load_params, variants_of
 from videomar.config.schema import set_keys
 from videomar.errors import CheckpointError, DataError, ParamsError
-from videomar.latents.dataset import LatentDataset
+from videomar.latents.dataset import LatentDataset, Splits
 from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import read_rows, write_shards
 from videomar.tracking.mlflow_store import experiment_id, open_client
-from videomar.training.clips import Splits
 from videomar.training.launch import RunSpec
 from videomar.training.loop import train
 from videomar.training.run_folder import archive_path, claim_run_folder

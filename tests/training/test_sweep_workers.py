@@ -13,8 +13,7 @@ from tests.training.test_sweep import write_latents, write_params
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config.params import variants_of
 from videomar.errors import DataError
-from videomar.latents.dataset import LatentDataset
-from videomar.training.clips import Splits
+from videomar.latents.dataset import LatentDataset, Splits
 from videomar.training.launch import RunSpec
 from videomar.training.loop import train
 from videomar.training.sweep import train_runs

@@ -4,6 +4,7 @@ Axes: B batch, C channels, T latent frames, H W latent rows and columns, M capti
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,13 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from videomar.checkpoint.manifest import ModelShape
+from videomar.config import Params
 from videomar.errors import DataError
 from videomar.latents.buckets import BatchSchedule, find_buckets
-from videomar.latents.keys import check_metadata
+from videomar.latents.keys import check_metadata, expected_metadata
 from videomar.latents.parquet import to_float32
 from videomar.latents.reader import StoredColumn
 from videomar.latents.shards import CONDITIONS, open_latents
 from videomar.storage import Location
+
+_log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
@@ -206,6 +211,37 @@ def _refuse_non_finite(latents: NDArray[np.float32], clip_ids: list[str]) -> Non
             f"{clip_ids[int(bad.argmax())]}: got latents that are not finite, expected finite ones; "
             "train the tokenizer again and run `dvc repro encode`"
         )
+
+
+class Splits(NamedTuple):
+    """Training clips, and held-out ones for validation; None if there are none."""
+
+    train: LatentDataset
+    val: LatentDataset | None = None
+
+
+def read_splits(latents: Location, params: Params) -> Splits:
+    """Return the clips of a latent cache that was made with these parameters.
+
+    Raises:
+        DataError: the cache was made with other parameters, is missing or damaged, or has no training clip.
+    """
+    facts = expected_metadata(params)
+    val = _val_split(params, latents, facts) if params.train.validate_every else None
+    return Splits(LatentDataset(latents, "train", params.text.max_tokens, facts), val)
+
+
+def _val_split(params: Params, latents: Location, facts: dict[str, Any]) -> LatentDataset | None:
+    """Return the held-out clips, or None if the cache has none, as with a user's few clips."""
+    if all(row["split"] != "val" for shard in open_latents(latents) for row in shard.rows):
+        _log.warning("%s: no clip in split val: this run has no validation loss", latents)
+        return None
+    return LatentDataset(latents, "val", params.text.max_tokens, facts)
+
+
+def shape_of(dataset: LatentDataset, params: Params) -> ModelShape:
+    """Return the shape of the network: section `model`, with the channels of the cache."""
+    return ModelShape(params.model, dataset.latent_channels, dataset.text_channels, params.text.max_tokens)
 
 
 def _refuse_long(text: StoredColumn, max_tokens: int) -> None:

@@ -107,7 +107,7 @@ def _explain(status: Status, lock: Path, cache: Path) -> Iterator[Finding]:
 
 
 def _of(facts: Sequence[Any], kind: str) -> dict[str, str]:
-    """Changes of one kind by path, and of a parameter file by key."""
+    """Changes of a kind by path, and of a parameter file by key."""
     found: dict[str, str] = {}
     for fact in facts:
         for path, word in fact.get(kind, {}).items() if isinstance(fact, dict) else ():

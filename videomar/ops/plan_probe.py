@@ -21,7 +21,7 @@ from videomar.encoders.load import load_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer
 from videomar.errors import VideomarError
 from videomar.files import LOG_FILE, write_csv
-from videomar.latents.dataset import LatentDataset
+from videomar.latents.dataset import LatentDataset, Splits
 from videomar.latents.shards import write_shards
 from videomar.media.clip_reader import cover_height
 from videomar.media.decode import Block, decode_video
@@ -30,7 +30,6 @@ from videomar.media.shapes import ClipShape, clip_size
 from videomar.model.videomar import VideoMAR
 from videomar.ops.plan_counts import LatentShape
 from videomar.seeding import step_generator
-from videomar.training.clips import Splits
 from videomar.training.loop import train
 from videomar.training.state import untrained
 from videomar.training.throughput import peak_memory_gb

@@ -55,7 +55,7 @@ class Roots(NamedTuple):
 # The code that makes a clip's latents, a caption's states, a training run.
 LATENTS = Roots(("videomar.latents.clip_encoder",))
 CAPTIONS = Roots(("videomar.encoders.text",))
-TRAINING = Roots(("videomar.training.loop", "videomar.training.clips"), _NO_CLIP_IS_MADE)
+TRAINING = Roots(("videomar.training.loop",), _NO_CLIP_IS_MADE)
 STAGES = {
     "list_clips": Roots(("stages.list_clips",)),
     "samples": Roots(("stages.samples",)),

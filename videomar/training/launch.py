@@ -180,7 +180,7 @@ def work(spec: RunSpec, worker: "Worker", report: Report | None = None) -> None:
     """
     import torch
 
-    from videomar.training.clips import read_splits, shape_of
+    from videomar.latents.dataset import read_splits, shape_of
     from videomar.training.loop import train
     from videomar.training.run_folder import claim_run_folder, describe_run
 

@@ -16,12 +16,11 @@ from videomar.config import Params
 from videomar.config.params import variants_of
 from videomar.config.search import Variant
 from videomar.errors import CheckpointError, DataError
-from videomar.latents.dataset import LatentDataset
+from videomar.latents.dataset import LatentDataset, read_splits, shape_of
 from videomar.tracking.run_log import RunLog, read_json
 from videomar.tracking.runs import OUTBOX, RUN_FILE, TrackedRun, open_run, upload_pending
 from videomar.tracking.uploader import PARENT_TAG
 from videomar.training import launch
-from videomar.training.clips import read_splits, shape_of
 from videomar.training.launch import RunSpec
 from videomar.training.run_folder import describe_run
 from videomar.training.state import run_summary
