@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from videomar.errors import DataError
 from videomar.evaluation.generated import GROUPS, ClipKinds
+from videomar.evaluation.metrics import BACKBONE
 from videomar.evaluation.metrics.backbone import Backbone
 from videomar.evaluation.metrics.behaviour import diversity, text_effect
-from videomar.evaluation.metrics.catalogue import BACKBONE
 from videomar.evaluation.metrics.extractors import (
     BackboneClips,
     Extractor,

@@ -1,1 +1,4 @@
 """One function for each metric, and the catalogue that names them."""
+
+BACKBONE = "EffNet-Lite0"
+"""The network of `backbone.py`; metrics that use it carry its name."""

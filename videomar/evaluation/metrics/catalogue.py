@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from videomar.evaluation.metrics import BACKBONE
+
 if TYPE_CHECKING:
     import pandas as pd
-
-BACKBONE = "EffNet-Lite0"
-"""The network of `backbone.py`; metrics that use it carry its name."""
 
 Values = TypeVar("Values", "pd.Series", "pd.DataFrame")
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from videomar.errors import DataError
+from videomar.evaluation.metrics import BACKBONE
 from videomar.evaluation.metrics.backbone import Backbone
-from videomar.evaluation.metrics.catalogue import BACKBONE
 from videomar.evaluation.metrics.frechet import FrechetScore, frechet_score
 from videomar.files import sha256_of
 
