@@ -34,7 +34,7 @@ from videomar.curation.shots import ClipSpan, clip_id, scan_clips
 from videomar.errors import DataError
 from videomar.files import sha256_of
 from videomar.media.clip_reader import clip_frames, cover_height, crop_to_size
-from videomar.media.decode import Block, decode_video
+from videomar.media.decode import Block, open_video
 from videomar.media.probe import UnreadableError, VideoInfo, probe
 from videomar.media.shapes import ClipShape, clip_size
 from videomar.provenance.code_hash import source_hash
@@ -188,9 +188,7 @@ def ingest_file(file: _File) -> list[ClipRow]:
         info = probe(path)
         height_px = cover_height(info, clip_size(info.width, info.height, file.params))
         take = partial(_row_of_clip, file, info)
-        found = decode_video(
-            path, info, height_px, lambda blocks: scan_clips(path, blocks, captions, file.params, take)
-        )
+        found = scan_clips(path, open_video(path, info, height_px), captions, file.params, take)
     except UnreadableError as error:
         return [file.row(error.reason)]
     except CaptionsError as error:

@@ -123,7 +123,7 @@ def scan_clips(
 
     Args:
         path: The video, for messages.
-        blocks: Its frames and their times, see `decode_video`.
+        blocks: Its frames and their times, see `open_video`.
         captions: Spans in it replace shot detection.
         params: `shot_threshold` and the shape of clips.
         take: Called with a clip and the frames and times around it; not for a second clip of one span.

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from videomar.config import IngestParams
 from videomar.errors import DataError
-from videomar.media.decode import Block, decode_video
+from videomar.media.decode import Block, open_video
 from videomar.media.images import is_picture, read_picture
 from videomar.media.probe import UnreadableError, VideoInfo, probe
 from videomar.media.shapes import ClipShape, ledger_shapes
@@ -82,40 +82,32 @@ def map_clips(
         path: The file.
         starts_s: When the clips begin, in any order. After the end of a video its last frame stays on show.
         shape: Size, length and frame rate of the clips.
-        use: Called with the frames (F, H, W, 3) of a clip as soon as they are known; perhaps a second time,
-            see `decode_video`.
+        use: Called with the frames (F, H, W, 3) of a clip as soon as they are known.
         until_s: No clip shows a frame that begins later.
 
     Raises:
-        UnreadableError: see `decode_video` and `probe`.
+        UnreadableError: see `open_video` and `probe`.
     """
     info = probe(path)
     size = shape.width_px, shape.height_px
     order = sorted(range(len(starts_s)), key=starts_s.__getitem__)
     length_s = (shape.num_frames - 1) / shape.fps
+    window, waiting, results = FrameWindow(path), list(order), dict[int, _Result]()
 
-    def use_all(blocks: Iterator[Block]) -> dict[int, _Result]:
-        window, waiting, results = FrameWindow(path), list(order), dict[int, _Result]()
+    def use_next() -> None:
+        number = waiting.pop(0)
+        chosen = window.frames[clip_frames(window.times, starts_s[number], shape)]
+        results[number] = use(crop_to_size(chosen, size))
 
-        def use_next() -> None:
-            number = waiting.pop(0)
-            chosen = window.frames[clip_frames(window.times, starts_s[number], shape)]
-            results[number] = use(crop_to_size(chosen, size))
-
-        for block in blocks:
-            window.append(block)
-            while waiting and window.times[-1] > starts_s[waiting[0]] + length_s + _BEHIND_S:
-                use_next()
-            times = window.times
-            window.keep_from(
-                clip_frames(times, starts_s[waiting[0]], shape)[0] if waiting else len(times) - 1
-            )
-            window.check_memory()
-        while waiting:
+    for block in open_video(path, info, cover_height(info, size), until_s):
+        window.append(block)
+        while waiting and window.times[-1] > starts_s[waiting[0]] + length_s + _BEHIND_S:
             use_next()
-        return results
-
-    results = decode_video(path, info, cover_height(info, size), use_all, until_s)
+        times = window.times
+        window.keep_from(clip_frames(times, starts_s[waiting[0]], shape)[0] if waiting else len(times) - 1)
+        window.check_memory()
+    while waiting:
+        use_next()
     return [results[number] for number in range(len(starts_s))]
 
 
@@ -172,9 +164,8 @@ def read_context(path: Path, params: IngestParams) -> NDArray[np.uint8]:
         return read_picture(path)[None]
     try:
         info = probe(path)
-        frames, times = decode_video(
-            path, info, info.height, lambda blocks: _last_frames(path, blocks, params.num_frames / params.fps)
-        )
+        blocks = open_video(path, info, info.height)
+        frames, times = _last_frames(path, blocks, params.num_frames / params.fps)
     except UnreadableError as error:
         raise DataError(
             f"{path}: got a file that is no readable video ({error.reason}), expected a picture or a video; "

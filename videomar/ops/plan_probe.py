@@ -24,7 +24,7 @@ from videomar.files import LOG_FILE, write_csv
 from videomar.latents.dataset import LatentDataset, Splits
 from videomar.latents.shards import write_shards
 from videomar.media.clip_reader import cover_height
-from videomar.media.decode import Block, decode_video
+from videomar.media.decode import open_video
 from videomar.media.probe import VideoInfo
 from videomar.media.shapes import ClipShape, clip_size
 from videomar.model.videomar import VideoMAR
@@ -92,15 +92,12 @@ def decode_probe(subject: Subject, send: Send) -> None:
     path, info = subject.video
     size = clip_size(info.width, info.height, subject.params.ingest)
 
-    def speed(blocks: Iterator[Block]) -> float:
-        start, frames = time.perf_counter(), 0
-        for block, _ in blocks:
-            frames += len(block)
-            if time.perf_counter() - start > _DECODE_S:
-                break
-        return frames / (time.perf_counter() - start)
-
-    send(("decode", decode_video(path, info, cover_height(info, size), speed)))
+    start, frames = time.perf_counter(), 0
+    for block, _ in open_video(path, info, cover_height(info, size)):
+        frames += len(block)
+        if time.perf_counter() - start > _DECODE_S:
+            break
+    send(("decode", frames / (time.perf_counter() - start)))
 
 
 def encode_probe(subject: Subject, send: Send) -> None:
