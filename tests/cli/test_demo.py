@@ -217,5 +217,5 @@ def test_words_beyond_their_bound_are_refused_also_where_no_page_counts_them(
 def test_taken_port_is_refused_with_a_way_out(address: str, files: ModelFiles, tmp_path: Path) -> None:
     port = urlsplit(address).port
     assert port is not None
-    with pytest.raises(VideomarError, match=f"port {port} of 127.0.0.1: is already in use.*--port"):
+    with pytest.raises(VideomarError, match=f"port {port} of 127.0.0.1 is already in use.*--port"):
         open_page(files, port, tmp_path)
