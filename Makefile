@@ -105,7 +105,7 @@ lint: setup-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/codespell
-	@$(BIN)/codespell -D .ci/words.txt --skip docs/LOG.md,docs/evidence/proofs.md $(PLAIN_WORDS)
+	@$(BIN)/codespell -D .ci/words.txt --skip docs/LOG.md $(PLAIN_WORDS)
 	@$(BIN)/lint-imports
 	@$(BIN)/python .ci/update_deps.py --check
 

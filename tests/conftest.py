@@ -97,7 +97,7 @@ def model(params: Params) -> VideoMAR:
 
 
 @pytest.fixture
-def told_model(params: Params) -> VideoMAR:
+def conditioned_model(params: Params) -> VideoMAR:
     """A lively network that can be told everything there is."""
     return lively_model(dataclasses.replace(params.model, conditions=CONDITIONS))
 

@@ -182,9 +182,9 @@ def test_other_sizes_than_trained_are_generated(model, captions, sampling, size)
     assert clip.shape == (3, 4, 3, *size)
 
 
-def test_motion_asked_for_changes_the_clip(told_model, captions, sampling):
+def test_motion_asked_for_changes_the_clip(conditioned_model, captions, sampling):
     clips = [
-        told_model.generate(
+        conditioned_model.generate(
             context(), 3, *captions, dataclasses.replace(sampling, motion=motion), step_generator(0, 0)
         )
         for motion in (None, 2.0, 20.0)
@@ -193,10 +193,10 @@ def test_motion_asked_for_changes_the_clip(told_model, captions, sampling):
     assert not torch.allclose(clips[1], clips[2], atol=1e-4)
 
 
-def test_history_noise_changes_only_frames_after_the_first_generated(told_model, captions, sampling):
-    plain = told_model.generate(context(), 4, *captions, sampling, step_generator(0, 0))
+def test_history_noise_changes_only_frames_after_the_first_generated(conditioned_model, captions, sampling):
+    plain = conditioned_model.generate(context(), 4, *captions, sampling, step_generator(0, 0))
     noisy = dataclasses.replace(sampling, history_noise=0.3)
-    other = told_model.generate(context(), 4, *captions, noisy, step_generator(0, 0))
+    other = conditioned_model.generate(context(), 4, *captions, noisy, step_generator(0, 0))
     assert torch.equal(plain[:, :, :2], other[:, :, :2])
     assert not torch.allclose(plain[:, :, 2], other[:, :, 2], atol=1e-3)
 

@@ -127,8 +127,8 @@ def test_masked_frames_do_not_see_each_other_nor_their_complete_copy(model, capt
 
 
 def test_conditions_are_forgotten_independently_and_as_often_as_stated():
-    told = {"fps": torch.full((4000,), 8.0), "motion": torch.full((4000,), 3.0)}
-    forgotten = drop_conditions(told, 0.3, step_generator(0, 0))
+    values = {"fps": torch.full((4000,), 8.0), "motion": torch.full((4000,), 3.0)}
+    forgotten = drop_conditions(values, 0.3, step_generator(0, 0))
     unknown = {name: values.isnan() for name, values in forgotten.items()}
     assert all(abs(gone.float().mean() - 0.3) < 0.03 for gone in unknown.values())
     assert abs((unknown["fps"] & unknown["motion"]).float().mean() - 0.09) < 0.02
@@ -141,9 +141,9 @@ def test_every_parameter_gets_a_finite_gradient(params, captions, name, head):
     conditions = ("fps", "motion", "history_noise")
     model = lively_model(dataclasses.replace(params.model, head=head, conditions=conditions))
     train = objective(params, name, cond_drop_prob=0.5, history_noise=0.3)
-    told = {"fps": torch.tensor([8.0, 12.0, 24.0]), "motion": torch.tensor([1.0, float("nan"), 9.0])}
+    values = {"fps": torch.tensor([8.0, 12.0, 24.0]), "motion": torch.tensor([1.0, float("nan"), 9.0])}
     for step in range(4):  # with and without their captions
-        model.loss(Clips(clips(), *captions, told), train, step_generator(0, step)).backward()
+        model.loss(Clips(clips(), *captions, values), train, step_generator(0, step)).backward()
     for parameter_name, weight in model.named_parameters():
         if parameter_name.endswith("history_noise.unknown"):
             continue  # the level is always known

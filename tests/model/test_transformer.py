@@ -78,7 +78,7 @@ def test_frames_are_bidirectional_inside(model, captions):
 PRESETS = {
     "default": {},
     "ddpm": {"head": "ddpm"},
-    "told": {"conditions": CONDITIONS},
+    "with conditions": {"conditions": CONDITIONS},
     "patches": {"patch_size": 2},
     "deep": {"depth": 5, "num_heads": 4, "rope_axis_dims": (4, 2, 2)},
 }
@@ -177,12 +177,12 @@ def test_captions_may_come_without_their_padding(model, captions):
     )
 
 
-def test_conditions_change_the_hidden_vectors_and_dropped_rows_know_none(told_model, captions):
+def test_conditions_change_the_hidden_vectors_and_dropped_rows_know_none(conditioned_model, captions):
     def hidden(drop, **conditions):
-        told = {name: torch.tensor([value]) for name, value in conditions.items()}
-        conditioning = told_model.trunk.encode_text(*captions, told, torch.full((3,), drop))
+        values = {name: torch.tensor([value]) for name, value in conditions.items()}
+        conditioning = conditioned_model.trunk.encode_text(*captions, values, torch.full((3,), drop))
         frames = causal(patchify(clips(2), 1), torch.zeros(3, 2, 6).bool(), GRID)
-        return told_model.trunk.forward_tokens(frames, conditioning)
+        return conditioned_model.trunk.forward_tokens(frames, conditioning)
 
     nothing = hidden(False)
     assert torch.equal(nothing, hidden(False, motion=math.nan, fps=math.nan))
@@ -192,11 +192,11 @@ def test_conditions_change_the_hidden_vectors_and_dropped_rows_know_none(told_mo
     assert torch.equal(hidden(True), hidden(True, motion=5.0, fps=8.0))
 
 
-def test_noise_level_of_a_frame_is_told_to_it_and_to_later_frames_only(told_model, captions):
-    conditioning = told_model.trunk.encode_text(*captions)
+def test_noise_level_of_a_frame_reaches_it_and_later_frames_only(conditioned_model, captions):
+    conditioning = conditioned_model.trunk.encode_text(*captions)
     frames = causal(patchify(clips(3), 1), torch.zeros(3, 3, 6).bool(), GRID)
-    none = told_model.trunk.forward_tokens(frames, conditioning)
-    level = told_model.trunk.forward_tokens(
+    none = conditioned_model.trunk.forward_tokens(frames, conditioning)
+    level = conditioned_model.trunk.forward_tokens(
         frames._replace(noise_levels=torch.tensor([[0.0, 0.5, 0.0]])), conditioning
     )
     assert torch.equal(none[:, 0], level[:, 0])

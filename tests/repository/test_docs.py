@@ -213,8 +213,7 @@ def test_help_names_every_target_that_users_call() -> None:
 
 @pages
 def test_words_are_plain(page: Path) -> None:
-    if page.name != "proofs.md":  # written by `make proofs`, in the words of the tests
-        assert UNCLEAR.findall(without_code(page.read_text())) == []
+    assert UNCLEAR.findall(without_code(page.read_text())) == []
 
 
 def test_citation_and_changelog_name_the_version() -> None:
