@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 # Environment of child processes. Importing `flows` sets PREFECT_HOME for the whole test process, so this copy
 # is taken first: a child in a folder of its own must not use the Prefect database of the repository.
 ENVIRONMENT_AT_START = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-_THREADS = torch.get_num_threads()
+# One, as with `make test`: two test processes with two threads each are slower, and sums round differently.
+_THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
 def small_params() -> Params:
@@ -75,7 +76,7 @@ def lively_model(params: ModelParams) -> VideoMAR:
 
 @pytest.fixture(autouse=True)
 def threads_as_at_the_start() -> None:
-    """As many threads of torch as the process began with, whatever a test before has set: they move bits."""
+    """The same number of threads of torch for each test, whatever a test before has set: they move bits."""
     torch.set_num_threads(_THREADS)
 
 
