@@ -16,11 +16,13 @@ from videomar.seeding import step_generator
 
 __all__ = ["clip_shape", "copied", "curate_params", "ingest_params", "videos"]
 ROOT = Path(__file__).parent.parent
+# One thread as with `make test`, here and in child processes: sums round differently with more, and two test
+# processes with two threads each are slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+_THREADS = int(os.environ["OMP_NUM_THREADS"])
 # Environment of child processes. Importing `flows` sets PREFECT_HOME for the whole test process, so this copy
 # is taken first: a child in a folder of its own must not use the Prefect database of the repository.
 ENVIRONMENT_AT_START = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-# One, as with `make test`: two test processes with two threads each are slower, and sums round differently.
-_THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
 def small_params() -> Params:
