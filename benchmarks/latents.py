@@ -24,6 +24,7 @@ import psutil
 import torch
 
 from benchmarks.record import ROOT, write_result
+from videomar.compute.seeding import step_generator
 from videomar.config import Params, load_params
 from videomar.curation.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
@@ -32,7 +33,6 @@ from videomar.latents.dataset import LatentDataset
 from videomar.latents.encode import encode_clips
 from videomar.latents.parquet import ByteRange
 from videomar.latents.shards import write_shards
-from videomar.seeding import step_generator
 
 SHAPE = (16, 6, 32, 32)  # 192 KiB per clip
 CLIPS = 6000

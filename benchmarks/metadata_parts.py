@@ -43,8 +43,8 @@ Part = Callable[[Path, int], Callable[[], object]]
 
 def write_settings(folder: Path) -> None:
     """Write parameters, a second file with other limits, an empty list of takedowns, and a tokenizer."""
+    from videomar.compute.seeding import step_generator
     from videomar.encoders.causal import CausalTokenizer, save_tokenizer
-    from videomar.seeding import step_generator
 
     values = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
     values["text"]["encoder"] = "none"

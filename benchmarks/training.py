@@ -35,10 +35,10 @@ from benchmarks.training_subjects import (
     write_cache,
 )
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.seeding import step_generator
 from videomar.config import TrainParams
 from videomar.latents.dataset import LatentDataset
 from videomar.model.objective import Clips
-from videomar.seeding import step_generator
 from videomar.training.curriculum import draw_of
 from videomar.training.micro_batches import backward, parts_of
 from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.support.videos import clip_shape, copied, curate_params, ingest_params, videos
+from videomar.compute.seeding import step_generator
 from videomar.config import CurriculumStage, ModelParams, Params, load_params
 from videomar.config.models import CONDITIONS
 from videomar.model.videomar import VideoMAR
-from videomar.seeding import step_generator
 
 __all__ = ["clip_shape", "copied", "curate_params", "ingest_params", "videos"]
 ROOT = Path(__file__).parent.parent

@@ -8,6 +8,7 @@ import pytest
 
 from tests.latents.test_encode import Simulated
 from tests.support.videos import run_ffmpeg
+from videomar.compute.seeding import step_generator
 from videomar.config import Params
 from videomar.curation.curate import curate_clips
 from videomar.curation.ingest import count_candidates, ingest_videos
@@ -15,7 +16,6 @@ from videomar.curation.ledger import ClipRow
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.errors import DataError
 from videomar.latents.encode import encode_clips
-from videomar.seeding import step_generator
 
 CLIP = ClipRow(video="a", clip_id="a 0", start_s=0.0, end_s=1.0, group="real")
 BAD = ClipRow(video="b", group="real", reason="empty_file")

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from tests.conftest import small_params
+from videomar.compute.seeding import step_generator
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.encoders.load import load_tokenizer
-from videomar.seeding import step_generator
 
 # Kind: time stride, space stride. Each encodes to 4 channels.
 STRIDES = {"ours": (4, 8), "cosmos8": (8, 8), "cosmos16": (8, 16), "torchscript": (8, 16)}

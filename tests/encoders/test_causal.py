@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.encoders.conftest import redraw
+from videomar.compute.seeding import step_generator
 from videomar.encoders.causal import CausalTokenizer, load_causal, save_tokenizer, start_from_pca
-from videomar.seeding import step_generator
 
 
 @pytest.fixture

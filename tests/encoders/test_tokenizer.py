@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.encoders.conftest import STRIDES
+from videomar.compute.seeding import step_generator
 from videomar.encoders.load import copy_tokenizer, load_tokenizer
 from videomar.encoders.tokenizer import to_pictures, to_unit_range, with_moments
 from videomar.errors import DataError
-from videomar.seeding import step_generator
 
 TOLERANCE = {"ours": 1e-6, "cosmos8": 1e-5, "cosmos16": 1e-5, "torchscript": 0.0}
 

@@ -14,6 +14,7 @@ import pandas
 import pytest
 import torch
 
+from videomar.compute.seeding import step_generator
 from videomar.config import Params
 from videomar.curation.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
@@ -25,7 +26,6 @@ from videomar.latents.encode import _key, encode_clips
 from videomar.latents.encode_ray import encode_on_ray
 from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import open_latents, read_rows
-from videomar.seeding import step_generator
 
 VIDEOS = 12
 CLIPS = 3

@@ -16,12 +16,12 @@ import pytest
 from tests.conftest import small_params
 from tests.support.deadlines import within
 from tests.support.videos import run_ffmpeg
+from videomar.compute.seeding import step_generator
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.errors import DataError
 from videomar.latents.clip_encoder import ClipEncoder, Video
 from videomar.latents.encode_ray import encode_on_ray, split_videos
 from videomar.media.shapes import ClipShape
-from videomar.seeding import step_generator
 
 STORE_BYTES = 80 * 2**20
 DEADLINE_S = 180

@@ -13,6 +13,7 @@ from tests.support.videos import run_ffmpeg
 from tests.training.conftest import files_of, with_train
 from tests.training.test_loop import Bomb, Interrupted
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.seeding import step_generator
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.encoders.tokenizer import to_unit_range
 from videomar.errors import DataError, ParamsError
@@ -23,7 +24,6 @@ from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import open_latents, read_rows
 from videomar.media.clip_reader import map_clips
 from videomar.media.shapes import ClipShape
-from videomar.seeding import step_generator
 from videomar.training.curriculum import draw_of
 from videomar.training.loop import train
 from videomar.training.micro_batches import draw_latents, parts_of

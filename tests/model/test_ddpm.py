@@ -14,10 +14,10 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from tests.conftest import lively_model
+from videomar.compute.seeding import step_generator
 from videomar.errors import ParamsError
 from videomar.model.ddpm import DDPMHead, cosine_alpha_bars, respaced
 from videomar.model.head import GuidedHidden
-from videomar.seeding import step_generator
 
 CHAINS = pytest.mark.parametrize("num_steps", [1, 2, 100, 1000])
 # Steps at the ends of the chain and in between; the first is the one with a likelihood in place of a KL.

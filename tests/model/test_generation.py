@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.conftest import lively_model
+from videomar.compute.seeding import step_generator
 from videomar.errors import DataError
 from videomar.model.generation import RowNoise, generate_frames, hidden_after
-from videomar.seeding import step_generator
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.conftest import lively_model
+from videomar.compute.seeding import step_generator
 from videomar.model.objective import Clips
-from videomar.seeding import step_generator
 
 pytestmark = [
     pytest.mark.gpu,

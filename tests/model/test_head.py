@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from tests.conftest import lively_model
+from videomar.compute.seeding import step_generator
 from videomar.model.ddpm import respaced
 from videomar.model.head import TIME_SCALE, GuidedHidden
 from videomar.model.videomar import VideoMAR
-from videomar.seeding import step_generator
 
 KINDS = pytest.mark.parametrize("kind", ["flow", "ddpm"])
 # A mixture of three round Gaussians in two channels, its standard deviation about 1.

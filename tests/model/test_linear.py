@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
+from videomar.compute.seeding import step_generator
 from videomar.model.linear import Linear, smallest_batch
-from videomar.seeding import step_generator
 
 COUNTS = (2, 3, 5, 8, 9, 16, 17, 31)
 _LAW = """

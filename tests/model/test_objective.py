@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.conftest import lively_model
+from videomar.compute.seeding import step_generator
 from videomar.model.conditions import drop_conditions
 from videomar.model.frames import causal, complete_and_masked
 from videomar.model.objective import (
@@ -15,7 +16,6 @@ from videomar.model.objective import (
     draw_token_mask,
 )
 from videomar.model.patchify import patchify
-from videomar.seeding import step_generator
 
 GRID = (2, 3)
 

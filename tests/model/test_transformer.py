@@ -6,6 +6,7 @@ import torch
 import yaml
 
 from tests.conftest import ROOT, lively_model
+from videomar.compute.seeding import step_generator
 from videomar.config import ModelParams
 from videomar.config.models import CONDITIONS
 from videomar.errors import DataError
@@ -14,7 +15,6 @@ from videomar.model.kv_cache import KVCache
 from videomar.model.patchify import patchify, token_grid, unpatchify
 from videomar.model.rope import grid_positions, rotate, rotation_at
 from videomar.model.videomar import VideoMAR
-from videomar.seeding import step_generator
 
 GRID = (2, 3)
 

@@ -188,7 +188,7 @@ def test_only_this_module_hashes_sources() -> None:
 def test_training_needs_no_code_that_makes_clips() -> None:
     names = closure(TRAINING)
     assert "videomar.training.loop" in names
-    assert "videomar.seeding" in names
+    assert "videomar.compute.seeding" in names
     assert not [name for name in names if "generation" in name or "tracking" in name or "sampling" in name]
 
 

@@ -23,6 +23,7 @@ import yaml
 from tests.support.pipeline_outputs import write_outputs
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.seeding import step_generator
 from videomar.config import load_params
 from videomar.config.schema import set_keys
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
@@ -30,7 +31,6 @@ from videomar.registry import release
 from videomar.registry.candidate import input_example
 from videomar.registry.champion import apply_decision
 from videomar.registry.versions import record_decision, version_of
-from videomar.seeding import step_generator
 from videomar.training.state import untrained
 
 pytestmark = pytest.mark.slow

@@ -305,7 +305,7 @@ def test_changed_choice_of_batches_trains_again(finished):
 
 
 def test_changed_noise_is_noticed_where_it_is_drawn(finished):
-    edit(finished, "videomar/seeding.py", "0x9E3779B97F4A7C15", "0x9E3779B97F4A7C17")
+    edit(finished, "videomar/compute/seeding.py", "0x9E3779B97F4A7C15", "0x9E3779B97F4A7C17")
     assert {"train_tokenizer", "train", "sample"} <= woken(finished)
 
 

@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from tests.conftest import lively_model
+from videomar.compute.seeding import step_generator
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.latents.shards import write_shards
 from videomar.media.probe import probe
 from videomar.sampling.previews import CLIPS, FILM, SHEET, Previews
-from videomar.seeding import step_generator
 
 
 def write_val(folder, clips, split):

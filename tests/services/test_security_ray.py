@@ -22,7 +22,7 @@ from videomar.services.supervisor import ServiceMonitor
 
 _LIMIT_S = 120.0
 JOB = """
-from videomar.cluster import ray_cluster
+from videomar.compute.cluster import ray_cluster
 from videomar.errors import VideomarError
 try:
     with ray_cluster(1):

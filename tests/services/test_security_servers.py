@@ -21,7 +21,7 @@ SECRETS = {
     "RAY_AUTH_TOKEN": "sesame-of-ray-0123456789abcdef01",
 }
 JOB = """
-from videomar.cluster import ray_cluster
+from videomar.compute.cluster import ray_cluster
 from videomar.errors import VideomarError
 try:
     with ray_cluster(1):

@@ -6,10 +6,10 @@ from pathlib import Path
 from tests.conftest import lively
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.seeding import step_generator
 from videomar.config import Params
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.sampling.generate import ModelFiles
-from videomar.seeding import step_generator
 from videomar.training.state import untrained
 
 

@@ -13,9 +13,9 @@ import yaml
 from tests.conftest import ENVIRONMENT_AT_START
 from tests.training.test_sweep import write_latents, write_params
 from videomar import checkpoint
+from videomar.compute.seeding import step_generator
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.environment import apply_settings
-from videomar.seeding import step_generator
 from videomar.tracking.mlflow_store import experiment_id, open_client, tracking_uri
 
 ROOT = Path(__file__).parents[2]

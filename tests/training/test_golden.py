@@ -13,10 +13,10 @@ import torch
 from tests.conftest import small_params
 from tests.support.caches import write_cache
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.seeding import step_generator
 from videomar.config.models import HEADS
 from videomar.config.training import OBJECTIVES
 from videomar.latents.dataset import LatentDataset
-from videomar.seeding import step_generator
 from videomar.training.micro_batches import clips_on
 from videomar.training.optim import make_optimizer
 from videomar.training.state import untrained

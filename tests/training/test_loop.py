@@ -8,10 +8,10 @@ from tests.support.caches import write_cache
 from tests.training.conftest import files_of, with_train
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.seeding import step_generator
 from videomar.files import read_log
 from videomar.latents.dataset import LatentDataset, Splits
 from videomar.model.objective import Clips, draw_target_frames
-from videomar.seeding import step_generator
 from videomar.training.curriculum import max_steps
 from videomar.training.loop import train
 from videomar.training.optim import learning_rate_at, make_optimizer

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from videomar.compute.seeding import step_generator
 from videomar.model.objective import Clips
-from videomar.seeding import step_generator
 from videomar.training.curriculum import draw_of
 from videomar.training.micro_batches import backward, hidden_tokens, parts_of
 from videomar.training.parallelize import Loss

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from tests.conftest import small_params
+from videomar.compute.seeding import step_generator
 from videomar.encoders.causal import CausalTokenizer, start_from_pca
 from videomar.encoders.tokenizer import to_pictures, to_unit_range
 from videomar.evaluation.generated import psnr_db, repeat_last
 from videomar.model.objective import Clips
 from videomar.model.videomar import VideoMAR
-from videomar.seeding import step_generator
 from videomar.sources.simulate import draw_scene, render
 from videomar.training.optim import ema_decay_at, learning_rate_at, make_optimizer, update_ema
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.training.conftest import with_train
+from videomar.compute.seeding import step_generator
 from videomar.errors import ParamsError
-from videomar.seeding import step_generator
 from videomar.training.loop import train
 from videomar.training.micro_batches import clips_on
 from videomar.training.parallelize import Loss, compile_blocks, recompute_blocks, refuse_emulated

@@ -10,13 +10,13 @@ from mlflow.entities import Run
 
 from tests.conftest import small_params
 from tests.training.test_sweep import write_latents
+from videomar.compute.seeding import step_generator
 from videomar.config.section import free_keys
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.latents.dataset import LatentDataset
 from videomar.latents.keys import expected_metadata
 from videomar.provenance.checkout import made_from
 from videomar.sampling.previews import FILM, SHEET, Previews
-from videomar.seeding import step_generator
 from videomar.tracking.mlflow_store import open_client
 from videomar.tracking.runs import read_run_id
 from videomar.training.launch import RunSpec, work

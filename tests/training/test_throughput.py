@@ -8,9 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.training.conftest import files_of, with_train
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.seeding import step_generator
 from videomar.model.objective import Clips, draw_frames
 from videomar.model.patchify import patchify
-from videomar.seeding import step_generator
 from videomar.training.loop import train
 from videomar.training.optim import ema_decay_at
 from videomar.training.throughput import (

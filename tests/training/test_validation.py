@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.training.conftest import with_train
-from videomar.seeding import step_generator
+from videomar.compute.seeding import step_generator
 from videomar.training.loop import VALIDATION_STEP, train, validation_loss
 from videomar.training.micro_batches import clips_on
 from videomar.training.parallelize import Loss

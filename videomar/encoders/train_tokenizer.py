@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from videomar.compute.seeding import step_generator
 from videomar.config import IngestParams, Params, TokenizerParams
 from videomar.curation.ledger import kept_clips, read_ledger
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer, start_from_pca
@@ -23,7 +24,6 @@ from videomar.encoders.tokenizer import VideoTokenizer, to_unit_range
 from videomar.errors import DataError
 from videomar.files import write_csv
 from videomar.media.clip_reader import read_ledger_clips
-from videomar.seeding import step_generator
 
 _PCA_CLIPS = 512
 _LOG_EVERY = 20

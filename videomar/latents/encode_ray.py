@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from videomar.cluster import ray_cluster
+from videomar.compute.cluster import ray_cluster
 from videomar.config import Params
 from videomar.errors import DataError, VideomarError
 from videomar.latents.clip_encoder import ClipEncoder, Encoded, Video

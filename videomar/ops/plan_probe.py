@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.seeding import step_generator
 from videomar.config import Params, TrainParams
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer
@@ -29,7 +30,6 @@ from videomar.media.probe import VideoInfo
 from videomar.media.shapes import ClipShape, clip_size
 from videomar.model.videomar import VideoMAR
 from videomar.ops.plan_counts import LatentShape
-from videomar.seeding import step_generator
 from videomar.training.loop import train
 from videomar.training.state import untrained
 from videomar.training.throughput import peak_memory_gb

@@ -27,7 +27,7 @@ INERT = {
     "videomar.config": "declares and checks values; the values themselves are part of each record",
     "videomar.environment": "settings of other programs: telemetry, ports, proxies",
     "videomar.files": "writes files atomically, JSON, CSV, checksums",
-    "videomar.cluster": "starts and finds Ray",
+    "videomar.compute.cluster": "starts and finds Ray",
     "videomar.processes": "ends child processes",
     "stages.stage": "arguments, metrics and messages of a stage",
     "videomar.provenance": "makes and compares these hashes, and records the commit",

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomar.checkpoint import load
+from videomar.compute.seeding import step_generator
 from videomar.config import Params
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.text import load_text_encoder, pad_states
 from videomar.encoders.tokenizer import to_pictures, to_unit_range
 from videomar.media.shapes import clip_size
 from videomar.model.generation import generate_frames
-from videomar.seeding import step_generator
 
 # Called with the number of frames that are done, and the number of frames of the whole clip.
 OnProgress = Callable[[int, int], None]

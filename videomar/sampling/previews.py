@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, from_numpy
 
+from videomar.compute.seeding import step_generator
 from videomar.config import SampleParams
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer, to_pictures
@@ -22,7 +23,6 @@ from videomar.errors import DataError
 from videomar.latents.dataset import LatentDataset
 from videomar.media.mp4 import write_mp4
 from videomar.model.videomar import VideoMAR
-from videomar.seeding import step_generator
 from videomar.storage import Location
 
 CLIPS = 4

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from videomar.checkpoint import load
+from videomar.compute.seeding import step_generator
 from videomar.config import Params, SampleParams
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer, to_pictures, to_unit_range
@@ -33,7 +34,6 @@ from videomar.sampling.finished_batches import FinishedBatches, hash_of_run
 from videomar.sampling.generate import cover
 from videomar.sampling.held_out import SPLIT, HeldOut, batches_of_one_shape, read_held_out
 from videomar.sampling.tasks import Task, extrapolate_latents, tasks_of
-from videomar.seeding import step_generator
 
 SCHEMA = pa.schema(
     [

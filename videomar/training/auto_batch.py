@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.seeding import step_generator
 from videomar.config import TrainParams
 from videomar.config.training import AUTO
 from videomar.errors import ParamsError
 from videomar.files import write_json
 from videomar.latents.dataset import LatentDataset
 from videomar.model.objective import Clips
-from videomar.seeding import step_generator
 from videomar.training.curriculum import stage_params
 from videomar.training.micro_batches import clips_on
 from videomar.training.optim import update_ema

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomar import errors
-from videomar.cluster import compute_device, ray_cluster, refuse_missing_gpus
+from videomar.compute.cluster import compute_device, ray_cluster, refuse_missing_gpus
 from videomar.config import Params
 from videomar.config.section import fixed_keys, free_keys
 from videomar.errors import CheckpointError, VideomarError

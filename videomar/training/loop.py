@@ -17,12 +17,12 @@ from torch import nn
 
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.seeding import step_generator
 from videomar.config import CurriculumStage, TrainParams
 from videomar.errors import CheckpointError, DataError
 from videomar.files import LOG_FILE, write_csv
 from videomar.latents.dataset import LatentDataset, Splits
 from videomar.model.videomar import VideoMAR
-from videomar.seeding import step_generator
 from videomar.training.auto_batch import with_batch_sizes
 from videomar.training.curriculum import check_served, draw_of, position_at, stage_params, stop_reason
 from videomar.training.micro_batches import Part, backward, clips_on, parts_of

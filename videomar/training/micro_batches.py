@@ -16,11 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from videomar.compute.seeding import step_generator
 from videomar.config import TrainParams
 from videomar.latents.dataset import Batch, BatchSpec, LatentDataset
 from videomar.model.objective import Clips, draw_frames
 from videomar.model.patchify import patchify, token_grid
-from videomar.seeding import step_generator
 from videomar.training.throughput import Meter
 from videomar.training.worker import Worker
 

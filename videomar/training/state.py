@@ -15,12 +15,12 @@ from torch import Tensor
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.checkpoint.tensors import each_tensor
+from videomar.compute.seeding import step_generator
 from videomar.config import TrainParams
 from videomar.errors import CheckpointError
 from videomar.files import read_log
 from videomar.model.videomar import VideoMAR
 from videomar.provenance.made_with import differing_keys
-from videomar.seeding import step_generator
 from videomar.training.curriculum import StageEnd
 from videomar.training.optim import make_optimizer
 from videomar.training.parallelize import gather_in_turn, shard, shard_like

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from videomar.cluster import compute_device, ray_cluster, refuse_missing_gpus
+from videomar.compute.cluster import compute_device, ray_cluster, refuse_missing_gpus
 from videomar.config import TrainParams
 from videomar.errors import VideomarError
 from videomar.training.curriculum import max_steps

@@ -1,0 +1,1 @@
+"""What a stage computes with: processor or GPU, Ray cluster, random generators."""

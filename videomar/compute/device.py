@@ -1,0 +1,35 @@
+"""The device that a stage computes on, and the number format of its matrix products there."""
+
+import contextlib
+
+import torch
+
+from videomar.errors import ParamsError
+
+DEVICES = ("auto", "cpu", "cuda")
+"""Values of every key `device` in section `resources`."""
+
+
+def choose_device(wanted: str, where: str = "device") -> torch.device:
+    """Return the device that a process computes on: for `auto` a GPU if this machine has one.
+
+    Args:
+        wanted: one of DEVICES.
+        where: the key or option that names it, for the message.
+
+    Raises:
+        ParamsError: `cuda` is wanted, and PyTorch finds no GPU here.
+    """
+    found = torch.cuda.is_available()
+    if wanted == "cuda" and not found:
+        remedy = "set it to auto or cpu"
+        if not torch.version.cuda:
+            remedy += "; this PyTorch was built without CUDA, see docs/guide/installation.md"
+        raise ParamsError(f"{where}: got cuda, expected a GPU that PyTorch can use; {remedy}")
+    return torch.device("cuda" if found and wanted != "cpu" else "cpu")
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Compute matrix products in bfloat16 where the hardware has it; weights and results stay as they are."""
+    hardware = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16) if hardware else contextlib.nullcontext()
