@@ -85,10 +85,7 @@ class TransformersText:
     @cached_property
     def content_hash(self) -> str:
         """Hash of the files of model and tokenizer, the prefix and the length."""
-        digest = hashlib.sha256(json.dumps([self.max_tokens, self.prefix]).encode())
-        for name in self.files:
-            digest.update(name.encode() + bytes.fromhex(sha256_of(self.folder / name)))
-        return digest.hexdigest()
+        return content_hash_of(self.folder, self.max_tokens, self.prefix)
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
@@ -149,6 +146,14 @@ class TransformersText:
             raise DataError(f"text.max_tokens: got {self.max_tokens} tokens, expected {rule}; lower it")
 
 
+def content_hash_of(folder: Path, max_tokens: int, prefix: str) -> str:
+    """Hash of the files of model and tokenizer in a folder, the prefix and the length."""
+    digest = hashlib.sha256(json.dumps([max_tokens, prefix]).encode())
+    for name in _model_files(folder):
+        digest.update(name.encode() + bytes.fromhex(sha256_of(folder / name)))
+    return digest.hexdigest()
+
+
 def load_text_encoder(params: TextParams) -> TextEncoder:
     """Load the encoder that section `text` names.
 
@@ -157,11 +162,11 @@ def load_text_encoder(params: TextParams) -> TextEncoder:
     """
     if params.encoder == "none":
         return NoText()
-    folder = _packaged_minilm() if params.encoder == "minilm" else Path(params.encoder)
+    folder = packaged_minilm() if params.encoder == "minilm" else Path(params.encoder)
     return TransformersText(folder, params.max_tokens, params.prefix)
 
 
-def _packaged_minilm() -> Path:
+def packaged_minilm() -> Path:
     """Return the folder of all-MiniLM-L6-v2 in the package that ships its weights.
 
     Raises:
