@@ -17,7 +17,7 @@ from tests.support.old_layout import ROOT, SHIPPED, old_text
 from videomar.config import TrainParams, load_own_params, load_params
 from videomar.config.edit import read_preset, update_params
 from videomar.config.params import variants_of
-from videomar.config.schema import RESOURCE_KEYS, SECTIONS, set_keys
+from videomar.config.schema import LATER_RESOURCES, RESOURCE_KEYS, SECTIONS, set_keys
 from videomar.config.section import Mark, fixed_keys, free_keys, keys_marked
 from videomar.errors import OldLayoutError, ParamsError
 from videomar.ops.check_pipeline import params_findings
@@ -113,6 +113,25 @@ def test_key_that_came_later_is_taken_from_the_newer_file_also_below_resources(
     assert load_params(tmp_path / "older.yaml", ROOT / "params.yaml") == load_params(ROOT / "params.yaml")
 
 
+def test_file_from_before_every_stage_had_a_device_is_still_read(file: Path, raw: Raw) -> None:
+    later = [(section, key) for section, keys in LATER_RESOURCES.items() for key in keys]
+    for section, key in later:
+        del raw["resources"][section][key]
+    del raw["resources"]["text"]  # no key of it existed
+    file.write_text(yaml.safe_dump(raw))
+    for params in (load_own_params(file), load_params(file)):
+        for section, key in later:
+            assert getattr(getattr(params, section), key) == LATER_RESOURCES[section][key]
+    assert load_params(file, ROOT / "params.yaml") == load_params(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize("section", [name for name, keys in RESOURCE_KEYS.items() if "device" in keys])
+def test_every_device_follows_one_rule(file: Path, raw: Raw, section: str) -> None:
+    raw["resources"][section]["device"] = "gpu"
+    rule = f"resources.{section}.device: got gpu, expected auto or cpu or cuda"
+    assert rule in refusal(file, raw)
+
+
 def test_stage_refuses_the_users_own_file_of_the_old_layout_and_reads_another(file: Path) -> None:
     file.write_text(old_text())
     with pytest.raises(OldLayoutError):
@@ -132,32 +151,32 @@ def test_doctor_names_the_verb_that_moves_keys(file: Path) -> None:
 WRONG: dict[str, tuple[Callable[[Raw], object], str]] = {
     "resources missing": (
         lambda raw: raw.pop("resources"),
-        "resources: missing, expected the sections ingest, tokenizer, encode, train, suite",
+        "resources: missing, expected the sections ingest, tokenizer, text, encode, train, suite",
     ),
     "no mapping": (
         lambda raw: raw.update(resources=3),
-        "resources: got 3, expected the sections ingest, tokenizer, encode, train, suite",
+        "resources: got 3, expected the sections ingest, tokenizer, text, encode, train, suite",
     ),
     "nothing below": (lambda raw: raw.update(resources=None), "resources: got None, expected the sections"),
     "section missing": (
         lambda raw: raw["resources"].pop("suite"),
-        "resources.suite: missing, expected the keys threads",
+        "resources.suite: missing, expected the keys threads, device",
     ),
     "section without keys": (
         lambda raw: raw["resources"].update(suite=None),
-        "resources.suite: got None, expected the keys threads",
+        "resources.suite: got None, expected the keys threads, device",
     ),
     "unknown section": (
         lambda raw: raw["resources"].update(sample={"threads": 1}),
-        "resources.sample: unknown section, expected ingest or tokenizer or encode or train or suite",
+        "resources.sample: unknown section, expected ingest or tokenizer or text or encode or train or suite",
     ),
     "wrong section": (
         lambda raw: raw["resources"]["encode"].update(threads=1),
-        "resources.encode.threads: no such resource, expected num_workers",
+        "resources.encode.threads: no such resource, expected num_workers or device or batch_clips",
     ),
     "no resource": (
         lambda raw: raw["resources"]["suite"].update(batch_size=4),
-        "resources.suite.batch_size: no such resource, expected threads",
+        "resources.suite.batch_size: no such resource, expected threads or device",
     ),
     "key missing": (
         lambda raw: raw["resources"]["train"].pop("device"),

@@ -358,7 +358,7 @@ def test_padding_refuses_states_of_another_encoder(shape):
 
 
 def test_packaged_encoder_is_the_original_byte_for_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    params = TextParams(encoder="minilm", prefix="", max_tokens=8)
+    params = TextParams(encoder="minilm", prefix="", max_tokens=8, num_workers=1, device="cpu")
     assert load_text_encoder(params).content_hash
     monkeypatch.setitem(MINILM_FILES, "tokenizer.json", "0" * 64)
     with pytest.raises(DataError, match=r"tokenizer.json: got be50.*expected sha256 0000.*--force-reinstall"):

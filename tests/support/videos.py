@@ -50,6 +50,7 @@ def ingest_params() -> IngestParams:
         timeout_s=60.0,
         memory_gb=2.0,
         num_workers=1,
+        device="cpu",
         captioner=None,
         scorers={},
     )

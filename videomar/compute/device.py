@@ -6,15 +6,12 @@ import torch
 
 from videomar.errors import ParamsError
 
-DEVICES = ("auto", "cpu", "cuda")
-"""Values of every key `device` in section `resources`."""
-
 
 def choose_device(wanted: str, where: str = "device") -> torch.device:
     """Return the device that a process computes on: for `auto` a GPU if this machine has one.
 
     Args:
-        wanted: one of DEVICES.
+        wanted: `auto`, `cpu` or `cuda`, see `config.section.DEVICES`.
         where: the key or option that names it, for the message.
 
     Raises:

@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 from typing import Annotated
 
-from videomar.config.section import ABOVE_0, Resource, Rule, at_least, require, section
+from videomar.config.section import ABOVE_0, Device, Resource, Rule, at_least, require, section
 
 _DUPLICATE_BITS = Rule("-1 to 31", lambda value: -1 <= value <= 31)
 
@@ -58,6 +58,9 @@ class IngestParams:
     Python and the decoders take 0.2 GB before the first file."""
     num_workers: Resource[Annotated[int, at_least(1)]]
     """Processes that read files in parallel."""
+    device: Device
+    """What computes learned scores: with `cuda`, all of these processes share one GPU of this machine. The
+    captioner finds the choice in the variable VIDEOMAR_DEVICE."""
     captioner: str | None
     """`package.module:function` that captions clips without a caption, see `curation.captions`; or null."""
     scorers: dict[str, str]

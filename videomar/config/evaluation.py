@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from videomar.config.section import SHARE, Resource, Rule, at_least, require, section
+from videomar.config.section import SHARE, Device, Resource, Rule, at_least, require, section
 
 _WINDOW = Rule("0, or at least 2", lambda value: value == 0 or value >= 2)
 _CONFIDENCE = Rule("between 0 and 1", lambda value: 0 < value < 1)
@@ -59,6 +59,8 @@ class SuiteParams:
     """Features of the Fréchet distance: `random`, `backbone`, or a folder with a VideoMAE or an I3D."""
     batch_size: Annotated[int, at_least(1)]
     threads: Resource[Annotated[int, at_least(1)]]
+    device: Device
+    """What generates clips, and runs the networks of metrics."""
     seed: int
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Annotated
 
-from videomar.config.section import Resource, one_of, require, section
+from videomar.config.section import Device, Resource, at_least, one_of, require, section
 
 HEADS = ("flow", "ddpm")
 CONDITIONS = ("fps", "motion", "history_noise")
@@ -33,6 +33,8 @@ class TokenizerParams:
     batch_size: int
     learning_rate: float
     threads: Resource[int]
+    device: Device
+    """What trains it and measures it."""
     seed: int
 
 
@@ -46,6 +48,10 @@ class TextParams:
     """Put before every caption, for language models that expect an instruction."""
     max_tokens: int
     """Tokens kept of a caption, with those of the prefix, M."""
+    num_workers: Resource[Annotated[int, at_least(1)]]
+    """Ray actors that hold the encoder, where there are so many captions that starting them saves time."""
+    device: Device
+    """What runs the encoder: with `cuda`, its actors share the GPUs of the cluster."""
 
 
 @section("encode")
@@ -64,6 +70,11 @@ class EncodeParams:
     curriculum at lower resolution."""
     num_workers: Resource[int]
     """Ray actors that hold a tokenizer."""
+    device: Device
+    """What runs the tokenizer: with `cuda`, its actors share the GPUs of the cluster."""
+    batch_clips: Resource[Annotated[int, at_least(1)]]
+    """Clips of one shape that an actor encodes at once on a GPU; more need more of its memory. On a
+    processor an actor encodes one at a time, whose bytes do not depend on other clips."""
 
     def __post_init__(self) -> None:
         sizes = self.smaller_sizes_px

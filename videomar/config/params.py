@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomar.config.schema import (
+    LATER_RESOURCES,
     RESOURCE_KEYS,
     Params,
     absent,
@@ -42,13 +43,13 @@ def load_params(path: Path, newer: Path | None = None) -> Params:
         ParamsError: a file is missing, not YAML, or invalid; all problems are named at once.
     """
     raw = read_params_file(path)
-    sections, problems = _completed(raw), misplaced(raw)
+    sections, problems = _completed(in_sections(raw), _CAME_LATER), misplaced(raw)
     if newer is None:
         problems = {**absent(raw), **problems}
     else:
-        later = _completed(read_params_file(newer))
+        later = _completed(in_sections(read_params_file(newer)), _CAME_LATER)
         sections = {name: {**later.get(name, {}), **sections.get(name, {})} for name in {**later, **sections}}
-    params = _checked(sections, str(path), problems)
+    params = _checked(_completed(sections, LATER_RESOURCES), str(path), problems)
     variants_of(params)
     return params
 
@@ -84,13 +85,12 @@ def read_params_file(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _completed(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Move each key to its section and add the keys that were added later."""
-    sections = in_sections(raw)
-    for name, later in _CAME_LATER.items():
-        if isinstance(sections.get(name), dict):
-            sections[name] = {**later, **sections[name]}
-    return sections
+def _completed(sections: Mapping[str, Any], later: Mapping[str, Mapping[str, object]]) -> dict[str, Any]:
+    """Add the keys that came later to the sections that lack them."""
+    return {
+        name: {**later.get(name, {}), **keys} if isinstance(keys, dict) else keys
+        for name, keys in sections.items()
+    }
 
 
 def _loader() -> type:

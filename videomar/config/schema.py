@@ -51,6 +51,15 @@ RESOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
 }
 """Keys that stand below `resources`, by section."""
 
+LATER_RESOURCES: Mapping[str, Mapping[str, object]] = {
+    "ingest": {"device": "auto"},
+    "tokenizer": {"device": "auto"},
+    "text": {"num_workers": 1, "device": "auto"},
+    "encode": {"device": "auto", "batch_clips": 1},
+    "suite": {"device": "auto"},
+}
+"""Resources that files of before lack, with the value each then has."""
+
 
 def in_sections(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Move each key of a file to its section; unknown keys below `resources` are left out."""
@@ -111,7 +120,7 @@ def absent(raw: Mapping[str, Any]) -> dict[str, str]:
     return lacking | {
         f"{RESOURCES}.{name}": f"missing, expected the keys {', '.join(keys)}; {where}"
         for name, keys in RESOURCE_KEYS.items()
-        if name not in there
+        if name not in there and set(keys) - set(LATER_RESOURCES.get(name, ()))
     }
 
 

@@ -84,6 +84,11 @@ ABOVE_0_OR_NULL = Rule("above 0, or null", ABOVE_0.holds)
 SHARE = Rule("0 to 1", lambda value: 0 <= value <= 1)
 BELOW_1 = Rule("0 to below 1", lambda value: 0 <= value < 1)
 
+DEVICES = ("auto", "cpu", "cuda")
+"""Values of every key `device`."""
+Device = Resource[Annotated[str, one_of(*DEVICES)]]
+"""Type of the key that says what a stage computes with: `cuda` is a GPU, `auto` a GPU where there is one."""
+
 _Class = TypeVar("_Class")
 
 

@@ -8,6 +8,7 @@ from videomar.config.section import (
     ABOVE_0_OR_NULL,
     BELOW_1,
     SHARE,
+    Device,
     Resource,
     Rule,
     Selection,
@@ -134,7 +135,7 @@ class TrainParams:
     sharding: Resource[Annotated[str, one_of("ddp", "fsdp")]]
     """`ddp`: every worker holds the whole model; `fsdp`: each holds a share of weights, their averages and
     optimizer states, for models that do not fit into one device."""
-    device: Resource[Annotated[str, one_of("auto", "cpu", "cuda")]]
+    device: Device
     """`cuda`: one GPU for each worker; `cpu`; `auto` = `cuda` where the cluster has a GPU at the start."""
     threads_per_worker: Resource[Annotated[int, at_least(1)]]
     seed: int

@@ -1,10 +1,10 @@
 """Metadata of a latent cache that follows from params.yaml, and the check of a cache against it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from videomar.config import Params
+from videomar.config.section import fixed_keys
 from videomar.errors import DataError
 from videomar.provenance.code_hash import CAPTIONS, LATENTS, code_hash
 from videomar.provenance.made_with import flatten
@@ -31,7 +31,7 @@ def expected_metadata(params: Params) -> dict[str, Any]:
             "num_frames": ingest.num_frames,
             "shorter_clips": list(ingest.shorter_clips),
         },
-        "text": asdict(params.text),
+        "text": fixed_keys(params.text),
     }
 
 

@@ -13,7 +13,6 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +75,7 @@ def evaluate_again(version: Version, run: RunStage = run_here) -> Path:
         params = _write_params(own, out)
         paths = {str(_HERE.tokenizer): files / "tokenizer", str(_HERE.training_run): files / "checkpoint"}
         names = ["sample", "evaluate"]
-        if own.text != present.text or _is_other_tokenizer(files / "tokenizer"):
+        if fixed_keys(own.text) != fixed_keys(present.text) or _is_other_tokenizer(files / "tokenizer"):
             names = ["encode", *names]
             paths[str(_HERE.ledger)] = _write_held_out(Layout(out).ledger)
         stages = _stages()
@@ -151,8 +150,8 @@ def _write_params(own: Params, out: Path) -> Path:
     """Write the present params.yaml with the version's own sections `_OF_VERSION`."""
     path = Layout(out).params
     shutil.copyfile(_HERE.params, path)
-    # Through JSON, because YAML knows no tuples.
-    update_params(path, {name: json.loads(json.dumps(asdict(getattr(own, name)))) for name in _OF_VERSION})
+    sections = {name: fixed_keys(getattr(own, name)) for name in _OF_VERSION}
+    update_params(path, json.loads(json.dumps(sections)))  # YAML knows no tuples
     return path
 
 
