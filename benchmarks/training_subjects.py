@@ -19,6 +19,7 @@ _SHIPPED: dict[str, Any] = {
     "warmup_steps": 100, "weight_decay": 0.02, "betas": (0.9, 0.95), "max_grad_norm": 3.0, "ema_decay": 0.99,
     "batch_multiplier": 4, "time_distribution": "logit_normal", "mask_ratio_min": 0.7, "mask_ratio_mean": 1.0,
     "mask_ratio_std": 0.25, "cond_drop_prob": 0.1, "condition_drop_prob": 0.5, "history_noise": 0.0,
+    "start_from": None, "lora": None,
     "simulated_share": 1.0, "draw_latents": False, "accumulation": 1, "memory_gb": 4.0,
     "activation_checkpointing": False, "compile": False,
     "validate_every": 0, "validation_clips": 1, "on_bad_step": "stop", "spike_factor": 0.0,

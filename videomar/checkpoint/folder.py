@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def save(
                 save_file(values, path)
                 fsync(path)
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            manifest = {"step": step, "shape": asdict(shape), "files": files}
+            manifest = {"step": step, "shape": shape.to_dict(), "files": files}
             manifest |= {"made_with": run_spec, "progress": progress}
             (draft / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
             fsync(draft / MANIFEST)

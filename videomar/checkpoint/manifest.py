@@ -1,7 +1,7 @@
 """`checkpoint.json`: its keys, and the shape of the network that the weights fit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,17 @@ class ModelShape:
     latent_channels: int
     text_channels: int
     max_text_tokens: int
+    null_text_tokens: int | None = None
+    """Rows of the null text, if a run started from a network for shorter captions; None = max_text_tokens."""
 
     def build(self) -> VideoMAR:
         """Build a network of this shape; its weights are not initialised."""
-        return VideoMAR(self.params, self.latent_channels, self.text_channels, self.max_text_tokens)
+        text = self.text_channels, self.max_text_tokens, self.null_text_tokens
+        return VideoMAR(self.params, self.latent_channels, *text)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The shape as plain values, ready for JSON; a key added later is left out where it is None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def check_manifest(manifest: object, path: Path) -> None:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 # Keys added later, each with the value that keeps the earlier behaviour: the files of registered models lack
 # them, and the code stored with a model reads its file with this function.
-_CAME_LATER = {"samples": {"ffmpeg": "packaged"}}
+_CAME_LATER: Mapping[str, Mapping[str, object]] = {
+    "samples": {"ffmpeg": "packaged"},
+    "train": {"start_from": None, "lora": None},
+}
 
 
 def load_params(path: Path, newer: Path | None = None) -> Params:

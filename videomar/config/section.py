@@ -31,6 +31,8 @@ class Mark(Enum):
     """It says where, how fast and how safely a run goes."""
     SELECTION = "selection"
     """It says which runs there are, and which is chosen: the stage depends on it, but no run by itself."""
+    NAME = "name"
+    """It names contents that are compared in its place: another name of the same contents changes nothing."""
 
 
 _Value = TypeVar("_Value")
@@ -38,6 +40,8 @@ Resource = Annotated[_Value, Mark.RESOURCE]
 """Type of a key that stands below `resources`: `num_workers: Resource[int]`."""
 Selection = Annotated[_Value, Mark.SELECTION]
 """Type of a key that chooses among runs."""
+Name = Annotated[_Value, Mark.NAME]
+"""Type of a key that names contents: `start_from: Name[str]`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from videomar.config.section import (
     BELOW_1,
     SHARE,
     Device,
+    Name,
     Resource,
     Rule,
     Selection,
@@ -22,6 +23,10 @@ OBJECTIVES = ("single_frame", "all_frames")
 TIMES = ("logit_normal", "uniform")
 PRECISIONS = ("float32", "bfloat16")
 AUTO = "auto"
+_START = Rule(
+    "a name, a folder or a version's number from 1",
+    lambda value: value >= 1 if isinstance(value, int) else bool(value.strip()),
+)
 _SPIKE = Rule("0 (no check) or above 1", lambda value: value == 0 or value > 1)
 
 
@@ -61,10 +66,27 @@ class CurriculumStage:
             require(self.batch_size >= 1, f"{where}.batch_size", self.batch_size, "at least 1")
 
 
+@section("train.lora")
+class LoraParams:
+    """Low-rank adapters that are trained in place of the weights. Section `train.lora`."""
+
+    rank: Annotated[int, at_least(1)]
+    """Rows of the two thin matrices that stand for the change of a layer."""
+    alpha: Annotated[float, ABOVE_0]
+    """The change is multiplied by alpha / rank."""
+
+
 @section("train")
 class TrainParams:
     """Optimisation and curriculum. Section `train`."""
 
+    start_from: Name[Annotated[str | int | None, _START]]
+    """Weights to start from: `champion`, `challenger`, a version's number, `shipped`, or a folder with a
+    checkpoint; null = random ones. Results depend on the weights and not on the name: when the champion
+    moves, `champion` means other weights, and the stage runs again."""
+    lora: LoraParams | None
+    """Train low-rank adapters of the linear layers of the trunk's blocks, and keep all other weights as they
+    started; null = train all weights. Needs `start_from`. Checkpoints hold the sum of both."""
     curriculum: tuple[CurriculumStage, ...]
     """Stages in order; the last has the full length."""
     objective: Annotated[str, one_of(*OBJECTIVES)]
@@ -162,6 +184,11 @@ class TrainParams:
         require(last == 0, "train.curriculum", f"a last stage of {last} latent frames", "the full length (0)")
         size_px = self.curriculum[-1].size_px
         require(size_px == 0, "train.curriculum", f"a last stage of {size_px} pixels", "the full size (0)")
+        rule = "null without train.start_from: adapters change trained weights, not random ones"
+        require(self.lora is None or self.start_from is not None, "train.lora", self.lora, rule)
+        rule = "null with resources.train.sharding: fsdp, or train.compile: together they are untried"
+        whole = self.sharding == "ddp" and not self.compile
+        require(self.lora is None or whole, "train.lora", self.lora, rule)
         betas = all(0 <= beta < 1 for beta in self.betas)
         require(betas, "train.betas", list(self.betas), "two numbers from 0 to below 1")
         parts = self.num_workers * self.accumulation

@@ -44,15 +44,24 @@ class Trunk(nn.Module):
     """Turns known and hidden tokens into one hidden vector per token. Remembers its weights only."""
 
     def __init__(
-        self, params: ModelParams, token_channels: int, text_channels: int, max_text_tokens: int
+        self, params: ModelParams, token_channels: int, text: tuple[int, int], null_text_tokens: int
     ) -> None:
+        """Build it.
+
+        Args:
+            params: section `model`.
+            token_channels: P.
+            text: the longest caption in tokens, M, and its channels, E.
+            null_text_tokens: rows of the null text, at most M.
+        """
         super().__init__()
         self.params = params
         width = params.hidden_size
+        self.max_text_tokens, text_channels = text
         self.z_proj = Linear(token_channels, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.context_embed = Linear(text_channels, width)
-        self.null_text = nn.Parameter(torch.zeros(1, max_text_tokens, width))
+        self.null_text = nn.Parameter(torch.zeros(1, null_text_tokens, width))
         self.conditions = nn.ModuleDict({name: ScalarEmbed(name, width) for name in params.conditions})
         self.blocks = nn.ModuleList(Block(params, index) for index in range(params.depth))
         self.norm = nn.LayerNorm(width, FINAL_NORM_EPS)
@@ -91,15 +100,17 @@ class Trunk(nn.Module):
         Raises:
             DataError: the captions are longer than the network's.
         """
-        most = self.null_text.shape[1]
+        most, null_tokens = self.max_text_tokens, self.null_text.shape[1]
         if text.shape[1] > most:
             rule = f"at most {most}, the caption length this model was built for"
             raise DataError(f"text: got {text.shape[1]} tokens, expected {rule}; cut it")
         drop = torch.zeros_like(text_mask[:, 0]) if drop is None else drop
         empty = drop | ~text_mask.any(1)
         states = F.pad(self.context_embed(text), (0, 0, 0, most - text.shape[1]))
-        states = torch.where(empty[:, None, None], self.null_text.to(states.dtype), states)
-        mask = F.pad(text_mask, (0, most - text.shape[1])) | empty[:, None]
+        null_text = F.pad(self.null_text, (0, 0, 0, most - null_tokens)).to(states.dtype)
+        states = torch.where(empty[:, None, None], null_text, states)
+        null_mask = F.pad(empty[:, None].expand(-1, null_tokens), (0, most - null_tokens))
+        mask = F.pad(text_mask, (0, most - text.shape[1])) | null_mask
         blocks = cast("list[Block]", list(self.blocks))
         embedding = self._embed_conditions(conditions or {}, drop)
         text_by_block = [block.attn2.project_text(states) for block in blocks]

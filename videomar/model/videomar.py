@@ -28,12 +28,23 @@ class VideoMAR(nn.Module):
     """Image-to-video model on continuous tokens. Remembers its weights only."""
 
     def __init__(
-        self, params: ModelParams, latent_channels: int, text_channels: int, max_text_tokens: int
+        self,
+        params: ModelParams,
+        latent_channels: int,
+        text_channels: int,
+        max_text_tokens: int,
+        null_text_tokens: int | None = None,
     ) -> None:
+        """Build it with the channels of latents and captions, and the longest caption in tokens.
+
+        A network that was trained with shorter captions before keeps a null text of that length,
+        `null_text_tokens`; None = `max_text_tokens`.
+        """
         super().__init__()
         self.params = params
         token_channels = latent_channels * params.patch_size**2
-        self.trunk = Trunk(params, token_channels, text_channels, max_text_tokens)
+        null_tokens = max_text_tokens if null_text_tokens is None else null_text_tokens
+        self.trunk = Trunk(params, token_channels, (max_text_tokens, text_channels), null_tokens)
         self.head: DiffusionHead = _HEADS[params.head](params, token_channels)
 
     def initialise(self, generator: torch.Generator) -> "VideoMAR":

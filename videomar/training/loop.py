@@ -38,7 +38,17 @@ from videomar.training.parallelize import (
     refuse_emulated,
 )
 from videomar.training.run_folder import claim_run_folder, describe_run
-from videomar.training.state import Progress, State, check_step, new_state, restore, save_checkpoint, summary
+from videomar.training.state import (
+    Progress,
+    State,
+    begin_from,
+    check_step,
+    new_state,
+    restore,
+    save_checkpoint,
+    shape_of_run,
+    summary,
+)
 from videomar.training.throughput import Meter, by_stage, matmul_rate
 from videomar.training.worker import Worker
 
@@ -80,8 +90,10 @@ def train(
     worker.together(lambda: claim_run_folder(out, identity) if worker.rank == 0 else None)
     params = with_batch_sizes(shape, data.train, params, out, worker)
     _check(data, params, worker)
+    shape = worker.together(lambda: shape_of_run(shape, params, out))
     state = new_state(shape, params, worker.device, mesh_of(params, worker))
-    restore(state, out, identity)
+    if not restore(state, out, identity) and params.start_from is not None:
+        begin_from(state, Path(str(params.start_from)))
     model, ema, optimizer, progress = state.model, state.ema, state.optimizer, state.progress
     loss_of, ema_loss_of = _losses(state, params, worker)
     # Measured by the recording worker alone: several at once would slow each other down.

@@ -15,12 +15,12 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
+from videomar.checkpoint.transfer import start_origin, start_sha256
 from videomar.config import TrainParams
 from videomar.config.section import fixed_keys, free_keys
 from videomar.files import write_json
@@ -36,9 +36,17 @@ def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams)
     """Return the identity of a run as JSON: all that its checkpoints depend on.
 
     What changes numbers by rounding at most is recorded under the key `BESIDE`, and may change within a run.
+    Weights to start from count by their hash; `BESIDE` has their name and origin.
+
+    Raises:
+        CheckpointError: `train.start_from` is no folder with weights: names are resolved before.
     """
-    run = {"shape": asdict(shape), "train": fixed_keys(params), "data": dataset.content_hash}
+    run = {"shape": shape.to_dict(), "train": fixed_keys(params), "data": dataset.content_hash}
     run |= {"code": code_hash(TRAINING), BESIDE: rounding(free_keys(params))}
+    if params.start_from is not None:
+        start = Path(params.start_from)
+        run["start"] = start_sha256(start)
+        run[BESIDE]["start"] = start_origin(start)
     return json.loads(json.dumps(run))
 
 

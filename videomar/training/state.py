@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from videomar import checkpoint
-from videomar.checkpoint.manifest import ModelShape
+from videomar.checkpoint.manifest import ModelShape, read_shape
 from videomar.checkpoint.tensors import each_tensor
+from videomar.checkpoint.transfer import fitted_shape, starting_tensors
 from videomar.compute.seeding import step_generator
 from videomar.config import TrainParams
 from videomar.errors import CheckpointError
@@ -107,6 +108,24 @@ class State:
     """The log so far."""
 
 
+def shape_of_run(shape: ModelShape, params: TrainParams, out: Path) -> ModelShape:
+    """Return the shape that the networks of a run have: that of its newest checkpoint, if it has one.
+
+    Args:
+        shape: as the parameters and latents ask for it.
+        params: section `train`; `start_from` is a folder.
+        out: folder of the run.
+
+    Raises:
+        CheckpointError: the weights to start from do not fit, see `fitted_shape`.
+    """
+    if params.start_from is None:
+        return shape
+    if (newest := checkpoint.latest(out)) is not None:
+        return read_shape(checkpoint.read_manifest(newest), newest / checkpoint.MANIFEST)
+    return fitted_shape(shape, Path(str(params.start_from)))
+
+
 def new_state(
     shape: ModelShape, params: TrainParams, device: torch.device, mesh: "DeviceMesh | None" = None
 ) -> State:
@@ -121,15 +140,28 @@ def new_state(
     return State(model, ema, make_optimizer(model, params))
 
 
-def restore(state: State, out: Path, identity: Mapping[str, Any]) -> None:
-    """Load the newest undamaged checkpoint in `out` into `state`; do nothing if there is none.
+def begin_from(state: State, folder: Path) -> None:
+    """Make the weights in a folder those of the model and of its moving average, before step 0.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    for network in (state.model, state.ema):
+        like = network.state_dict()
+        tensors = starting_tensors(folder, like)
+        network.load_state_dict({name: shard_like(value, like[name]) for name, value in tensors}, strict=False)
+    _log.warning("starting from the weights in %s", folder)
+
+
+def restore(state: State, out: Path, identity: Mapping[str, Any]) -> bool:
+    """Load the newest undamaged checkpoint in `out` into `state`; return whether there is one.
 
     Raises:
         CheckpointError: it belongs to another run; the message names the keys that differ.
     """
     path = checkpoint.newest_intact(out)
     if path is None:
-        return
+        return False
     manifest = checkpoint.read_manifest(path)
     if different := differing_keys(identity, manifest["made_with"]):
         raise CheckpointError(
@@ -144,6 +176,7 @@ def restore(state: State, out: Path, identity: Mapping[str, Any]) -> None:
     state.progress = Progress.of_json(manifest["progress"])
     state.rows = [row for row in read_log(out) if row["step"] <= state.progress.step]
     _log.warning("continuing from %s", path)
+    return True
 
 
 def save_checkpoint(
