@@ -35,7 +35,9 @@ def network(params):
 def source(network, tmp_path):
     """A checkpoint whose model and average differ."""
     shape = ModelShape(network, 4, 6, 5)
-    weights = {stem: lively(untrained(shape, seed)).state_dict() for seed, stem in enumerate(("model", "ema"))}
+    weights = {
+        stem: lively(untrained(shape, seed)).state_dict() for seed, stem in enumerate(("model", "ema"))
+    }
     return checkpoint.save(tmp_path / "source", 7, shape, weights, {"train": {"seed": 0}})
 
 
@@ -137,7 +139,9 @@ def test_run_is_known_by_the_weights_and_not_by_the_folder(params, network, sour
         {stem: checkpoint.load_tensors(moved, stem) for stem in ("model", "ema")},
         {},
     )
-    runs = [describe_run(shape, dataset, with_train(params, start_from=str(folder))) for folder in (moved, copy)]
+    runs = [
+        describe_run(shape, dataset, with_train(params, start_from=str(folder))) for folder in (moved, copy)
+    ]
     others = [{key: value for key, value in run.items() if key != "beside"} for run in runs]
     assert others[0] == others[1]
     assert others[0]["start"] == start_sha256(moved)

@@ -67,7 +67,7 @@ def start_sha256(folder: Path) -> str:
 
 
 def start_origin(folder: Path) -> dict[str, Any]:
-    """Return where the weights in a folder are from: what was recorded when a name was resolved, or its path."""
+    """Return where the weights in a folder are from: what was recorded with them, or their path."""
     try:
         return dict(json.loads((folder / ORIGIN).read_text("utf-8")))
     except (OSError, ValueError):

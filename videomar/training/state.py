@@ -149,7 +149,8 @@ def begin_from(state: State, folder: Path) -> None:
     for network in (state.model, state.ema):
         like = network.state_dict()
         tensors = starting_tensors(folder, like)
-        network.load_state_dict({name: shard_like(value, like[name]) for name, value in tensors}, strict=False)
+        parts = {name: shard_like(value, like[name]) for name, value in tensors}
+        network.load_state_dict(parts, strict=False)
     _log.warning("starting from the weights in %s", folder)
 
 
