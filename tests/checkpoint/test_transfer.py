@@ -95,7 +95,8 @@ def test_refusal_names_every_tensor_both_shapes_and_the_keys(network, source):
     text = str(caught.value)
     for part in (
         "train.start_from",
-        "trunk.blocks.*.ff.0.weight [128, 32] there, [64, 32] here (model.mlp_ratio, model.depth), in 2 blocks",
+        "trunk.blocks.*.ff.0.weight [128, 32] there, [64, 32] here (model.mlp_ratio, model.depth), "
+        "in 2 blocks",
         "trunk.blocks.*.ff.0.weight none there, [64, 32] here (model.mlp_ratio, model.depth)",
         "trunk.context_embed.weight [32, 6] there, [32, 8] here (text.encoder)",
         "(model.head_width)",
