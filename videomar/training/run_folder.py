@@ -41,10 +41,10 @@ def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams)
     Raises:
         CheckpointError: `train.start_from` is no folder with weights: names are resolved before.
     """
-    run = {"shape": shape.to_dict(), "train": fixed_keys(params), "data": dataset.content_hash}
+    run: dict[str, Any] = {"shape": shape.to_dict(), "train": fixed_keys(params), "data": dataset.content_hash}
     run |= {"code": code_hash(TRAINING), BESIDE: rounding(free_keys(params))}
     if params.start_from is not None:
-        start = Path(params.start_from)
+        start = Path(str(params.start_from))
         run["start"] = start_sha256(start)
         run[BESIDE]["start"] = start_origin(start)
     return json.loads(json.dumps(run))
