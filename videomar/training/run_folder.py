@@ -41,7 +41,11 @@ def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams)
     Raises:
         CheckpointError: `train.start_from` is no folder with weights: names are resolved before.
     """
-    run: dict[str, Any] = {"shape": shape.to_dict(), "train": fixed_keys(params), "data": dataset.content_hash}
+    run: dict[str, Any] = {
+        "shape": shape.to_dict(),
+        "train": fixed_keys(params),
+        "data": dataset.content_hash,
+    }
     run |= {"code": code_hash(TRAINING), BESIDE: rounding(free_keys(params))}
     if params.start_from is not None:
         start = Path(str(params.start_from))
