@@ -51,7 +51,9 @@ def test_a_prompt_needs_no_transformers():
         "import sys\n"
         "from videomar.config import TextParams\n"
         "from videomar.encoders.minilm import load_prompt_encoder\n"
-        "encoder = load_prompt_encoder(TextParams(encoder='minilm', prefix='', max_tokens=24))\n"
+        "resources = {'num_workers': 1, 'device': 'cpu'}\n"
+        "params = TextParams(encoder='minilm', prefix='', max_tokens=24, **resources)\n"
+        "encoder = load_prompt_encoder(params)\n"
         "print(encoder.encode(['a prompt'])[0].shape, 'transformers' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

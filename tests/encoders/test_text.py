@@ -130,6 +130,15 @@ def test_states_do_not_depend_on_the_batch(tmp_path, kind, side):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_tokens_are_counted_without_reading_weights(folders, kind):
+    encoder = TransformersText(folders[kind], 60)
+    counts = encoder.num_tokens([*CAPTIONS, " "])
+    assert "model" not in vars(encoder)
+    assert counts == [len(states) for states in encoder.encode([*CAPTIONS, " "])]
+    assert encoder.num_bytes == (folders[kind] / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_empty_caption_is_the_null_text_despite_the_prefix(folders, kind):
     encoder = TransformersText(folders[kind], 60, "two boxes: ")
     shapes = [tuple(states.shape) for states in encoder.encode(["", "a ball", " \n"])]
@@ -303,10 +312,10 @@ def drop_tensor(folder):
         (drop_tensor, r"lacks the tensors layers\.1\.mlp\.up_proj\.weight, expected all weights"),
     ],
 )
-def test_damaged_folder_is_refused_in_one_line(qwen2, damage, message):
+def test_damaged_folder_is_refused_in_one_line(params, qwen2, damage, message):
     damage(qwen2)
     with pytest.raises(DataError, match=message) as refusal:
-        TransformersText(qwen2, 60)
+        load_text_encoder(dataclasses.replace(params.text, encoder=str(qwen2)))
     assert len(str(refusal.value).splitlines()) == 1
 
 

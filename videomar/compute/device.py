@@ -26,7 +26,21 @@ def choose_device(wanted: str, where: str = "device") -> torch.device:
     return torch.device("cuda" if found and wanted != "cpu" else "cpu")
 
 
+def device_kind(device: torch.device) -> str:
+    """Name of the GPU, or `cpu`: results of two kinds differ by rounding, by more where noise is drawn."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether it is a GPU whose hardware multiplies in bfloat16."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Compute matrix products in bfloat16 where the hardware has it; weights and results stay as they are."""
-    hardware = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16) if hardware else contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if has_bfloat16(device) else contextlib.nullcontext()
+
+
+def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy values of the CPU to a device; to a GPU from pinned memory, so that nobody waits for the copy."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

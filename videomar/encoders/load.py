@@ -4,6 +4,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from videomar.encoders.causal import PARAMS_FILE, WEIGHTS_FILE, causal_files, load_causal
 from videomar.encoders.cosmos import (
     DIFFUSERS_CLASS,
@@ -24,13 +27,16 @@ _KINDS: tuple[tuple[Callable[[Path], list[Path]], Callable[[Path], VideoTokenize
 )
 
 
-def load_tokenizer(folder: Path) -> VideoTokenizer:
-    """Load the tokenizer in `folder`, on the CPU, for inference: ours, or Cosmos in one of its two forms.
+def load_tokenizer(folder: Path, device: torch.device | str = "cpu") -> VideoTokenizer:
+    """Load the tokenizer in `folder` for inference: ours, or Cosmos in one of its two forms.
 
     Raises:
         CheckpointError: files are missing or do not fit together.
     """
-    return _kind(folder)[1](folder)
+    tokenizer = _kind(folder)[1](folder)
+    if isinstance(tokenizer, nn.Module):
+        tokenizer.to(device)
+    return tokenizer
 
 
 def copy_tokenizer(folder: Path, out: Path) -> VideoTokenizer:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from videomar.compute.device import has_bfloat16, send
 from videomar.config import TextParams
 from videomar.errors import DataError
 from videomar.files import sha256_of
@@ -39,6 +40,7 @@ _SENTENCEPIECE = (("spiece.model",), ("tokenizer.model",), ("sentencepiece.bpe.m
 # Any one of these sets of files makes a tokenizer.
 _TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), *_SENTENCEPIECE)
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _log = logging.getLogger(__name__)
 
 
@@ -53,7 +55,7 @@ class TextEncoder(Protocol):
         ...
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """Return a float tensor (M, E) per caption; an empty caption is (0, E), which means the null text."""
+        """Return a float32 tensor (M, E) per caption; an empty one is (0, E), which means the null text."""
         ...
 
 
@@ -62,6 +64,11 @@ class NoText:
 
     channels = 1
     content_hash = "none"
+    num_bytes = 0
+
+    def num_tokens(self, captions: Sequence[str]) -> list[int]:
+        """0 for every caption."""
+        return [0] * len(captions)
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """(0, 1) for every caption."""
@@ -73,30 +80,68 @@ class TransformersText:
 
     Encoders (BERT-class), decoders (Qwen2-class) and the encoder half of both together (T5-class). The prefix
     is put before every caption: its tokens count in `max_tokens`, and their states are part of the result.
+
+    On a GPU a model that was published in bfloat16 computes in it. Remembers the tokenizer and, from their
+    first use on, the weights.
     """
 
-    def __init__(self, folder: Path, max_tokens: int, prefix: str = "") -> None:
+    def __init__(
+        self, folder: Path, max_tokens: int, prefix: str = "", device: torch.device | str = "cpu"
+    ) -> None:
         self.folder, self.max_tokens, self.prefix = folder, max_tokens, prefix
+        self.device = torch.device(device)
         self.files = _model_files(folder)
-        self.tokenizer, self.model = _load(folder)
-        self.channels: int = self.model.config.hidden_size
+        self.tokenizer, self._config = _load_tokenizer(folder)
+        self.channels: int = self._config.hidden_size
         self._check_lengths()
+
+    @cached_property
+    def model(self) -> Any:
+        """The network, for inference; read from the disk at its first use.
+
+        Raises:
+            DataError: see `load_text_encoder`.
+        """
+        published = str(getattr(self._config, "dtype", None)).removeprefix("torch.")
+        narrow = published == "bfloat16" and has_bfloat16(self.device)
+        dtype = torch.bfloat16 if narrow else torch.float32
+        return _load_model(self.folder, self._config, dtype).to(self.device)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the weights on the disk."""
+        weights = [name for name in self.files if name.endswith(".safetensors")]
+        return sum((self.folder / name).stat().st_size for name in weights)
 
     @cached_property
     def content_hash(self) -> str:
         """Hash of the files of model and tokenizer, the prefix and the length."""
         return content_hash_of(self.folder, self.max_tokens, self.prefix)
 
-    @torch.no_grad()
+    def num_tokens(self, captions: Sequence[str]) -> list[int]:
+        """Tokens of each caption, M, at most `max_tokens`; a warning says how many captions are cut."""
+        texts = [self.prefix + caption for caption in captions if caption.strip()]
+        lengths = [len(row) for row in self._ids(texts, cut=False)] if texts else []
+        num_cut = sum(length > self.max_tokens for length in lengths)
+        if num_cut:
+            text = "%d of %d captions are cut: the longest has %d tokens, text.max_tokens is %d"
+            _log.warning(text, num_cut, len(lengths), max(lengths), self.max_tokens)
+        found = iter(lengths)
+        return [min(next(found), self.max_tokens) if caption.strip() else 0 for caption in captions]
+
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """Return (M, E) per caption, without padding; a caption of only spaces is (0, E).
+        """Return (M, E) on the CPU per caption, without padding; a caption of only spaces is (0, E).
 
         Prefix and caption together are cut after `max_tokens` tokens, including the model's special tokens;
         one warning says how many captions were cut. States do not depend on the rest of the batch.
         """
+        self.num_tokens(captions)
+        return self.encode_silently(captions)
+
+    @torch.no_grad()
+    def encode_silently(self, captions: Sequence[str]) -> list[Tensor]:
+        """Return the same as `encode`, without a warning."""
         texts = [self.prefix + caption for caption in captions if caption.strip()]
-        if texts:
-            self._warn_of_cuts(texts)
         states: list[Tensor] = []
         for start in range(0, len(texts), _BATCH):
             states += self._states(self._ids(texts[start : start + _BATCH], cut=True))
@@ -119,15 +164,9 @@ class TransformersText:
             return [torch.zeros(0, self.channels) for _ in ids]
         padded = pad_sequence([torch.tensor(row, dtype=torch.long) for row in ids], batch_first=True)
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
-        outputs = self.model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+        inputs = {"input_ids": send(padded, self.device), "attention_mask": send(mask.long(), self.device)}
+        outputs = self.model(**inputs).last_hidden_state.float().cpu()
         return [states[:length].clone() for states, length in zip(outputs, lengths.tolist(), strict=True)]
-
-    def _warn_of_cuts(self, texts: list[str]) -> None:
-        lengths = [len(row) for row in self._ids(texts, cut=False)]
-        num_cut = sum(length > self.max_tokens for length in lengths)
-        if num_cut:
-            text = "%d of %d captions are cut: the longest has %d tokens, text.max_tokens is %d"
-            _log.warning(text, num_cut, len(lengths), max(lengths), self.max_tokens)
 
     def _check_lengths(self) -> None:
         """Refuse a length that leaves no token for the caption, or that is too long for the model.
@@ -139,7 +178,7 @@ class TransformersText:
         if taken >= self.max_tokens:
             rule = f"more than the {taken} that text.prefix and the model's special tokens take"
             raise DataError(f"text.max_tokens: got {self.max_tokens} tokens, expected {rule}; raise it")
-        positions = getattr(self.model.config, "max_position_embeddings", None)
+        positions = getattr(self._config, "max_position_embeddings", None)
         # The tokenizer knows which positions a model reserves. Models with relative positions have no limit.
         if positions and self.max_tokens > (most := min(positions, self.tokenizer.model_max_length)):
             rule = f"at most {most}, which is what the model in {self.folder} can read"
@@ -154,8 +193,15 @@ def content_hash_of(folder: Path, max_tokens: int, prefix: str) -> str:
     return digest.hexdigest()
 
 
-def load_text_encoder(params: TextParams) -> TextEncoder:
+def load_text_encoder(
+    params: TextParams, device: torch.device | str = "cpu", with_weights: bool = True
+) -> TransformersText | NoText:
     """Load the encoder that section `text` names.
+
+    Args:
+        params: section `text`; its own device is for the stage that encodes captions.
+        device: what it computes on.
+        with_weights: read them now, not at the first caption.
 
     Raises:
         DataError: files of the model are missing or cannot be read.
@@ -163,7 +209,10 @@ def load_text_encoder(params: TextParams) -> TextEncoder:
     if params.encoder == "none":
         return NoText()
     folder = packaged_minilm() if params.encoder == "minilm" else Path(params.encoder)
-    return TransformersText(folder, params.max_tokens, params.prefix)
+    encoder = TransformersText(folder, params.max_tokens, params.prefix, device)
+    if with_weights:
+        _ = encoder.model
+    return encoder
 
 
 def packaged_minilm() -> Path:
@@ -221,12 +270,51 @@ def _shards(folder: Path) -> list[str]:
         raise DataError(f"text.encoder: {index} is damaged, expected {rule}") from None
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
-    """Load tokenizer and model, in float32 and for inference, from a folder.
+def _load_tokenizer(folder: Path) -> tuple[Any, Any]:
+    """Load the tokenizer and the configuration of the model in a folder.
 
     Raises:
         DataError: they do not fit together, or transformers does not know their kind.
     """
+    transformers = _offline_transformers()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_LOCAL)
+        config = transformers.AutoConfig.from_pretrained(folder, **_LOCAL)
+    # Transformers raises errors of many types for damaged files.
+    except Exception as error:
+        raise _unread(folder, error) from None
+    tokenizer.truncation_side = "right"
+    return tokenizer, config
+
+
+def _load_model(folder: Path, config: Any, dtype: torch.dtype) -> Any:
+    """Load the model in a folder for inference, on the CPU.
+
+    Raises:
+        DataError: the files do not fit together, or transformers does not know their kind.
+    """
+    transformers = _offline_transformers()
+    # For T5-class models this mapping builds the encoder alone: the folder may lack the decoder.
+    known = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
+    kind = transformers.AutoModelForTextEncoding if known else transformers.AutoModel
+    try:
+        model, info = kind.from_pretrained(
+            folder, use_safetensors=True, dtype=dtype, output_loading_info=True, **_LOCAL
+        )
+    except Exception as error:
+        raise _unread(folder, error) from None
+    # A pooler comes after the states that are used here.
+    drawn = sorted(name for name in info["missing_keys"] if "pooler" not in name)
+    if drawn:
+        rule = "all weights of the model that config.json describes; copy the right files"
+        raise DataError(f"text.encoder: {folder} lacks the tensors {', '.join(drawn)}, expected {rule}")
+    model = model.get_encoder() if config.is_encoder_decoder else model
+    model.config.use_cache = False  # no token follows that would need a language model's keys and values
+    return model.eval().requires_grad_(False)
+
+
+def _offline_transformers() -> Any:
+    """Import transformers, silent and without network."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Slow to import, and absent on a bare GPU machine.
     import transformers
@@ -234,39 +322,26 @@ def _load(folder: Path) -> tuple[Any, Any]:
     transformers.utils.logging.disable_progress_bar()
     # It warns of tensors that are not needed here, such as a language model's last layer.
     transformers.utils.logging.set_verbosity_error()
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-        config = transformers.AutoConfig.from_pretrained(folder, **local)
-        # For T5-class models this mapping builds the encoder alone: the folder may lack the decoder.
-        known = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
-        kind = transformers.AutoModelForTextEncoding if known else transformers.AutoModel
-        model, info = kind.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
-        )
-    # Transformers raises errors of many types for damaged files.
-    except Exception as error:
-        problem = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        rule = "a model that transformers reads offline from safetensors, without custom code"
-        raise DataError(f"text.encoder: {folder}: {problem}; expected {rule}") from None
-    # A pooler comes after the states that are used here.
-    drawn = sorted(name for name in info["missing_keys"] if "pooler" not in name)
-    if drawn:
-        rule = "all weights of the model that config.json describes; copy the right files"
-        raise DataError(f"text.encoder: {folder} lacks the tensors {', '.join(drawn)}, expected {rule}")
-    tokenizer.truncation_side = "right"
-    model = model.get_encoder() if config.is_encoder_decoder else model
-    return tokenizer, model.eval().requires_grad_(False)
+    return transformers
+
+
+def _unread(folder: Path, error: Exception) -> DataError:
+    problem = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    rule = "a model that transformers reads offline from safetensors, without custom code"
+    return DataError(f"text.encoder: {folder}: {problem}; expected {rule}")
 
 
 def pad_states(states: Sequence[Tensor], max_tokens: int, channels: int) -> tuple[Tensor, Tensor]:
     """Stack caption states (M, E) into (B, max_tokens, E) and the mask (B, max_tokens) of real tokens.
 
+    Both are on the device of the states.
+
     Raises:
         DataError: states are longer or have other channels.
     """
-    text = torch.zeros(len(states), max_tokens, channels)
-    mask = torch.zeros(len(states), max_tokens, dtype=torch.bool)
+    device = states[0].device if states else torch.device("cpu")
+    text = torch.zeros(len(states), max_tokens, channels, device=device)
+    mask = torch.zeros(len(states), max_tokens, dtype=torch.bool, device=device)
     for row, state in enumerate(states):
         length, width = state.shape
         if length > max_tokens or (length and width != channels):

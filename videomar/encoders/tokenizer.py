@@ -37,6 +37,11 @@ class VideoTokenizer(Protocol):
     latent_std: Tensor
     """(C,): deviation of the same."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: what it encodes and decodes must be there, too."""
+        return self.latent_mean.device
+
     def num_latent_frames(self, num_frames: int) -> int:
         """T = 1 + (F - 1) / time_stride.
 
