@@ -6,10 +6,11 @@ import json
 import pytest
 import torch
 
-from tests.conftest import lively
+from tests.checkpoint.conftest import hidden
 from tests.support.caches import write_cache
 from tests.support.two_workers import on_two_workers
 from tests.training.conftest import files_of, with_train
+from tests.training.test_loop import Bomb, Interrupted
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.checkpoint.transfer import fitted_shape, start_sha256
@@ -19,43 +20,16 @@ from videomar.model.conditions import HISTORY_NOISE
 from videomar.training.loop import train
 from videomar.training.parallelize import gather, mesh_of
 from videomar.training.run_folder import describe_run
-from videomar.training.state import begin_from, new_state, untrained
+from videomar.training.state import begin_from, new_state
 from videomar.training.worker import Worker
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def network(params):
-    """A network that knows one condition."""
-    return dataclasses.replace(params.model, conditions=("motion",))
-
-
-@pytest.fixture
-def source(network, tmp_path):
-    """A checkpoint whose model and average differ."""
-    shape = ModelShape(network, 4, 6, 5)
-    weights = {
-        stem: lively(untrained(shape, seed)).state_dict() for seed, stem in enumerate(("model", "ema"))
-    }
-    return checkpoint.save(tmp_path / "source", 7, shape, weights, {"train": {"seed": 0}})
 
 
 def started(shape, params, folder):
     state = new_state(fitted_shape(shape, folder), with_train(params, start_from=str(folder)), CPU)
     begin_from(state, folder)
     return state
-
-
-def hidden(network, captions, tokens=0):
-    """Hidden vectors of three clips, of which one has no caption; captions padded by so many tokens."""
-    text, mask = captions
-    clips = torch.randn(3, 4, 3, 2, 2, generator=torch.Generator().manual_seed(3))
-    hide = torch.zeros(3, 3, 4, dtype=torch.bool)
-    hide[:, 1:] = True
-    text = torch.nn.functional.pad(text, (0, 0, 0, tokens))
-    with torch.no_grad():
-        return network.eval().trunk(clips, hide, text, torch.nn.functional.pad(mask, (0, tokens)))
 
 
 def test_model_and_average_both_start_from_the_average(params, network, source):
@@ -153,26 +127,12 @@ def test_resumed_run_never_reads_the_start_again_and_ends_in_the_same_bits(param
     data = Splits(LatentDataset(write_cache(tmp_path / "latents"), "train", 5))
     shape = ModelShape(dataclasses.replace(network, conditions=("motion", "fps")), 4, 6, 7)
     own = with_train(params, start_from=str(source), validate_every=0, preview_every=0)
-    short = dataclasses.replace(own, max_grad_norm=own.max_grad_norm)
-
-    class KilledError(Exception):
-        pass
-
-    class Tracker:
-        def log(self, step, metrics):
-            if step == 6:
-                raise KilledError
-
-        def tag(self, values): ...
-        def log_preview(self, step, model): ...
-        def flush(self): ...
-
     train(shape, data, own, tmp_path / "whole", Worker(), None)
-    with pytest.raises(KilledError):
-        train(shape, data, short, tmp_path / "resumed", Worker(), Tracker())
+    with pytest.raises(Interrupted):
+        train(shape, data, own, tmp_path / "resumed", Worker(), Bomb(6))
     weights = source / "ema.safetensors"
     weights.write_bytes(bytes(weights.stat().st_size))
-    train(shape, data, short, tmp_path / "resumed", Worker(), None)
+    train(shape, data, own, tmp_path / "resumed", Worker(), None)
     assert files_of(tmp_path / "resumed") == files_of(tmp_path / "whole")
     manifest = json.loads((checkpoint.latest(tmp_path / "whole") / "checkpoint.json").read_text())
     assert manifest["shape"]["null_text_tokens"] == 5

@@ -202,9 +202,10 @@ def newest_intact(folder: Path) -> Path | None:
 
 
 def export(checkpoint: Path, folder: Path) -> None:
-    """Copy what generation needs of a checkpoint, all but the optimizer's state, to a new folder."""
+    """Copy what generation needs of a checkpoint to a new folder: all but what a run continues from."""
     manifest = verify(checkpoint)
-    manifest["files"].pop("optimizer.safetensors", None)
+    for stem in ("optimizer", "adapter"):
+        manifest["files"].pop(f"{stem}.safetensors", None)
     folder.mkdir(parents=True)
     for name in manifest["files"]:
         shutil.copyfile(checkpoint / name, folder / name)

@@ -74,12 +74,13 @@ def start_origin(folder: Path) -> dict[str, Any]:
         return {"folder": str(folder)}
 
 
-def fitted_shape(shape: ModelShape, folder: Path) -> ModelShape:
+def fitted_shape(shape: ModelShape, folder: Path, with_new_layers: bool = True) -> ModelShape:
     """Return the shape of a network that starts from the weights in a folder.
 
     Args:
         shape: as the parameters and latents ask for it.
         folder: a checkpoint, or the folder of a run.
+        with_new_layers: whether all weights are trained, as those of new conditions must be.
 
     Raises:
         CheckpointError: the weights are damaged, or do not fit; then the message names every tensor that does
@@ -94,6 +95,10 @@ def fitted_shape(shape: ModelShape, folder: Path) -> ModelShape:
     theirs = read_shape(read_manifest(source), source / MANIFEST)
     rows = theirs.null_text_tokens or theirs.max_text_tokens
     fitted = dataclasses.replace(shape, null_text_tokens=None if rows == shape.max_text_tokens else rows)
+    new = sorted(set(shape.params.conditions) - set(theirs.params.conditions))
+    if new and not with_new_layers:
+        rule = "the conditions of the weights to start from, as adapters change no other layer"
+        raise CheckpointError(f"train.lora: got new model.conditions {', '.join(new)}, expected {rule}")
     problems = [*_other_meanings(fitted, theirs), *_other_tensors(fitted, theirs, source)]
     if problems:
         rule = "weights of this network; set the keys as there, or start from others"

@@ -13,6 +13,15 @@ import torch
 from torch import Tensor
 
 from videomar import checkpoint
+from videomar.checkpoint.adapters import (
+    ADAPTER,
+    adapted_tensors,
+    adapter_tensors,
+    add_adapters,
+    inner_names,
+    merged_weights,
+    own_weights,
+)
 from videomar.checkpoint.manifest import ModelShape, read_shape
 from videomar.checkpoint.tensors import each_tensor
 from videomar.checkpoint.transfer import fitted_shape, starting_tensors
@@ -123,14 +132,19 @@ def shape_of_run(shape: ModelShape, params: TrainParams, out: Path) -> ModelShap
         return shape
     if (newest := checkpoint.latest(out)) is not None:
         return read_shape(checkpoint.read_manifest(newest), newest / checkpoint.MANIFEST)
-    return fitted_shape(shape, Path(str(params.start_from)))
+    return fitted_shape(shape, Path(str(params.start_from)), with_new_layers=params.lora is None)
 
 
 def new_state(
     shape: ModelShape, params: TrainParams, device: torch.device, mesh: "DeviceMesh | None" = None
 ) -> State:
-    """Return the state before step 0; with a mesh, this worker's shards of it."""
+    """Return the state before step 0; with a mesh, this worker's shards of it.
+
+    Weights are random, also where the run starts from trained ones: see `begin_from` and `restore`.
+    """
     model = untrained(shape, params.seed)
+    if params.lora is not None:
+        add_adapters(model, params.lora, step_generator(params.seed, INIT_STEP, 1))
     ema = copy.deepcopy(model).requires_grad_(False)
     for network in (model, ema):
         if mesh:
@@ -147,10 +161,10 @@ def begin_from(state: State, folder: Path) -> None:
         CheckpointError: they are damaged.
     """
     for network in (state.model, state.ema):
-        like = network.state_dict()
+        like = own_weights(network)
         tensors = starting_tensors(folder, like)
-        parts = {name: shard_like(value, like[name]) for name, value in tensors}
-        network.load_state_dict(parts, strict=False)
+        parts = ((name, shard_like(value, like[name])) for name, value in tensors)
+        network.load_state_dict(inner_names(network, parts), strict=False)
     _log.warning("starting from the weights in %s", folder)
 
 
@@ -171,7 +185,8 @@ def restore(state: State, out: Path, identity: Mapping[str, Any]) -> bool:
         )
     for stem, network in {"model": state.model, "ema": state.ema}.items():
         like = network.state_dict()
-        tensors = each_tensor(path / f"{stem}.safetensors")
+        adapted = f"{ADAPTER}.safetensors" in manifest["files"]
+        tensors = adapted_tensors(path, stem) if adapted else each_tensor(path / f"{stem}.safetensors")
         network.load_state_dict({name: shard_like(value, like[name]) for name, value in tensors})
     load_optimizer(state.optimizer, each_tensor(path / "optimizer.safetensors"))
     state.progress = Progress.of_json(manifest["progress"])
@@ -186,6 +201,9 @@ def save_checkpoint(
     """Write a checkpoint at the first worker and delete those no longer needed; every worker must call it."""
     progress = state.progress
     tensors = {"model": state.model.state_dict(), "ema": state.ema.state_dict()}
+    if params.lora is not None:
+        tensors = {"model": merged_weights(state.model), "ema": merged_weights(state.ema)}
+        tensors[ADAPTER] = adapter_tensors(state.model, state.ema)
     tensors["optimizer"] = optimizer_tensors(state.optimizer)
     written, gathered = gather_in_turn(tensors)
     try:
