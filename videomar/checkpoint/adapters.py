@@ -4,7 +4,7 @@ Source: LoRA (arXiv 2106.09685), by the package peft. Each linear layer W of the
 W x + alpha/rank B A x, where only A and B are trained.
 
     model.safetensors, ema.safetensors   W + alpha/rank B A under the plain names: what everything else loads
-    adapter.safetensors                  A and B of model and average, and W: what a resumed run continues with
+    adapter.safetensors                  A and B of model and average, and W: a resumed run continues with it
 
 A network and its average have one W, so that the average of all weights is the average of A and B alone.
 """
