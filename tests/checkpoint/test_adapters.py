@@ -23,7 +23,7 @@ from videomar.training.loop import train
 from videomar.training.state import begin_from, new_state
 from videomar.training.worker import Worker
 
-LORA = LoraParams(rank=4, alpha=8.0)
+LORA = LoraParams(rank=4, alpha=8)
 
 
 @pytest.fixture

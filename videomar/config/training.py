@@ -72,7 +72,7 @@ class LoraParams:
 
     rank: Annotated[int, at_least(1)]
     """Rows of the two thin matrices that stand for the change of a layer."""
-    alpha: Annotated[float, ABOVE_0]
+    alpha: Annotated[int, at_least(1)]
     """The change is multiplied by alpha / rank."""
 
 
