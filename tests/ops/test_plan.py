@@ -21,9 +21,9 @@ from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.latents.clip_encoder import stored_bytes
 from videomar.latents.dataset import LatentDataset, Splits
 from videomar.media.shapes import ClipShape, at_sizes
-from videomar.ops.plan import training_costs
-from videomar.ops.plan_counts import Strides, Videos, cached_shapes, find_clips, latent_bytes
-from videomar.ops.plan_probe import Subject, training_probe
+from videomar.ops.planning.plan import training_costs
+from videomar.ops.planning.plan_counts import Strides, Videos, cached_shapes, find_clips, latent_bytes
+from videomar.ops.planning.plan_probe import Subject, training_probe
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 

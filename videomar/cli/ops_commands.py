@@ -19,7 +19,7 @@ def plan(as_json: AsJson = False) -> None:
     Sizes are counted; times come from a probe of about a minute on this machine.
     """
     from videomar.config import load_own_params
-    from videomar.ops.plan import plan as estimate
+    from videomar.ops.planning.plan import plan as estimate
 
     found = estimate(load_own_params(HERE.params), HERE)
     if as_json:

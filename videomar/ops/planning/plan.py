@@ -15,21 +15,28 @@ from videomar.config import CurriculumStage, Params, TrainParams
 from videomar.config.layout import Layout
 from videomar.config.params import variants_of
 from videomar.encoders.load import load_tokenizer
-from videomar.encoders.text import load_text_encoder
 from videomar.errors import DataError, VideomarError
-from videomar.ops.plan_counts import (
+from videomar.ops.planning.gpus import Fleet
+from videomar.ops.planning.plan_counts import (
+    Cost,
     LatentShape,
+    Plan,
     PlannedClips,
     Strides,
     Videos,
+    assumed_clips,
     cached_shapes,
     find_clips,
     latent_bytes,
+    made_with,
     read_headers,
     shapes_of_stage,
+    sum_stages,
     tokens_of,
 )
-from videomar.ops.plan_probe import REFUSED, Subject, measure, spread
+from videomar.ops.planning.plan_flops import text_size, tokenizer_flops
+from videomar.ops.planning.plan_formulas import evaluation, plan_for
+from videomar.ops.planning.plan_probe import REFUSED, Subject, measure, spread
 from videomar.sampling.tasks import tasks_of
 from videomar.training.curriculum import stage_params
 from videomar.training.throughput import BatchShape, step_flops
@@ -37,18 +44,8 @@ from videomar.training.throughput import BatchShape, step_flops
 HOUR_S = 3600.0
 LIMIT_S = 45.0
 """Time limit of the probe; what it does not reach is reported as unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Cost of a stage. None: does not apply, or unknown."""
-
-    stage: str
-    clips: int | None = None
-    tokens: int | None = None
-    bytes: int | None = None
-    peak_memory_gb: float | None = None
-    hours: float | None = None
+ASSUMED_CLIPS = 100_000
+"""Clips that GPUs are planned for where neither a ledger nor a video is there to count."""
 
 
 class Speed(NamedTuple):
@@ -58,25 +55,30 @@ class Speed(NamedTuple):
     validation_s: float
 
 
-class Plan(NamedTuple):
-    """All stages, and the assumptions behind the numbers."""
+class Question(NamedTuple):
+    """What is planned beside the parameters."""
 
-    costs: list[Cost]
-    assumptions: list[str]
+    fleet: Fleet | None = None
+    """GPUs that are not there; None: this machine, measured."""
+    clips: int | None = None
+    """Number of clips; None: those of the folder."""
+    is_own: bool = True
+    """Whether the folder's ledger and tokenizer are of these parameters; not so with another preset."""
 
 
-def plan(params: Params, layout: Layout) -> Plan:
+def plan(params: Params, layout: Layout, asked: Question | None = None) -> Plan:
     """Estimate the next run, stage by stage.
 
     Raises:
         VideomarError: there are neither clips nor videos to count, or a run would be refused.
     """
-    _say("counting clips")
-    videos = read_headers(layout.raw)
-    clips = find_clips(layout.ledger, videos, params)
+    asked = asked or Question()
+    videos, clips = _count(params, layout, asked)
     if not clips.shapes:
         raise DataError("plan: got no clip, expected some; see `videomar ledger show` for what was rejected")
-    strides, tokenizer = _strides(params, layout)
+    strides, tokenizer = _strides(params, layout, asked.is_own)
+    if asked.fleet is not None:
+        return plan_for(params, clips, videos, strides, asked.fleet)
     shapes = cached_shapes(clips, params, strides)
     subject = _subject(params, clips, shapes, tokenizer, videos)
     messages: list[tuple[Any, ...]] = []
@@ -90,26 +92,68 @@ def plan(params: Params, layout: Layout) -> Plan:
             _say(f"measured: {what}")
         shown = what
     figures = {message[0]: message[1:] for message in messages if message[0] != "row"}
+    sample = _sample(params, shapes, figures)
     costs = [
         _ingest(videos, clips, params, figures),
-        _encode(shapes, params, figures),
+        _train_tokenizer(params, subject, figures),
+        _captions(params, clips, figures),
+        _encode(shapes, clips.scale, params, figures),
         *training_costs(subject, messages),
-        _sample(params, shapes, figures),
+        sample,
+        evaluation(sample.clips or 0, clips),
     ]
     return Plan(costs, _assumptions(params, clips, videos, tokenizer is None, costs))
+
+
+def _count(params: Params, layout: Layout, asked: Question) -> tuple[Videos, PlannedClips]:
+    """Return the raw videos and the clips to plan for."""
+    if asked.clips is not None:
+        return Videos(0, 0.0, []), assumed_clips(asked.clips, params)
+    _say("counting clips")
+    videos = read_headers(layout.raw)
+    if asked.fleet is not None and not videos.read and not layout.ledger.is_file():
+        return videos, assumed_clips(ASSUMED_CLIPS, params)
+    ledger = layout.ledger if asked.is_own else layout.root / "no ledger"
+    clips = find_clips(ledger, videos, params)
+    if clips.counted and not made_with(clips, params):
+        # The ledger was made with other sizes: its clips are not those of the next run.
+        if not videos.read:
+            return videos, assumed_clips(clips.count, params)
+        clips = find_clips(layout.root / "no ledger", videos, params)
+    return videos, clips
 
 
 def _ingest(videos: Videos, clips: PlannedClips, params: Params, figures: Mapping[str, Any]) -> Cost:
     rate = figures.get("decode", (None,))[0]
     hours = videos.frames / rate / params.ingest.num_workers / HOUR_S if rate else None
-    return Cost("ingest", len(clips.shapes), None, None, None, hours)
+    return Cost("ingest", clips.count, None, None, None, hours)
 
 
-def _encode(shapes: Sequence[tuple[int, LatentShape]], params: Params, figures: Mapping[str, Any]) -> Cost:
+def _train_tokenizer(params: Params, subject: Subject, figures: Mapping[str, Any]) -> Cost:
+    """Cost of training the tokenizer: by its operations, at the speed of the encoder on one core."""
+    own, seconds = params.tokenizer, figures.get("encode", (None, None))[0]
+    if own.pretrained is not None:
+        return Cost("train_tokenizer", 0, hours=0.0)
+    flops = tokenizer_flops(own, (1, 1, 1), 0)
+    step_s = own.batch_size * seconds * flops.training / flops.encode / own.threads if seconds else None
+    hours = None if step_s is None else own.steps * step_s / HOUR_S
+    return Cost("train_tokenizer", own.steps * own.batch_size, hours=hours, steps=own.steps, step_s=step_s)
+
+
+def _captions(params: Params, clips: PlannedClips, figures: Mapping[str, Any]) -> Cost:
+    seconds, peak = figures.get("captions", (None, None))
+    hours = clips.count * seconds / HOUR_S if seconds is not None else None
+    return Cost("captions", clips.count, None, None, peak, hours)
+
+
+def _encode(
+    shapes: Sequence[tuple[int, LatentShape]], scale: float, params: Params, figures: Mapping[str, Any]
+) -> Cost:
     seconds, peak = figures.get("encode", (None, None))
-    tokens = sum(tokens_of(shape, params.model.patch_size) for _, shape in shapes)
-    hours = len(shapes) * seconds / params.encode.num_workers / HOUR_S if seconds else None
-    return Cost("encode", len(shapes), tokens, latent_bytes(shapes, params), peak, hours)
+    count = round(len(shapes) * scale)
+    tokens = round(scale * sum(tokens_of(shape, params.model.patch_size) for _, shape in shapes))
+    hours = count * seconds / params.encode.num_workers / HOUR_S if seconds else None
+    return Cost("encode", count, tokens, round(scale * latent_bytes(shapes, params)), peak, hours)
 
 
 def _sample(params: Params, shapes: Sequence[tuple[int, LatentShape]], figures: Mapping[str, Any]) -> Cost:
@@ -131,18 +175,18 @@ def _subject(
     tokenizer: Path | None,
     videos: Videos,
 ) -> Subject:
-    text = load_text_encoder(params.text).encode(["a clip"])[0]
-    model = ModelShape(params.model, shapes[0][1][0], text.shape[-1], params.text.max_tokens)
-    val_clips = round(params.curate.val_share * len(clips.shapes))
+    channels = text_size(params.text).channels
+    model = ModelShape(params.model, shapes[0][1][0], channels, params.text.max_tokens)
+    val_clips = round(params.curate.val_share * clips.count)
     video = max(videos.read, key=lambda item: item[1].duration_s, default=None)
     largest = max(clips.shapes, key=lambda shape: shape.height_px * shape.width_px * shape.num_frames)
     some = spread(shapes, 256)
     return Subject(replace(params), model, some, val_clips, largest, tokenizer, video)
 
 
-def _strides(params: Params, layout: Layout) -> tuple[Strides, Path | None]:
+def _strides(params: Params, layout: Layout, is_own: bool) -> tuple[Strides, Path | None]:
     """Strides and channels of the tokenizer, and its folder if it is trained already."""
-    if layout.tokenizer.is_dir():
+    if is_own and layout.tokenizer.is_dir():
         loaded = load_tokenizer(layout.tokenizer)
         return Strides(loaded.channels, loaded.time_stride, loaded.space_stride), layout.tokenizer
     own = params.tokenizer
@@ -159,10 +203,12 @@ def _assumptions(
         f"cores), from a probe of at most {LIMIT_S:.0f} s",
         "ingest: decoding only, at the speed of the longest video; captions and scores come on top",
         "encode: the tokenizer only; reading the clips comes on top",
+        "train_tokenizer: by its operations, as fast as the encoder on each of resources.tokenizer.threads cores",
+        "captions: one after the other by one process; evaluate: as fast a pixel as the shipped run",
         "train: clips of noise, without previews and the start of Ray; no stage reaches a target_loss before",
         "train: a curriculum stage that the probe did not reach is as fast by its operations as one it did",
         "sample: every batch takes what one of clips continued from two latent frames takes",
-        "samples, train_tokenizer, curate and evaluate are not counted",
+        "samples and curate are not counted",
     ]
     if not clips.counted:
         lines.append("clips: as many as fit into the videos, none rejected, no cut between shots")
@@ -170,6 +216,8 @@ def _assumptions(
         lines.append(f"videos: {videos.total}, of which {len(videos.read)} headers stand for all")
     if no_tokenizer:
         lines.append("no tokenizer yet: strides and channels are those of section tokenizer")
+    if text_size(params.text).assumed:
+        lines.append(f"text.encoder: no folder {params.text.encoder}; its channels are those of Qwen2-1.5B")
     if runs:
         lines.append(f"train: {runs} runs, each as long as one of section train, one after the other")
     unknown = [cost.stage for cost in costs if cost.hours is None]
@@ -206,7 +254,7 @@ def training_costs(subject: Subject, messages: Iterable[tuple[Any, ...]]) -> lis
                 _stage_seconds(stage, params.train, speed, figures) / HOUR_S if speed else None,
             )
         )
-    return [*costs, _sum(costs, max(1, len(variants_of(params))))]
+    return [*costs, sum_stages(costs, max(1, len(variants_of(params))))]
 
 
 def _speed(rows: Sequence[tuple[float, bool, float]], figures: Mapping[str, float]) -> Speed | None:
@@ -254,14 +302,3 @@ def _stage_seconds(
     logged = stage.steps // params.log_every + shown
     seconds = stage.steps * speed.step_s + (shown + ranked) * speed.validation_s
     return seconds + logged * figures.get("log", 0.0) + kept * figures.get("keep", 0.0)
-
-
-def _sum(costs: Sequence[Cost], runs: int) -> Cost:
-    """The whole stage `train`: all curriculum stages of all runs, one after the other."""
-
-    def total(name: str) -> Any:
-        values = [getattr(cost, name) for cost in costs]
-        return None if None in values else sum(values) * runs
-
-    peaks = [cost.peak_memory_gb for cost in costs if cost.peak_memory_gb is not None]
-    return Cost("train", total("clips"), total("tokens"), None, max(peaks, default=None), total("hours"))

@@ -18,7 +18,9 @@ import torch
 from videomar.checkpoint.manifest import ModelShape
 from videomar.compute.seeding import step_generator
 from videomar.config import Params, TrainParams
+from videomar.encoders.causal import CausalTokenizer
 from videomar.encoders.load import load_tokenizer
+from videomar.encoders.text import load_text_encoder
 from videomar.encoders.tokenizer import VideoTokenizer
 from videomar.errors import VideomarError
 from videomar.files import LOG_FILE, write_csv
@@ -29,7 +31,7 @@ from videomar.media.decode import open_video
 from videomar.media.probe import VideoInfo
 from videomar.media.shapes import ClipShape, clip_size
 from videomar.model.videomar import VideoMAR
-from videomar.ops.plan_counts import LatentShape
+from videomar.ops.planning.plan_counts import LatentShape
 from videomar.training.loop import train
 from videomar.training.state import untrained
 from videomar.training.throughput import peak_memory_gb
@@ -41,6 +43,7 @@ STEPS = 6
 """Steps of each curriculum stage: the first warms up, the last is followed by a validation."""
 _DECODE_S = 3.0
 _CLIPS = 32
+_CAPTIONS = 8
 _CAPTION_WORDS = 8
 Send = Callable[[tuple[Any, ...]], None]
 
@@ -79,7 +82,7 @@ def measure(subject: Subject, limit_s: float) -> Iterator[tuple[Any, ...]]:
 
 def _measure(results: Connection, subject: Subject) -> None:
     try:
-        for probe in (decode_probe, encode_probe, training_probe, sampling_probe):
+        for probe in (decode_probe, captions_probe, encode_probe, training_probe, sampling_probe):
             probe(subject, results.send)
     except VideomarError as error:
         results.send((REFUSED, str(error)))
@@ -102,10 +105,16 @@ def decode_probe(subject: Subject, send: Send) -> None:
 
 def encode_probe(subject: Subject, send: Send) -> None:
     """Send (`encode`, seconds for a clip on one core, peak memory GB)."""
-    if subject.tokenizer is None:
-        return
+    own = subject.params.tokenizer
     torch.set_num_threads(1)
-    tokenizer: VideoTokenizer = load_tokenizer(subject.tokenizer)
+    tokenizer: VideoTokenizer
+    if subject.tokenizer is not None:
+        tokenizer = load_tokenizer(subject.tokenizer)
+    elif own.pretrained is None:
+        # Untrained weights take as long.
+        tokenizer = CausalTokenizer(own).initialise(step_generator(0, 0))
+    else:
+        return
     clip = subject.clip
     video = torch.zeros(1, 3, clip.num_frames, clip.height_px, clip.width_px)
     seconds = []
@@ -114,6 +123,19 @@ def encode_probe(subject: Subject, send: Send) -> None:
         tokenizer.encode(video)
         seconds.append(time.perf_counter() - start)
     send(("encode", min(seconds), peak_memory_gb(torch.device("cpu"))))
+
+
+def captions_probe(subject: Subject, send: Send) -> None:
+    """Send (`captions`, seconds for a caption on one core, peak memory GB); nothing without the model's files."""
+    params = subject.params.text
+    if params.encoder not in ("minilm", "none") and not Path(params.encoder).is_dir():
+        return
+    torch.set_num_threads(1)
+    encoder = load_text_encoder(params)
+    captions = ["a clip of a thing that moves from here to there"] * _CAPTIONS
+    start = time.perf_counter()
+    encoder.encode(captions)
+    send(("captions", (time.perf_counter() - start) / _CAPTIONS, peak_memory_gb(torch.device("cpu"))))
 
 
 class _Clock:

@@ -6,6 +6,8 @@ Axes: C channels, T latent frames, h w latent rows and columns.
 import contextlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,13 +18,39 @@ from videomar.curation.ledger import kept_clips, read_ledger
 from videomar.errors import DataError
 from videomar.latents.keys import cached_sizes
 from videomar.media.probe import UnreadableError, VideoInfo, probe
-from videomar.media.shapes import ClipShape, at_sizes, clip_size, ledger_shapes
+from videomar.media.shapes import ClipShape, at_sizes, clip_size, ledger_shapes, size_of_area
 from videomar.sources.listing import list_videos
 
 # Reading a header takes 0.05 s: of larger folders a sample is read.
 _HEADERS = 100
 LatentShape = tuple[int, int, int, int]
 """(C, T, h, w)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Cost of a stage. None: does not apply, or unknown."""
+
+    stage: str
+    clips: int | None = None
+    tokens: int | None = None
+    bytes: int | None = None
+    peak_memory_gb: float | None = None
+    hours: float | None = None
+    steps: int | None = None
+    step_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All stages, and what their numbers rest on."""
+
+    costs: list[Cost]
+    assumptions: list[str]
+    advice: list[str] = field(default_factory=list)
+    """What does not fit into the memory of a GPU, and what would."""
+    memory: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Parts of the memory of a GPU by stage, 10^9 bytes."""
 
 
 class Strides(NamedTuple):
@@ -50,6 +78,13 @@ class PlannedClips(NamedTuple):
     """Shapes of all kept clips, in pixels at the largest size."""
     counted: bool
     """Whether they are from the ledger; else from the lengths of the videos."""
+    scale: float = 1.0
+    """How many clips each of the shapes stands for."""
+
+    @property
+    def count(self) -> int:
+        """Number of clips."""
+        return round(len(self.shapes) * self.scale)
 
 
 def read_headers(raw: Path) -> Videos:
@@ -90,6 +125,28 @@ def find_clips(ledger: Path, videos: Videos, params: Params) -> PlannedClips:
     return PlannedClips([shapes[number % len(shapes)] for number in range(count)], False)
 
 
+def made_with(clips: PlannedClips, params: Params) -> bool:
+    """Whether clips of a ledger have the sizes and lengths that section `ingest` asks for."""
+    ingest = params.ingest
+    lengths = {ingest.num_frames, *ingest.shorter_clips}
+    return all(
+        shape.num_frames in lengths
+        and abs(math.sqrt(shape.height_px * shape.width_px) - ingest.size_px) <= ingest.side_multiple_px
+        for shape in clips.shapes
+    )
+
+
+def assumed_clips(count: int, params: Params) -> PlannedClips:
+    """Return so many clips, in equal parts of each of `ingest.aspect_ratios`."""
+    ingest = params.ingest
+    shapes = []
+    for text in ingest.aspect_ratios:
+        ratio = Fraction(text.replace(":", "/"))
+        width, height = size_of_area(ratio, ingest.size_px, ingest.side_multiple_px)
+        shapes.append(ClipShape(height, width, ingest.fps, ingest.num_frames))
+    return PlannedClips(shapes, False, count / len(shapes))
+
+
 def latent_shape(shape: ClipShape, strides: Strides) -> LatentShape:
     """Shape of a clip's latents."""
     frames = 1 + (shape.num_frames - 1) // strides.time_stride
@@ -123,3 +180,26 @@ def shapes_of_stage(shapes: Sequence[tuple[int, LatentShape]], stage: Curriculum
     """Latent shapes that a curriculum stage draws from: those of its size, not yet cut to its length."""
     wanted = stage.size_px or max(size for size, _ in shapes)
     return [shape for size, shape in shapes if size == wanted]
+
+
+def sum_stages(costs: Sequence[Cost], runs: int) -> Cost:
+    """Return the whole stage `train`: all curriculum stages of all runs, one after the other."""
+
+    def total(name: str) -> float | None:
+        values = [getattr(cost, name) for cost in costs]
+        return None if None in values else sum(values) * runs
+
+    def whole(name: str) -> int | None:
+        found = total(name)
+        return None if found is None else round(found)
+
+    peaks = [cost.peak_memory_gb for cost in costs if cost.peak_memory_gb is not None]
+    return Cost(
+        "train",
+        whole("clips"),
+        whole("tokens"),
+        None,
+        max(peaks, default=None),
+        total("hours"),
+        whole("steps"),
+    )

@@ -1,0 +1,1 @@
+"""The cost of the next run: measured on this machine, or by formulas for GPUs that are not there."""

@@ -1,0 +1,200 @@
+"""The cost of a run on GPUs that are not there, stage by stage: counts, published rates, stated shares.
+
+Every number that is neither counted nor published stands in these modules with its reason, and is repeated in
+the assumptions that the plan prints. Training is in `plan_training`.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from videomar.checkpoint.manifest import ModelShape
+from videomar.config import Params
+from videomar.config.params import variants_of
+from videomar.ops.planning.gpus import Fleet
+from videomar.ops.planning.plan_counts import (
+    Cost,
+    LatentShape,
+    Plan,
+    PlannedClips,
+    Strides,
+    Videos,
+    cached_shapes,
+    latent_bytes,
+    sum_stages,
+    tokens_of,
+)
+from videomar.ops.planning.plan_flops import (
+    COSMOS_WEIGHTS,
+    TextSize,
+    caption_flops,
+    generation_cost,
+    text_size,
+    tokenizer_flops,
+)
+from videomar.ops.planning.plan_memory import CONTEXT_GB, FLOAT32, MARGIN, parameter_sizes
+from videomar.ops.planning.plan_shares import read_shares
+from videomar.ops.planning.plan_training import (
+    BLOCK_FORWARD,
+    DISK_GB_S,
+    HEAD_STEP,
+    HOUR_S,
+    LAUNCH_S,
+    Run,
+    train_stage,
+)
+from videomar.sampling.tasks import tasks_of
+
+SOURCE_FPS = 24.0
+"""Frames a second of the raw videos, where none is there to look at."""
+DECODED_PER_S = 310.0
+"""Frames of 1280 x 720 H.264 that one CPU core decodes and scores a second: benchmarks/results/ingest.json."""
+EVALUATE_S_PER_MPX = 0.4
+"""CPU seconds per million generated pixels, two cores: metrics/evaluate.json of the shipped run."""
+
+
+def plan_for(params: Params, clips: PlannedClips, videos: Videos, strides: Strides, fleet: Fleet) -> Plan:
+    """Plan a run on GPUs by formulas alone: nothing is measured, and no weights are read.
+
+    Raises:
+        VideomarError: a number that the formulas need is not in the files.
+    """
+    text = text_size(params.text)
+    model = ModelShape(params.model, strides.channels, text.channels, params.text.max_tokens)
+    shares = read_shares()
+    run = Run(params, fleet, shares, model)
+    shapes = cached_shapes(clips, params, strides)
+    stages = [train_stage(run, number, shapes) for number in range(len(params.train.curriculum))]
+    train = sum_stages([cost for cost, _, _ in stages], max(1, len(variants_of(params))))
+    costs = [
+        _ingest(params, clips, videos),
+        _train_tokenizer(run, clips, strides),
+        _encode(run, clips, shapes),
+        _captions(run, clips, text),
+        *(cost for cost, _, _ in stages),
+        train,
+        *_sample_and_evaluate(run, clips, shapes),
+    ]
+    memory = {cost.stage: parts for cost, parts, _ in stages}
+    advice = [line for _, _, lines in stages for line in lines]
+    return Plan(costs, [*shares.lines(), *_assumptions(run, clips, videos, text)], advice, memory)
+
+
+def _ingest(params: Params, clips: PlannedClips, videos: Videos) -> Cost:
+    seconds = _decode_s(params, clips, videos) / params.ingest.num_workers
+    return Cost("ingest", clips.count, hours=seconds / HOUR_S)
+
+
+def _decode_s(params: Params, clips: PlannedClips, videos: Videos) -> float:
+    """CPU seconds of one core to decode all videos."""
+    length_s = clips.count * params.ingest.stride_frames / params.ingest.fps
+    return (videos.frames or length_s * SOURCE_FPS) / DECODED_PER_S
+
+
+def _pixels(clips: PlannedClips) -> float:
+    """Mean pixels of a clip at its largest size, all frames."""
+    return statistics.fmean(shape.height_px * shape.width_px * shape.num_frames for shape in clips.shapes)
+
+
+def _train_tokenizer(run: Run, clips: PlannedClips, strides: Strides) -> Cost:
+    params = run.params.tokenizer
+    if params.pretrained is not None:
+        return Cost("train_tokenizer", 0, hours=0.0)
+    pixels = _pixels(clips)
+    positions = pixels / strides.space_stride**2 / strides.time_stride
+    flops = tokenizer_flops(params, (1, 1, round(positions)), 0).training * params.batch_size
+    step_s = flops / run.rate("train_tokenizer", "float32", gpus=1)
+    hours = params.steps * step_s / HOUR_S
+    drawn = params.steps * params.batch_size
+    return Cost("train_tokenizer", drawn, hours=hours, steps=params.steps, step_s=step_s)
+
+
+def _encode(run: Run, clips: PlannedClips, shapes: Sequence[tuple[int, LatentShape]]) -> Cost:
+    params, count = run.params, round(len(shapes) * clips.scale)
+    tokens = sum(tokens_of(shape, params.model.patch_size) for _, shape in shapes) * clips.scale
+    own = params.tokenizer
+    flops = 0.0
+    for _, (_, frames, rows, columns) in shapes:
+        pixels = (1 + (frames - 1) * own.time_stride) * rows * columns * own.space_stride**2
+        flops += tokenizer_flops(own, (frames, rows, columns), pixels).encode * clips.scale
+    seconds = flops / run.rate("encode")
+    stored = round(latent_bytes(shapes, params) * clips.scale)
+    peak = COSMOS_WEIGHTS * FLOAT32 / 1e9 if own.pretrained is not None else None
+    return Cost("encode", count, round(tokens), stored, peak, seconds / HOUR_S)
+
+
+def _captions(run: Run, clips: PlannedClips, text: TextSize) -> Cost:
+    most = run.params.text.max_tokens if text.layers else 0
+    seconds = clips.count * caption_flops(text, most) / run.rate("captions")
+    stored = clips.count * most * text.channels * 2
+    peak = text.weights * FLOAT32 / 1e9
+    return Cost("captions", clips.count, clips.count * most, stored, peak, seconds / HOUR_S)
+
+
+def _sample_and_evaluate(
+    run: Run, clips: PlannedClips, shapes: Sequence[tuple[int, LatentShape]]
+) -> list[Cost]:
+    """Costs of the stages `sample` and `evaluate`."""
+    params, suite = run.params, run.params.suite
+    _, frames, rows, columns = max((shape for _, shape in shapes), key=math.prod)
+    tokens = rows * columns // run.model.params.patch_size**2
+    judged, count, seconds = suite.simulated_clips + suite.real_clips, 0, 0.0
+    for task in tasks_of(suite):
+        if task.maker == "linear":
+            continue
+        number = suite.extra_clips if task.extra else judged
+        longer = 2 * frames if task.stretch == "longer" else frames
+        larger = round(1.5**2 * tokens) if task.stretch == "larger" else tokens
+        given = max(1, min(task.context, frames - 1))
+        one = generation_cost(run.model, params.sample, larger, longer, given)
+        launches = one.passes * BLOCK_FORWARD * run.model.params.depth + one.head_steps * HEAD_STEP
+        batches = math.ceil(number / suite.batch_size)
+        compute = number * one.flops / run.rate("sample", gpus=1)
+        seconds += max(compute, batches * launches * LAUNCH_S)
+        count += number
+    rows_at_once = suite.batch_size * (2 if params.sample.cfg_scale != 1 else 1)
+    cache = 2 * run.model.params.depth * run.model.params.hidden_size * (frames * tokens + params.text.max_tokens)
+    peak = FLOAT32 * (parameter_sizes(run.model).all + rows_at_once * cache) / 1e9
+    sample = Cost("sample", count, count * frames * tokens, None, peak, seconds / HOUR_S)
+    return [sample, evaluation(count, clips)]
+
+
+def evaluation(count: int, clips: PlannedClips) -> Cost:
+    """Cost of the stage `evaluate` for so many generated clips, on the CPU."""
+    return Cost("evaluate", count, hours=EVALUATE_S_PER_MPX * count * _pixels(clips) / 1e6 / HOUR_S)
+
+
+def _assumptions(run: Run, clips: PlannedClips, videos: Videos, text: TextSize) -> list[str]:
+    params, fleet, gpu = run.params, run.fleet, run.fleet.gpu
+    precision = run.train.precision
+    lines = [
+        f"{fleet}: {gpu.name}, {gpu.tflops(precision):g} TFLOPS in {precision} without sparsity, "
+        f"{gpu.memory_gb:g} GB at {gpu.bandwidth_gb_s:g} GB/s, {fleet.link_gb_s:g} GB/s to each other "
+        f"({gpu.source})",
+        "nothing is measured, nothing is taken from caches; no stage reaches a target_loss before",
+        f"train: one worker on each of {fleet.count} GPUs, whatever resources.train.num_workers is; exchange "
+        "of gradients and update of weights do not overlap with anything",
+        f"train: a kernel takes {1e6 * LAUNCH_S:g} microseconds at least; checkpoints are written at "
+        f"{DISK_GB_S:g} GB/s; without previews and the start of Ray",
+        f"memory: {100 * MARGIN:.0f} % for fragments and {CONTEXT_GB} GB for CUDA are added; captions have "
+        f"text.max_tokens {params.text.max_tokens} tokens",
+        f"ingest: {DECODED_PER_S:g} frames of 720p a second on each of {params.ingest.num_workers} cores "
+        f"(resources.ingest.num_workers){'' if videos.frames else f', videos of {SOURCE_FPS:g} frames a second'}",
+        "train_tokenizer and sample: on one GPU; encode and captions: on all of them, as fast as clips are read",
+        f"evaluate: {EVALUATE_S_PER_MPX} s of CPU for a million pixels, from the shipped run; curate and samples "
+        "are not counted",
+    ]
+    if precision != params.train.precision:
+        rule = f"train.precision: {params.train.precision} is refused on a {gpu.name}"
+        lines.append(f"{rule}, which has no such products: planned in float32")
+    if params.tokenizer.pretrained is not None and not Path(params.tokenizer.pretrained).is_dir():
+        lines.append(
+            f"tokenizer.pretrained: no folder {params.tokenizer.pretrained}; planned with channels and strides of "
+            "section tokenizer, and the operations of Cosmos CV8x16x16"
+        )
+    if text.assumed:
+        lines.append(f"text.encoder: no folder {params.text.encoder}; planned with the size of {text.name}")
+    if not clips.counted:
+        lines.append(f"clips: {clips.count:,}, none rejected, all of {params.ingest.num_frames} frames")
+    return lines
