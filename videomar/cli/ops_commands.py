@@ -2,44 +2,88 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from videomar.cli.console import DATA, HERE, UPKEEP, AsJson, print_json, print_lines, print_table
 from videomar.errors import VideomarError
 
+if TYPE_CHECKING:
+    from videomar.config import Params
+
 app = typer.Typer()
 
 
 @app.command(rich_help_panel=DATA)
-def plan(as_json: AsJson = False) -> None:
+def plan(
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND:COUNT", help="Plan by formulas for GPUs that are not here, such as `h100:8`."
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Plan with a preset: `small`, `medium` or `paper`."),
+    ] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Plan for so many clips.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Estimate what the next run costs, stage by stage.
 
-    Sizes are counted; times come from a probe of about a minute on this machine.
+    Sizes are counted; times come from a probe of about a minute on this machine. With `--gpu` nothing is
+    measured: times come from published rates, and memory from formulas.
     """
-    from videomar.config import load_own_params
+    from videomar.ops.planning.gpus import parse_fleet
+    from videomar.ops.planning.plan import Question
     from videomar.ops.planning.plan import plan as estimate
 
-    found = estimate(load_own_params(HERE.params), HERE)
+    fleet = None if gpu is None else parse_fleet(gpu)
+    found = estimate(_planned_params(preset), HERE, Question(fleet, clips, preset is None))
     if as_json:
         stages = {cost.stage: {k: v for k, v in asdict(cost).items() if k != "stage"} for cost in found.costs}
-        print_json({"stages": stages, "assumptions": found.assumptions})
+        print_json({"stages": stages, **{k: v for k, v in asdict(found).items() if k != "costs"}})
         return
     rows = (
         (
-            cost.stage,
-            "-" if cost.clips is None else f"{cost.clips:,}",
-            "-" if cost.tokens is None else f"{cost.tokens:,}",
-            "-" if cost.bytes is None else f"{cost.bytes / 1e6:,.1f} MB",
+            cost.stage.replace("curriculum ", ""),
+            _short(cost.clips),
+            _short(cost.tokens),
+            "-" if cost.bytes is None else f"{cost.bytes / 1e9:.3g} GB",
             "-" if cost.peak_memory_gb is None else f"{cost.peak_memory_gb:.1f} GB",
+            "-" if cost.step_s is None else f"{cost.step_s:.3g}",
             "-" if cost.hours is None else f"{cost.hours:.3g}",
         )
         for cost in found.costs
     )
-    columns = ("stage", "clips", "tokens", "latents", "peak memory", "hours")
-    print_table(columns, rows, title="the next run", numbers=True)
+    columns = ("stage", "clips", "tokens", "stored", "memory", "s/step", "hours")
+    where = "this machine" if fleet is None else f"{fleet}, memory of one GPU"
+    print_table(columns, rows, title=f"the next run on {where}", numbers=True)
+    print_lines(found.advice)
     print_lines(f"- {line}" for line in found.assumptions)
+
+
+def _short(number: int | None) -> str:
+    """A count in at most seven characters."""
+    if number is None:
+        return "-"
+    if number < 100_000:
+        return f"{number:,}"
+    return f"{number / 1e6:.3g} M" if number < 1e9 else f"{number / 1e9:.4g} G"
+
+
+def _planned_params(preset: str | None) -> "Params":
+    """Parameters of this folder; with a preset's values, of the shipped file where there is none."""
+    from videomar.cli.project import template
+    from videomar.config import load_own_params
+    from videomar.config.edit import read_preset, with_changes
+
+    if preset is None:
+        return load_own_params(HERE.params)
+    own = Path("presets")
+    values = read_preset(own if own.is_dir() else template() / own, preset)
+    return with_changes(HERE.params if HERE.params.is_file() else template() / "params.yaml", values)
 
 
 @app.command(rich_help_panel=UPKEEP)

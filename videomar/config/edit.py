@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from videomar.config.params import load_own_params, read_params_file
-from videomar.config.schema import in_sections, refuse_misplaced, refuse_moved, set_keys
+from videomar.config.schema import Params, in_sections, refuse_misplaced, refuse_moved, set_keys
 from videomar.errors import ParamsError
 from videomar.files import atomic_write
 
@@ -31,6 +33,24 @@ def update_params(path: Path, changes: Mapping[str, Mapping[str, object]]) -> No
         with draft.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
         load_own_params(draft)
+
+
+def with_changes(path: Path, changes: Mapping[str, Mapping[str, object]]) -> Params:
+    """Return the parameters of a file with other values of some keys; the file stays as it is.
+
+    Args:
+        path: params.yaml.
+        changes: values by section and key, as of `read_preset`.
+
+    Raises:
+        ParamsError: the file is missing or damaged, or would be invalid with these values.
+    """
+    load_own_params(path)
+    with TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        copyfile(path, draft)
+        update_params(draft, changes)
+        return load_own_params(draft)
 
 
 def read_preset(folder: Path, name: str) -> dict[str, Any]:

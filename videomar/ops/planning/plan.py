@@ -6,7 +6,7 @@ import os
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,7 +118,7 @@ def _count(params: Params, layout: Layout, asked: Question) -> tuple[Videos, Pla
     if clips.counted and not made_with(clips, params):
         # The ledger was made with other sizes: its clips are not those of the next run.
         if not videos.read:
-            return videos, assumed_clips(clips.count, params)
+            return videos, assumed_clips(clips.total, params)
         clips = find_clips(layout.root / "no ledger", videos, params)
     return videos, clips
 
@@ -126,7 +126,7 @@ def _count(params: Params, layout: Layout, asked: Question) -> tuple[Videos, Pla
 def _ingest(videos: Videos, clips: PlannedClips, params: Params, figures: Mapping[str, Any]) -> Cost:
     rate = figures.get("decode", (None,))[0]
     hours = videos.frames / rate / params.ingest.num_workers / HOUR_S if rate else None
-    return Cost("ingest", clips.count, None, None, None, hours)
+    return Cost("ingest", clips.total, None, None, None, hours)
 
 
 def _train_tokenizer(params: Params, subject: Subject, figures: Mapping[str, Any]) -> Cost:
@@ -142,8 +142,8 @@ def _train_tokenizer(params: Params, subject: Subject, figures: Mapping[str, Any
 
 def _captions(params: Params, clips: PlannedClips, figures: Mapping[str, Any]) -> Cost:
     seconds, peak = figures.get("captions", (None, None))
-    hours = clips.count * seconds / HOUR_S if seconds is not None else None
-    return Cost("captions", clips.count, None, None, peak, hours)
+    hours = clips.total * seconds / HOUR_S if seconds is not None else None
+    return Cost("captions", clips.total, None, None, peak, hours)
 
 
 def _encode(
@@ -177,7 +177,7 @@ def _subject(
 ) -> Subject:
     channels = text_size(params.text).channels
     model = ModelShape(params.model, shapes[0][1][0], channels, params.text.max_tokens)
-    val_clips = round(params.curate.val_share * clips.count)
+    val_clips = round(params.curate.val_share * clips.total)
     video = max(videos.read, key=lambda item: item[1].duration_s, default=None)
     largest = max(clips.shapes, key=lambda shape: shape.height_px * shape.width_px * shape.num_frames)
     some = spread(shapes, 256)
@@ -203,7 +203,7 @@ def _assumptions(
         f"cores), from a probe of at most {LIMIT_S:.0f} s",
         "ingest: decoding only, at the speed of the longest video; captions and scores come on top",
         "encode: the tokenizer only; reading the clips comes on top",
-        "train_tokenizer: by its operations, as fast as the encoder on each of resources.tokenizer.threads cores",
+        "train_tokenizer: by its operations, at the encoder's speed, on resources.tokenizer.threads cores",
         "captions: one after the other by one process; evaluate: as fast a pixel as the shipped run",
         "train: clips of noise, without previews and the start of Ray; no stage reaches a target_loss before",
         "train: a curriculum stage that the probe did not reach is as fast by its operations as one it did",

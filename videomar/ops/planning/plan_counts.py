@@ -82,7 +82,7 @@ class PlannedClips(NamedTuple):
     """How many clips each of the shapes stands for."""
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """Number of clips."""
         return round(len(self.shapes) * self.scale)
 

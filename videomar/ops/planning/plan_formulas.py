@@ -42,6 +42,7 @@ from videomar.ops.planning.plan_training import (
     HOUR_S,
     LAUNCH_S,
     Run,
+    fitting,
     train_stage,
 )
 from videomar.sampling.tasks import tasks_of
@@ -49,7 +50,7 @@ from videomar.sampling.tasks import tasks_of
 SOURCE_FPS = 24.0
 """Frames a second of the raw videos, where none is there to look at."""
 DECODED_PER_S = 310.0
-"""Frames of 1280 x 720 H.264 that one CPU core decodes and scores a second: benchmarks/results/ingest.json."""
+"""Frames of 1280 x 720 H.264 that a CPU core decodes and scores a second: benchmarks/results/ingest.json."""
 EVALUATE_S_PER_MPX = 0.4
 """CPU seconds per million generated pixels, two cores: metrics/evaluate.json of the shipped run."""
 
@@ -66,29 +67,32 @@ def plan_for(params: Params, clips: PlannedClips, videos: Videos, strides: Strid
     run = Run(params, fleet, shares, model)
     shapes = cached_shapes(clips, params, strides)
     stages = [train_stage(run, number, shapes) for number in range(len(params.train.curriculum))]
-    train = sum_stages([cost for cost, _, _ in stages], max(1, len(variants_of(params))))
+    train = sum_stages([stage.cost for stage in stages], max(1, len(variants_of(params))))
     costs = [
         _ingest(params, clips, videos),
         _train_tokenizer(run, clips, strides),
         _encode(run, clips, shapes),
         _captions(run, clips, text),
-        *(cost for cost, _, _ in stages),
+        *(stage.cost for stage in stages),
         train,
         *_sample_and_evaluate(run, clips, shapes),
     ]
-    memory = {cost.stage: parts for cost, parts, _ in stages}
-    advice = [line for _, _, lines in stages for line in lines]
+    memory = {
+        stage.cost.stage: {part: value / 1e9 for part, value in stage.memory._asdict().items()}
+        for stage in stages
+    }
+    advice = fitting(run, stages)
     return Plan(costs, [*shares.lines(), *_assumptions(run, clips, videos, text)], advice, memory)
 
 
 def _ingest(params: Params, clips: PlannedClips, videos: Videos) -> Cost:
     seconds = _decode_s(params, clips, videos) / params.ingest.num_workers
-    return Cost("ingest", clips.count, hours=seconds / HOUR_S)
+    return Cost("ingest", clips.total, hours=seconds / HOUR_S)
 
 
 def _decode_s(params: Params, clips: PlannedClips, videos: Videos) -> float:
     """CPU seconds of one core to decode all videos."""
-    length_s = clips.count * params.ingest.stride_frames / params.ingest.fps
+    length_s = clips.total * params.ingest.stride_frames / params.ingest.fps
     return (videos.frames or length_s * SOURCE_FPS) / DECODED_PER_S
 
 
@@ -126,10 +130,10 @@ def _encode(run: Run, clips: PlannedClips, shapes: Sequence[tuple[int, LatentSha
 
 def _captions(run: Run, clips: PlannedClips, text: TextSize) -> Cost:
     most = run.params.text.max_tokens if text.layers else 0
-    seconds = clips.count * caption_flops(text, most) / run.rate("captions")
-    stored = clips.count * most * text.channels * 2
+    seconds = clips.total * caption_flops(text, most) / run.rate("captions")
+    stored = clips.total * most * text.channels * 2
     peak = text.weights * FLOAT32 / 1e9
-    return Cost("captions", clips.count, clips.count * most, stored, peak, seconds / HOUR_S)
+    return Cost("captions", clips.total, clips.total * most, stored, peak, seconds / HOUR_S)
 
 
 def _sample_and_evaluate(
@@ -154,7 +158,9 @@ def _sample_and_evaluate(
         seconds += max(compute, batches * launches * LAUNCH_S)
         count += number
     rows_at_once = suite.batch_size * (2 if params.sample.cfg_scale != 1 else 1)
-    cache = 2 * run.model.params.depth * run.model.params.hidden_size * (frames * tokens + params.text.max_tokens)
+    cache = (
+        2 * run.model.params.depth * run.model.params.hidden_size * (frames * tokens + params.text.max_tokens)
+    )
     peak = FLOAT32 * (parameter_sizes(run.model).all + rows_at_once * cache) / 1e9
     sample = Cost("sample", count, count * frames * tokens, None, peak, seconds / HOUR_S)
     return [sample, evaluation(count, clips)]
@@ -180,21 +186,21 @@ def _assumptions(run: Run, clips: PlannedClips, videos: Videos, text: TextSize) 
         f"memory: {100 * MARGIN:.0f} % for fragments and {CONTEXT_GB} GB for CUDA are added; captions have "
         f"text.max_tokens {params.text.max_tokens} tokens",
         f"ingest: {DECODED_PER_S:g} frames of 720p a second on each of {params.ingest.num_workers} cores "
-        f"(resources.ingest.num_workers){'' if videos.frames else f', videos of {SOURCE_FPS:g} frames a second'}",
-        "train_tokenizer and sample: on one GPU; encode and captions: on all of them, as fast as clips are read",
-        f"evaluate: {EVALUATE_S_PER_MPX} s of CPU for a million pixels, from the shipped run; curate and samples "
-        "are not counted",
+        "(resources.ingest.num_workers)" + ("" if videos.frames else f", {SOURCE_FPS:g} frames to a second"),
+        "train_tokenizer and sample: on one GPU; encode and captions: on all, if clips are read as fast",
+        f"evaluate: {EVALUATE_S_PER_MPX} s of CPU for a million pixels, from the shipped run",
+        "curate and samples are not counted",
     ]
     if precision != params.train.precision:
-        rule = f"train.precision: {params.train.precision} is refused on a {gpu.name}"
+        rule = f"train.precision: {params.train.precision} is refused on one {gpu.name}"
         lines.append(f"{rule}, which has no such products: planned in float32")
     if params.tokenizer.pretrained is not None and not Path(params.tokenizer.pretrained).is_dir():
         lines.append(
-            f"tokenizer.pretrained: no folder {params.tokenizer.pretrained}; planned with channels and strides of "
-            "section tokenizer, and the operations of Cosmos CV8x16x16"
+            f"tokenizer.pretrained: no folder {params.tokenizer.pretrained}; planned with channels and "
+            "strides of section tokenizer, and the operations of Cosmos CV8x16x16"
         )
     if text.assumed:
         lines.append(f"text.encoder: no folder {params.text.encoder}; planned with the size of {text.name}")
     if not clips.counted:
-        lines.append(f"clips: {clips.count:,}, none rejected, all of {params.ingest.num_frames} frames")
+        lines.append(f"clips: {clips.total:,}, none rejected, all of {params.ingest.num_frames} frames")
     return lines

@@ -54,7 +54,7 @@ _TRUNK_ENDS = Kept(products=1, single=1)
 _HEAD_BLOCK, _HEAD_ENDS = 11, 8
 # Time, noise, target and the terms of the loss, per draw and token channel.
 _LOSS = {"flow": 6, "ddpm": 20}
-# Gradients of the widest layers while a block's backward pass runs, per token and channel of the feed-forward.
+# Gradients of the feed-forward while it runs backward, per token and channel of its hidden layer.
 _TRANSIENT = 2
 
 
@@ -96,9 +96,7 @@ def itemsize(precision: str) -> int:
     return int(getattr(torch, precision).itemsize)
 
 
-def micro_batch(
-    batch_size: int, frames: int, tokens_per_frame: int, captions: int, parts: int
-) -> MicroBatch:
+def micro_batch(batch_size: int, frames: int, tokens_per_frame: int, captions: int, parts: int) -> MicroBatch:
     """Return the largest part when a batch is split into `parts`."""
     return MicroBatch(BatchShape(math.ceil(batch_size / parts), frames, tokens_per_frame), captions)
 
@@ -160,7 +158,7 @@ def activations(model: ModelShape, batch: MicroBatch, params: TrainParams) -> fl
     tokens = batch.shape.batch_size * longest_sequence(batch.shape, params)
     wide = tokens * int(shape.hidden_size * shape.mlp_ratio)
     block = block_bytes(model, batch, params)
-    again = _TRANSIENT * itemsize(params.precision) * wide
+    again: float = _TRANSIENT * itemsize(params.precision) * wide
     if params.activation_checkpointing:
         again += block
         block = tokens * shape.hidden_size * _BLOCK_INPUT.bytes(params.precision)
@@ -198,7 +196,7 @@ def head_bytes(model: ModelShape, batch: MicroBatch, params: TrainParams) -> flo
 
 
 def longest_sequence(batch: BatchShape, params: TrainParams) -> int:
-    """Return the most tokens of a sequence: in `single_frame` the last target decides, here the last frame."""
+    """Return the most tokens of a sequence; in `single_frame`, those up to the last frame."""
     frames = batch.num_frames
     if params.objective == "all_frames":
         frames = round(sequence_frames(batch, params))

@@ -126,7 +126,7 @@ def encode_probe(subject: Subject, send: Send) -> None:
 
 
 def captions_probe(subject: Subject, send: Send) -> None:
-    """Send (`captions`, seconds for a caption on one core, peak memory GB); nothing without the model's files."""
+    """Send (`captions`, seconds for a caption on one core, peak memory GB), if the model is there."""
     params = subject.params.text
     if params.encoder not in ("minilm", "none") and not Path(params.encoder).is_dir():
         return

@@ -1,8 +1,8 @@
 """Training on GPUs that are not there: memory and seconds of each curriculum stage, and what would fit.
 
-    seconds = operations / (published rate x share of it)     matrix products
-            or launches x seconds of a launch                 whichever is more, for small networks
-            + bytes / bandwidth                               optimizer, gradients between GPUs
+seconds = operations / (published rate x share of it)     matrix products
+or launches x seconds of a launch                 whichever is more, for small networks
++ bytes / bandwidth                               optimizer, gradients between GPUs
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from videomar.ops.planning.gpus import Fleet
 from videomar.ops.planning.plan_counts import Cost, LatentShape, shapes_of_stage, tokens_of
 from videomar.ops.planning.plan_memory import (
     FLOAT32,
+    Memory,
     MicroBatch,
     Sizes,
     largest_batch,
@@ -79,37 +80,43 @@ class Run(NamedTuple):
         return peak * (self.fleet.count if gpus is None else gpus)
 
 
-def train_stage(
-    run: Run, number: int, shapes: Sequence[tuple[int, LatentShape]]
-) -> tuple[Cost, dict[str, float], list[str]]:
-    """Return cost, parts of the memory, and advice of one curriculum stage."""
-    stage, name = run.train.curriculum[number], f"train, curriculum stage {number}"
+class PlannedStage(NamedTuple):
+    """One curriculum stage: what it costs, and what one GPU holds at a time."""
+
+    cost: Cost
+    memory: Memory
+    batch: MicroBatch
+    params: TrainParams
+    """Section `train` with the stage's own values."""
+
+
+def train_stage(run: Run, number: int, shapes: Sequence[tuple[int, LatentShape]]) -> PlannedStage:
+    """Plan one curriculum stage, for the sizes and latent shapes of the cached clips."""
+    stage = run.train.curriculum[number]
     own = stage_params(stage, run.train)
     used = shapes_of_stage(shapes, stage)
-    # Clips of several shapes: the largest decides the memory, the mean the time.
+    # Of clips of several shapes the largest decides the memory, and the mean the time.
     largest = max(used, key=math.prod)
     batch = stage_batch(run, stage, largest)
-    size = batch.shape.batch_size * run.fleet.count * own.accumulation
-    if isinstance(stage.batch_size, int):
-        size = stage.batch_size
+    size = stage.batch_size
+    if not isinstance(size, int):
+        size = batch.shape.batch_size * run.fleet.count * own.accumulation
     memory = training_memory(run.model, batch, own, run.fleet.count)
     times = step_time(run, batch, own)
-    mean = statistics.fmean(tokens_of(shape, run.model.params.patch_size, stage) for shape in used)
-    share = mean / tokens_of(largest, run.model.params.patch_size, stage)
-    step_s = times.compute * share + times.update + times.exchange
-    seconds = stage.steps * step_s + _pauses_s(run, stage, batch)
+    patch = run.model.params.patch_size
+    mean = statistics.fmean(tokens_of(shape, patch, stage) for shape in used)
+    step_s = times.compute * mean / tokens_of(largest, patch, stage) + times.update + times.exchange
     cost = Cost(
-        name,
+        f"train, curriculum stage {number}",
         stage.steps * size,
         round(stage.steps * size * mean),
         None,
         memory.total_gb,
-        seconds / HOUR_S,
+        (stage.steps * step_s + _pauses_s(run, stage, batch)) / HOUR_S,
         stage.steps,
         step_s,
     )
-    parts = {key: value / 1e9 for key, value in memory._asdict().items()}
-    return cost, parts, fitting(run, number, batch, own)
+    return PlannedStage(cost, memory, batch, own)
 
 
 def stage_batch(run: Run, stage: CurriculumStage, largest: LatentShape) -> MicroBatch:
@@ -176,40 +183,46 @@ def _pauses_s(run: Run, stage: CurriculumStage, batch: MicroBatch) -> float:
     return seconds + shown * passes * max(forward, launches * LAUNCH_S)
 
 
-def fitting(run: Run, number: int, batch: MicroBatch, params: TrainParams) -> list[str]:
-    """Return what a curriculum stage needs that a GPU does not have, and every single change that would do."""
-    model, fleet, memory_gb = run.model, run.fleet, run.fleet.gpu.memory_gb
-
-    def needs(clips: int, workers: int = fleet.count, **changes: object) -> float:
-        trial = dataclasses.replace(batch, shape=batch.shape._replace(batch_size=clips))
-        changed = dataclasses.replace(params, **{"compile": False, **changes})  # type: ignore[arg-type]
-        return training_memory(model, trial, changed, workers).total_gb
-
-    clips = batch.shape.batch_size
-    need = needs(clips)
-    if need <= memory_gb:
+def fitting(run: Run, stages: Sequence[PlannedStage]) -> list[str]:
+    """Return which stages need more than a GPU has, and every single change with which all of them fit."""
+    fleet, has = run.fleet, run.fleet.gpu.memory_gb
+    lines = [
+        f"{stage.cost.stage}: needs {stage.memory.total_gb:.1f} GB with {stage.batch.shape.batch_size} clips "
+        f"in a micro-batch, one {fleet.gpu.name} has {has:g}"
+        for stage in stages
+        if stage.memory.total_gb > has
+    ]
+    if not lines:
         return []
-    where = f"stage {number} of the curriculum: {clips} clips in a micro-batch"
-    lines = [f"{where} need {need:.1f} GB, one {fleet.gpu.name} has {memory_gb:.0f}"]
+
+    def most(parts: int, workers: int = fleet.count, **changes: object) -> float:
+        """Memory of the largest stage, with micro-batches of one of `parts` of today's."""
+        peaks = []
+        for _, _, batch, params in stages:
+            part = batch.shape._replace(batch_size=math.ceil(batch.shape.batch_size / parts))
+            smaller = dataclasses.replace(batch, shape=part)
+            changed = dataclasses.replace(params, **{"compile": False, **changes})  # type: ignore[arg-type]
+            peaks.append(training_memory(run.model, smaller, changed, workers).total_gb)
+        return max(peaks)
+
     ways = []
-    fewer = largest_batch(model, batch, params, fleet.count, memory_gb)
-    if fewer:
-        split = params.accumulation * math.ceil(clips / fewer)
-        ways.append(f"accumulation: {split} ({needs(math.ceil(clips * params.accumulation / split)):.1f} GB)")
-    if not params.activation_checkpointing:
-        less = needs(clips, activation_checkpointing=True)
-        ways += [f"activation_checkpointing: true ({less:.1f} GB)"] if less <= memory_gb else []
-    whole = clips * fleet.count
-    for workers in (fleet.count * 2**power for power in range(11)):
-        sharded = needs(math.ceil(whole / workers), workers, sharding="fsdp")
-        if workers > 1 and sharded <= memory_gb:
-            ways.append(f"{workers} GPUs with sharding: fsdp ({sharded:.1f} GB)")
+    again = {"activation_checkpointing": True}
+    largest = max(stage.batch.shape.batch_size for stage in stages)
+    splits = [2**power for power in range(1, 21) if 2**power < 2 * largest]
+    for split in (parts for parts in splits if most(parts) <= has):
+        ways.append(f"train.accumulation: {split * run.train.accumulation} ({most(split):.1f} GB)")
+        break
+    if most(1, **again) <= has:
+        ways.append(f"train.activation_checkpointing: true ({most(1, **again):.1f} GB)")
+    for more in (2**power for power in range(11)):
+        workers = fleet.count * more
+        if workers > 1 and most(more, workers, sharding="fsdp") <= has:
+            need = most(more, workers, sharding="fsdp")
+            ways.append(f"resources.train.sharding: fsdp on {fleet.kind}:{workers} ({need:.1f} GB)")
             break
-    if not ways:
-        both = needs(1, activation_checkpointing=True)
-        lines.append(
-            f"nothing alone would do; one clip with activation_checkpointing takes {both:.1f} GB"
-            f"{'' if both > memory_gb else ', which fits: set both'}"
-        )
-        return lines
+    if not ways and (both := [parts for parts in splits if most(parts, **again) <= has]):
+        split = both[0] * run.train.accumulation
+        need = most(both[0], **again)
+        ways.append(f"train.accumulation: {split} and activation_checkpointing: true ({need:.1f} GB)")
+    ways = ways or ["no change of these keys; take GPUs with more memory, or a smaller model"]
     return [*lines, *(f"it fits with {way}" for way in ways)]
