@@ -71,7 +71,7 @@ def plan_for(params: Params, clips: PlannedClips, videos: Videos, strides: Strid
     costs = [
         _ingest(params, clips, videos),
         _train_tokenizer(run, clips, strides),
-        _encode(run, clips, shapes),
+        _encode(run, clips, shapes, videos),
         _captions(run, clips, text),
         *(stage.cost for stage in stages),
         train,
@@ -114,7 +114,8 @@ def _train_tokenizer(run: Run, clips: PlannedClips, strides: Strides) -> Cost:
     return Cost("train_tokenizer", drawn, hours=hours, steps=params.steps, step_s=step_s)
 
 
-def _encode(run: Run, clips: PlannedClips, shapes: Sequence[tuple[int, LatentShape]]) -> Cost:
+def _encode(run: Run, clips: PlannedClips, shapes: Sequence[tuple[int, LatentShape]], videos: Videos) -> Cost:
+    """Cost of the stage `encode`: the tokenizer on all GPUs, or reading the clips if that takes longer."""
     params, count = run.params, round(len(shapes) * clips.scale)
     tokens = sum(tokens_of(shape, params.model.patch_size) for _, shape in shapes) * clips.scale
     own = params.tokenizer
@@ -122,7 +123,8 @@ def _encode(run: Run, clips: PlannedClips, shapes: Sequence[tuple[int, LatentSha
     for _, (_, frames, rows, columns) in shapes:
         pixels = (1 + (frames - 1) * own.time_stride) * rows * columns * own.space_stride**2
         flops += tokenizer_flops(own, (frames, rows, columns), pixels).encode * clips.scale
-    seconds = flops / run.rate("encode")
+    reading_s = _decode_s(params, clips, videos) / params.encode.num_workers
+    seconds = max(flops / run.rate("encode"), reading_s)
     stored = round(latent_bytes(shapes, params) * clips.scale)
     peak = COSMOS_WEIGHTS * FLOAT32 / 1e9 if own.pretrained is not None else None
     return Cost("encode", count, round(tokens), stored, peak, seconds / HOUR_S)
@@ -187,7 +189,9 @@ def _assumptions(run: Run, clips: PlannedClips, videos: Videos, text: TextSize) 
         f"text.max_tokens {params.text.max_tokens} tokens",
         f"ingest: {DECODED_PER_S:g} frames of 720p a second on each of {params.ingest.num_workers} cores "
         "(resources.ingest.num_workers)" + ("" if videos.frames else f", {SOURCE_FPS:g} frames to a second"),
-        "train_tokenizer and sample: on one GPU; encode and captions: on all, if clips are read as fast",
+        f"encode: on all GPUs, or reading the clips with resources.encode.num_workers "
+        f"{params.encode.num_workers}, as fast as ingest, if that takes longer",
+        "captions: on all GPUs; train_tokenizer and sample: on one",
         f"evaluate: {EVALUATE_S_PER_MPX} s of CPU for a million pixels, from the shipped run",
         "curate and samples are not counted",
     ]
