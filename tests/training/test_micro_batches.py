@@ -8,14 +8,14 @@ import torch
 from videomar.compute.seeding import step_generator
 from videomar.model.objective import Clips
 from videomar.training.curriculum import draw_of
-from videomar.training.micro_batches import backward, hidden_tokens, parts_of
+from videomar.training.micro_batches import backward, parts_of
 from videomar.training.parallelize import Loss
 from videomar.training.worker import Worker
 
 
 def gradients(model, parts, params):
     model.zero_grad()
-    loss = backward(Loss(model, "float32"), parts, params, 1, Worker())
+    loss = backward(Loss(model, "float32"), parts, params, 1, Worker()).item()
     return loss, torch.cat([weight.grad.flatten() for weight in model.parameters()])
 
 
@@ -35,7 +35,8 @@ def uneven(dataset, params, model):
 def test_gradient_of_micro_batches_is_that_of_the_mean_over_all_tokens(model, uneven, params, objective):
     """Against the errors of all tokens in one pile, which is what the mean of the whole batch is."""
     settings = dataclasses.replace(params.train, objective=objective)
-    counts = [hidden_tokens(part, settings, 1) for part in uneven]
+    copies = [part._replace(generator=part.generator.clone_state()) for part in uneven]
+    counts = [part.drawn(settings, 1).num_hidden for part in copies]
     assert counts[0] != counts[1]
     model.zero_grad()
     total = sum(
@@ -52,7 +53,8 @@ def test_gradient_of_micro_batches_is_that_of_the_mean_over_all_tokens(model, un
 @pytest.mark.parametrize("objective", ["all_frames", "single_frame"])
 def test_counted_tokens_are_those_that_are_learnt(model, uneven, params, objective):
     settings = dataclasses.replace(params.train, objective=objective)
-    counted = hidden_tokens(uneven[0], settings, 1)
+    copy = uneven[0]._replace(generator=uneven[0].generator.clone_state())
+    counted = copy.drawn(settings, 1).num_hidden
     learnt = model.losses(uneven[0].clips, settings, uneven[0].generator).counts
     assert counted == int(learnt.sum())
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import small_params
 from tests.support.caches import write_cache
@@ -15,14 +16,18 @@ from tests.support.two_workers import on_two_workers
 from tests.training.conftest import files_of, with_train
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.seeding import step_generator
 from videomar.config import TrainParams
 from videomar.errors import CheckpointError, DataError, ParamsError
 from videomar.latents.dataset import LatentDataset, Splits
+from videomar.model.objective import Clips
 from videomar.training.loop import train
-from videomar.training.parallelize import mesh_of
+from videomar.training.micro_batches import Part, backward
+from videomar.training.parallelize import Loss, mesh_of
 from videomar.training.state import new_state
 from videomar.training.worker import Worker
 
+OPERATIONS = ("_allgather", "_reduce_scatter")
 PARAMS = small_params()
 SHAPE = ModelShape(PARAMS.model, 4, 6, 5)
 
@@ -86,6 +91,7 @@ def runs(tmp_path_factory):
     runs = Runs(tmp_path_factory.mktemp("runs"))
     runs.train("ddp", settings("ddp"))
     runs.train("fsdp", settings("fsdp", preview_every=8))
+    runs.train("zero1", settings("zero1"))
     return runs
 
 
@@ -100,15 +106,56 @@ def logged(out: Path) -> list[list[float]]:
     return [[float(value or 0) for value in row.split(",")] for row in rows]
 
 
-def test_sharded_run_learns_what_an_unsharded_one_learns(runs, measured):
-    ddp, fsdp = runs.folder / "ddp", runs.folder / "fsdp"
+@pytest.mark.parametrize("sharding", ["zero1", "fsdp"])
+def test_sharded_run_learns_what_an_unsharded_one_learns(runs, measured, sharding):
+    ddp, sharded = runs.folder / "ddp", runs.folder / sharding
     for stem in ("model", "ema"):
-        measured(
-            f"fsdp against ddp, 12 steps: largest difference in {stem}", difference(ddp, fsdp, stem), 1e-4
-        )
-    rows = zip(logged(ddp), logged(fsdp), strict=True)
+        worst = difference(ddp, sharded, stem)
+        measured(f"{sharding} against ddp, 12 steps: largest difference in {stem}", worst, 1e-4)
+    rows = zip(logged(ddp), logged(sharded), strict=True)
     largest = max(abs(a - b) for row in rows for a, b in zip(*row, strict=True))
-    measured("fsdp against ddp, 12 steps: largest difference in the log", largest, 1e-5)
+    measured(f"{sharding} against ddp, 12 steps: largest difference in the log", largest, 1e-5)
+
+
+class Called(TorchDispatchMode):
+    """Remembers the names of all operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self._names.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+    def count(self, name: str) -> int:
+        return self._names.count(name)
+
+
+def test_whole_weights_travel_once_a_step_and_sharded_ones_with_every_micro_batch():
+    def travels(worker: Worker) -> dict[str, tuple[int, int]]:
+        found = {}
+        for sharding in ("zero1", "fsdp"):
+            params = settings(sharding)
+            state = new_state(SHAPE, params, worker.device, mesh_of(params, worker))
+            latents = torch.randn(2, 4, 3, 2, 2)
+            clips = Clips(latents, torch.zeros(2, 5, 6), torch.ones(2, 5).bool())
+            parts = [Part(clips, [], step_generator(0, 0, number)) for number in range(3)]
+            with Called() as called:
+                backward(Loss(state.model, "float32"), parts, params, 1, worker)
+            found[sharding] = tuple(called.count(f"c10d::{op}_base_") for op in OPERATIONS)
+        return found
+
+    first, second = on_two_workers(travels)
+    assert first == second
+    units = (
+        PARAMS.model.depth + PARAMS.model.head_depth + 3
+    )  # the last: cond_embed, the head's network, the rest
+    assert first["zero1"] == (units, units)
+    # The last unit of the forward pass is the first of the backward pass: the root is not gathered again.
+    gathers, reductions = first["fsdp"]
+    assert 3 * (2 * units - 3) <= gathers <= 3 * 2 * units
+    assert reductions == 3 * units
 
 
 @pytest.mark.parametrize("step", [4, 8])

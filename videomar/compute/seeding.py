@@ -16,3 +16,13 @@ def step_generator(
     mixed ^= mixed >> 31
     generator.manual_seed((mixed * 0xD6E8FEB86659FD93) & 0x7FFF_FFFF_FFFF_FFFF)
     return generator
+
+
+def on_host(generator: torch.Generator) -> torch.Generator:
+    """Return a generator of the host with the seed of one of another device; one of the host itself.
+
+    What decides the shapes of a step is drawn with it: a device would have to be waited for.
+    """
+    if generator.device.type == "cpu":
+        return generator
+    return torch.Generator().manual_seed(generator.initial_seed())

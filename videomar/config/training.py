@@ -154,9 +154,10 @@ class TrainParams:
     step than those of `validate_every` is validated for this."""
     num_workers: Resource[Annotated[int, at_least(1)]]
     """Ray Train workers; they share each batch."""
-    sharding: Resource[Annotated[str, one_of("ddp", "fsdp")]]
+    sharding: Resource[Annotated[str, one_of("ddp", "zero1", "fsdp")]]
     """`ddp`: every worker holds the whole model; `fsdp`: each holds a share of weights, their averages and
-    optimizer states, for models that do not fit into one device."""
+    optimizer states, for models that do not fit into one device; `zero1`: the same between steps, but during
+    a step weights and gradients are whole, and travel once, not with every micro-batch."""
     device: Device
     """`cuda`: one GPU for each worker; `cpu`; `auto` = `cuda` where the cluster has a GPU at the start."""
     threads_per_worker: Resource[Annotated[int, at_least(1)]]
@@ -174,8 +175,8 @@ class TrainParams:
     the last stage (ASHA, arXiv 1810.05934). Timing decides which: off = every run is deterministic."""
 
     def __post_init__(self) -> None:
-        both = self.compile and self.sharding == "fsdp"
-        rule = "false with resources.train.sharding: fsdp: together they are untried"
+        both = self.compile and self.sharding != "ddp"
+        rule = f"false with resources.train.sharding: {self.sharding}: together they are untried"
         require(not both, "train.compile", True, rule)
         rule = "false where runs have several workers"
         require(not self.asha or self.num_workers == 1, "train.asha", "true", rule)
@@ -198,7 +199,9 @@ class TrainParams:
             fits = isinstance(stage.batch_size, str) or stage.batch_size % parts == 0
             require(fits, where, stage.batch_size, rule)
             alone = stage.batch_size != AUTO or self.sharding == "ddp"
-            fsdp = "a number with resources.train.sharding: fsdp, as one process alone measures what fits"
-            require(alone, where, stage.batch_size, fsdp)
+            rule_alone = (
+                f"a number with resources.train.sharding: {self.sharding}, as one process alone measures "
+            )
+            require(alone, where, stage.batch_size, rule_alone + "what fits")
             aims = stage.target_loss is not None and not self.validate_every
             require(not aims, "train.validate_every", 0, "above 0, as a stage has a target_loss")

@@ -3,17 +3,31 @@
 Axes: B batch, S tokens, D hidden size, N heads, K head channels, M caption tokens.
 """
 
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from videomar.config import ModelParams
+from videomar.model.attention import attend
 from videomar.model.kv_cache import KVCache
 from videomar.model.linear import Linear
 from videomar.model.rope import Rotation, rotate
 
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
 QK_NORM_EPS = 1e-6
 LAYER_NORM_EPS = 1e-5
+
+BlockText = Tensor | tuple[Tensor, Tensor]
+"""Captions as a block reads them: their states (B, M, D), or keys and values (B, N, M, K) made before."""
+
+
+def _normed(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    # In the format of its weight; PyTorch has no fused kernel for two formats.
+    return norm(x.to(norm.weight.dtype))
 
 
 class SelfAttention(nn.Module):
@@ -29,16 +43,20 @@ class SelfAttention(nn.Module):
         self.q_norm = nn.RMSNorm(head_dim, QK_NORM_EPS)
         self.k_norm = nn.RMSNorm(head_dim, QK_NORM_EPS)
 
-    def forward(self, x: Tensor, rotation: Rotation, mask: Tensor | None, cache: KVCache | None) -> Tensor:
-        """(B, S, D) -> (B, S, D). `mask` (S, S), True where the row's token attends to the column's.
+    def forward(
+        self, x: Tensor, rotation: Rotation, mask: "Tensor | BlockMask | None", cache: KVCache | None
+    ) -> Tensor:
+        """(B, S, D) -> (B, S, D). `mask` says which tokens attend to which, see `attention.token_mask`.
 
         With a cache, the tokens also attend to the committed ones, and are left there as a draft.
         """
         q, k, v = rearrange(self.wqkv(x), "b s (n three k) -> three b n s k", n=self.num_heads, three=3)
-        q, k = rotate(self.q_norm(q), rotation), rotate(self.k_norm(k), rotation)
+        q, k = _normed(self.q_norm, q), _normed(self.k_norm, k)
+        # Under autocast norms and rotation are float32; products, and the cache, have the format of v.
+        q, k = rotate(q, rotation).to(v.dtype), rotate(k, rotation).to(v.dtype)
         if cache is not None:
             k, v = cache.write(self.block, k, v)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = attend(q, k, v, mask)
         return self.wo(rearrange(out, "b n s k -> b s (n k)"))
 
 
@@ -56,14 +74,15 @@ class CrossAttention(nn.Module):
         self.k_norm = nn.RMSNorm(head_dim, QK_NORM_EPS)
 
     def project_text(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values (B, N, M, K) of captions (B, M, D); every pass over the clips uses them."""
+        """Return keys and values (B, N, M, K) of captions (B, M, D)."""
         k, v = rearrange(self.wkv(text), "b m (n two k) -> two b n m k", n=self.num_heads, two=2)
-        return self.k_norm(k), v
+        return _normed(self.k_norm, k).to(v.dtype), v
 
-    def forward(self, x: Tensor, text: tuple[Tensor, Tensor], text_mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, text: BlockText, text_mask: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D). `text_mask` (B, 1, 1, M) is True for real caption tokens."""
-        q = self.q_norm(rearrange(self.wq(x), "b s (n k) -> b n s k", n=self.num_heads))
-        out = F.scaled_dot_product_attention(q, *text, attn_mask=text_mask)
+        k, v = self.project_text(text) if isinstance(text, Tensor) else text
+        q = _normed(self.q_norm, rearrange(self.wq(x), "b s (n k) -> b n s k", n=self.num_heads))
+        out = F.scaled_dot_product_attention(q.to(v.dtype), k, v, attn_mask=text_mask)
         return self.wo(rearrange(out, "b n s k -> b s (n k)"))
 
 
@@ -94,11 +113,11 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rotation: Rotation,
-        text: tuple[tuple[Tensor, Tensor], Tensor],
-        mask: Tensor | None,
+        text: tuple[BlockText, Tensor],
+        mask: "Tensor | BlockMask | None",
         cache: KVCache | None,
     ) -> Tensor:
-        """(B, S, D) -> (B, S, D); `text` holds this block's caption keys and values and their mask."""
+        """(B, S, D) -> (B, S, D); `text` holds the captions and their mask."""
         x = x + self.attn1(self.norm1(x), rotation, mask, cache)
         x = x + self.attn2(x, *text)
         return x + self.ff(self.norm2(x))

@@ -41,10 +41,9 @@ class ScalarEmbed(nn.Module):
 def drop_conditions(conditions: Conditions, probability: float, generator: torch.Generator) -> Conditions:
     """Make each number of the conditions, each (B,), unknown with this probability, independently."""
     return {
-        name: torch.where(
-            torch.rand(values.shape, generator=generator, device=values.device) < probability,
-            torch.nan,
-            values,
+        # Not `torch.where`, which would copy its number from the host and wait for that.
+        name: values.masked_fill(
+            torch.rand(values.shape, generator=generator, device=values.device) < probability, torch.nan
         )
         for name, values in conditions.items()
     }

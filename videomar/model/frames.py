@@ -71,9 +71,15 @@ def complete_and_masked(
     attn_mask = same | (~masked & (positions[:, None] > positions))
     return Frames(
         torch.cat([complete[:, :-1], tokens[:, first:]], 1),
-        torch.cat([torch.zeros_like(token_mask[:, :-1]), token_mask[:, first:]], 1),
+        complete_and_masked_tokens(token_mask),
         grid,
         positions,
         attn_mask,
         None if levels is None else torch.cat([levels[:, :-1], torch.zeros_like(levels[:, first:])], 1),
     )
+
+
+def complete_and_masked_tokens(token_mask: Tensor) -> Tensor:
+    """Return the hidden tokens of `complete_and_masked` from those of the clips, (B, T, L)."""
+    first = min(1, token_mask.shape[1] - 1)
+    return torch.cat([torch.zeros_like(token_mask[:, :-1]), token_mask[:, first:]], 1)

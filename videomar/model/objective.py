@@ -9,14 +9,16 @@ Axes: B batch, C channels, T latent frames, H W latent rows and columns, L token
 M caption tokens, E caption channels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from videomar.compute.device import send
+from videomar.compute.seeding import on_host
 from videomar.config import TrainParams
-from videomar.model.frames import Frames, causal, complete_and_masked
+from videomar.model.frames import Frames, causal, complete_and_masked, complete_and_masked_tokens
 
 
 class Clips(NamedTuple):
@@ -32,6 +34,22 @@ class Clips(NamedTuple):
     """Numbers by name, each (B,); NaN = unknown."""
 
 
+class Hidden(NamedTuple):
+    """The tokens that a batch is trained on, drawn on the host, which so knows their number."""
+
+    token_mask: Tensor
+    """Of the frames of the clips that are read, (B, T, L), True = hidden."""
+    places: Tensor
+    """Places of the n learnt tokens among all of the sequences, (n,), sequence by sequence."""
+    target: Tensor | None
+    """The frame of each clip that is learnt (B,); None = all but the first."""
+
+    def to(self, device: torch.device) -> "Hidden":
+        """Copy to a device, which the host does not wait for."""
+        target = None if self.target is None else send(self.target, device)
+        return Hidden(send(self.token_mask, device), send(self.places, device), target)
+
+
 class FrameLosses(NamedTuple):
     """The loss of a batch, and its errors by frame of the clips."""
 
@@ -43,32 +61,60 @@ class FrameLosses(NamedTuple):
     """Number of hidden tokens of each frame, (T,)."""
 
 
-def frame_losses(errors: Tensor, frames: Frames, num_frames: int) -> FrameLosses:
-    """Sum errors (R n,) of the n hidden tokens, each learnt R times, by frame of the clip."""
-    index = frames.positions[:, None].expand_as(frames.token_mask)[frames.token_mask]
+def frame_losses(errors: Tensor, index: Tensor, num_frames: int) -> FrameLosses:
+    """Sum errors (R n,) of the n hidden tokens, each learnt R times, by frame of the clip; `index` (n,)."""
     token_errors = errors.detach().view(-1, len(index)).mean(0)
     sums = token_errors.new_zeros(num_frames).index_add_(0, index, token_errors)
     counts = token_errors.new_zeros(num_frames).index_add_(0, index, torch.ones_like(token_errors))
     return FrameLosses(errors.mean(), sums, counts)
 
 
-def draw_frames(
-    tokens: Tensor, grid: tuple[int, int], params: TrainParams, generator: torch.Generator
-) -> Frames:
-    """Draw the sequence to train on from clips (B, T, L, P); its hidden tokens are those that are learnt."""
+def draw_hidden(shape: Sequence[int], params: TrainParams, generator: torch.Generator) -> Hidden:
+    """Draw the tokens to learn of clips (B, T, L, ...), with a generator of the host."""
+    batch_size, num_frames, tokens_per_frame = shape[:3]
     if params.objective == "all_frames":
-        token_mask = _draw_mask(tokens, params, generator)
-        complete, levels = add_history_noise(tokens, params.history_noise, generator)
-        return complete_and_masked(complete, tokens, token_mask, grid, levels)
-    target = draw_target_frames(tokens.shape[0], tokens.shape[1], generator)
+        token_mask = _draw_mask((batch_size, num_frames, tokens_per_frame), params, generator)
+        return Hidden(token_mask, _places(complete_and_masked_tokens(token_mask)), None)
+    target = draw_target_frames(batch_size, num_frames, generator)
     # Frames after the last target could not influence anything.
-    tokens = tokens[:, : int(target.max()) + 1]
-    is_target = torch.arange(tokens.shape[1], device=tokens.device) == target[:, None]
-    token_mask = _draw_mask(tokens, params, generator) & is_target[..., None]
+    num_read = int(target.max()) + 1
+    is_target = torch.arange(num_read) == target[:, None]
+    token_mask = _draw_mask((batch_size, num_read, tokens_per_frame), params, generator)
+    token_mask &= is_target[..., None]
+    return Hidden(token_mask, _places(token_mask), target)
+
+
+def _places(token_mask: Tensor) -> Tensor:
+    return token_mask.flatten().nonzero().squeeze(1)
+
+
+def draw_frames(
+    tokens: Tensor,
+    grid: tuple[int, int],
+    params: TrainParams,
+    generator: torch.Generator,
+    hidden: Hidden | None = None,
+) -> Frames:
+    """Draw the sequence to train on from clips (B, T, L, P); its hidden tokens are those that are learnt.
+
+    Args:
+        tokens: of the clips.
+        grid: rows and columns of tokens.
+        params: objective, mask ratio, history noise.
+        generator: source of all randomness, on the device of the tokens.
+        hidden: the tokens to learn, on that device; None = draw them now.
+    """
+    if hidden is None:
+        hidden = draw_hidden(tokens.shape, params, on_host(generator)).to(tokens.device)
+    if hidden.target is None:
+        complete, levels = add_history_noise(tokens, params.history_noise, generator)
+        return complete_and_masked(complete, tokens, hidden.token_mask, grid, levels)
+    tokens = tokens[:, : hidden.token_mask.shape[1]]
+    is_target = torch.arange(tokens.shape[1], device=tokens.device) == hidden.target[:, None]
     noisy, levels = add_history_noise(tokens, params.history_noise, generator)
     if levels is not None:
         levels = levels.masked_fill(is_target, 0.0)
-    return causal(torch.where(is_target[..., None, None], tokens, noisy), token_mask, grid, levels)
+    return causal(torch.where(is_target[..., None, None], tokens, noisy), hidden.token_mask, grid, levels)
 
 
 def add_history_noise(
@@ -111,9 +157,9 @@ def draw_token_mask(counts: Tensor, tokens_per_frame: int, generator: torch.Gene
     return order.argsort(1) < counts[:, None]
 
 
-def _draw_mask(tokens: Tensor, params: TrainParams, generator: torch.Generator) -> Tensor:
+def _draw_mask(shape: tuple[int, int, int], params: TrainParams, generator: torch.Generator) -> Tensor:
     """Draw hidden tokens (B, T, L), for each frame independently."""
-    batch_size, num_frames, tokens_per_frame = tokens.shape[:3]
+    batch_size, num_frames, tokens_per_frame = shape
     counts = draw_hidden_counts(
         batch_size * num_frames,
         tokens_per_frame,

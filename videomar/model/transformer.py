@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from videomar.config import ModelParams
 from videomar.errors import DataError
-from videomar.model.blocks import Block
+from videomar.model.attention import token_mask
+from videomar.model.blocks import Block, BlockText
 from videomar.model.conditions import HISTORY_NOISE, Conditions, ScalarEmbed
 from videomar.model.frames import Frames, causal
 from videomar.model.kv_cache import KVCache
@@ -25,10 +26,10 @@ FINAL_NORM_EPS = 1e-6
 
 
 class Conditioning(NamedTuple):
-    """Text keys and values and condition embedding, computed once per clip and used by every pass over it."""
+    """Captions and condition embedding, computed once per clip and used by every pass over it."""
 
-    text: list[tuple[Tensor, Tensor]]
-    """Keys and values (B, N, M, K) of the captions, per block."""
+    text: list[BlockText]
+    """Captions as each block reads them."""
     text_mask: Tensor
     """Real caption tokens (B, 1, 1, M), True = real."""
     embedding: Tensor
@@ -36,7 +37,10 @@ class Conditioning(NamedTuple):
 
     def first_rows(self, count: int) -> "Conditioning":
         """Return the conditioning of the first `count` clips."""
-        text = [(keys[:count], values[:count]) for keys, values in self.text]
+        text = [
+            part[:count] if isinstance(part, Tensor) else (part[0][:count], part[1][:count])
+            for part in self.text
+        ]
         return Conditioning(text, self.text_mask[:count], self.embedding[:count])
 
 
@@ -88,6 +92,8 @@ class Trunk(nn.Module):
         text_mask: Tensor,
         conditions: Conditions | None = None,
         drop: Tensor | None = None,
+        *,
+        reused: bool = True,
     ) -> Conditioning:
         """Encode captions and conditions, once for all passes over the clips.
 
@@ -96,6 +102,8 @@ class Trunk(nn.Module):
             text_mask: real caption tokens (B, M), True = real; a row without any gets the null text.
             conditions: numbers by name; those not given are unknown.
             drop: rows (B,) that get the null text, and to which all conditions are unknown.
+            reused: make the captions' keys and values of all blocks now, for many passes; else each block
+                makes its own when it runs, and keeps them no longer than its other activations.
 
         Raises:
             DataError: the captions are longer than the network's.
@@ -113,7 +121,8 @@ class Trunk(nn.Module):
         mask = F.pad(text_mask, (0, most - text.shape[1])) | null_mask
         blocks = cast("list[Block]", list(self.blocks))
         embedding = self._embed_conditions(conditions or {}, drop)
-        text_by_block = [block.attn2.project_text(states) for block in blocks]
+        text_by_block: list[BlockText]
+        text_by_block = [block.attn2.project_text(states) if reused else states for block in blocks]
         return Conditioning(text_by_block, mask[:, None, None], embedding)
 
     def _embed_conditions(self, conditions: Conditions, drop: Tensor) -> Tensor:
@@ -138,8 +147,7 @@ class Trunk(nn.Module):
         rotation = rotation_at(positions, self.params.rope_axis_dims)
         mask = None
         if frames.attn_mask is not None and len(frames.positions) > 1:
-            rows = frames.attn_mask.repeat_interleave(tokens_per_frame, 0)
-            mask = rows.repeat_interleave(tokens_per_frame, 1)  # (S, S)
+            mask = token_mask(frames.attn_mask, tokens_per_frame)
         embedded = self.z_proj(frames.tokens)  # (B, T, L, D)
         x = torch.where(frames.token_mask[..., None], self.mask_token.to(embedded.dtype), embedded)
         x = x + conditioning.embedding

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from videomar.compute.seeding import on_host
 from videomar.config import ModelParams, SampleParams, TrainParams
 from videomar.model.conditions import ScalarEmbed, drop_conditions
 from videomar.model.ddpm import DDPMHead
 from videomar.model.generation import generate_frames
 from videomar.model.head import DiffusionHead, FlowHead
-from videomar.model.objective import Clips, FrameLosses, draw_frames, frame_losses
+from videomar.model.objective import Clips, FrameLosses, Hidden, draw_frames, draw_hidden, frame_losses
 from videomar.model.patchify import patchify, token_grid, unpatchify
 from videomar.model.transformer import Trunk
 
@@ -64,29 +65,38 @@ class VideoMAR(nn.Module):
         """Mean of `losses`, a scalar."""
         return self.losses(clips, params, generator).mean
 
-    def losses(self, clips: Clips, params: TrainParams, generator: torch.Generator) -> FrameLosses:
+    def losses(
+        self, clips: Clips, params: TrainParams, generator: torch.Generator, hidden: Hidden | None = None
+    ) -> FrameLosses:
         """Next-frame diffusion loss: the head is trained on the hidden tokens of masked frames.
+
+        Nothing here waits for the device, but for the number of hidden tokens it would have to.
 
         Args:
             clips: latents, captions and conditions.
             params: objective, mask ratio, condition dropping, batch multiplier.
             generator: source of all randomness.
+            hidden: the tokens to learn, see `draw_hidden`, on the device; None = draw them now.
         """
         patch_size = self.params.patch_size
         tokens, grid = patchify(clips.latents, patch_size), token_grid(clips.latents, patch_size)
-        frames = draw_frames(tokens, grid, params, generator)
+        if hidden is None:
+            hidden = draw_hidden(tokens.shape, params, on_host(generator)).to(tokens.device)
+        frames = draw_frames(tokens, grid, params, generator, hidden)
         drop = torch.rand(len(tokens), generator=generator, device=tokens.device) < params.cond_drop_prob
         conditions = drop_conditions(clips.conditions, params.condition_drop_prob, generator)
-        conditioning = self.trunk.encode_text(clips.text, clips.text_mask, conditions, drop)
-        hidden = self.trunk.forward_tokens(frames, conditioning)[frames.token_mask]
+        conditioning = self.trunk.encode_text(clips.text, clips.text_mask, conditions, drop, reused=False)
+        vectors = self.trunk.forward_tokens(frames, conditioning)
         repeats = params.batch_multiplier
         errors = self.head.losses(
-            frames.tokens[frames.token_mask].repeat(repeats, 1),
-            hidden.repeat(repeats, 1),
+            frames.tokens.flatten(0, 2).index_select(0, hidden.places).repeat(repeats, 1),
+            vectors.flatten(0, 2).index_select(0, hidden.places).repeat(repeats, 1),
             params.time_distribution,
             generator,
         )
-        return frame_losses(errors, frames, tokens.shape[1])
+        place_in_clip = hidden.places // tokens.shape[2] % len(frames.positions)
+        index = frames.positions.index_select(0, place_in_clip)
+        return frame_losses(errors, index, tokens.shape[1])
 
     def generate(
         self,

@@ -25,7 +25,7 @@ from videomar.latents.dataset import LatentDataset, Splits
 from videomar.model.videomar import VideoMAR
 from videomar.training.auto_batch import with_batch_sizes
 from videomar.training.curriculum import check_served, draw_of, position_at, stage_params, stop_reason
-from videomar.training.micro_batches import Part, backward, clips_on, parts_of
+from videomar.training.micro_batches import Ahead, Part, backward, clips_on, parts_of
 from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
 from videomar.training.parallelize import (
     DTYPES,
@@ -99,6 +99,7 @@ def train(
     # Measured by the recording worker alone: several at once would slow each other down.
     matmul = matmul_rate(worker.device, DTYPES[params.precision]) if tracker else 1.0
     meter = Meter(shape, worker, matmul)
+    batches = _batches(data.train, params, model.params.patch_size, worker)
     if tracker:
         tracker.tag({f"stage_{n}_batch_size": str(s.batch_size) for n, s in enumerate(params.curriculum)})
 
@@ -115,11 +116,14 @@ def train(
             ema.load_state_dict(model.state_dict())
 
         began = time.perf_counter()
-        parts = parts_of(step, data.train, draw_of(stage, params), params.accumulation, worker)
+        more = step + 1 < position.start + stage.steps
+        parts = batches.take(step, position.number, more)
         waited_s = time.perf_counter() - began
         optimizer.zero_grad()
-        loss = backward(loss_of, parts, own, model.params.patch_size, worker, meter)
-        grad_norm = clip_grad_norm(model.parameters(), params.max_grad_norm)
+        mean = backward(loss_of, parts, own, model.params.patch_size, worker, meter)
+        norm = clip_grad_norm(model.parameters(), params.max_grad_norm)
+        # The only wait of a step: a bad update must not be made, and by now the device has all other work.
+        loss, grad_norm = torch.stack([mean, norm.double()]).tolist()
         # All workers see the same loss and norm, so they decide alike.
         problem = check_step(loss, grad_norm, progress.latest, params.spike_factor)
         if problem is None:
@@ -195,16 +199,16 @@ def validation_loss(
     sized = np.flatnonzero(val.sizes_px == (stage.size_px or val.sizes_px.max()))
     count = min(params.validation_clips, len(sized))
     index = sized[np.linspace(0, len(sized) - 1, count).round().astype(np.int64)]
-    losses = [0.0] * count
+    losses = torch.zeros(count, dtype=torch.float64, device=worker.device)
     for first in range(0, count, worker.world_size):
         # Every worker runs every pass, as a sharded model needs; a repeated clip is not counted.
         number = min(first + worker.rank, count - 1)
         clips = clips_on(worker.device, val.rows(index[number : number + 1], stage.num_latent_frames))
         generator = step_generator(params.seed, VALIDATION_STEP, number, worker.device)
-        loss = loss_of(clips, fixed, generator).mean.item()
+        loss = loss_of(clips, fixed, generator).mean
         if first + worker.rank < count:
             losses[number] = loss
-    return sum(worker.sum(losses)) / count
+    return sum(worker.total(losses).tolist()) / count
 
 
 def _check(data: Splits, params: TrainParams, worker: Worker) -> None:
@@ -216,6 +220,19 @@ def _check(data: Splits, params: TrainParams, worker: Worker) -> None:
             "train.curriculum: got a target_loss and no clip in split val, expected some to validate on; "
             "raise curate.val_share, or set target_loss to null"
         )
+
+
+def _batches(
+    dataset: LatentDataset, params: TrainParams, patch_size: int, worker: Worker
+) -> Ahead[list[Part]]:
+    """Return the parts of every step, made one step ahead, with their tokens to learn."""
+
+    def make(step: int, number: int) -> list[Part]:
+        stage = params.curriculum[number]
+        parts = parts_of(step, dataset, draw_of(stage, params), params.accumulation, worker)
+        return [part.drawn(stage_params(stage, params), patch_size) for part in parts]
+
+    return Ahead(make)
 
 
 def _losses(state: State, params: TrainParams, worker: Worker) -> tuple[nn.Module, nn.Module]:

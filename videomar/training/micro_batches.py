@@ -9,35 +9,55 @@ of additions, a step is the same on two workers and on one worker with two micro
     part 1 of 2           clip 1            clip 3            clip 5
 """
 
-import contextlib
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from videomar.compute.seeding import step_generator
+from videomar.compute.device import send
+from videomar.compute.seeding import on_host, step_generator
 from videomar.config import TrainParams
 from videomar.latents.dataset import Batch, BatchSpec, LatentDataset
-from videomar.model.objective import Clips, draw_frames
-from videomar.model.patchify import patchify, token_grid
+from videomar.model.objective import Clips, Hidden, draw_hidden
+from videomar.model.patchify import token_grid
+from videomar.training.parallelize import synchronise
 from videomar.training.throughput import Meter
 from videomar.training.worker import Worker
 
+_T = TypeVar("_T")
+
 
 class Part(NamedTuple):
-    """One micro-batch, and the source of its randomness."""
+    """One micro-batch in the memory of the host, and the source of its randomness."""
 
     clips: Clips
     clip_ids: list[str]
     generator: torch.Generator
+    """Of the device that the part is learnt on."""
+    hidden: Hidden | None = None
+    """Its tokens to learn; None = not drawn yet."""
+
+    def drawn(self, params: TrainParams, patch_size: int) -> "Part":
+        """Return the part with its tokens to learn, which are drawn now unless they were before."""
+        if self.hidden is not None:
+            return self
+        latents = self.clips.latents
+        rows, columns = token_grid(latents, patch_size)
+        shape = (len(latents), latents.shape[2], rows * columns)
+        return self._replace(hidden=draw_hidden(shape, params, on_host(self.generator)))
+
+    @property
+    def num_hidden(self) -> int:
+        """Tokens to learn; 0 = not drawn yet."""
+        return 0 if self.hidden is None else len(self.hidden.places)
 
 
 def clips_on(device: torch.device, batch: Batch) -> Clips:
-    """Return a batch as tensors on a device."""
-    latents, text, text_mask = (torch.from_numpy(array).to(device) for array in batch[:3])
-    conditions = {name: torch.from_numpy(values).to(device) for name, values in batch.conditions.items()}
-    return Clips(latents, text, text_mask, conditions)
+    """Return a batch as tensors on a device; the host does not wait for it."""
+    return _moved(_tensors(batch), device)
 
 
 def parts_of(
@@ -50,10 +70,12 @@ def parts_of(
     for number in range(first, first + accumulation):
         batch = dataset.batch_at(step, draw, number, count)
         generator = step_generator(draw.seed, step, number, worker.device)
-        clips = clips_on(worker.device, batch)
+        clips = _tensors(batch)
         if batch.latents_std is not None:
-            std = torch.from_numpy(batch.latents_std).to(worker.device)
-            clips = clips._replace(latents=draw_latents(clips.latents, std, generator))
+            std = torch.from_numpy(batch.latents_std)
+            clips = clips._replace(latents=draw_latents(clips.latents, std, on_host(generator)))
+        if worker.device.type == "cuda":
+            clips = _each(Tensor.pin_memory, clips)
         parts.append(Part(clips, batch.clip_ids, generator))
     return parts
 
@@ -66,6 +88,29 @@ def draw_latents(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tenso
     return mean + std * torch.randn(std.shape, generator=generator, device=std.device)
 
 
+class Ahead(Generic[_T]):
+    """Makes what the next step needs on a thread, while this one runs. Remembers a result in the making."""
+
+    def __init__(self, make: Callable[[int, int], _T]) -> None:
+        """Make nothing yet; `make` gets the number of a step and of its stage."""
+        self._make = make
+        # Ends with this object, or with the interpreter, once it has finished what it is at.
+        self._thread = ThreadPoolExecutor(1, "batches")
+        self._next: tuple[tuple[int, int], Future[_T]] | None = None
+
+    def take(self, step: int, stage: int, more: bool) -> _T:
+        """Return what a step needs, and begin with the step after it if there are `more` in the stage.
+
+        What was begun and is not asked for, as when a stage ends early, is dropped with its errors.
+        """
+        begun, self._next = self._next, None
+        is_begun = begun is not None and begun[0] == (step, stage)
+        made = begun[1].result() if begun and is_begun else self._make(step, stage)
+        if more:
+            self._next = ((step + 1, stage), self._thread.submit(self._make, step + 1, stage))
+        return made
+
+
 def backward(
     loss_of: nn.Module,
     parts: Sequence[Part],
@@ -73,8 +118,10 @@ def backward(
     patch_size: int,
     worker: Worker,
     meter: Meter | None = None,
-) -> float:
-    """Add the gradient of the mean error over all hidden tokens of the batch; return that mean.
+) -> Tensor:
+    """Add the gradient of the mean error over all hidden tokens of the batch; return that mean, float64.
+
+    The host copies each part to the device when its turn comes, and waits for nothing.
 
     Args:
         loss_of: returns the errors of a part's hidden tokens; DistributedDataParallel with several workers.
@@ -84,37 +131,47 @@ def backward(
         worker: this process.
         meter: records the errors of each frame.
     """
-    shares = _shares(parts, params, patch_size, worker)
-    shared = loss_of if isinstance(loss_of, nn.parallel.DistributedDataParallel) else None
+    parts = [part.drawn(params, patch_size) for part in parts]
+    shares = _shares([part.num_hidden for part in parts], worker)
     total = torch.zeros((), device=worker.device)
     for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
         # Workers exchange gradients once, with the last part.
-        last = number + 1 == len(parts)
-        with contextlib.nullcontext() if last or shared is None else shared.no_sync():
-            losses = loss_of(part.clips, params, part.generator)
+        with synchronise(loss_of, params, number + 1 == len(parts)):
+            clips, hidden = _moved(part.clips, worker.device), part.hidden
+            hidden = None if hidden is None else hidden.to(worker.device)
+            losses = loss_of(clips, params, part.generator, hidden)
             loss = losses.mean * share
             loss.backward()
         total += loss.detach()
         if meter:
             meter.add_frames(losses.sums, losses.counts)
-    return worker.sum([total.item()])[0] / worker.world_size
+    return worker.total(total) / worker.world_size
 
 
-def hidden_tokens(part: Part, params: TrainParams, patch_size: int) -> int:
-    """Count the tokens of a part that will be hidden, by drawing from a copy of its generator."""
-    latents = part.clips.latents
-    tokens, grid = patchify(latents, patch_size), token_grid(latents, patch_size)
-    return int(draw_frames(tokens, grid, params, part.generator.clone_state()).token_mask.sum())
+def _tensors(batch: Batch) -> Clips:
+    latents, text, text_mask = (torch.from_numpy(array) for array in batch[:3])
+    conditions = {name: torch.from_numpy(values) for name, values in batch.conditions.items()}
+    return Clips(latents, text, text_mask, conditions)
 
 
-def _shares(parts: Sequence[Part], params: TrainParams, patch_size: int, worker: Worker) -> list[float]:
-    """Return the weight of each part's mean error.
+def _moved(clips: Clips, device: torch.device) -> Clips:
+    return _each(functools.partial(send, device=device), clips)
+
+
+def _each(change: Callable[[Tensor], Tensor], clips: Clips) -> Clips:
+    conditions = {name: change(values) for name, values in clips.conditions.items()}
+    return Clips(change(clips.latents), change(clips.text), change(clips.text_mask), conditions)
+
+
+def _shares(counts: Sequence[int], worker: Worker) -> list[Tensor | float]:
+    """Return the weight of each part's mean error from the parts' numbers of hidden tokens.
 
     Parts hide different numbers of tokens. With these weights the mean over workers, which
     DistributedDataParallel takes, is the mean over all hidden tokens.
     """
-    if worker.world_size * len(parts) == 1:
+    if worker.world_size * len(counts) == 1:
         return [1.0]
-    counts = [hidden_tokens(part, params, patch_size) for part in parts]
-    everywhere = worker.sum([sum(counts)])[0]
-    return [count * worker.world_size / everywhere for count in counts]
+    if worker.world_size == 1:
+        return [count / sum(counts) for count in counts]
+    everywhere = worker.total(torch.full((), sum(counts), dtype=torch.float64, device=worker.device))
+    return [(count * worker.world_size / everywhere).float() for count in counts]

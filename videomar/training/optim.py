@@ -46,5 +46,6 @@ def ema_decay_at(step: int, decay: float) -> float:
 @torch.no_grad()
 def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
     """Ema <- decay ema + (1 - decay) model, in place."""
-    for average, weight in zip(ema.parameters(), model.parameters(), strict=True):
-        average.lerp_(weight, 1 - decay)
+    averages: list[torch.Tensor] = list(ema.parameters())
+    weights: list[torch.Tensor] = list(model.parameters())
+    torch._foreach_lerp_(averages, weights, 1 - decay)

@@ -17,6 +17,7 @@ tensor at a time, and keeps its shard. Why not `torch.distributed.checkpoint.sta
   is after a reset whose first update was skipped. A resumed run then counts from step 1, with other bits.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -29,8 +30,7 @@ from videomar.checkpoint.tensors import Later, in_order
 from videomar.config import TrainParams
 from videomar.errors import ParamsError
 from videomar.model.head import DiffusionHead
-from videomar.model.objective import Clips, FrameLosses
-from videomar.model.transformer import Trunk
+from videomar.model.objective import Clips, FrameLosses, Hidden
 from videomar.model.videomar import VideoMAR
 from videomar.training.worker import Worker
 
@@ -51,32 +51,53 @@ def mesh_of(params: TrainParams, worker: Worker) -> "DeviceMesh | None":
     return init_device_mesh(worker.device.type, (worker.world_size,))
 
 
-def shard(model: VideoMAR, mesh: "DeviceMesh") -> None:
-    """Shard a model's weights in place over the mesh's devices."""
+def shard(model: VideoMAR, mesh: "DeviceMesh", keep: bool = False) -> None:
+    """Shard a model's weights in place over the mesh's devices.
+
+    Args:
+        model: all of it, on the host.
+        mesh: the workers.
+        keep: once gathered, weights stay so until the last backward pass of a step: see `synchronise`.
+    """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    for unit in [*_trunk_units(model.trunk), *_head_units(model.head)]:
-        fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+    # Layers that compute together; units inside another unit come before it.
+    for unit in [*model.trunk.blocks, *_head_units(model.head)]:
+        fully_shard(unit, mesh=mesh, reshard_after_forward=not keep)
     # The rest: first and last layers, and all that is called by another name than `forward`. Outside of a
     # pass these are shards like all others, because the moving average reads them.
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=not keep)
     register_fsdp_forward_method(model, "losses")
-
-
-def _trunk_units(trunk: Trunk) -> Iterator[nn.Module | list[nn.Module]]:
-    """Yield layers that compute together; units inside another unit come before it."""
-    for block in trunk.blocks:
-        # These layers read captions before any block runs, so the block's own call would gather them too
-        # late.
-        attention = block.attn2
-        yield [attention.wkv, attention.k_norm]  # type: ignore[list-item, union-attr]
-        yield block
 
 
 def _head_units(head: DiffusionHead) -> Iterator[nn.Module | list[nn.Module]]:
     yield head.net.cond_embed  # called by itself
     yield from head.net.blocks
     yield head.net
+
+
+@contextlib.contextmanager
+def synchronise(loss_of: nn.Module, params: TrainParams, last: bool) -> Iterator[None]:
+    """Context of one micro-batch: with the last of a step, workers exchange gradients.
+
+    By `train.sharding`, of A micro-batches and N weights of 4 bytes:
+
+            gathers and reductions of all weights    beside its shard, a worker holds
+    ddp     0 and 1                                  all, always
+    zero1   1 and 1                                  weights and gradients, 8 N bytes, during the step
+    fsdp    2 A and A                                the weights and gradients of one unit
+    """
+    if params.sharding == "zero1" and isinstance(loss_of, Loss):
+        from torch.distributed.fsdp import FSDPModule
+
+        if isinstance(loss_of.model, FSDPModule):
+            loss_of.model.set_requires_gradient_sync(last)
+            loss_of.model.set_reshard_after_backward(last)
+    if last or not isinstance(loss_of, nn.parallel.DistributedDataParallel):
+        yield
+        return
+    with loss_of.no_sync():
+        yield
 
 
 def is_whole(value: Tensor) -> bool:
@@ -119,12 +140,15 @@ def gather_in_turn(
     return later, stream
 
 
-def clip_grad_norm(parameters: Iterable[Tensor], highest: float) -> float:
-    """Scale gradients down to a norm of at most `highest` over all workers; return the norm before."""
+def clip_grad_norm(parameters: Iterable[Tensor], highest: float) -> Tensor:
+    """Scale gradients down to a norm of at most `highest` over all workers; return the norm before.
+
+    The norm stays on the device: the host does not wait for it.
+    """
     weights = list(parameters)
     norm = gather(nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None]))
     nn.utils.clip_grads_with_norm_(weights, highest, norm)
-    return norm.item()
+    return norm
 
 
 def gather_model(model: VideoMAR, shape: ModelShape, worker: Worker) -> VideoMAR:
@@ -148,10 +172,16 @@ class Loss(nn.Module):
         super().__init__()
         self.model, self.precision = model, precision
 
-    def forward(self, clips: Clips, params: TrainParams, generator: torch.Generator) -> FrameLosses:
+    def forward(
+        self,
+        clips: Clips,
+        params: TrainParams,
+        generator: torch.Generator,
+        hidden: Hidden | None = None,
+    ) -> FrameLosses:
         """Return the errors of the hidden tokens: their mean, and sums by frame."""
         with torch.autocast(generator.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return self.model.losses(clips, params, generator)
+            return self.model.losses(clips, params, generator, hidden)
 
 
 def refuse_emulated(precision: str, device: torch.device) -> None:

@@ -148,7 +148,7 @@ def new_state(
     ema = copy.deepcopy(model).requires_grad_(False)
     for network in (model, ema):
         if mesh:
-            shard(network, mesh)
+            shard(network, mesh, keep=params.sharding == "zero1" and network is model)
         else:
             network.to(device)
     return State(model, ema, make_optimizer(model, params))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from videomar.checkpoint.manifest import ModelShape
@@ -168,6 +169,7 @@ class Meter:
             rate: operations per second that its device is capable of, see `matmul_rate`.
         """
         self._model, self._worker, self._rate = model, worker, rate
+        self._frames: Tensor
         self._clear()
 
     def add_step(self, parts: Iterable[Clips], params: TrainParams, waited_s: float, step_s: float) -> None:
@@ -180,10 +182,12 @@ class Meter:
         self._seconds += step_s
 
     def add_frames(self, sums: Tensor, counts: Tensor) -> None:
-        """Count the errors of hidden tokens by frame, (T,) each; see `FrameLosses`."""
-        for index, (total, count) in enumerate(zip(sums.tolist(), counts.tolist(), strict=True)):
-            before = self._frames.get(index, (0.0, 0.0))
-            self._frames[index] = (before[0] + total, before[1] + count)
+        """Count the errors of hidden tokens by frame, (T,) each, on the device; see `FrameLosses`."""
+        added = torch.stack([sums, counts]).double()
+        longer = added.shape[1] - self._frames.shape[1]
+        if longer > 0:
+            self._frames = F.pad(self._frames, (0, longer))
+        self._frames[:, : added.shape[1]] += added
 
     def take(self) -> dict[str, float]:
         """Return metrics of the steps since the last call; every worker calls it at the same step.
@@ -192,9 +196,7 @@ class Meter:
         """
         if not self._seconds:
             return {}
-        frames = sorted(self._frames)
-        summed = self._worker.sum([value for index in frames for value in self._frames[index]])
-        sums, counts = summed[::2], summed[1::2]
+        sums, counts = self._worker.total(self._frames).tolist()
         metrics = {
             "tokens_per_s": self._tokens * self._worker.world_size / self._seconds,
             "supervised_tokens_per_s": sum(counts) / self._seconds,
@@ -202,14 +204,14 @@ class Meter:
             "mfu": self._flops / self._seconds / self._rate,
             "peak_memory_gb": peak_memory_gb(self._worker.device),
         }
-        by_frame = zip(frames, sums, counts, strict=True)
-        metrics |= {f"loss/frame_{index}": total / count for index, total, count in by_frame if count}
+        by_frame = enumerate(zip(sums, counts, strict=True))
+        metrics |= {f"loss/frame_{index}": total / count for index, (total, count) in by_frame if count}
         self._clear()
         return metrics
 
     def _clear(self) -> None:
         self._flops = self._tokens = self._waited_s = self._seconds = 0.0
-        self._frames: dict[int, tuple[float, float]] = {}
+        self._frames = torch.zeros(2, 0, dtype=torch.float64, device=self._worker.device)
 
 
 def by_stage(number: int, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from videomar.errors import CheckpointError, VideomarError
 
@@ -47,7 +48,16 @@ class Worker:
         """Return the sums over all workers, the same at each."""
         if self.world_size == 1:
             return list(values)
-        # Double precision, so that workers decide by numbers as exact as those of a single process.
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return total.tolist()
+        sums: list[float] = self.total(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+        return sums
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sums over all workers in float64, the same at each; the host does not wait for a GPU.
+
+        Double precision, so that workers decide by numbers as exact as those of a single process.
+        """
+        total = values.double()
+        if self.world_size > 1:
+            total = total.clone() if total is values else total
+            dist.all_reduce(total)
+        return total
