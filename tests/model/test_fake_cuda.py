@@ -1,7 +1,6 @@
 """Training and generation on a GPU that is not there: no device mixes, and few waits for the device."""
 
 import dataclasses
-from collections import Counter
 
 import pytest
 import torch
@@ -188,8 +187,6 @@ def on_cuda(*tensors):
     return [tensor.to("cuda") for tensor in tensors]
 
 
-# Most waits of a loss and its backward pass, after the first step.
-LOSS_WAITS = {"boolean indexing": 4, "item": 30}
 HEADS, OBJECTIVES = ("flow", "ddpm"), ("single_frame", "all_frames")
 
 
@@ -210,12 +207,11 @@ def test_training_step_stays_on_the_gpu(cuda, params, captions, head, objective)
         cuda.clear()
         losses = loss_of(batch, train, step_generator(0, step, device="cuda"))
         losses.mean.backward()
-        assert step == 0 or cuda.waits <= Counter(LOSS_WAITS), cuda.places
         clip_grad_norm(state.model.parameters(), 1.0)
-        cuda.clear()
         state.optimizer.step()
         update_ema(state.ema, state.model, 0.9)
-        assert not cuda.waits
+        # The first step makes tables and moments.
+        assert step == 0 or not cuda.waits, cuda.places
     weights = [*state.model.parameters(), *state.ema.parameters()]
     moments = [value for each in state.optimizer.state.values() for value in each.values()]
     assert all(isinstance(x, CudaTensor) for x in [*weights, *moments, losses.sums])
