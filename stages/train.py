@@ -30,9 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sampling=params.sample,
             fps=params.ingest.fps,
         )
-        spec = RunSpec(
-            absolute(path.latents), path.out.resolve(), params, made_from(Path.cwd()), previews.write
-        )
+        tokenizer, tags = path.tokenizer.resolve(), made_from(Path.cwd())
+        spec = RunSpec(absolute(path.latents), path.out.resolve(), params, tags, tokenizer, previews.write)
         stage.metrics = train_runs(spec)
         path.plot.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path.out / LOG_FILE, path.plot)

@@ -22,7 +22,7 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
-from videomar.config import load_params
+from videomar.config import load_generation_params
 from videomar.errors import DataError
 from videomar.media.images import read_picture
 from videomar.media.mp4 import write_mp4
@@ -33,8 +33,13 @@ class VideomarModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Store the artifacts' paths; weights are read when a clip is generated."""
-        self._artifacts = {name: Path(context.artifacts[name]) for name in ("checkpoint", "tokenizer")}
-        self._params = load_params(Path(context.artifacts["params"]))
+        # Versions of before have tokenizer and parameters beside the checkpoint, later ones inside it.
+        self._folder = Path(context.artifacts["checkpoint"])
+        if "params" in context.artifacts:
+            self._folder = self._folder.parent
+        from videomar.checkpoint import open_model_folder  # here: registering needs no torch
+
+        self._params = load_generation_params(open_model_folder(self._folder).params)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, int] | None = None
@@ -56,15 +61,10 @@ class VideomarModel(PythonModel):
         return pd.DataFrame({"video": [base64.b64encode(file).decode() for file in files]})
 
     def _generate(self, image: str, prompt: str, seed: int) -> NDArray[np.uint8]:
-        from videomar.sampling.generate import (  # here: registering needs no torch
-            GenerationRequest,
-            ModelFiles,
-            generate,
-        )
+        from videomar.sampling.generate import ClipGenerator  # here: registering needs no torch
 
-        files = ModelFiles(**self._artifacts, params=self._params)
         picture = read_picture(_picture_source(image))
-        return generate(files, picture[None], GenerationRequest(prompt=prompt, seed=seed))
+        return ClipGenerator(self._folder)(picture, prompt, seed=seed)
 
 
 def _mp4(clip: NDArray[np.uint8], fps: float) -> bytes:

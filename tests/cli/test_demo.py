@@ -1,5 +1,6 @@
 """The page of `videomar demo`: the clip as it grows, its limits, and the page in a real browser."""
 
+import copy
 import dataclasses
 import http.client
 import io
@@ -20,14 +21,9 @@ from tests.support.tiny_model import write_tiny_model
 from videomar.cli.demo import open_page, page, stream_clip
 from videomar.config import Params
 from videomar.errors import DataError, VideomarError
-from videomar.sampling.generate import ClipGenerator, GenerationRequest, ModelFiles, generate
+from videomar.sampling.generate import ClipGenerator, GenerationRequest
 
 REQUEST = GenerationRequest(prompt="it moves", seed=3, motion=5.0)
-
-
-@pytest.fixture(scope="module")
-def files(params: Params, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
-    return write_tiny_model(params, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +32,16 @@ def picture() -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def generator(files: ModelFiles) -> ClipGenerator:
-    return ClipGenerator(files)
+def generator(params: Params, tmp_path_factory: pytest.TempPathFactory) -> ClipGenerator:
+    return ClipGenerator(write_tiny_model(params, tmp_path_factory.mktemp("model")))
 
 
 def test_stream_grows_to_the_clip_that_the_command_makes(
-    files: ModelFiles, generator: ClipGenerator, picture: NDArray[np.uint8]
+    generator: ClipGenerator, picture: NDArray[np.uint8]
 ) -> None:
     shown = list(stream_clip(generator, picture, REQUEST))
     assert [len(frames) for frames in shown] == [1, 5, 9]
-    assert np.array_equal(shown[-1], generate(files, picture[None], REQUEST))
+    assert np.array_equal(shown[-1], generator(picture, "it moves", seed=3, motion=5.0))
     for frames in shown[:-1]:
         later = shown[-1][: len(frames)].astype(int)  # a product of other sizes may round to the next grey
         assert np.abs(frames - later).max() <= 1
@@ -100,14 +96,15 @@ def test_page_without_its_package_is_refused(
 
 
 @pytest.fixture(scope="module")
-def address(files: ModelFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(generator: ClipGenerator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     sample = dataclasses.replace(
-        files.params.sample, num_unmask_steps=8, num_diffusion_steps=200, final_diffusion_steps=200
+        generator.params.sample, num_unmask_steps=8, num_diffusion_steps=200, final_diffusion_steps=200
     )  # slow enough to be watched
-    slow = dataclasses.replace(files, params=dataclasses.replace(files.params, sample=sample))
+    slow = copy.copy(generator)
+    slow.params = dataclasses.replace(generator.params, sample=sample)
     made = open_page(slow, port, tmp_path_factory.mktemp("page"))
     try:
         yield f"http://127.0.0.1:{port}"
@@ -214,8 +211,8 @@ def test_words_beyond_their_bound_are_refused_also_where_no_page_counts_them(
 
 
 @pytest.mark.slow
-def test_taken_port_is_refused_with_a_way_out(address: str, files: ModelFiles, tmp_path: Path) -> None:
+def test_taken_port_is_refused_with_a_way_out(address: str, generator: ClipGenerator, tmp_path: Path) -> None:
     port = urlsplit(address).port
     assert port is not None
     with pytest.raises(VideomarError, match=f"port {port} of 127.0.0.1 is already in use.*--port"):
-        open_page(files, port, tmp_path)
+        open_page(generator, port, tmp_path)

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from videomar.registry.model_card import CardFacts, model_card
+from videomar.checkpoint.card import CardFacts, model_card
 
 FACTS = CardFacts(
     name="videomar version 7",
@@ -12,6 +12,7 @@ FACTS = CardFacts(
     reasons=["Better: by far."],
     metrics={"sim_psnr_db": 26.3834},
     lineage={"git_commit": "abc"},
+    registered=True,
 )
 
 

@@ -23,7 +23,7 @@ from tests.registry.test_pyfunc import FRAMES, num_frames
 from videomar import serving
 from videomar.files import sha256_of
 from videomar.registry.candidate import STORED_CODE, input_example
-from videomar.sampling.generate import generate
+from videomar.sampling.generate import ClipGenerator
 
 BEFORE_SERVING = Path(__file__).parents[1] / "fixtures/registered_before_serving"
 STORED_SHA256 = "64b59a75e764e1cd02dc743d111436402e4969929aef9725c5c5a57ab0eee49b"
@@ -100,7 +100,7 @@ def test_version_registered_now_survives_moves(tmp_path: Path) -> None:
     )
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(videomar.__file__).parent, package, ignore=ignored)
-    moved = [code.__module__ for code in (serving.write_mp4, serving.read_picture, generate)]
+    moved = [code.__module__ for code in (serving.write_mp4, serving.read_picture, ClipGenerator)]
     move_modules(package, moved)
 
     arguments = [package / "__init__.py", model, json.dumps(input_example().to_dict("list")), " ".join(moved)]

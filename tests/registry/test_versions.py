@@ -60,7 +60,7 @@ def test_registry_round_trip(root: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "optimizer.safetensors" not in files
     assert checkpoint.load(registry.download_model(version) / "checkpoint").step == 30
     loaded = mlflow.pyfunc.load_model("models:/videomar@champion")
-    assert loaded.unwrap_python_model()._params == load_params(root / "params.yaml")
+    assert loaded.unwrap_python_model()._params.sample == load_params(root / "params.yaml").sample
 
     report = root / "reports/index.html"
     report.unlink()

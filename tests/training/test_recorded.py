@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as changed:
         changed.chdir(folder)
         changed.delenv("MLFLOW_TRACKING_URI", raising=False)
-        spec = RunSpec(folder / "latents", folder / "run", params, made_from(folder), previews.write)
+        spec = RunSpec(folder / "latents", folder / "run", params, made_from(folder), None, previews.write)
         changed.setenv("MLFLOW_TRACKING_URI", spec.tracking_uri)
         work(spec, Worker(), lambda step, figures: _wait_for_load(folder / "run"))
         yield folder

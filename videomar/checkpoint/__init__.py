@@ -3,7 +3,6 @@
 from videomar.checkpoint.folder import (
     MANIFEST,
     Loaded,
-    export,
     latest,
     load,
     load_tensors,
@@ -14,17 +13,22 @@ from videomar.checkpoint.folder import (
     verify,
     weights_hash,
 )
+from videomar.checkpoint.model_folder import ModelFolder, ModelParts, export, open_model_folder, read_parts
 
 __all__ = [
     "MANIFEST",
     "Loaded",
+    "ModelFolder",
+    "ModelParts",
     "export",
     "latest",
     "load",
     "load_tensors",
     "newest_intact",
+    "open_model_folder",
     "prune",
     "read_manifest",
+    "read_parts",
     "save",
     "verify",
     "weights_hash",

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -27,6 +27,9 @@ from videomar.config import ModelParams
 from videomar.errors import CheckpointError
 from videomar.files import fsync, sha256_of
 from videomar.model.videomar import VideoMAR
+
+if TYPE_CHECKING:
+    from videomar.checkpoint.model_folder import ModelParts
 
 MANIFEST = "checkpoint.json"
 _STEP_FOLDER = "step_*"
@@ -51,6 +54,7 @@ def save(
     tensors: Mapping[str, Mapping[str, Tensor | Later]],
     run_spec: object,
     progress: object = None,
+    parts: "ModelParts | None" = None,
 ) -> Path:
     """Write `folder/step_NNNNNNNN` and return it.
 
@@ -61,6 +65,7 @@ def save(
         tensors: file stem (`model`, `ema`, `optimizer`) to named tensors.
         run_spec: JSON of the parameters of the run; a run with others does not continue from here.
         progress: JSON of the other state of the run.
+        parts: what makes the checkpoint a whole model; None = weights alone.
 
     Raises:
         CheckpointError: it cannot be written, for example because the disk is full; earlier ones are intact.
@@ -76,6 +81,8 @@ def save(
                 save_file(values, path)
                 fsync(path)
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            if parts is not None:
+                files |= parts.write(draft, latest(folder))
             manifest = {"step": step, "shape": shape.to_dict(), "files": files}
             manifest |= {"made_with": run_spec, "progress": progress}
             (draft / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -199,17 +206,6 @@ def newest_intact(folder: Path) -> Path | None:
             continue
         return path
     return None
-
-
-def export(checkpoint: Path, folder: Path) -> None:
-    """Copy what generation needs of a checkpoint to a new folder: all but what a run continues from."""
-    manifest = verify(checkpoint)
-    for stem in ("optimizer", "adapter"):
-        manifest["files"].pop(f"{stem}.safetensors", None)
-    folder.mkdir(parents=True)
-    for name in manifest["files"]:
-        shutil.copyfile(checkpoint / name, folder / name)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def prune(folder: Path, keep: int, best: int | None = None) -> None:

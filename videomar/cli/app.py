@@ -6,18 +6,15 @@ Each command reads the command line and calls the library. It imports the librar
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 import videomar
 from videomar.cli import ledger_commands, model_commands, ops_commands
-from videomar.cli.console import DATA, HERE, MODELS, ModelOption, print_lines
+from videomar.cli.console import DATA, HERE, MODELS, DeviceOption, ModelOption, print_lines
 from videomar.environment import apply_settings
 from videomar.errors import DataError, VideomarError
-
-if TYPE_CHECKING:
-    from videomar.sampling.generate import ModelFiles
 
 # The extra that installs a missing package; what is not listed here is in the extra `pipeline`.
 _EXTRAS = {
@@ -116,6 +113,7 @@ def generate(
     prompt: Annotated[str, typer.Option(help="Text prompt.")],
     out: Annotated[Path, typer.Option(help="Video file to write, .mp4.")],
     model: ModelOption = "champion",
+    device: DeviceOption = "auto",
     frames: Annotated[int | None, typer.Option(min=2, help="Number of frames; default: as trained.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; default: as trained.")] = None,
     motion: Annotated[
@@ -127,34 +125,31 @@ def generate(
     """Generate a clip from a picture or a video and a text prompt."""
     from tqdm import tqdm
 
-    from videomar.media.clip_reader import read_context
+    from videomar.hub.find import load
     from videomar.media.mp4 import write_mp4
     from videomar.sampling.generate import GenerationRequest
-    from videomar.sampling.generate import generate as generate_clip
 
     request = GenerationRequest(prompt=prompt, num_frames=frames, size=_size(size), motion=motion, seed=seed)
-    files = _model_files(model)
-    context = read_context(given, files.params.ingest)
+    generator = load(model, device)
     with tqdm(unit="frame", disable=None, leave=False) as bar:  # on a terminal only
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        clip = generate_clip(files, context, request, show)
-    write_mp4(out, clip, files.params.ingest.fps)
+        for clip in generator.partial_clips(generator.pictures(given), request):
+            bar.total = clip.total_frames
+            bar.update(clip.num_frames - bar.n)
+    write_mp4(out, generator.decode(clip), generator.fps)
     print(out)
 
 
 @app.command(rich_help_panel=MODELS)
 def demo(
     model: ModelOption = "champion",
+    device: DeviceOption = "auto",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 7860,
 ) -> None:
     """Serve a local web page that generates clips; Ctrl-C stops it."""
     from videomar.cli.demo import serve
+    from videomar.hub.find import load
 
-    serve(_model_files(model), port, typer.echo)
+    serve(load(model, device), port, typer.echo)
 
 
 @app.command("import", rich_help_panel=MODELS)
@@ -206,18 +201,3 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise typer.BadParameter(f"--size: got {text}, expected WIDTHxHEIGHT in pixels, like 64x32")
     return int(width), int(height)
-
-
-def _model_files(model: str) -> "ModelFiles":
-    """Files of a registered model, by alias or number, or of a local folder of checkpoints."""
-    from videomar.config import load_own_params, load_params
-    from videomar.registry.versions import CHALLENGER, CHAMPION, download_model, find_model
-    from videomar.sampling.generate import ModelFiles
-
-    if model not in (CHAMPION, CHALLENGER) and not model.isdecimal():
-        return ModelFiles(Path(model), HERE.tokenizer, load_own_params(HERE.params))
-    version = find_model(model)
-    files = download_model(version)
-    return ModelFiles(
-        files / "checkpoint", files / "tokenizer", load_params(files / "params.yaml", HERE.params)
-    )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,7 +15,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 ModelName = Annotated[str, typer.Argument(help="`champion`, `challenger` or a version number.")]
 ModelOption = Annotated[
     str,
-    typer.Option(help="`champion`, `challenger`, a version number or a folder of checkpoints."),
+    typer.Option(help="`champion`, `challenger`, a version number, a model folder, or OWNER/NAME on a hub."),
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="auto = a GPU if this machine has one.")
 ]
 
 

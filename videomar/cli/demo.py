@@ -18,7 +18,7 @@ from PIL import Image
 from videomar.errors import DataError, VideomarError
 from videomar.media.images import read_picture
 from videomar.media.mp4 import write_mp4
-from videomar.sampling.generate import ClipGenerator, GenerationRequest, ModelFiles
+from videomar.sampling.generate import ClipGenerator, GenerationRequest
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -45,13 +45,13 @@ def stream_clip(
     request: GenerationRequest,
     max_s: float = _MAX_S,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield the clip (F, H, W, 3) at first and after each latent frame; the last is what `generate` returns.
+    """Yield the clip (F, H, W, 3) at first and after each latent frame; the last is the whole.
 
     Raises:
         DataError: the model cannot make such a clip, or it takes too long.
     """
     end = time.monotonic() + max_s
-    for clip in generator.stream(picture[None], request):
+    for clip in generator.partial_clips(picture[None], request):
         yield generator.decode(clip)
         if clip.num_frames < clip.total_frames and time.monotonic() > end:
             got = f"{clip.num_frames} of {clip.total_frames} frames in {max_s:g} s"
@@ -177,13 +177,13 @@ def _number(text: str) -> float | None:
     return float(digits) if digits else None
 
 
-def open_page(files: ModelFiles, port: int, folder: Path) -> "Blocks":
+def open_page(generator: ClipGenerator, port: int, folder: Path) -> "Blocks":
     """Serve the page on loopback until it is closed; clips and uploads go to the folder.
 
     Raises:
         VideomarError: the port is in use, or gradio is not installed.
     """
-    made = page(ClipGenerator(files), folder)
+    made = page(generator, folder)
     import gradio as gr
 
     try:
@@ -208,9 +208,9 @@ def open_page(files: ModelFiles, port: int, folder: Path) -> "Blocks":
     return made
 
 
-def serve(files: ModelFiles, port: int, report: Callable[[str], None]) -> None:
+def serve(generator: ClipGenerator, port: int, report: Callable[[str], None]) -> None:
     """Serve the page until Ctrl-C and report its address; clips and uploads are deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix="videomar-demo-") as folder:
-        made = open_page(files, port, Path(folder))
+        made = open_page(generator, port, Path(folder))
         report(f"http://{_HOST}:{port}")
         made.block_thread()

@@ -3,7 +3,7 @@
 from videomar.config.data import CurateParams, IngestParams, SamplesParams
 from videomar.config.evaluation import GateParams, SampleParams, SuiteParams
 from videomar.config.models import EncodeParams, ModelParams, TextParams, TokenizerParams
-from videomar.config.params import load_own_params, load_params
+from videomar.config.params import GenerationParams, load_generation_params, load_own_params, load_params
 from videomar.config.schema import Params
 from videomar.config.search import SearchSpace, Variant
 from videomar.config.training import CurriculumStage, TrainParams
@@ -13,6 +13,7 @@ __all__ = [
     "CurriculumStage",
     "EncodeParams",
     "GateParams",
+    "GenerationParams",
     "IngestParams",
     "ModelParams",
     "Params",
@@ -24,6 +25,7 @@ __all__ = [
     "TokenizerParams",
     "TrainParams",
     "Variant",
+    "load_generation_params",
     "load_own_params",
     "load_params",
 ]

@@ -2,20 +2,25 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videomar.config.data import IngestParams
+from videomar.config.evaluation import SampleParams
+from videomar.config.models import TextParams
 from videomar.config.schema import (
     LATER_RESOURCES,
     RESOURCE_KEYS,
+    SECTIONS,
     Params,
     absent,
     in_sections,
     misplaced,
     refuse_moved,
+    set_keys,
 )
 from videomar.config.search import Variant
 from videomar.config.section import RESOURCES, require
@@ -67,22 +72,75 @@ def load_own_params(path: Path) -> Params:
     return load_params(path)
 
 
+@dataclass(frozen=True, slots=True)
+class GenerationParams:
+    """The sections of a model's parameters that say how it makes a clip."""
+
+    ingest: IngestParams
+    text: TextParams
+    sample: SampleParams
+
+
+def load_generation_params(path: Path) -> GenerationParams:
+    """Read the sections that generation needs, also where neither pydantic nor yaml is installed.
+
+    Raises:
+        ParamsError: the file is missing, or lacks a section or a key, or has an impossible value.
+    """
+    raw = in_sections(read_params_file(path))
+    sections = _completed(_completed(raw, _CAME_LATER), LATER_RESOURCES)
+    made = {}
+    for field in fields(GenerationParams):
+        values = sections.get(field.name)
+        if not isinstance(values, dict):
+            raise ParamsError(f"{path}: {field.name}: got {values!r}, expected a section of keys")
+        try:
+            made[field.name] = SECTIONS[field.name](
+                **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+            )
+        except TypeError as error:
+            raise ParamsError(f"{path}: {field.name}: {error}, expected the keys of this section") from None
+    return GenerationParams(**made)
+
+
+def params_text(params: Params) -> str:
+    """Return all sections as the text of a params.yaml: JSON, so that it can be read without yaml, too."""
+    content: dict[str, Any] = {}
+    set_keys(content, asdict(params))
+    return _json(content) + "\n"
+
+
+def _json(value: object, indent: str = "") -> str:
+    """JSON that is YAML as well, which wants a dot in every float: `1.0e-05`."""
+    if isinstance(value, Mapping):
+        deeper = f"{indent}  "
+        lines = [f"{deeper}{json.dumps(key)}: {_json(item, deeper)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}" if lines else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_json(item, indent) for item in value)}]"
+    text = json.dumps(value)
+    return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text
+
+
 def read_params_file(path: Path) -> dict[str, Any]:
     """Return the content of a parameter file, unchecked.
 
     Raises:
         ParamsError: it is missing, not YAML, or not a mapping.
     """
-    import yaml  # here: a bare GPU machine runs the model without yaml and pydantic
-
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _loader())
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ParamsError(
             f"{path}: no such file, expected the parameters; run from the repository root"
         ) from None
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: no text: {error}") from None
+    try:
+        # The file of a model folder is JSON: a bare GPU machine, which has no yaml, reads it.
+        raw = json.loads(text)
+    except ValueError:
+        raw = _parsed_yaml(text, path)
     if not isinstance(raw, dict):
         raise ParamsError(f"{path}: got {raw!r}, expected sections of keys")
     return raw
@@ -94,6 +152,15 @@ def _completed(sections: Mapping[str, Any], later: Mapping[str, Mapping[str, obj
         name: {**later.get(name, {}), **keys} if isinstance(keys, dict) else keys
         for name, keys in sections.items()
     }
+
+
+def _parsed_yaml(text: str, path: Path) -> object:
+    import yaml  # here: a bare GPU machine runs the model without yaml and pydantic
+
+    try:
+        return yaml.load(text, _loader())
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
 
 
 def _loader() -> type:

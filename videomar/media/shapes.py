@@ -7,10 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-
-import pandas
+from typing import TYPE_CHECKING
 
 from videomar.config import IngestParams
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -47,7 +49,7 @@ def size_of_area(ratio: Fraction, size_px: int, multiple_px: int) -> tuple[int, 
     return width, height
 
 
-def ledger_shapes(rows: pandas.DataFrame, params: IngestParams) -> list[ClipShape]:
+def ledger_shapes(rows: "pandas.DataFrame", params: IngestParams) -> list[ClipShape]:
     """Return the shape of each clip of a ledger, as ingest chose it."""
     columns = (rows[name].tolist() for name in ("clip_height_px", "clip_width_px", "num_frames"))
     return [

@@ -22,8 +22,8 @@ from videomar.registry.versions import (
     all_versions,
     challenger,
     download_evidence,
-    download_model,
     find_version,
+    stored_folders,
 )
 from videomar.tracking.mlflow_store import open_client, tracking_uri
 from videomar.tracking.run_log import SENT, read_json
@@ -138,7 +138,7 @@ def _examine(client: "MlflowClient", version: Version, is_champion: bool) -> Ite
         if (evidence / "dvc.lock").is_file():
             computed["lock_sha256"] = sha256_of(evidence / "dvc.lock")
         if not damages:
-            weights = download_model(version) / "checkpoint"
+            weights = stored_folders(version)["checkpoint"]
             computed["checkpoint_sha256"] = sha256_of(
                 weights / "model.safetensors", weights / "ema.safetensors"
             )
@@ -161,12 +161,11 @@ def _damages(version: Version, evidence: Path) -> list[str]:
         return ["its evidence has no dvc.lock, expected that of its registration"]
     files = evidence / FILES
     try:
-        model = download_model(version)
+        folders = stored_folders(version)
         # A version older than the table has the checksums of its checkpoint only.
-        recorded = read_checksums(files) if files.is_file() else checkpoint_checksums(model / "checkpoint")
+        recorded = read_checksums(files) if files.is_file() else checkpoint_checksums(folders["checkpoint"])
     except Exception as error:  # MLflow raises what its store does: of S3, of HTTP, of the disk
         return [f"its artifacts cannot be read ({' '.join(str(error).split())[:200]})"]
-    folders = {"checkpoint": model / "checkpoint", "tokenizer": model / "tokenizer"}
     changes = find_changes(recorded, folders)
     return [f"{change['file']} {change['problem']}, expected as registered" for change in changes]
 

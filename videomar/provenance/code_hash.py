@@ -33,6 +33,7 @@ INERT = {
     "videomar.provenance": "makes and compares these hashes, and records the commit",
     "videomar.tracking": "records runs in MLflow",
     "videomar.sampling.previews": "clips to look at; nothing is made from them",
+    "videomar.checkpoint.model_folder": "copies files beside the weights",
     "videomar.evaluation.fingerprint": "what scores depend on",
     "videomar.latents.encode_ray": "distributes clips to workers; `clip_encoder` encodes them",
     "videomar.training.launch": "starts the workers of a run",
@@ -40,6 +41,8 @@ INERT = {
     "videomar.training.throughput": "measures speed",
     "videomar.training.progress": "lines of progress and warnings",
 }
+# The package itself: a version, and public names that are imported when a user asks for them.
+_PACKAGE = "videomar"
 _EMPTY = json.dumps(["Module(body=[Pass()])", []])
 # Training generates no clips.
 _NO_CLIP_IS_MADE = ("videomar.model.generation", "videomar.model.kv_cache")
@@ -95,7 +98,8 @@ def closure(roots: Roots) -> dict[str, Path]:
         raise DataError(f"{missing[0]}: got no such module, expected it; run from the repository root")
     while waiting:
         name = waiting.pop()
-        file = None if name in found or _is_below(name, (*INERT, *roots.without)) else _file_of(name)
+        known = name in found or name == _PACKAGE
+        file = None if known or _is_below(name, (*INERT, *roots.without)) else _file_of(name)
         if file is not None:
             found[name] = file
             waiting += _imported(file)

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import tempfile
 import warnings
 from importlib import metadata
@@ -64,7 +65,10 @@ def register_candidate() -> Version:
     """
     import mlflow
 
-    from videomar.checkpoint import export, latest  # here: a release with nothing to do needs no torch
+    # Here: a release with nothing to do needs no torch.
+    from videomar.checkpoint import export, latest, read_parts
+    from videomar.checkpoint.card import model_card
+    from videomar.registry.model_card import facts_of
     from videomar.report.kept_clips import KEPT_CLIPS, write_kept_clips
 
     client = open_client()
@@ -81,9 +85,10 @@ def register_candidate() -> Version:
         run_tags["mlflow.parentRunId"] = training_run
     with tempfile.TemporaryDirectory() as folder:
         weights, tables = Path(folder) / "checkpoint", Path(folder) / "tables"
-        export(checkpoint, weights)
         tables.mkdir()
-        write_lineage(tables / LINEAGE, _HERE.ledger, _HERE.latents)
+        _collect_evidence(tables)
+        card = model_card(facts_of(f"{MODEL}, {checkpoint.name}", tags, tables))
+        export(checkpoint, weights, read_parts(_HERE.tokenizer, load_params(_HERE.params), card))
         folders = {"raw": _HERE.raw, "latents": _HERE.latents, "tokenizer": _HERE.tokenizer}
         write_checksums(tables / FILES, {**folders, "checkpoint": weights}, _HERE.ledger)
         write_kept_clips(
@@ -91,7 +96,7 @@ def register_candidate() -> Version:
         )  # a few clips, for the report of a later challenger
         with mlflow.start_run(experiment_id=experiment_id(client), tags=run_tags) as run:
             mlflow.log_artifacts(str(tables), "evidence")
-            _log_evidence()
+            _log_metrics()
             info = _log_model(weights)
     _ensure_model(client)
     created = client.create_model_version(
@@ -139,18 +144,27 @@ def _tags(checkpoint: Path) -> dict[str, str]:
     }
 
 
-def _log_evidence() -> None:
-    """Log scores, parameters, dvc.lock and metrics to the active run."""
-    import mlflow
+def _collect_evidence(folder: Path) -> None:
+    """Copy scores, parameters, dvc.lock, metrics and lineage to a folder.
 
+    Raises:
+        DataError: a file is missing.
+    """
     for path in (_HERE.evaluation, _HERE.params, _HERE.lock):
         if not path.is_file():
             raise DataError(f"{path}: no such file, expected the pipeline's output; run `dvc repro`")
-        mlflow.log_artifact(str(path), "evidence")
+        shutil.copyfile(path, folder / path.name)
     for path in (_HERE.takedowns, credits_file(), _HERE.evaluation_details):
         if path.is_file():
-            mlflow.log_artifact(str(path), "evidence")
-    mlflow.log_artifacts(str(_HERE.metrics), "evidence/metrics")
+            shutil.copyfile(path, folder / path.name)
+    shutil.copytree(_HERE.metrics, folder / "metrics")
+    write_lineage(folder / LINEAGE, _HERE.ledger, _HERE.latents)
+
+
+def _log_metrics() -> None:
+    """Log the metrics of all stages to the active run."""
+    import mlflow
+
     stages = _read_metrics().items()
     mlflow.log_metrics(
         {f"{stage}.{key}": value for stage, metrics in stages for key, value in metrics.items()}
@@ -158,7 +172,7 @@ def _log_evidence() -> None:
 
 
 def _log_model(weights: Path) -> Any:
-    """Log the model from code, with checkpoint, tokenizer and parameters as its artifacts."""
+    """Log the model from code, with the model folder as its artifact."""
     import mlflow
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -172,11 +186,7 @@ def _log_model(weights: Path) -> Any:
         return mlflow.pyfunc.log_model(
             name="model",
             python_model=str(STORED_CODE),
-            artifacts={
-                "checkpoint": str(weights),
-                "tokenizer": str(_HERE.tokenizer),
-                "params": str(_HERE.params),
-            },
+            artifacts={"checkpoint": str(weights)},
             pip_requirements=_requirements(),
             signature=signature,
             input_example=input_example(),

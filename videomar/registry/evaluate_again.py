@@ -20,6 +20,7 @@ import yaml
 from filelock import FileLock
 from tqdm import tqdm
 
+from videomar.checkpoint import ModelFolder, open_model_folder
 from videomar.config import IngestParams, Params, load_params
 from videomar.config.edit import update_params
 from videomar.config.layout import Layout
@@ -70,12 +71,12 @@ def evaluate_again(version: Version, run: RunStage = run_here) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_suffix(".lock")):
         files = _files_of(version)
-        own, present = load_params(files / _HERE.params, _HERE.params), load_params(_HERE.params)
+        own, present = load_params(files.params, _HERE.params), load_params(_HERE.params)
         _require_same_cut(version, own.ingest, present.ingest)
         params = _write_params(own, out)
-        paths = {str(_HERE.tokenizer): files / "tokenizer", str(_HERE.training_run): files / "checkpoint"}
+        paths = {str(_HERE.tokenizer): files.tokenizer, str(_HERE.training_run): files.checkpoint}
         names = ["sample", "evaluate"]
-        if fixed_keys(own.text) != fixed_keys(present.text) or _is_other_tokenizer(files / "tokenizer"):
+        if fixed_keys(own.text) != fixed_keys(present.text) or _is_other_tokenizer(files.tokenizer):
             names = ["encode", *names]
             paths[str(_HERE.ledger)] = _write_held_out(Layout(out).ledger)
         stages = _stages()
@@ -124,18 +125,16 @@ def command_elsewhere(entry: dict[str, Any], paths: dict[str, Path], out: Path) 
     return [str(paths.get(word, word)) for word in shlex.split(entry["cmd"])]
 
 
-def _files_of(version: Version) -> Path:
-    """Download the version's weights, tokenizer and parameters into a folder."""
+def _files_of(version: Version) -> ModelFolder:
+    """Download the version's weights, tokenizer and parameters."""
     try:
-        files = download_model(version)
+        return open_model_folder(download_model(version))
+    except VideomarError as error:
+        raise VideomarError(f"{version}: its files are gone: {error}") from None
     except Exception as error:  # MLflow raises what its store does: of S3, of HTTP, of the disk
         raise VideomarError(
             f"{version}: its files cannot be had ({' '.join(str(error).split())[:200]})"
         ) from None
-    for name in ("checkpoint", "tokenizer", "params.yaml"):
-        if not (files / name).exists():
-            raise VideomarError(f"{version}: its files are gone: the registry has no {name}")
-    return files
 
 
 def _require_same_cut(version: Version, own: IngestParams, present: IngestParams) -> None:

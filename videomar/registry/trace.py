@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 from pyarrow import ArrowException
 
+from videomar.checkpoint.manifest import WEIGHTS
 from videomar.config.layout import Layout
 from videomar.provenance.checkout import outputs_of
 from videomar.registry.evidence import (
@@ -36,7 +37,7 @@ from videomar.registry.versions import (
     Version,
     aliases_of,
     download_evidence,
-    download_model,
+    stored_folders,
 )
 
 TRAIN_SPLIT = "train"
@@ -140,16 +141,15 @@ def verify(traced: Trace, layout: Layout) -> tuple[list[dict[str, Any]], list[st
     Returns:
         Files that are missing or differ, see `find_changes`, and what could not be compared.
     """
-    model = download_model(traced.version)
+    registered = stored_folders(traced.version)
     checksums = list(traced.files) or [
         *(Checksum("raw", path, sha256, 0) for path, sha256 in traced.raw_files.items()),
-        *checkpoint_checksums(model / "checkpoint"),
+        *checkpoint_checksums(registered["checkpoint"]),
     ]
-    registered = {"raw": layout.raw, "checkpoint": model / "checkpoint", "tokenizer": model / "tokenizer"}
-    changes = find_changes(checksums, registered)
+    changes = find_changes(checksums, {"raw": layout.raw, **registered})
     unchanged, notes = _unchanged_outputs(traced, layout)
-    # Not the manifest: a registered checkpoint lacks the optimizer's state, so its manifest is another.
-    weights = [row for row in checksums if row.path.endswith(".safetensors") or row.kind != "checkpoint"]
+    # The weights alone: manifest, parameters and card were written again at registration.
+    weights = [row for row in checksums if row.path in WEIGHTS or row.kind != "checkpoint"]
     changes += find_changes(weights, unchanged)
     if traced.clips is None:
         notes.append("clips and raw files: not recorded for this version, not compared")

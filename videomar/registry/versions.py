@@ -224,11 +224,21 @@ def keep_judged_again(version: Version, key: str, files: Sequence[Path], about: 
 
 
 def download_model(version: Version) -> Path:
-    """Local folder with the version's artifacts `checkpoint`, `tokenizer` and `params.yaml`."""
+    """Local folder with the version's artifacts: the model folder `checkpoint`.
+
+    Versions of before have `tokenizer` and `params.yaml` beside it; `open_model_folder` reads both kinds.
+    """
     import mlflow
 
     open_client()
     return Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}/{version.number}")) / "artifacts"
+
+
+def stored_folders(version: Version) -> dict[str, Path]:
+    """Local folders of a version's `checkpoint` and `tokenizer`."""
+    model = download_model(version)
+    inside, beside = model / "checkpoint/tokenizer", model / "tokenizer"
+    return {"checkpoint": model / "checkpoint", "tokenizer": inside if inside.is_dir() else beside}
 
 
 def record_decision(version: Version, decision: Mapping[str, Any]) -> Version:

@@ -3,36 +3,34 @@
 Axes: F frames, H W rows and columns in pixels; C channels, T latent frames, h w latent rows and columns.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videomar.checkpoint import load
+from videomar.checkpoint import ModelFolder, load, open_model_folder
+from videomar.compute.device import choose_device
 from videomar.compute.seeding import step_generator
-from videomar.config import Params
+from videomar.config import GenerationParams, IngestParams, Params, load_generation_params
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.text import load_text_encoder, pad_states
 from videomar.encoders.tokenizer import to_pictures, to_unit_range
+from videomar.errors import DataError
+from videomar.media.cover import cover
 from videomar.media.shapes import clip_size
 from videomar.model.generation import generate_frames
 
-# Called with the number of frames that are done, and the number of frames of the whole clip.
-OnProgress = Callable[[int, int], None]
+if TYPE_CHECKING:
+    pass
 
-
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """The folders of a model, and the parameters it was trained with."""
-
-    checkpoint: Path
-    tokenizer: Path
-    params: Params
+Picture: TypeAlias = "NDArray[np.uint8] | Image | str | PathLike[str]"
+"""A picture (H, W, 3), or pictures (F, H, W, 3) to continue: an array, a PIL image, the path of a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +61,99 @@ class PartialClip:
 
 
 class ClipGenerator:
-    """Generates clips from pictures and prompts. Remembers the networks."""
+    """A model that generates clips from pictures and prompts. Remembers its networks.
 
-    def __init__(self, files: ModelFiles) -> None:
-        self.params = files.params
-        self.loaded, self._tokenizer = load(files.checkpoint), load_tokenizer(files.tokenizer)
-        self._encoder = load_text_encoder(files.params.text)
+    `videomar.load` returns one. Calls do not change it: equal arguments give equal clips.
+    """
 
-    def stream(self, context: NDArray[np.uint8], request: GenerationRequest) -> Iterator[PartialClip]:
+    def __init__(
+        self, model: Path | ModelFolder, device: str = "auto", params: Params | GenerationParams | None = None
+    ) -> None:
+        """Load the networks.
+
+        Args:
+            model: a folder as in `open_model_folder`, or the places of its parts.
+            device: `auto`, `cpu` or `cuda`.
+            params: parameters to use instead of the folder's.
+
+        Raises:
+            VideomarError: a part is missing or damaged, or there is no such device.
+        """
+        parts = model if isinstance(model, ModelFolder) else open_model_folder(model)
+        self.device = choose_device(device)
+        self.params = params or load_generation_params(parts.params)
+        self.loaded = load(parts.checkpoint, str(self.device))
+        self._tokenizer = load_tokenizer(parts.tokenizer)
+        if isinstance(self._tokenizer, torch.nn.Module):
+            self._tokenizer.to(self.device)
+        text = self.params.text
+        packed = parts.text_encoder
+        self._encoder = load_text_encoder(replace(text, encoder=str(packed)) if packed else text)
+
+    def __call__(
+        self,
+        picture: Picture,
+        prompt: str = "",
+        *,
+        frames: int | None = None,
+        size: tuple[int, int] | None = None,
+        motion: float | None = None,
+        seed: int = 0,
+    ) -> NDArray[np.uint8]:
+        """Generate a clip and return its frames (F, H, W, 3), uint8.
+
+        Args:
+            picture: the first picture: an array (H, W, 3) of uint8, a PIL image, or a file. A video, as a
+                file or as an array (F, H, W, 3), is continued: of a long one only the end is used.
+            prompt: what happens; empty = no text.
+            frames: frames of the clip; None = as trained. Longer clips than trained slide a window.
+            size: width and height, pixels; None = the trained size that fits the picture best. The picture is
+                scaled to cover it and cropped.
+            motion: requested motion score, for a model with this condition; None = as configured.
+            seed: of the noise.
+
+        Raises:
+            DataError: there is no such picture, or the model cannot make such a clip.
+        """
+        request = GenerationRequest(prompt=prompt, num_frames=frames, size=size, motion=motion, seed=seed)
+        *_, clip = self.partial_clips(self.pictures(picture), request)
+        return self.decode(clip)
+
+    def stream(
+        self,
+        picture: Picture,
+        prompt: str = "",
+        *,
+        frames: int | None = None,
+        size: tuple[int, int] | None = None,
+        motion: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Yield the frames (H, W, 3) of the same clip, each as soon as it is made.
+
+        Those of the picture come first. Stop iterating to cancel the rest. A frame may differ from that of
+        the whole clip by rounding: by one grey level.
+        """
+        request = GenerationRequest(prompt=prompt, num_frames=frames, size=size, motion=motion, seed=seed)
+        shown = 0
+        for clip in self.partial_clips(self.pictures(picture), request):
+            yield from self.decode(clip)[shown:]
+            shown = clip.num_frames
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of its clips."""
+        return self.params.ingest.fps
+
+    def pictures(self, picture: Picture) -> NDArray[np.uint8]:
+        """Return a picture, or those of a video, as an array (F, H, W, 3).
+
+        Raises:
+            DataError: it is no such thing, or cannot be read.
+        """
+        return _pictures(picture, self.params.ingest)
+
+    def partial_clips(self, context: NDArray[np.uint8], request: GenerationRequest) -> Iterator[PartialClip]:
         """Continue pictures (F0, H, W, 3): yield the context, then the clip after each new latent frame.
 
         Equal seeds give equal clips. Stop iterating to cancel the rest.
@@ -89,13 +172,14 @@ class ClipGenerator:
         length = self._tokenizer.num_latent_frames(num_frames)
         latents = self._encode(context[-used:], request.size)
         text = self._encoder.encode([request.prompt])
-        captions = pad_states(text, params.text.max_tokens, self.loaded.shape.text_channels)
+        states, mask = pad_states(text, params.text.max_tokens, self.loaded.shape.text_channels)
+        captions = states.to(self.device), mask.to(self.device)
         sampling = replace(
             params.sample,
             motion=params.sample.motion if request.motion is None else request.motion,
             window_frames=params.sample.window_frames or (trained if length > trained else 0),
         )
-        noise = step_generator(request.seed, 0)
+        noise = step_generator(request.seed, 0, device=self.device)
         yield PartialClip(latents, used, num_frames)
         model = self.loaded.model
         for frame in generate_frames(model.trunk, model.head, latents, length, captions, sampling, noise):
@@ -104,38 +188,25 @@ class ClipGenerator:
 
     def decode(self, clip: PartialClip) -> NDArray[np.uint8]:
         """The frames (F, H, W, 3) so far; later latent frames change none of them."""
-        return to_pictures(self._tokenizer.decode(clip.latents))[0].numpy()
+        return to_pictures(self._tokenizer.decode(clip.latents))[0].cpu().numpy()
 
     def _encode(self, context: NDArray[np.uint8], size: tuple[int, int] | None) -> Tensor:
         size = size or clip_size(context.shape[2], context.shape[1], self.params.ingest)
         pictures = torch.from_numpy(np.stack([cover(picture, size) for picture in context]))
-        return self._tokenizer.encode(to_unit_range(pictures[None]))
+        return self._tokenizer.encode(to_unit_range(pictures[None].to(self.device)))
 
 
-def generate(
-    files: ModelFiles,
-    context: NDArray[np.uint8],
-    request: GenerationRequest,
-    on_progress: OnProgress | None = None,
-) -> NDArray[np.uint8]:
-    """The whole clip (F, H, W, 3) that `ClipGenerator.stream` ends with.
+def _pictures(picture: object, params: IngestParams) -> NDArray[np.uint8]:
+    """Return pictures (F, H, W, 3) of anything that `ClipGenerator` takes."""
+    if isinstance(picture, str | PathLike):
+        from videomar.media.clip_reader import read_context  # here: its decoders may be missing
 
-    Raises:
-        DataError: this model cannot make a clip of the requested size, length or motion.
-    """
-    generator = ClipGenerator(files)
-    for clip in generator.stream(context, request):
-        if on_progress:
-            on_progress(clip.num_frames, clip.total_frames)
-    return generator.decode(clip)
-
-
-def cover(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Scale a picture (H, W, 3) until it covers `size` (width, height), and cut out its centre."""
-    width, height = size
-    scale = max(width / picture.shape[1], height / picture.shape[0])
-    scaled = max(width, round(picture.shape[1] * scale)), max(height, round(picture.shape[0] * scale))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    small = cv2.resize(picture, scaled, interpolation=method)
-    left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
-    return np.ascontiguousarray(small[top : top + height, left : left + width])
+        return read_context(Path(picture), params)
+    if hasattr(picture, "convert"):  # a PIL image of any mode
+        picture = picture.convert("RGB")
+    frames = np.asarray(picture)
+    frames = frames[None] if frames.ndim == 3 else frames
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not frames.size:
+        got = f"{frames.dtype} of shape {frames.shape}"
+        raise DataError(f"picture: got {got}, expected uint8 (H, W, 3), or (F, H, W, 3) to continue a video")
+    return frames

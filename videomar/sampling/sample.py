@@ -26,12 +26,12 @@ from videomar.config import Params, SampleParams
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer, to_pictures, to_unit_range
 from videomar.files import atomic_write
+from videomar.media.cover import cover
 from videomar.model.frames import Frames
 from videomar.model.kv_cache import KVCache
 from videomar.model.patchify import patchify, token_grid
 from videomar.model.videomar import VideoMAR
 from videomar.sampling.finished_batches import FinishedBatches, hash_of_run
-from videomar.sampling.generate import cover
 from videomar.sampling.held_out import SPLIT, HeldOut, batches_of_one_shape, read_held_out
 from videomar.sampling.tasks import Task, extrapolate_latents, tasks_of
 

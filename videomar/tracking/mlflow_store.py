@@ -25,6 +25,11 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{file}"
 
 
+def store_exists() -> bool:
+    """Whether there is a store to look into: one was named, or the checkout has one; creates none."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (checkout() / _LOCAL / "mlflow.db").is_file()
+
+
 def open_client() -> "MlflowClient":
     """Return a client of the store, which MLflow's other calls then use; creates the store (seconds)."""
     import mlflow

@@ -31,6 +31,7 @@ from videomar.training.progress import Followed, RunFollower, copy_warnings
 from videomar.training.state import run_summary
 
 if TYPE_CHECKING:
+    from videomar.checkpoint import ModelParts
     from videomar.training.worker import Worker
 
 MAX_FAILURES = 3
@@ -58,6 +59,8 @@ class RunSpec:
     """Sections `text`, `model` and `train` are used."""
     tags: Mapping[str, str]
     """Lineage, recorded with the MLflow run."""
+    tokenizer: Path | None = None
+    """Folder of the latents' tokenizer, which every checkpoint then holds, so that it is a whole model."""
     write_previews: WritePreviews | None = None
     """Makes the clips that are recorded every `resources.train.preview_every` steps."""
     tracking_uri: str = field(default_factory=tracking_uri)
@@ -201,13 +204,25 @@ def work(spec: RunSpec, worker: "Worker", report: Report | None = None) -> None:
         tracked = worker.together(begin)
         recorder = Recorder(tracked, spec.write_previews, report) if tracked else None
         try:
-            train(shape, data, params.train, out, worker, recorder)
+            train(shape, data, params.train, out, worker, recorder, _parts(spec))
         except BaseException:
             if tracked:
                 tracked.finish("FAILED")
             raise
         if tracked:
             tracked.finish()
+
+
+def _parts(spec: RunSpec) -> "ModelParts | None":
+    """What makes a checkpoint of the run a whole model."""
+    from videomar.checkpoint import read_parts
+    from videomar.checkpoint.card import CardFacts, model_card
+
+    if spec.tokenizer is None:
+        return None
+    lineage = {name: value for name, value in spec.tags.items() if value}
+    card = model_card(CardFacts(name=f"videomar, training run {spec.out.name}", lineage=lineage))
+    return read_parts(spec.tokenizer, spec.params, card)
 
 
 def refusal_of(action: Callable[[], None], notes: Path, worker: "Worker") -> VideomarError | None:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from videomar import checkpoint
+from videomar.checkpoint import ModelParts
 from videomar.checkpoint.manifest import ModelShape
 from videomar.compute.seeding import step_generator
 from videomar.config import CurriculumStage, TrainParams
@@ -80,8 +81,11 @@ def train(
     out: Path,
     worker: Worker,
     tracker: Tracker | None,
+    model_parts: ModelParts | None = None,
 ) -> dict[str, float]:
     """Train to the end of the curriculum, from the newest checkpoint in `out` if this run has one.
+
+    With `model_parts` every checkpoint is a whole model.
 
     Returns:
         Metrics of the run, see `summary`.
@@ -171,7 +175,7 @@ def train(
         if saving or reason:
             if tracker:
                 tracker.flush()
-            worker.together(lambda: save_checkpoint(state, out, shape, params, identity, worker))
+            worker.together(lambda: save_checkpoint(state, out, shape, params, identity, worker, model_parts))
     return summary(state.rows, progress)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from videomar import checkpoint
+from videomar.checkpoint import ModelParts
 from videomar.checkpoint.adapters import (
     ADAPTER,
     adapted_tensors,
@@ -196,9 +197,18 @@ def restore(state: State, out: Path, identity: Mapping[str, Any]) -> bool:
 
 
 def save_checkpoint(
-    state: State, out: Path, shape: ModelShape, params: TrainParams, identity: object, worker: Worker
+    state: State,
+    out: Path,
+    shape: ModelShape,
+    params: TrainParams,
+    identity: object,
+    worker: Worker,
+    parts: ModelParts | None = None,
 ) -> None:
-    """Write a checkpoint at the first worker and delete those no longer needed; every worker must call it."""
+    """Write a checkpoint at the first worker and delete those no longer needed; every worker must call it.
+
+    With `parts` it is a whole model, see `videomar.checkpoint.model_folder`.
+    """
     progress = state.progress
     tensors = {"model": state.model.state_dict(), "ema": state.ema.state_dict()}
     if params.lora is not None:
@@ -208,7 +218,7 @@ def save_checkpoint(
     written, gathered = gather_in_turn(tensors)
     try:
         if worker.rank == 0:
-            checkpoint.save(out, progress.step, shape, written, identity, asdict(progress))
+            checkpoint.save(out, progress.step, shape, written, identity, asdict(progress), parts)
             best = progress.best[1] if progress.best and params.keep_best else None
             checkpoint.prune(out, params.keep_checkpoints, best)
     finally:

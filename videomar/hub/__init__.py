@@ -1,0 +1,1 @@
+"""Whole models by name: found, exported to one folder, pushed to a hub."""

@@ -1,0 +1,83 @@
+"""The folder of a model that a user names: by alias, version, path, or repository on a hub."""
+
+import os
+import re
+from pathlib import Path
+
+from videomar.checkpoint import ModelFolder, open_model_folder
+from videomar.config.layout import Layout
+from videomar.errors import CheckpointError, VideomarError
+from videomar.sampling.generate import ClipGenerator
+from videomar.tracking.mlflow_store import store_exists
+
+ALIASES = ("champion", "challenger")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HERE = Layout()
+
+
+def load(model: str | os.PathLike[str] = "champion", device: str = "auto") -> ClipGenerator:
+    """Load a model that generates clips.
+
+    Args:
+        model: `champion`, `challenger` or a version's number in the MLflow registry of the working folder or
+            of MLFLOW_TRACKING_URI; a model folder; or a repository on a hub, as `owner/name`.
+        device: `auto` (a GPU if there is one), `cpu` or `cuda`.
+
+    Raises:
+        VideomarError: there is no such model, it is damaged, or there is no such device.
+    """
+    return ClipGenerator(find_model(model), device)
+
+
+def find_model(model: str | os.PathLike[str]) -> ModelFolder:
+    """Return where the parts of a model are; a model of the registry or of a hub is downloaded.
+
+    Raises:
+        VideomarError: there is no such model.
+    """
+    name = os.fspath(model)
+    if name in ALIASES or name.isdecimal():
+        return _registered(name)
+    if Path(name).is_dir():
+        return _local(Path(name))
+    if _HUB_ID.fullmatch(name):
+        return open_model_folder(_downloaded(name))
+    raise VideomarError(f"model: got {name}, expected {_known()}; no such folder exists")
+
+
+def _registered(name: str) -> ModelFolder:
+    if not store_exists():
+        raise VideomarError(f"model: got {name}, but there is no registry here; expected {_known()}")
+    from videomar.registry.versions import download_model, find_model
+
+    return open_model_folder(download_model(find_model(name)))
+
+
+def _local(folder: Path) -> ModelFolder:
+    """A model folder; for a checkpoint of the pipeline without parts, tokenizer and parameters of here."""
+    try:
+        return open_model_folder(folder)
+    except CheckpointError:
+        from videomar.checkpoint import MANIFEST, newest_intact
+
+        checkpoint = folder if (folder / MANIFEST).is_file() else newest_intact(folder)
+        if checkpoint is None or not (_HERE.tokenizer.is_dir() and _HERE.params.is_file()):
+            raise
+        return ModelFolder(checkpoint, _HERE.tokenizer, _HERE.params)
+
+
+def _downloaded(name: str) -> Path:
+    """Download a repository, or find it in the local cache of the hub's client.
+
+    Raises:
+        VideomarError: the client is missing, or the repository cannot be reached.
+    """
+    os.environ.pop("HF_HUB_OFFLINE", None)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name))
+
+
+def _known() -> str:
+    """What a model may be named here, in words."""
+    return "`champion`, `challenger`, a version's number, a model folder, or OWNER/NAME on a hub"
