@@ -83,12 +83,9 @@ class ClipGenerator:
         self.device = choose_device(device)
         self.params = params or load_generation_params(parts.params)
         self.loaded = load(parts.checkpoint, str(self.device))
-        self._tokenizer = load_tokenizer(parts.tokenizer)
-        if isinstance(self._tokenizer, torch.nn.Module):
-            self._tokenizer.to(self.device)
-        text = self.params.text
-        packed = parts.text_encoder
-        self._encoder = load_text_encoder(replace(text, encoder=str(packed)) if packed else text)
+        self._tokenizer = load_tokenizer(parts.tokenizer, self.device)
+        text, packed = self.params.text, parts.text_encoder
+        self._encoder = load_text_encoder(replace(text, encoder=str(packed)) if packed else text, self.device)
 
     def __call__(
         self,
@@ -172,8 +169,7 @@ class ClipGenerator:
         length = self._tokenizer.num_latent_frames(num_frames)
         latents = self._encode(context[-used:], request.size)
         text = self._encoder.encode([request.prompt])
-        states, mask = pad_states(text, params.text.max_tokens, self.loaded.shape.text_channels)
-        captions = states.to(self.device), mask.to(self.device)
+        captions = pad_states(text, params.text.max_tokens, self.loaded.shape.text_channels)
         sampling = replace(
             params.sample,
             motion=params.sample.motion if request.motion is None else request.motion,
