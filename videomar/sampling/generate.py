@@ -169,7 +169,8 @@ class ClipGenerator:
         length = self._tokenizer.num_latent_frames(num_frames)
         latents = self._encode(context[-used:], request.size)
         text = self._encoder.encode([request.prompt])
-        captions = pad_states(text, params.text.max_tokens, self.loaded.shape.text_channels)
+        states, mask = pad_states(text, params.text.max_tokens, self.loaded.shape.text_channels)
+        captions = states.to(self.device), mask.to(self.device)  # without an encoder they are on the CPU
         sampling = replace(
             params.sample,
             motion=params.sample.motion if request.motion is None else request.motion,
