@@ -123,19 +123,36 @@ def open_model_folder(folder: Path) -> ModelFolder:
     return ModelFolder(root, tokenizer, params, packed if packed.is_dir() else None)
 
 
-def export(checkpoint: Path, folder: Path, parts: ModelParts) -> None:
-    """Write what generation needs, all but the optimizer's state, to a new folder, with these parts.
+def export(checkpoint: Path, folder: Path, parts: ModelParts | None = None) -> None:
+    """Write what generation needs of a checkpoint, not what a run continues from, to a new folder.
+
+    Args:
+        checkpoint: the weights.
+        folder: a new folder.
+        parts: what goes beside the weights; None = the parts that the checkpoint has.
 
     Raises:
         CheckpointError: a file is missing or damaged.
     """
     manifest = verify(checkpoint)
     folder.mkdir(parents=True)
-    weights = {name: stated for name, stated in manifest["files"].items() if name in WEIGHTS}
-    for name in weights:
+    kept = {
+        name: stated
+        for name, stated in manifest["files"].items()
+        if name in WEIGHTS or (parts is None and _is_part(name))
+    }
+    for name in kept:
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(checkpoint / name, folder / name)
-    manifest["files"] = {**weights, **parts.write(folder)}
+    if parts is None and (checkpoint / CARD).is_file():
+        shutil.copyfile(checkpoint / CARD, folder / CARD)
+    manifest["files"] = kept | (parts.write(folder) if parts else {})
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _is_part(name: str) -> bool:
+    """Whether a file of a model folder is neither weights nor the state of a run."""
+    return name == PARAMS_FILE or name.startswith((f"{TOKENIZER}/", f"{TEXT_ENCODER}/"))
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -22,9 +22,7 @@ class ModelFiles(NamedTuple):
     params: Params
 
 
-def animate(
-    files: ModelFiles, context: NDArray[np.uint8], wish: Wish
-) -> NDArray[np.uint8]:  # codespell:ignore wish
+def animate(files: ModelFiles, context: NDArray[np.uint8], request: GenerationRequest) -> NDArray[np.uint8]:
     """Return the whole clip (F, H, W, 3) that a request asks for."""
     parts = ModelFolder(files.checkpoint, files.tokenizer, Path())
     model = ClipGenerator(parts, params=files.params)

@@ -29,6 +29,9 @@ from videomar.model.generation import generate_frames
 if TYPE_CHECKING:
     pass
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 Picture: TypeAlias = "NDArray[np.uint8] | Image | str | PathLike[str]"
 """A picture (H, W, 3), or pictures (F, H, W, 3) to continue: an array, a PIL image, the path of a file."""
 
