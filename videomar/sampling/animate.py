@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from videomar.checkpoint import ModelFolder
 from videomar.config import Params
-from videomar.sampling.generate import ClipGenerator
+from videomar.sampling.generate import ClipGenerator, GenerationRequest
 from videomar.sampling.generate import GenerationRequest as Wish  # codespell:ignore wish
 
 __all__ = ["ModelFiles", "Wish", "animate"]  # codespell:ignore wish
