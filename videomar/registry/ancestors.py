@@ -1,0 +1,205 @@
+"""The models that a version's weights come from: its parent, the parent's parent, and so on.
+
+A training run that starts from weights keeps, beside them, the record of the model that they are from. When
+its result is registered, that record becomes part of its evidence. So the lineage of a version is complete in
+its own run, also after a parent was deleted:
+
+    evidence/parents/01_3f0c2a9be1d4/    parent.json, and of the parent's own evidence: clips, checksums,
+    evidence/parents/02_.../             parameters, dvc.lock, metrics; the nearest ancestor first
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from videomar.files import sha256_of, write_json
+from videomar.provenance.checkout import outputs_of
+from videomar.registry.evidence import CLIP_COLUMNS, FILES, LINEAGE, Checksum, read_checksums, read_lineage, text_of
+from videomar.registry.versions import MODEL, Version, download_evidence
+
+TRAIN_SPLIT = "train"
+PARENTS = "parents"
+"""Folder of the evidence with a folder for each ancestor."""
+_ABOUT = "parent.json"
+_COPIED = (LINEAGE, FILES, "params.yaml", "dvc.lock", "metrics/evaluate.json", "metrics/train.json")
+_DIGITS = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ancestor:
+    """A model that weights come from, as it was recorded when they were taken."""
+
+    name: str
+    """As `videomar version 3`, or the folder that it was taken from."""
+    weights_sha256: str
+    """Of the averaged weights that were taken."""
+    version: str | None
+    """Its number in the registry; None for a model that is not from this registry."""
+    run_id: str | None
+    training_run: str | None
+    clips: pandas.DataFrame | None
+    """Kept clips as in `Trace.clips`; None if what it was trained on is not known."""
+    files: Sequence[Checksum]
+    params: Mapping[str, Any]
+    lock: str
+    metrics: Mapping[str, float]
+    """Of its evaluation when it was registered."""
+
+    @property
+    def raw_files(self) -> dict[str, str]:
+        """sha256 of each raw file by its path; of the videos alone where no more was recorded."""
+        if self.files or self.clips is None:
+            return {row.path: row.sha256 for row in self.files if row.kind == "raw"}
+        return _videos(self.clips)
+
+    @property
+    def trained_videos(self) -> dict[str, str]:
+        """sha256 of each video that it was trained on, by its path."""
+        return {} if self.clips is None else _videos(self.clips[self.clips["split"] == TRAIN_SPLIT])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ancestor as plain values, ready for JSON."""
+        saw = self.trained_videos
+        return {
+            "model": self.name,
+            "version": self.version,
+            "run_id": self.run_id,
+            "training_run": self.training_run,
+            "weights_sha256": self.weights_sha256,
+            "params": dict(self.params),
+            "outputs_md5": outputs_of(self.lock),
+            "clips_known": self.clips is not None,
+            "raw": [{"path": path, "sha256": sha256} for path, sha256 in self.raw_files.items()],
+            "saw": sorted(saw),
+        }
+
+
+def read_ancestors(evidence: Path) -> list[Ancestor]:
+    """Read the ancestors of a version from its evidence, the nearest first."""
+    return [_read(about.parent) for about in sorted((evidence / PARENTS).glob(f"*/{_ABOUT}"))]
+
+
+def ancestors_of(version: Version, into: Path) -> list[Ancestor]:
+    """Download and read the ancestors of a version.
+
+    Args:
+        version: Any.
+        into: A temporary folder.
+    """
+    if "parent_weights_sha256" not in version.tags:
+        return []
+    return read_ancestors(download_evidence(version, into))
+
+
+def write_ancestors(folder: Path, origin: Mapping[str, Any], evidence: Path | None) -> None:
+    """Record a model that weights are taken from, and its own ancestors, in `folder/parents`.
+
+    Args:
+        folder: Where the weights are kept.
+        origin: `name`, `weights_sha256` and, if known, `version`, `run_id`, `training_run`.
+        evidence: Evidence of the model, with that of its ancestors; None = it has none.
+    """
+    digest = str(origin["weights_sha256"])[:_DIGITS]
+    parent = folder / PARENTS / f"01_{digest}"
+    parent.mkdir(parents=True)
+    write_json(parent / _ABOUT, dict(origin))
+    if evidence is None:
+        return
+    for name in _COPIED:
+        if (evidence / name).is_file():
+            (parent / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(evidence / name, parent / name)
+    for before in sorted((evidence / PARENTS).glob("*/")):
+        number, _, rest = before.name.partition("_")
+        shutil.copytree(before, folder / PARENTS / f"{int(number) + 1:02d}_{rest}")
+
+
+def copy_ancestors(start: Path, evidence: Path) -> dict[str, str]:
+    """Copy what `write_ancestors` recorded into the evidence of a version; return the version's tags.
+
+    Args:
+        start: Folder of the weights that its training started from.
+        evidence: Folder that becomes its evidence.
+    """
+    if not (start / PARENTS).is_dir():
+        return {}
+    shutil.copytree(start / PARENTS, evidence / PARENTS)
+    parent = read_ancestors(evidence)[0]
+    return {
+        "parent": parent.name,
+        "parent_version": parent.version or "none",
+        "parent_run": parent.run_id or "none",
+        "parent_weights_sha256": parent.weights_sha256,
+    }
+
+
+def seen_videos(ancestors: Sequence[Ancestor]) -> dict[str, str]:
+    """Name of the nearest ancestor that was trained on a video, by the video's sha256."""
+    return {
+        sha256: ancestor.name
+        for ancestor in reversed(ancestors)
+        for sha256 in ancestor.trained_videos.values()
+    }
+
+
+def usage_by_ancestors(ancestors: Sequence[Ancestor], digest: str) -> dict[str, bool | None]:
+    """Whether each ancestor was trained on a video, by name; None if its clips are not known."""
+    return {
+        ancestor.name: None if ancestor.clips is None else digest in ancestor.trained_videos.values()
+        for ancestor in ancestors
+    }
+
+
+def version_by_weights(sha256: str, versions: Sequence[Version], into: Path) -> Version | None:
+    """The oldest of these versions whose averaged weights have this hash.
+
+    Args:
+        sha256: Of `ema.safetensors`.
+        versions: The oldest first.
+        into: A temporary folder.
+    """
+    for version in versions:
+        known = version.tags.get("weights_sha256")
+        if known is None:  # registered before this tag was written
+            files = download_evidence(version, into / version.number) / FILES
+            rows = read_checksums(files) if files.is_file() else []
+            known = next((row.sha256 for row in rows if row.path == "ema.safetensors"), None)
+        if known == sha256:
+            return version
+    return None
+
+
+def origin_of(version: Version, sha256: str) -> dict[str, Any]:
+    """What is recorded of a registered version that weights are taken from."""
+    about = {"name": f"{MODEL} version {version.number}", "version": version.number, "run_id": version.run_id}
+    training_run = version.tags.get("training_run", "none")
+    return {**about, "training_run": training_run, "step": version.step, "weights_sha256": sha256}
+
+
+def _read(folder: Path) -> Ancestor:
+    about = json.loads((folder / _ABOUT).read_text("utf-8"))
+    import yaml
+
+    return Ancestor(
+        name=about["name"],
+        weights_sha256=about["weights_sha256"],
+        version=about.get("version"),
+        run_id=about.get("run_id"),
+        training_run=about.get("training_run"),
+        clips=read_lineage(folder / LINEAGE) if (folder / LINEAGE).is_file() else None,
+        files=read_checksums(folder / FILES) if (folder / FILES).is_file() else [],
+        params=yaml.safe_load(text_of(folder / "params.yaml")) or {},
+        lock=text_of(folder / "dvc.lock"),
+        metrics=json.loads(text_of(folder / "metrics/evaluate.json") or "{}"),
+    )
+
+
+def _videos(clips: pandas.DataFrame) -> dict[str, str]:
+    """sha256 of the videos of clips, by path."""
+    videos = clips.dropna(subset=["video_sha256"]).drop_duplicates("video")
+    return dict(zip(videos["video"], videos["video_sha256"], strict=True))
