@@ -33,7 +33,7 @@ def trace(
         str, typer.Option(metavar="VIDEO_OR_SHA", help="List versions trained on this raw file.")
     ] = "",
 ) -> None:
-    """Show what a model was made from, down to each raw file."""
+    """Show what a model was made from, down to each raw file, also of the models that it started from."""
     from videomar.registry.trace import trace as read_trace
     from videomar.registry.trace import verify as verify_trace
     from videomar.registry.versions import find_model
@@ -147,11 +147,22 @@ def _print_trace(traced: "Trace") -> None:
         typer.echo(f"  params.{section}: {json.dumps(values)}")
     typer.echo(f"  latents: {details['num_latents']} (each with its clip and video: --json)")
     saw = set(details["saw"])
-    typer.echo(f"  raw files: {len(details['raw'])}; {len(saw)} videos were trained on")
-    for row in details["raw"][:_SHOWN]:
+    _print_raw(details["raw"], saw)
+    for parent in details["parents"]:
+        typer.echo(f"started from weights of {parent['model']}, run {parent['run_id'] or '-'}")
+        typer.echo(f"  weights_sha256: {parent['weights_sha256']}")
+        if parent["clips_known"]:
+            _print_raw(parent["raw"], set(parent["saw"]))
+        else:
+            typer.echo("  raw files: not known")
+
+
+def _print_raw(raw: list[dict[str, str]], saw: set[str]) -> None:
+    typer.echo(f"  raw files: {len(raw)}; {len(saw)} videos were trained on")
+    for row in raw[:_SHOWN]:
         typer.echo(f"    {row['sha256']}  {row['path']}{'  (train)' if row['path'] in saw else ''}")
-    if len(details["raw"]) > _SHOWN:
-        typer.echo(f"    ... and {len(details['raw']) - _SHOWN} more (--json)")
+    if len(raw) > _SHOWN:
+        typer.echo(f"    ... and {len(raw) - _SHOWN} more (--json)")
 
 
 def _print_differences(differences: "list[Difference]") -> None:

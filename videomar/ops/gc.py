@@ -24,6 +24,7 @@ from videomar.config.layout import Layout
 from videomar.errors import VideomarError
 from videomar.files import process_exists
 from videomar.provenance.checkout import outputs_of
+from videomar.registry.ancestors import read_ancestors
 from videomar.registry.evidence import text_of
 from videomar.registry.versions import MODEL, Version, aliases_of, all_versions, download_evidence
 from videomar.tracking.mlflow_store import open_client, tracking_uri
@@ -181,6 +182,7 @@ def find_runs(days: float, versions: Sequence[Version]) -> tuple[list[Garbage], 
         ]
     found = _deleted_runs(Path(uri.removeprefix("sqlite:///")), days)
     needed = {run for version in versions for run in (version.run_id, version.tags.get("training_run"))}
+    needed |= {version.tags.get("parent_run") for version in versions}
     notes = [f"MLflow run {run}: kept, a registered version is from it" for run in found if run in needed]
     chosen = {run: where for run, where in found.items() if run not in needed}
     if chosen and (because := _why_unsafe(versions)):
@@ -197,10 +199,12 @@ def find_objects(versions: Sequence[Version]) -> tuple[list[Garbage], list[str]]
     needed: set[str] = set()
     for version in versions:
         with tempfile.TemporaryDirectory() as folder:
-            outputs = outputs_of(text_of(download_evidence(version, Path(folder)) / "dvc.lock"))
+            evidence = download_evidence(version, Path(folder))
+            outputs = outputs_of(text_of(evidence / "dvc.lock"))
+            inherited = [outputs_of(ancestor.lock) for ancestor in read_ancestors(evidence)]
         if not outputs:
             return [], [f"DVC's cache: left alone, {version} has no dvc.lock that says what it needs"]
-        needed |= set(outputs.values())
+        needed |= {md5 for each in (outputs, *inherited) for md5 in each.values()}
     try:
         with Repo() as repo, repo.lock:
             cache = Path(repo.cache.local.path)

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas
+import yaml
 
-from videomar.files import sha256_of, write_json
+from videomar.files import write_json
 from videomar.provenance.checkout import outputs_of
-from videomar.registry.evidence import CLIP_COLUMNS, FILES, LINEAGE, Checksum, read_checksums, read_lineage, text_of
+from videomar.registry.evidence import FILES, LINEAGE, Checksum, read_checksums, read_lineage, text_of
 from videomar.registry.versions import MODEL, Version, download_evidence
 
 TRAIN_SPLIT = "train"
@@ -55,12 +56,12 @@ class Ancestor:
         """sha256 of each raw file by its path; of the videos alone where no more was recorded."""
         if self.files or self.clips is None:
             return {row.path: row.sha256 for row in self.files if row.kind == "raw"}
-        return _videos(self.clips)
+        return videos_of(self.clips)
 
     @property
     def trained_videos(self) -> dict[str, str]:
         """sha256 of each video that it was trained on, by its path."""
-        return {} if self.clips is None else _videos(self.clips[self.clips["split"] == TRAIN_SPLIT])
+        return {} if self.clips is None else videos_of(self.clips[self.clips["split"] == TRAIN_SPLIT])
 
     def to_dict(self) -> dict[str, Any]:
         """The ancestor as plain values, ready for JSON."""
@@ -183,8 +184,6 @@ def origin_of(version: Version, sha256: str) -> dict[str, Any]:
 
 def _read(folder: Path) -> Ancestor:
     about = json.loads((folder / _ABOUT).read_text("utf-8"))
-    import yaml
-
     return Ancestor(
         name=about["name"],
         weights_sha256=about["weights_sha256"],
@@ -199,7 +198,7 @@ def _read(folder: Path) -> Ancestor:
     )
 
 
-def _videos(clips: pandas.DataFrame) -> dict[str, str]:
-    """sha256 of the videos of clips, by path."""
+def videos_of(clips: pandas.DataFrame) -> dict[str, str]:
+    """sha256 of the videos that clips are from, by path."""
     videos = clips.dropna(subset=["video_sha256"]).drop_duplicates("video")
     return dict(zip(videos["video"], videos["video_sha256"], strict=True))

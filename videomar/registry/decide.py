@@ -19,8 +19,9 @@ from tqdm import tqdm
 from videomar.config import load_own_params
 from videomar.config.layout import Layout
 from videomar.errors import DataError, VideomarError
+from videomar.registry.ancestors import TRAIN_SPLIT, seen_videos
 from videomar.registry.evaluate_again import RunStage, evaluate_again, key_of, run_here, save_scores
-from videomar.registry.trace import TRAIN_SPLIT, trace
+from videomar.registry.trace import trace
 from videomar.registry.versions import (
     Version,
     champion,
@@ -58,11 +59,12 @@ def decide(version: Version, params: Path, run: RunStage = run_here) -> "Decisio
     if best is None:
         return decide_promotion(evidence_of(version), None, gate)
     sides = _find_sides(version, best, run)
-    left_out = ""
-    if sides.candidate.again or sides.champion.again:
-        sides, left_out = _leave_out_trained(sides, (version, best))
+    notes: list[str] = []
+    inherited = any("parent_weights_sha256" in each.tags for each in (version, best))
+    if inherited or sides.candidate.again or sides.champion.again:
+        sides, notes = _leave_out_trained(sides, (version, best))
     decision = decide_promotion(sides.candidate, sides.champion, gate, sides.not_again)
-    return replace(decision, reasons=(*decision.reasons, left_out)) if left_out else decision
+    return replace(decision, reasons=(*decision.reasons, *notes))
 
 
 def evidence_of(version: Version, key: str = "") -> "Evidence":
@@ -102,21 +104,29 @@ def _find_sides(candidate: Version, best: Version, run: RunStage) -> _Sides:
     return found or sides
 
 
-def _leave_out_trained(sides: _Sides, versions: Sequence[Version]) -> tuple[_Sides, str]:
-    """Leave out the clips that one of the two was trained on; a sentence says how many, if any.
+def _leave_out_trained(sides: _Sides, versions: Sequence[Version]) -> tuple[_Sides, list[str]]:
+    """Leave out the clips that one of the two, or a model that it started from, was trained on.
 
-    The held-out videos of today were not all held out when an earlier version was trained.
+    The held-out videos of today were not all held out when an earlier version was trained. Sentences say how
+    many clips are left out, and which models' clips are not known.
     """
-    known = [clips for version in versions if (clips := trace(version).clips) is not None]
+    traces = [trace(version) for version in versions]
+    known = [traced.clips for traced in traces if traced.clips is not None]
+    ancestors = [ancestor for traced in traces for ancestor in traced.ancestors]
+    seen = set(seen_videos(ancestors))
     trained = {clip for clips in known for clip in clips.loc[clips["split"] == TRAIN_SPLIT, "clip_id"]}
+    trained |= {clip for clips in known for clip in clips.loc[clips["video_sha256"].isin(seen), "clip_id"]}
+    unknown = sorted({ancestor.name for ancestor in ancestors if ancestor.clips is None})
+    notes = [f"What {name} was trained on is not known: judged clips may be among it." for name in unknown]
     judged = set(sides.candidate.rows["clip_id"])
     if not judged & trained:
-        return sides, ""
+        return sides, notes
     candidate, best = (
         replace(side, rows=side.rows[~side.rows["clip_id"].isin(trained)]) for side in sides[:2]
     )
-    left = f"Left out: {len(judged & trained)} of {len(judged)} clips, on which one of the two was trained."
-    return _Sides(candidate, best, sides.not_again), left
+    which = "one of the two, or a model that it started from," if ancestors else "one of the two"
+    left = f"Left out: {len(judged & trained)} of {len(judged)} clips, on which {which} was trained."
+    return _Sides(candidate, best, sides.not_again), [left, *notes]
 
 
 def _comparable(candidate: str, best: str) -> _Sides | None:

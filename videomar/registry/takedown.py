@@ -1,6 +1,7 @@
 """From a raw video up to the registered versions that were made with it; and taking a video down."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from videomar.curation.ledger import read_ledger
 from videomar.curation.takedowns import add_takedown
 from videomar.errors import DataError
 from videomar.files import sha256_of
-from videomar.registry.trace import TRAIN_SPLIT, clips_of
+from videomar.registry.ancestors import TRAIN_SPLIT, read_ancestors, usage_by_ancestors
+from videomar.registry.trace import clips_of
 from videomar.registry.versions import MODEL, Version, all_versions, download_evidence
 
 _HEX_DIGITS = 64
@@ -20,34 +22,46 @@ class VideoUsage:
 
     version: Version
     clips: dict[str, int] | None
+    by_ancestors: Mapping[str, bool | None]
+    """Whether each ancestor was trained on the video, by name; None if its clips are not known."""
 
     @property
     def trained(self) -> bool | None:
-        """Whether the version was trained on the video."""
-        return None if self.clips is None else self.clips.get(TRAIN_SPLIT, 0) > 0
+        """Whether the version's weights come from training on the video, its own or an ancestor's."""
+        own = None if self.clips is None else self.clips.get(TRAIN_SPLIT, 0) > 0
+        answers = [own, *self.by_ancestors.values()]
+        return True if True in answers else None if None in answers else False
 
     def __str__(self) -> str:
         name = f"{MODEL} version {self.version.number}"
         if self.clips is None:
-            return f"{name}: not known: its run has no record, and its ledger is not in the cache here"
-        if not self.clips:
-            return f"{name}: was made without this video"
-        counts = ", ".join(f"{count} in {split}" for split, count in self.clips.items())
-        trained = "trained on it" if self.trained else "not trained on it"
-        return f"{name}: was made with this video, {trained} (clips: {counts})"
+            own = "not known: its run has no record, and its ledger is not in the cache here"
+        elif not self.clips:
+            own = "was made without this video"
+        else:
+            counts = ", ".join(f"{count} in {split}" for split, count in self.clips.items())
+            trained = "trained on it" if self.clips.get(TRAIN_SPLIT, 0) else "not trained on it"
+            own = f"was made with this video, {trained} (clips: {counts})"
+        saw = [ancestor for ancestor, trained in self.by_ancestors.items() if trained]
+        unknown = [ancestor for ancestor, trained in self.by_ancestors.items() if trained is None]
+        started = [f"it started from weights of {each}, which was trained on it" for each in saw]
+        started += [f"it started from weights of {each}, whose clips are not known" for each in unknown]
+        return f"{name}: {'; '.join([own, *started])}"
 
 
 def find_usage(digest: str) -> list[VideoUsage]:
-    """Look a video up, by its sha256, in every registered version."""
+    """Look a video up, by its sha256, in every registered version and in what each started from."""
     usage = []
     for version in all_versions():
         with tempfile.TemporaryDirectory() as folder:
-            clips = clips_of(download_evidence(version, Path(folder)))
+            evidence = download_evidence(version, Path(folder))
+            clips, by_ancestors = clips_of(evidence), usage_by_ancestors(read_ancestors(evidence), digest)
         if clips is None:
-            usage.append(VideoUsage(version, None))
+            usage.append(VideoUsage(version, None, by_ancestors))
         else:
             counts = clips.loc[clips["video_sha256"] == digest, "split"].value_counts()
-            usage.append(VideoUsage(version, {str(split): int(count) for split, count in counts.items()}))
+            by_split = {str(split): int(count) for split, count in counts.items()}
+            usage.append(VideoUsage(version, by_split, by_ancestors))
     return usage
 
 

@@ -19,7 +19,9 @@ from pyarrow import ArrowException
 
 from videomar.checkpoint.manifest import WEIGHTS
 from videomar.config.layout import Layout
+from videomar.files import sha256_of
 from videomar.provenance.checkout import outputs_of
+from videomar.registry.ancestors import TRAIN_SPLIT, Ancestor, read_ancestors, videos_of
 from videomar.registry.evidence import (
     CLIP_COLUMNS,
     FILES,
@@ -40,8 +42,6 @@ from videomar.registry.versions import (
     stored_folders,
 )
 
-TRAIN_SPLIT = "train"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trace:
@@ -56,14 +56,15 @@ class Trace:
     """Kept clips: CLIP_COLUMNS and `key`; None if they are not known any more."""
     files: Sequence[Checksum]
     """Empty for a version older than this record."""
+    ancestors: Sequence[Ancestor] = ()
+    """The models that its weights come from, the nearest first; none if they were random at first."""
 
     @property
     def raw_files(self) -> dict[str, str]:
         """sha256 of each raw file by its path; of the videos alone where no more was recorded."""
         if self.files or self.clips is None:
             return {row.path: row.sha256 for row in self.files if row.kind == "raw"}
-        videos = self.clips.dropna(subset=["video_sha256"]).drop_duplicates("video")
-        return dict(zip(videos["video"], videos["video_sha256"], strict=True))
+        return videos_of(self.clips)
 
     def videos(self, seen: bool) -> list[str]:
         """Videos with a clip in the train split, or those without one."""
@@ -91,6 +92,7 @@ class Trace:
             "saw": self.videos(seen=True),
             "held_out": self.videos(seen=False),
             "files": [row._asdict() for row in self.files],
+            "parents": [ancestor.to_dict() for ancestor in self.ancestors],
         }
 
 
@@ -106,6 +108,7 @@ def trace(version: Version) -> Trace:
             lock=text_of(evidence / "dvc.lock"),
             clips=clips_of(evidence),
             files=read_checksums(files) if files.is_file() else [],
+            ancestors=read_ancestors(evidence),
         )
 
 
@@ -153,7 +156,18 @@ def verify(traced: Trace, layout: Layout) -> tuple[list[dict[str, Any]], list[st
     changes += find_changes(weights, unchanged)
     if traced.clips is None:
         notes.append("clips and raw files: not recorded for this version, not compared")
-    return changes, notes
+    return changes, [*notes, *(_compare_raw(ancestor, layout) for ancestor in traced.ancestors)]
+
+
+def _compare_raw(ancestor: Ancestor, layout: Layout) -> str:
+    """How many raw files of an ancestor are here: they may be gone or replaced since, which is no damage."""
+    if ancestor.clips is None:
+        return f"{ancestor.name}: its clips and raw files are not known, not compared"
+    raw = ancestor.raw_files
+    paths = {path: layout.raw / path for path in raw}
+    same = sum(file.is_file() and sha256_of(file) == raw[path] for path, file in paths.items())
+    others = f"; {len(raw) - same} are not here any more" if same < len(raw) else ""
+    return f"{ancestor.name}: {same} of its {len(raw)} raw files are here, as they were{others}"
 
 
 def _unchanged_outputs(traced: Trace, layout: Layout) -> tuple[dict[str, Path], list[str]]:
