@@ -110,6 +110,8 @@ def test_generator_is_of_the_device_it_draws_for(cuda, draw, device):
         ("copy from pageable memory", lambda x: torch.ones(3).to("cuda", non_blocking=True)),
         ("copy from pageable memory", lambda x: torch.ones(3).pin_memory().to("cuda")),
         ("copy from pageable memory", lambda x: torch.tensor([1.0], device="cuda")),
+        ("copy from pageable memory", lambda x: torch.where(x > 0, x, torch.tensor(2.0))),
+        ("copy from pageable memory", lambda x: x.clone().index_put_((x[0].long(),), torch.tensor(2.0))),
         ("index on the host", lambda x: x[torch.tensor([0, 1])]),
         ("synchronize", lambda x: torch.cuda.synchronize()),
     ],
@@ -124,6 +126,7 @@ def test_each_kind_of_wait_is_counted_once(cuda, reason, read):
     [
         lambda x: x @ x + 1,
         lambda x: torch.where(x > 0, x, 0.0),
+        lambda x: x.clone().__setitem__((0, 0), 2.0),
         lambda x: x[x.argmax(1)],
         lambda x: x.clone().masked_fill_(x > 0, 1.0),
         lambda x: torch.full((3,), 1.0, device="cuda"),
@@ -165,6 +168,22 @@ def test_autocast_makes_products_in_bfloat16_and_sums_in_float32(cuda):
         product = layer(x)
         normed = F.layer_norm(product, (3,))
     assert (product.dtype, normed.dtype, layer(x).dtype) == (torch.bfloat16, torch.float32, torch.float32)
+
+
+def test_graph_computes_when_it_is_replayed_and_refuses_waits():
+    with FakeCuda() as cuda:
+        x, graph = torch.ones(2, device="cuda"), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = (x + 1).mul_(2)
+        assert y.isnan().all().item()
+        x.fill_(5)
+        graph.replay()
+        assert y.tolist() == [12, 12]
+        cuda.clear()
+        graph.replay()
+        assert cuda.launches == {"graph": 1}
+        with pytest.raises(RuntimeError, match="capturing"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            x.sum().item()
 
 
 def test_nothing_remains_after_the_context():
@@ -227,6 +246,12 @@ def test_generation_stays_on_the_gpu(cuda, params, captions, head, cfg_scale):
         params.sample, num_unmask_steps=2, num_diffusion_steps=2, cfg_scale=cfg_scale, window_frames=2
     )
     context, text, mask = on_cuda(clips(1), *captions)
-    made = network.generate(context, 4, text, mask, sampling, step_generator(0, 0, device="cuda"))
+    noise = step_generator(0, 0, device="cuda")
+    cuda.clear()
+    made = network.generate(context, 4, text, mask, sampling, noise)
     assert isinstance(made, CudaTensor)
     assert made.shape == (3, 4, 4, 2, 3)
+    # Is the context finite? The seeds of the rows. One check of each recorded step.
+    recorded = cuda.waits.pop("equal")
+    assert cuda.waits == {"item": 1, "copy to the host": 1}, cuda.places
+    assert recorded <= 2 * (2 if cfg_scale == 1 else 4), cuda.places

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from videomar.compute.seeding import step_generator
-from videomar.model.linear import Linear, smallest_batch
+from videomar.model.linear import Linear, in_bfloat16, smallest_batch
 
 COUNTS = (2, 3, 5, 8, 9, 16, 17, 31)
 _LAW = """
@@ -59,3 +59,17 @@ def test_both_products_are_the_same_function(shape, bias):
         product = layer(x)
     assert product.shape == (*shape[:-1], 6)
     assert torch.allclose(product, layer(x), atol=1e-6)
+
+
+def test_copy_in_bfloat16_shares_all_but_the_linear_layers(model):
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    narrow = in_bfloat16(model.trunk)
+    assert type(narrow) is type(model.trunk)
+    linear = {f"{name}." for name, layer in model.trunk.named_modules() if isinstance(layer, torch.nn.Linear)}
+    for (name, wide), copied in zip(model.trunk.named_parameters(), narrow.parameters(), strict=True):
+        if any(name.startswith(prefix) for prefix in linear):
+            assert copied.dtype == torch.bfloat16
+            assert torch.equal(copied, wide.bfloat16())
+        else:
+            assert copied is wide
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())

@@ -42,6 +42,7 @@ _READS = {
     aten.unique_consecutive: "unique",
     aten.bincount: "bincount",
     aten.repeat_interleave: "repeat_interleave",
+    aten.allclose: "equal",
 }
 _INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index}
 _COPIES = {aten._to_copy, aten.copy_, aten.copy}
@@ -131,6 +132,8 @@ class FakeCuda:
         """The same by lines of code."""
         self.launches: Counter[str] = Counter()
         """Kernels started on the device."""
+        self.graph: _Graph | None = None
+        """The graph that is recorded now."""
         self._stack = contextlib.ExitStack()
 
     def clear(self) -> None:
@@ -156,6 +159,9 @@ class FakeCuda:
             (torch.cuda, "Stream", lambda *_, **__: self._stream()),
             (torch.cuda, "current_stream", lambda device=None: self._stream()),
             (torch.cuda, "stream", lambda stream: contextlib.nullcontext()),
+            (torch.cuda, "device", lambda device: contextlib.nullcontext()),
+            (torch.cuda, "CUDAGraph", lambda: _Graph(self)),
+            (torch.cuda, "graph", lambda graph, **_: graph),
         ):
             self._stack.enter_context(patch(target, name, value))
         kinds = [*_foreach_utils._foreach_supported_types, CudaTensor]
@@ -179,6 +185,8 @@ class FakeCuda:
 
     def wait(self, reason: str) -> None:
         """Count one wait, and where our code caused it."""
+        if self.graph:
+            raise RuntimeError("operation not permitted when stream is capturing")
         self.waits[reason] += 1
         frame = sys._getframe(1)
         while frame.f_back and (frame.f_code.co_filename == __file__ or "torch" in frame.f_code.co_filename):
@@ -202,6 +210,43 @@ class FakeCuda:
 def _forget_tensors() -> None:
     """Empty the caches that hold tensors by device: those of a fake GPU must not reach a real one."""
     ddpm.respaced.cache_clear()
+
+
+class _Graph:
+    """A CUDA graph: while it records, nothing is computed; `replay` computes into the same memory."""
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda = cuda
+        self.kernels: list[Callable[[], None]] = []
+        self.made: list[Tensor] = []
+
+    def __enter__(self) -> None:
+        self.cuda.graph = self
+
+    def __exit__(self, *error: object) -> None:
+        self.cuda.graph = None
+        for tensor in self.made:
+            if tensor.is_floating_point() and tensor.device.type == "cpu":
+                tensor.fill_(torch.nan)
+
+    def add(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        if func._schema.is_mutable:
+            self.kernels.append(lambda: func(*args, **kwargs))
+        elif not _is_view(func):
+            self.made += _tensors(result)
+            self.kernels.append(lambda: _copy_each(result, func(*args, **kwargs)))
+
+    def replay(self) -> None:
+        self.cuda.launches["graph"] += 1
+        if self.cuda.beneath.type == "cpu":
+            with torch._C._DisableTorchDispatch(), torch.no_grad():
+                for kernel in self.kernels:
+                    kernel()
+
+
+def _copy_each(old: Any, new: Any) -> None:
+    for to, value in zip(_tensors(old), _tensors(new), strict=True):
+        to.copy_(value)
 
 
 class _Functions(TorchFunctionMode):
@@ -346,13 +391,13 @@ class _Dispatch(TorchDispatchMode):
                 return _zeros_on_host(packet, args, kwargs)
         beneath = _elem if self.cuda.beneath.type == "cpu" else _shape
         args_, kwargs_ = _each(beneath, args), _each(beneath, kwargs)
+        known = beneath is _shape and not _is_view(func) and not func._schema.is_mutable
+        result = self._shapes(func, args_, kwargs_) if known else func(*args_, **kwargs_)
+        if self.cuda.graph:
+            self.cuda.graph.add(func, args_, kwargs_, result)
         if func._schema.is_mutable:
-            result = func(*args_, **kwargs_)
             return args[0] if to_host else _same(func, args, kwargs, result)
-        if beneath is _elem or _is_view(func):
-            result = func(*args_, **kwargs_)
-            return result if to_host else _each(_wrapped, result)
-        return _each(_wrapped, self._shapes(func, args_, kwargs_))
+        return result if to_host else _each(_wrapped, result)
 
     def _shapes(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Results without storage; PyTorch takes a millisecond to find their shapes, so they are kept."""
@@ -376,15 +421,17 @@ class _Dispatch(TorchDispatchMode):
 
     def _count(self, func: Any, packet: Any, args: Any, kwargs: Any) -> None:
         reason = _READS.get(packet)
-        if packet in _INDEXING:
+        if packet in _INDEXING and _reason_of_index(packet, args):
             reason = _reason_of_index(packet, args)
         elif packet in _COPIES:
             reason = _reason_of_copy(packet, args, kwargs)
         elif kwargs.get("output_size") is not None:
             reason = None
+        elif packet in (aten.where, aten.index_put, aten.index_put_) and _has_number_of_host(args):
+            reason = "copy from pageable memory"
         if reason:
             self.cuda.wait(reason)
-        if packet not in _FREE and not _is_view(func):
+        if packet not in _FREE and not _is_view(func) and not self.cuda.graph:
             self.cuda.launches[packet.__name__] += 1
 
 
@@ -474,6 +521,11 @@ def _reason_of_index(packet: Any, args: Any) -> str | None:
     return "boolean indexing" if masks and not fills else None
 
 
+def _has_number_of_host(args: Any) -> bool:
+    """Whether a kernel that takes no number gets one: PyTorch copies it first."""
+    return any(not isinstance(x, CudaTensor) and not x.ndim for x in _tensors(args))
+
+
 def _is_view(func: Any) -> bool:
     returns = func._schema.returns
     return bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
@@ -526,6 +578,7 @@ def _index(func: Any, x: Tensor, indices: Any, *rest: Any) -> Tensor:
 _ANSWERS: dict[Any, Callable[..., Any]] = {
     aten._local_scalar_dense: lambda func, x: _scalar(x),
     aten.equal: lambda func, x, other: True,
+    aten.allclose: lambda func, x, other, *_: True,
     aten.nonzero: lambda func, x: torch.empty(_half(x), x.ndim, dtype=torch.long, device=META),
     aten.masked_select: lambda func, x, mask: torch.empty(_half(mask), dtype=x.dtype, device=META),
     aten.repeat_interleave: lambda func, x, *_: torch.empty(len(x), dtype=torch.long, device=META),

@@ -11,10 +11,12 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from videomar.compute.device import send
 from videomar.config.section import require
 from videomar.model.head import DiffusionHead, GuidedHidden
 
@@ -40,6 +42,18 @@ def cosine_alpha_bars(num_steps: int = NUM_TRAIN_STEPS) -> Tensor:
     return (1 - betas).cumprod(0)
 
 
+class Coefficients(NamedTuple):
+    """What a step back needs of the schedule, each (..., 1)."""
+
+    alpha_bar: Tensor
+    token_weight: Tensor
+    noisy_weight: Tensor
+    smallest: Tensor
+    """Lower bound of the log-variance."""
+    largest: Tensor
+    """Upper bound of the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """A chain of noising steps; column i belongs to step `steps[i]` of the thousand.
@@ -53,6 +67,16 @@ class Schedule:
     posterior_variance: Tensor
     token_weight: Tensor
     noisy_weight: Tensor
+
+    def at(self, index: Tensor, dtype: torch.dtype) -> "Coefficients":
+        """Return what a step back from columns (...) needs."""
+        columns = (self.alpha_bars, self.token_weight, self.noisy_weight, *self.log_variance_range())
+        return Coefficients(*(column[index][..., None].to(dtype) for column in columns))
+
+    def rows(self) -> Tensor:
+        """Return for each column its step of the thousand and its coefficients, (num_steps, 6) float64."""
+        columns = (self.alpha_bars, self.token_weight, self.noisy_weight, *self.log_variance_range())
+        return torch.stack([self.steps.double(), *columns], 1)
 
     def log_variance_range(self) -> tuple[Tensor, Tensor]:
         """Return the smallest and largest log-variance of a backward step, (num_steps,): posterior and beta.
@@ -78,12 +102,12 @@ def respaced(num_steps: int, device: torch.device = _CPU) -> Schedule:
     before = torch.cat([bars.new_ones(1), bars[:-1]])
     betas = 1 - bars / before
     return Schedule(
-        steps=steps.to(device),
-        alpha_bars=bars.to(device),
-        betas=betas.to(device),
-        posterior_variance=(betas * (1 - before) / (1 - bars)).to(device),
-        token_weight=(betas * before.sqrt() / (1 - bars)).to(device),
-        noisy_weight=((1 - before) * (1 - betas).sqrt() / (1 - bars)).to(device),
+        steps=send(steps, device),
+        alpha_bars=send(bars, device),
+        betas=send(betas, device),
+        posterior_variance=send(betas * (1 - before) / (1 - bars), device),
+        token_weight=send(betas * before.sqrt() / (1 - bars), device),
+        noisy_weight=send((1 - before) * (1 - betas).sqrt() / (1 - bars), device),
     )
 
 
@@ -107,75 +131,86 @@ class DDPMHead(DiffusionHead):
         Improved DDPM, eq. 16, weighs the sum over 1000 steps by 0.001.
         """
         schedule = respaced(NUM_TRAIN_STEPS, tokens.device)
-        bars = _at(schedule.alpha_bars, time, tokens)
+        bars = schedule.alpha_bars[time][..., None].to(tokens.dtype)
         noisy = bars.sqrt() * tokens + (1 - bars).sqrt() * noise
         predicted, fraction = self.predict(noisy, time, hidden).chunk(2, -1)
         simple = (predicted - noise).square().mean(-1)
         return simple + _variational_bits(schedule, tokens, noisy, time, predicted.detach(), fraction)
 
+    def step(
+        self,
+        tokens: Tensor,
+        now: Tensor,
+        embedded: Tensor,
+        embedded_null: Tensor | None,
+        weight: float | Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Mean and deviation (..., P) of the tokens one step back; `now` is a row of `Schedule.rows`."""
+        columns = now.view(-1, *(1,) * tokens.ndim)
+        time = columns[0, ..., 0].float()  # all tokens are at the same step: embed it once
+        coefficients = columns[1:].to(tokens.dtype).unbind(0)
+        noise, fraction = self.net(tokens, time, embedded).chunk(2, -1)
+        if embedded_null is not None:
+            unguided = self.net(tokens, time, embedded_null)[..., : self.token_channels]
+            noise = torch.lerp(unguided, noise, weight)
+        mean, log_variance = _backward(Coefficients(*coefficients), tokens, noise, fraction, _MAX_TOKEN)
+        return mean, (log_variance / 2).exp()
+
     def sample(
-        self, guided: GuidedHidden, temperature: float, num_steps: int, draw: Callable[[], Tensor]
+        self,
+        guided: GuidedHidden,
+        temperature: float,
+        num_steps: int,
+        draw: Callable[[], Tensor],
+        step: Callable[..., tuple[Tensor, ...]] | None = None,
     ) -> Tensor:
         """Tokens (..., P) by `num_steps` ancestral steps; the temperature scales the noise of every step.
 
         The noise at the start is not scaled, except that temperature 0 leaves no noise at all.
         """
-        schedule = respaced(num_steps, guided.hidden.device)
+        step = step or self.step
+        rows = respaced(num_steps, guided.hidden.device).rows()
         embedded = self.net.cond_embed(guided.hidden)
         embedded_null = None if guided.null is None else self.net.cond_embed(guided.null)
         tokens = draw() * float(temperature > 0)
-        same = (1,) * (tokens.ndim - 1)  # all tokens are at the same step: embed it once
         for place in reversed(range(num_steps)):
-            index = torch.full(same, place, device=tokens.device)
-            time = schedule.steps[index]
-            noise, fraction = self.net(tokens, time, embedded).chunk(2, -1)
-            if embedded_null is not None:
-                unguided = self.net(tokens, time, embedded_null)[..., : self.token_channels]
-                noise = torch.lerp(unguided, noise, guided.weight)
-            mean, log_variance = _backward(schedule, tokens, index, noise, fraction, _MAX_TOKEN)
-            tokens = mean
-            if place > 0 and temperature > 0:
-                tokens = mean + temperature * (log_variance / 2).exp() * draw()
+            mean, deviation = step(tokens, rows[place], embedded, embedded_null, guided.weight)
+            noisy = place > 0 and temperature > 0
+            # A copy, because the next step overwrites the mean.
+            tokens = mean + temperature * deviation * draw() if noisy else mean.clone()
         return tokens
 
 
-def _posterior_mean(schedule: Schedule, tokens: Tensor, noisy: Tensor, index: Tensor) -> Tensor:
-    """Mean of the tokens (..., P) one step before, given noisy and clean tokens: DDPM, eq. 7.
-
-    `index` (...) holds columns of the schedule.
-    """
-    from_noisy = _at(schedule.noisy_weight, index, noisy) * noisy
-    return _at(schedule.token_weight, index, noisy) * tokens + from_noisy
+def _posterior_mean(at: Coefficients, tokens: Tensor, noisy: Tensor) -> Tensor:
+    """Mean of the tokens (..., P) one step before, given noisy and clean tokens: DDPM, eq. 7."""
+    return at.token_weight * tokens + at.noisy_weight * noisy
 
 
 def _backward(
-    schedule: Schedule,
-    noisy: Tensor,
-    index: Tensor,
-    noise: Tensor,
-    fraction: Tensor,
-    max_token: float = math.inf,
+    at: Coefficients, noisy: Tensor, noise: Tensor, fraction: Tensor, max_token: float = math.inf
 ) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance (..., P) of a step back from noisy tokens at places (...) of the schedule.
+    """Mean and log-variance (..., P) of a step back from noisy tokens.
 
     `fraction` in -1..1 interpolates between the bounds of the log-variance: Improved DDPM, eq. 15. The token
     that `noise` leaves is clamped to `max_token` on both sides.
     """
-    bars = _at(schedule.alpha_bars, index, noisy)
+    bars = at.alpha_bar
     tokens = ((noisy - (1 - bars).sqrt() * noise) / bars.sqrt()).clamp(-max_token, max_token)
-    mean = _posterior_mean(schedule, tokens, noisy, index)
-    smallest, largest = (_at(bound, index, noisy) for bound in schedule.log_variance_range())
-    return mean, torch.lerp(smallest.expand_as(fraction), largest.expand_as(fraction), (fraction + 1) / 2)
+    mean = _posterior_mean(at, tokens, noisy)
+    log_variance = torch.lerp(
+        at.smallest.expand_as(fraction), at.largest.expand_as(fraction), (fraction + 1) / 2
+    )
+    return mean, log_variance
 
 
 def _variational_bits(
     schedule: Schedule, tokens: Tensor, noisy: Tensor, index: Tensor, noise: Tensor, fraction: Tensor
 ) -> Tensor:
     """Bits per channel (n,): KL to the posterior; at step 0 the likelihood in 256 levels (DDPM, eq. 13)."""
-    mean, log_variance = _backward(schedule, noisy, index, noise, fraction)
-    true_mean = _posterior_mean(schedule, tokens, noisy, index)
-    true_log_variance = _at(schedule.log_variance_range()[0], index, noisy)
-    gap = log_variance - true_log_variance
+    at = schedule.at(index, noisy.dtype)
+    mean, log_variance = _backward(at, noisy, noise, fraction)
+    true_mean = _posterior_mean(at, tokens, noisy)
+    gap = log_variance - at.smallest
     kl = (gap + (-gap).exp() + (true_mean - mean).square() * (-log_variance).exp() - 1) / 2
     bits = torch.where(index[:, None] == 0, _level_nats(tokens, mean, log_variance), kl)
     return bits.mean(-1) / math.log(2)
@@ -188,8 +223,3 @@ def _level_nats(tokens: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     below = torch.special.ndtr((tokens - 1 / 255 - mean) * scale)
     inside = torch.where(tokens > 0.999, 1 - below, above - below)
     return -torch.where(tokens < -0.999, above, inside).clamp_min(_SMALLEST_PROBABILITY).log()
-
-
-def _at(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    """Entries of a schedule's column at places (...) as (..., 1), in the dtype of `like`."""
-    return values[index][..., None].to(like.dtype)

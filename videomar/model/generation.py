@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from videomar.compute.device import autocast, has_bfloat16
 from videomar.config import SampleParams
 from videomar.config.models import CONDITIONS
 from videomar.errors import DataError
@@ -20,8 +21,9 @@ from videomar.model.conditions import HISTORY_NOISE
 from videomar.model.frames import Frames
 from videomar.model.head import DiffusionHead, GuidedHidden
 from videomar.model.kv_cache import KVCache
-from videomar.model.linear import smallest_batch
+from videomar.model.linear import in_bfloat16, smallest_batch
 from videomar.model.patchify import patchify, token_grid, unpatchify
+from videomar.model.replay import Replayed
 from videomar.model.transformer import Conditioning, Trunk
 
 
@@ -38,25 +40,29 @@ def generate_frames(
     """Yield each new latent frame (B, C, 1, H, W) as it is generated; stop iterating to cancel."""
     _check_context(context, num_frames)
     _check_conditions(trunk.params.conditions, sampling)
+    device = context.device
+    if has_bfloat16(device):
+        trunk, head = in_bfloat16(trunk), in_bfloat16(head)
     patch_size, (batch_size, _, given) = trunk.params.patch_size, context.shape[:3]
     grid = token_grid(context, patch_size)
     num_tokens = grid[0] * grid[1]
     # Copies of the last row: a clip generated alone gets the same bits as one beside others.
-    count = max(batch_size, smallest_batch(context.device))
+    count = max(batch_size, smallest_batch(device))
     noise = RowNoise(generator, batch_size).padded(count)
     text, text_mask = (_pad_rows(part, count) for part in captions)
     guided = sampling.cfg_scale != 1
-    session = _Session(
-        trunk,
-        grid,
-        _encode_captions(trunk, text, text_mask, sampling, guided),
-        KVCache(min(num_frames, sampling.window_frames or num_frames) * num_tokens),
-        2 if guided else 1,
-    )
-    for frame in patchify(_pad_rows(context, count), patch_size).unbind(1):  # (B, L, P) each
-        session.append(frame, 0.0)
+    cache = KVCache(min(num_frames, sampling.window_frames or num_frames) * num_tokens)
+    sampler = _Sampler(head, noise, sampling)
+    # No `yield` is inside such a context: the caller's own code would run in it.
+    with autocast(device):
+        conditioning = _encode_captions(trunk, text, text_mask, sampling, guided)
+        session = _Session(trunk, grid, conditioning, cache, 2 if guided else 1, num_frames)
+        for frame in patchify(_pad_rows(context, count), patch_size).unbind(1):  # (B, L, P) each
+            session.append(frame, 0.0)
     for index in range(given, num_frames):
-        frame = _unmask(head, session, noise, sampling, _temperature(sampling, index, given, num_frames))
+        temperature = _temperature(sampling, index, given, num_frames)
+        with autocast(device):
+            frame = _unmask(session, sampler, temperature)
         if index > given:
             frame = frame.clamp(-sampling.clamp, sampling.clamp)
         yield unpatchify(frame[:batch_size, None], patch_size, grid)
@@ -64,7 +70,8 @@ def generate_frames(
             # Later frames see this one as training's frames see their history: with noise, and its level.
             level = sampling.history_noise
             mixed = torch.lerp(frame, noise.normal(*frame.shape[1:]), level) if level else frame
-            session.append(mixed, level)
+            with autocast(device):
+                session.append(mixed, level)
 
 
 class RowNoise:
@@ -109,29 +116,40 @@ class _Session:
     """The trunk over one batch of clips: its captions and its finished frames."""
 
     def __init__(
-        self, trunk: Trunk, grid: tuple[int, int], conditioning: Conditioning, cache: KVCache, copies: int
+        self,
+        trunk: Trunk,
+        grid: tuple[int, int],
+        conditioning: Conditioning,
+        cache: KVCache,
+        copies: int,
+        num_frames: int,
     ) -> None:
         self.trunk, self.grid, self.conditioning, self.cache = trunk, grid, conditioning, cache
         self.copies = copies
         """R / B."""
         self.num_frames = 0
         """Finished frames."""
+        # Of all frames of the clip, once; a tensor made for each pass would be copied from the host.
+        self._positions = torch.arange(num_frames, device=conditioning.text_mask.device)
+        self._rotation = trunk.rotation_of(self._positions, grid)
 
     def forward(self, frame: Tensor, hidden: Tensor, copies: int, level: float = 0.0) -> Tensor:
         """Return hidden vectors (copies B, L, D) of the next frame (B, L, P) with tokens (B, L) hidden.
 
         Nothing is kept. The first copy has the caption. `level` is the share of noise in the frame.
         """
-        self.cache.make_room(frame.shape[1])
+        num_tokens, device = frame.shape[1], frame.device
+        self.cache.make_room(num_tokens)
         frames = Frames(
             frame.repeat(copies, 1, 1)[:, None],  # (R, 1, L, P)
             hidden.repeat(copies, 1)[:, None],  # (R, 1, L)
             self.grid,
-            torch.tensor([self.num_frames], device=frame.device),
-            noise_levels=torch.tensor([[level]], device=frame.device),
+            self._positions[self.num_frames : self.num_frames + 1],
+            noise_levels=torch.full((1, 1), level, device=device),
         )
         conditioning = self.conditioning.first_rows(copies * len(frame))
-        return self.trunk.forward_tokens(frames, conditioning, self.cache)[:, 0]
+        rotation = self._rotation.tokens(self.num_frames * num_tokens, num_tokens)
+        return self.trunk.forward_tokens(frames, conditioning, self.cache, rotation)[:, 0]
 
     def append(self, frame: Tensor, level: float) -> None:
         """Append a finished frame (B, L, P): its keys and values stay in the cache."""
@@ -141,13 +159,30 @@ class _Session:
         self.num_frames += 1
 
 
-def _unmask(
-    head: DiffusionHead, session: _Session, noise: RowNoise, sampling: SampleParams, temperature: float
-) -> Tensor:
+class _Sampler:
+    """The head as it samples one batch of clips: its noise, and its kernels once recorded."""
+
+    def __init__(self, head: DiffusionHead, noise: RowNoise, sampling: SampleParams) -> None:
+        self.head, self.noise, self.sampling = head, noise, sampling
+        self._step = Replayed(head.step)
+
+    def tokens(self, shown: Tensor, weight: float, temperature: float, step: int) -> Tensor:
+        """Sample tokens (B, r, P) from the hidden vectors (R, r, D) of those revealed in pass `step`."""
+
+        def draw() -> Tensor:
+            return self.noise.normal(shown.shape[1], self.head.token_channels)
+
+        captioned, *null = shown.split(self.noise.count)
+        guided = GuidedHidden(captioned, null[0] if null else None, weight)
+        return self.head.sample(guided, temperature, _head_steps(self.sampling, step), draw, self._step)
+
+
+def _unmask(session: _Session, sampler: _Sampler, temperature: float) -> Tensor:
     """Generate a frame (B, L, P): its tokens are revealed in random order over `num_unmask_steps` passes."""
-    num_tokens = session.grid[0] * session.grid[1]
-    reveal_order = noise.orders(num_tokens)  # (B, L), read from the end: the last r still hidden come next
-    frame = torch.zeros(*reveal_order.shape, head.token_channels, device=reveal_order.device)  # (B, L, P)
+    sampling, num_tokens = sampler.sampling, session.grid[0] * session.grid[1]
+    reveal_order = sampler.noise.orders(num_tokens)  # (B, L), read from the end: the last r hidden come next
+    shape = (*reveal_order.shape, sampler.head.token_channels)
+    frame = torch.zeros(shape, device=reveal_order.device)  # (B, L, P)
     hidden = torch.ones_like(reveal_order, dtype=torch.bool)  # (B, L)
     left, step = num_tokens, 0
     while left:
@@ -158,24 +193,11 @@ def _unmask(
         vectors = session.forward(frame, hidden, 1 if weight == 1 else session.copies)  # (R, L, D)
         index_by_row = index.repeat(len(vectors) // len(index), 1)[..., None]  # (R, r, 1)
         shown = torch.take_along_dim(vectors, index_by_row, 1)  # (R, r, D)
-        tokens = _sample_tokens(head, shown, weight, temperature, _head_steps(sampling, step), noise)
+        tokens = sampler.tokens(shown, weight, temperature, step)
         frame = frame.scatter(1, index[..., None].expand_as(tokens), tokens)
         hidden = hidden.scatter(1, index, False)
         left, step = after, step + 1
     return frame
-
-
-def _sample_tokens(
-    head: DiffusionHead, shown: Tensor, weight: float, temperature: float, steps: int, noise: RowNoise
-) -> Tensor:
-    """Sample tokens (B, r, P) from the hidden vectors (R, r, D) of the tokens to reveal."""
-
-    def draw() -> Tensor:
-        return noise.normal(shown.shape[1], head.token_channels)
-
-    captioned, *null = shown.split(noise.count)
-    guided = GuidedHidden(captioned, null[0] if null else None, weight)
-    return head.sample(guided, temperature, steps, draw)
 
 
 def hidden_after(step: int, num_steps: int, num_tokens: int, hidden: int) -> int:
@@ -196,7 +218,9 @@ def _encode_captions(
     """Encode captions and conditions of all rows; with guidance the same rows follow without both."""
     values = {name: getattr(sampling, name) for name in CONDITIONS if name != HISTORY_NOISE}
     conditions = {
-        name: torch.tensor([value], device=text.device) for name, value in values.items() if value is not None
+        name: torch.full((1,), value, device=text.device)
+        for name, value in values.items()
+        if value is not None
     }
     if not guided:
         return trunk.encode_text(text, text_mask, conditions)

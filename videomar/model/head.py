@@ -120,8 +120,32 @@ class DiffusionHead(nn.Module, ABC):
         """Training error of each token, (n,): tokens and noise (n, P), hidden vectors (n, D), times (n,)."""
 
     @abstractmethod
+    def step(
+        self,
+        tokens: Tensor,
+        now: Tensor,
+        embedded: Tensor,
+        embedded_null: Tensor | None,
+        weight: float | Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Evaluate the network for one step of sampling, without drawing anything.
+
+        Args:
+            tokens: noisy tokens (..., P).
+            now: where the step starts, in the head's own terms.
+            embedded: embedded hidden vectors (..., W).
+            embedded_null: the same without the caption; None = no guidance.
+            weight: guidance weight.
+        """
+
+    @abstractmethod
     def sample(
-        self, guided: GuidedHidden, temperature: float, num_steps: int, draw: Callable[[], Tensor]
+        self,
+        guided: GuidedHidden,
+        temperature: float,
+        num_steps: int,
+        draw: Callable[[], Tensor],
+        step: Callable[..., tuple[Tensor, ...]] | None = None,
     ) -> Tensor:
         """Sample tokens (..., P); as (B, r, P), those of a clip do not depend on the other clips.
 
@@ -130,6 +154,7 @@ class DiffusionHead(nn.Module, ABC):
             temperature: scale of the noise; 1 = as trained, 0 = the same tokens whatever the noise.
             num_steps: evaluations of the network.
             draw: returns standard normal noise (..., P), different at every call.
+            step: computes the same as the method `step`, see `Replayed`; None = that method.
         """
 
     def losses(self, tokens: Tensor, hidden: Tensor, distribution: str, generator: torch.Generator) -> Tensor:
@@ -161,19 +186,36 @@ class FlowHead(DiffusionHead):
         noisy = torch.lerp(tokens, noise, time[:, None])
         return (self.predict(noisy, time, hidden) - (tokens - noise)).square().mean(-1)
 
+    def step(
+        self,
+        tokens: Tensor,
+        now: Tensor,
+        embedded: Tensor,
+        embedded_null: Tensor | None,
+        weight: float | Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Guided direction token - noise (..., P) at `now`, a time of a thousand, one for all tokens."""
+        direction = self.net(tokens, now, embedded)
+        if embedded_null is not None:
+            direction = torch.lerp(self.net(tokens, now, embedded_null), direction, weight)
+        return (direction,)
+
     def sample(
-        self, guided: GuidedHidden, temperature: float, num_steps: int, draw: Callable[[], Tensor]
+        self,
+        guided: GuidedHidden,
+        temperature: float,
+        num_steps: int,
+        draw: Callable[[], Tensor],
+        step: Callable[..., tuple[Tensor, ...]] | None = None,
     ) -> Tensor:
         """Tokens (..., P) by Euler steps from time 1 to 0; the temperature scales the starting noise."""
+        step = step or self.step
         embedded = self.net.cond_embed(guided.hidden)
         embedded_null = None if guided.null is None else self.net.cond_embed(guided.null)
         tokens = temperature * draw()
         same = (1,) * (tokens.ndim - 1)  # all tokens are at the same time: embed it once
         for now, then in itertools.pairwise(torch.linspace(1, 0, num_steps + 1).tolist()):
             time = torch.full(same, now * TIME_SCALE, device=tokens.device)
-            direction = self.net(tokens, time, embedded)
-            if embedded_null is not None:
-                unguided = self.net(tokens, time, embedded_null)
-                direction = torch.lerp(unguided, direction, guided.weight)
+            [direction] = step(tokens, time, embedded, embedded_null, guided.weight)
             tokens = tokens + (now - then) * direction
         return tokens

@@ -3,8 +3,13 @@
 Axes: B batch, S tokens, D channels.
 """
 
+import copy
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Linear(nn.Linear):
@@ -33,3 +38,18 @@ def smallest_batch(device: torch.device) -> int:
     On a CPU a single clip is computed by several threads together, and so in another order.
     """
     return 2 if device.type == "cpu" else 1
+
+
+def in_bfloat16(network: Network) -> Network:
+    """Return a copy with linear layers in bfloat16, as autocast would make them at every use.
+
+    Other weights are shared with the network.
+    """
+    shared = {id(weight): weight for weight in (*network.parameters(), *network.buffers())}
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            shared |= {
+                id(weight): nn.Parameter(weight.detach().bfloat16(), requires_grad=False)
+                for weight in layer.parameters()
+            }
+    return copy.deepcopy(network, shared)

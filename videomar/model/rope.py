@@ -21,6 +21,10 @@ class Rotation(NamedTuple):
     sin: Tensor
     halves: list[int]
 
+    def tokens(self, first: int, count: int) -> "Rotation":
+        """Return the rotation of some consecutive tokens."""
+        return Rotation(self.cos[first : first + count], self.sin[first : first + count], self.halves)
+
 
 def grid_positions(frames: Tensor, grid: tuple[int, int]) -> Tensor:
     """Integer (time, row, column) of every token, (S, 3); `frames` (T,) holds indices of frames."""

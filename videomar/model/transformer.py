@@ -20,7 +20,7 @@ from videomar.model.frames import Frames, causal
 from videomar.model.kv_cache import KVCache
 from videomar.model.linear import Linear
 from videomar.model.patchify import patchify, token_grid
-from videomar.model.rope import grid_positions, rotation_at
+from videomar.model.rope import Rotation, grid_positions, rotation_at
 
 FINAL_NORM_EPS = 1e-6
 
@@ -135,16 +135,24 @@ class Trunk(nn.Module):
                 total = total + torch.where(drop[:, None], unknown, embed(values))
         return total[:, None, None]
 
+    def rotation_of(self, positions: Tensor, grid: tuple[int, int]) -> Rotation:
+        """Return the rotation of all tokens of frames at `positions` (T,)."""
+        return rotation_at(grid_positions(positions, grid), self.params.rope_axis_dims)
+
     def forward_tokens(
-        self, frames: Frames, conditioning: Conditioning, cache: KVCache | None = None
+        self,
+        frames: Frames,
+        conditioning: Conditioning,
+        cache: KVCache | None = None,
+        rotation: Rotation | None = None,
     ) -> Tensor:
         """Return hidden vectors (B, T, L, D) of frames; the mask token takes the place of hidden tokens.
 
-        With a cache, the frames follow the committed ones and are left there as a draft.
+        With a cache, the frames follow the committed ones and are left there as a draft. `rotation` is that
+        of the frames' positions; None = compute it now.
         """
         tokens_per_frame = frames.tokens.shape[2]
-        positions = grid_positions(frames.positions, frames.grid)  # (S, 3)
-        rotation = rotation_at(positions, self.params.rope_axis_dims)
+        rotation = rotation or self.rotation_of(frames.positions, frames.grid)
         mask = None
         if frames.attn_mask is not None and len(frames.positions) > 1:
             mask = token_mask(frames.attn_mask, tokens_per_frame)
