@@ -121,8 +121,8 @@ def test_head_steps_are_annealed_over_the_reveals(model, captions, sampling):
     annealed = dataclasses.replace(sampling, num_diffusion_steps=9, final_diffusion_steps=1)
     steps = []
     draw = model.head.sample
-    model.head.sample = lambda condition, temperature, count, noise: (
-        steps.append(count) or draw(condition, temperature, count, noise)
+    model.head.sample = lambda condition, temperature, count, noise, step: (
+        steps.append(count) or draw(condition, temperature, count, noise, step)
     )
     model.generate(context(), 3, *captions, annealed, step_generator(0, 0))
     assert steps == [9, 5, 1] * 2
@@ -132,8 +132,8 @@ def test_temperature_falls_from_frame_to_frame_as_in_the_paper(model, captions, 
     cooling = dataclasses.replace(sampling, temperature=0.95, final_temperature=0.90, num_unmask_steps=1)
     temperatures = []
     draw = model.head.sample
-    model.head.sample = lambda condition, temperature, count, noise: (
-        temperatures.append(temperature) or draw(condition, temperature, count, noise)
+    model.head.sample = lambda condition, temperature, count, noise, step: (
+        temperatures.append(temperature) or draw(condition, temperature, count, noise, step)
     )
     model.generate(context(1), 5, *captions, cooling, step_generator(0, 0))
     assert temperatures == pytest.approx([0.95 - 0.05 * (frame - 1) / (5 - 1) for frame in (1, 2, 3, 4)])

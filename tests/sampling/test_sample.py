@@ -17,9 +17,11 @@ import torch
 from tests.conftest import lively_model
 from tests.latents.test_buckets import encode_here, with_ingest
 from tests.latents.test_encode import Project
+from tests.support.fake_cuda import FakeCuda
 from tests.support.videos import run_ffmpeg
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.seeding import step_generator
 from videomar.curation.ingest import ingest_videos
 from videomar.curation.ledger import read_candidates
 from videomar.evaluation.generated import read_generated, read_metadata, repeat_last
@@ -161,3 +163,15 @@ def test_laws_catch_a_leak_and_a_wrong_cache(params, captions) -> None:
     model.trunk.forward_tokens = lambda frames, *rest: run(frames._replace(attn_mask=None), *rest)
     assert causality_leak(model, latents, captions) > 1e-3
     assert cache_difference(model, latents, captions) > 1e-3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="stands for a GPU where there is none")
+@pytest.mark.parametrize("values", [True, False])
+def test_laws_are_measured_on_the_gpu(model, captions, values):
+    with FakeCuda(values) as cuda:
+        latents = torch.randn(3, 4, 4, 2, 3, generator=step_generator(3, 0)).cuda()
+        network, pair = model.to("cuda"), tuple(part.cuda() for part in captions)
+        cuda.clear()
+        assert cache_difference(network, latents, pair) <= 1e-5
+        assert causality_leak(network, latents, pair) == 0
+        assert cuda.waits == {"item": 2}

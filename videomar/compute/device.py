@@ -1,6 +1,17 @@
-"""The device that a stage computes on, and the number format of its matrix products there."""
+"""The device that a stage computes on, and the number format of its matrix products there.
+
+On a GPU three formats are used, and only this module decides where they are allowed:
+
+    bfloat16   8 bits of mantissa   products under `autocast`: training with `train.precision: bfloat16`,
+                                    generation, the models that encode and score
+    TF32      11 bits of mantissa   all other products and convolutions of float32, once `choose_device` has
+                                    chosen a GPU: up to eight times the rate of float32
+    float32   24 bits of mantissa   all that is no product (sums, norms, noise, weights, moving averages), and
+                                    products under `full_float32`
+"""
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
@@ -9,6 +20,8 @@ from videomar.errors import ParamsError
 
 def choose_device(wanted: str, where: str = "device") -> torch.device:
     """Return the device that a process computes on: for `auto` a GPU if this machine has one.
+
+    From then on a GPU multiplies float32 in TF32.
 
     Args:
         wanted: `auto`, `cpu` or `cuda`, see `config.section.DEVICES`.
@@ -23,7 +36,27 @@ def choose_device(wanted: str, where: str = "device") -> torch.device:
         if not torch.version.cuda:
             remedy += "; this PyTorch was built without CUDA, see docs/guide/installation.md"
         raise ParamsError(f"{where}: got cuda, expected a GPU that PyTorch can use; {remedy}")
-    return torch.device("cuda" if found and wanted != "cpu" else "cpu")
+    if not found or wanted == "cpu":
+        return torch.device("cpu")
+    _use_tf32(True)
+    return torch.device("cuda")
+
+
+def _use_tf32(allowed: bool) -> None:
+    # The older of PyTorch's two ways to say it: once the newer one is used, torch.compile refuses to read.
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute products in all 24 bits of float32: for what compares two ways to compute the same."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    _use_tf32(False)
+    try:
+        yield
+    finally:
+        _use_tf32(before)
 
 
 def device_kind(device: torch.device) -> str:

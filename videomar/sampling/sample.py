@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from videomar.checkpoint import load
+from videomar.compute.device import full_float32
 from videomar.compute.seeding import step_generator
 from videomar.config import Params, SampleParams
 from videomar.encoders.load import load_tokenizer
@@ -225,10 +226,11 @@ def _measure_laws(held_out: HeldOut, model: VideoMAR) -> dict[str, float]:
     batch = batches_of_one_shape(held_out.latents, _LAW_CLIPS)[0]
     latents = torch.stack([held_out.latents[number] for number in batch.tolist()])
     captions = held_out.text[batch], held_out.text_mask[batch]
-    return {
-        "cache_difference": cache_difference(model, latents, captions),
-        "causality_leak": causality_leak(model, latents, captions),
-    }
+    with full_float32():
+        return {
+            "cache_difference": cache_difference(model, latents, captions),
+            "causality_leak": causality_leak(model, latents, captions),
+        }
 
 
 @torch.no_grad()
@@ -244,25 +246,26 @@ def cache_difference(model: VideoMAR, latents: Tensor, captions: tuple[Tensor, T
         captions: States (B, M, E) and mask (B, M).
     """
     tokens, grid = patchify(latents, model.params.patch_size), token_grid(latents, model.params.patch_size)
-    hidden = torch.zeros(tokens.shape[:3], dtype=torch.bool)
+    hidden = torch.zeros(tokens.shape[:3], dtype=torch.bool, device=latents.device)
     hidden[:, -1, ::2] = True
     whole = model.trunk(latents, hidden, *captions)
     num_frames, num_tokens = tokens.shape[1:3]
     cache, conditioning = KVCache(num_frames * num_tokens), model.trunk.encode_text(*captions)
-    worst = 0.0
+    worst, positions = [], torch.arange(num_frames, device=latents.device)
     for index in range(num_frames):
         now = slice(index, index + 1)
-        frame = Frames(tokens[:, now], hidden[:, now], grid, torch.tensor([index]))
+        frame = Frames(tokens[:, now], hidden[:, now], grid, positions[now])
         cached = model.trunk.forward_tokens(frame, conditioning, cache)
         cache.commit(num_tokens)
-        worst = max(worst, float((cached[:, 0] - whole[:, index]).abs().max()))
-    return worst
+        worst.append((cached[:, 0] - whole[:, index]).abs().max())
+    return float(torch.stack(worst).max())
 
 
 @torch.no_grad()
 def causality_leak(model: VideoMAR, latents: Tensor, captions: tuple[Tensor, Tensor]) -> float:
     """Largest change in the hidden vectors of earlier frames when the last frame changes; 0 = no leak."""
-    hidden = torch.zeros(patchify(latents, model.params.patch_size).shape[:3], dtype=torch.bool)
+    shape = patchify(latents, model.params.patch_size).shape[:3]
+    hidden = torch.zeros(shape, dtype=torch.bool, device=latents.device)
     changed = latents.clone()
     changed[:, :, -1] += 1
     before, after = (model.trunk(clips, hidden, *captions) for clips in (latents, changed))
