@@ -43,7 +43,8 @@ class Worktree:
         self._entry: dict[str, Any] = _stages(Layout().pipeline)[stage]
         self._tree = _tree_of_checkout()
         made = [out for entry in _stages(Layout().lock).values() for out in entry.get("outs", [])]
-        self._made = [out for out in made if out["path"] in self._entry["deps"]]
+        needed = self._entry["deps"]
+        self._made = [out for out in made if any(f"{path}/".startswith(f"{out['path']}/") for path in needed)]
         numbers = yaml.safe_load(params.read_text(encoding="utf-8"))
         sections = {section: numbers[section] for section in self._entry["params"]}
         code = run_git(Path(), "ls-tree", self._tree, "--", *self._entry["deps"])

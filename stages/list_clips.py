@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.stage import Stage
+from videomar.config import Params
+from videomar.config.params import names_of_starts
 from videomar.sources.listing import write_listing, write_named
 
 
@@ -11,7 +13,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """List the folder `samples.source` and the functions and networks that parameters name."""
     with Stage("list_clips", arguments, "raw", "out", "named", metrics=False) as stage:
         write_listing(Path(stage.params.samples.source), stage.path.raw, stage.path.out)
-        write_named(stage.params, stage.path.named)
+        write_named(stage.params, stage.path.named, _starts(stage.params))
+
+
+def _starts(params: Params) -> dict[str, dict[str, dict[str, str]]]:
+    """What stages depend on because of weights to start from."""
+    if not names_of_starts(params):
+        return {}
+    from videomar.hub.start import named_starts  # here: it takes seconds to import, in every run
+
+    return named_starts(params)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from stages.stage import Stage
 from videomar.checkpoint import weights_hash
 from videomar.latents.shards import contents_hash
+from videomar.sampling.held_out import seen_input
 from videomar.sampling.sample import sample_held_out
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the generated clips; paths come from dvc.yaml."""
-    with Stage("sample", arguments, "raw", "ledger", "latents", "model", "tokenizer", "out") as stage:
+    with Stage(
+        "sample", arguments, "raw", "ledger", "latents", "model", "tokenizer", "named", "out"
+    ) as stage:
         path = stage.path
         # The ledger contains the hash of every video in `raw`.
         inputs = {
@@ -18,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "latents": contents_hash(path.latents),
             "model": weights_hash(path.model),
             "tokenizer": path.tokenizer,
+            **seen_input(path.named),
         }
         if not stage.is_done(inputs, ["ingest", "text", "sample", "suite"]):
             stage.metrics = sample_held_out(path, stage.params)

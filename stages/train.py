@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stages.stage import Stage
 from videomar.files import LOG_FILE
+from videomar.hub.start import refuse_other_encoders, starts_of, weights_of
 from videomar.latents.shards import contents_hash
 from videomar.provenance.checkout import made_from
 from videomar.sampling.previews import Previews
@@ -20,8 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Stage("train", arguments, "latents", "tokenizer", "out", "plot", "runs", "curves") as stage:
         path, params = stage.path, stage.params
         outputs = ["out", "plot", "runs", "curves"]
-        if stage.is_done({"latents": contents_hash(path.latents)}, ["text", "model", "train"], outputs):
+        starts = starts_of(params)
+        inputs = {"latents": contents_hash(path.latents), **weights_of(starts)}
+        if stage.is_done(inputs, ["text", "model", "train"], outputs):
             return
+        refuse_other_encoders(starts, path.tokenizer, params)
         # Previews are only for people to look at, so their parameters are no reason to train again.
         previews = Previews(
             latents=absolute(path.latents),
@@ -31,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fps=params.ingest.fps,
         )
         tokenizer, tags = path.tokenizer.resolve(), made_from(Path.cwd())
-        spec = RunSpec(absolute(path.latents), path.out.resolve(), params, tags, tokenizer, previews.write)
+        spec = RunSpec(
+            absolute(path.latents), path.out.resolve(), params, tags, tokenizer, previews.write, starts
+        )
         stage.metrics = train_runs(spec)
         path.plot.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path.out / LOG_FILE, path.plot)

@@ -10,6 +10,10 @@ around them (registry, report, doctor, plan, flows) reads from here what they wr
 from dataclasses import dataclass
 from pathlib import Path
 
+SEEN, UNKNOWN = "seen by ancestors", "ancestors with unknown clips"
+"""Entries of `named/sample.json`: videos, by sha256, that the model of `train.start_from`, or one before it,
+was trained on; and such models of which that is not known."""
+
 
 class _Below:
     """Attribute of `Layout`: this path below its root."""

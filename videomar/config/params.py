@@ -197,6 +197,12 @@ def variants_of(params: Params) -> dict[str, tuple[Variant, Params]]:
     return found
 
 
+def names_of_starts(params: Params) -> list[str]:
+    """Return the different names in `train.start_from`, of all runs."""
+    runs = [run for _, run in variants_of(params).values()] or [params]
+    return list(dict.fromkeys(str(run.train.start_from) for run in runs if run.train.start_from is not None))
+
+
 def _checked(raw: object, where: str, layout: Mapping[str, str] | None = None) -> Params:
     """Check the content of a YAML file and return all sections.
 

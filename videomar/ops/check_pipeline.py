@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
-from videomar.config import load_own_params, load_params
+from videomar.config import Params, load_own_params, load_params
 from videomar.config.layout import Layout
+from videomar.config.params import names_of_starts
 from videomar.errors import BIN, Finding, OldLayoutError, ParamsError, VideomarError
 from videomar.provenance.checkout import outputs_of
-from videomar.sources.listing import changed_named, is_current
+from videomar.sources.listing import Named, changed_named, is_current
 
 _OUTS, _DEPS = "changed outs", "changed deps"
 _SHOWN = 4
@@ -79,9 +80,18 @@ def pipeline_status() -> Status:
     params = load_params(_HERE.params)
     if not is_current(_HERE.listing, Path(source := params.samples.source)):
         status.setdefault("samples", []).append({_DEPS: {source: "modified"}})
-    for stage, names in changed_named(params, _HERE.named).items():
+    for stage, names in changed_named(params, _HERE.named, _starts(params)).items():
         status.setdefault(stage, []).append({_DEPS: dict.fromkeys(names, "modified")})
     return {stage: facts for stage, facts in status.items() if facts}
+
+
+def _starts(params: Params) -> Named:
+    """What stages depend on because of weights to start from."""
+    if not names_of_starts(params):
+        return {}
+    from videomar.hub.start import named_starts  # here: it needs torch, which other checks do not
+
+    return named_starts(params)
 
 
 def _explain(status: Status, lock: Path, cache: Path) -> Iterator[Finding]:

@@ -34,6 +34,7 @@ INERT = {
     "videomar.tracking": "records runs in MLflow",
     "videomar.sampling.previews": "clips to look at; nothing is made from them",
     "videomar.checkpoint.model_folder": "copies files beside the weights",
+    "videomar.hub.start": "finds the weights that a name stands for, which are compared by content",
     "videomar.evaluation.fingerprint": "what scores depend on",
     "videomar.latents.encode_ray": "distributes clips to workers; `clip_encoder` encodes them",
     "videomar.training.launch": "starts the workers of a run",

@@ -18,17 +18,33 @@ from typing import Any
 import pandas
 import yaml
 
+from videomar.config.layout import SEEN, UNKNOWN, Layout
 from videomar.files import write_json
 from videomar.provenance.checkout import outputs_of
-from videomar.registry.evidence import FILES, LINEAGE, Checksum, read_checksums, read_lineage, text_of
+from videomar.provenance.made_with import BESIDE, content_sha256
+from videomar.registry.evidence import (
+    CLIP_COLUMNS,
+    FILES,
+    LINEAGE,
+    Checksum,
+    read_checksums,
+    read_lineage,
+    text_of,
+)
 from videomar.registry.versions import MODEL, Version, download_evidence
 
 TRAIN_SPLIT = "train"
 PARENTS = "parents"
 """Folder of the evidence with a folder for each ancestor."""
-_ABOUT = "parent.json"
+_ABOUT, _ORIGIN, _KEY = "parent.json", "origin.json", "train.start_from"
 _COPIED = (LINEAGE, FILES, "params.yaml", "dvc.lock", "metrics/evaluate.json", "metrics/train.json")
 _DIGITS = 12
+
+
+def kept_start(weights_sha256: str) -> Path:
+    """Folder that keeps weights which runs start from; it need not exist."""
+    run = Layout().training_run
+    return run.with_name(f"{run.name}.start") / weights_sha256[:_DIGITS]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,18 +101,6 @@ def read_ancestors(evidence: Path) -> list[Ancestor]:
     return [_read(about.parent) for about in sorted((evidence / PARENTS).glob(f"*/{_ABOUT}"))]
 
 
-def ancestors_of(version: Version, into: Path) -> list[Ancestor]:
-    """Download and read the ancestors of a version.
-
-    Args:
-        version: Any.
-        into: A temporary folder.
-    """
-    if "parent_weights_sha256" not in version.tags:
-        return []
-    return read_ancestors(download_evidence(version, into))
-
-
 def write_ancestors(folder: Path, origin: Mapping[str, Any], evidence: Path | None) -> None:
     """Record a model that weights are taken from, and its own ancestors, in `folder/parents`.
 
@@ -120,16 +124,22 @@ def write_ancestors(folder: Path, origin: Mapping[str, Any], evidence: Path | No
         shutil.copytree(before, folder / PARENTS / f"{int(number) + 1:02d}_{rest}")
 
 
-def copy_ancestors(start: Path, evidence: Path) -> dict[str, str]:
+def copy_ancestors(made_with: Mapping[str, Any], evidence: Path) -> dict[str, str]:
     """Copy what `write_ancestors` recorded into the evidence of a version; return the version's tags.
 
     Args:
-        start: Folder of the weights that its training started from.
+        made_with: Identity of its training run: `start` is the hash of the weights that it started from.
         evidence: Folder that becomes its evidence.
     """
-    if not (start / PARENTS).is_dir():
+    sha256 = made_with.get("start")
+    if sha256 is None:
         return {}
-    shutil.copytree(start / PARENTS, evidence / PARENTS)
+    kept = kept_start(sha256) / PARENTS
+    if kept.is_dir():
+        shutil.copytree(kept, evidence / PARENTS)
+    else:  # it was removed since; the run knows the model's name
+        origin = {"name": "unknown weights", **made_with.get(BESIDE, {}).get("start", {})}
+        write_ancestors(evidence, {**origin, "weights_sha256": sha256}, None)
     parent = read_ancestors(evidence)[0]
     return {
         "parent": parent.name,
@@ -139,6 +149,23 @@ def copy_ancestors(start: Path, evidence: Path) -> dict[str, str]:
     }
 
 
+def write_seen_by_shipped(origin: Path, evidence: Path) -> None:
+    """Write the videos that the origin of a packaged model names as a table of clips, one for each video."""
+    about = json.loads(origin.read_text("utf-8"))
+    saw = set(about.get("saw", ()))
+    rows = [
+        {
+            "video": row["path"],
+            "video_sha256": row["sha256"],
+            "split": TRAIN_SPLIT if row["path"] in saw else None,
+        }
+        for row in about.get("raw", ())
+    ]
+    if rows:
+        clips = pandas.DataFrame(rows).reindex(columns=[*CLIP_COLUMNS, "key"])
+        clips.to_parquet(evidence / LINEAGE, index=False)
+
+
 def seen_videos(ancestors: Sequence[Ancestor]) -> dict[str, str]:
     """Name of the nearest ancestor that was trained on a video, by the video's sha256."""
     return {
@@ -146,6 +173,28 @@ def seen_videos(ancestors: Sequence[Ancestor]) -> dict[str, str]:
         for ancestor in reversed(ancestors)
         for sha256 in ancestor.trained_videos.values()
     }
+
+
+def named_by(starts: Sequence[Path], with_tokenizer: bool) -> dict[str, dict[str, dict[str, str]]]:
+    """Return what each stage depends on because of weights to start from, as `listing.write_named` takes it.
+
+    The weights, their tokenizer, and the videos that their models were trained on, by hash; never the name.
+
+    Args:
+        starts: Folders of `kept_start`.
+        with_tokenizer: Whether their tokenizer is that of the latents.
+    """
+    if not starts:
+        return {}
+    ancestors = [ancestor for folder in starts for ancestor in read_ancestors(folder)]
+    weights = [str(json.loads((folder / _ORIGIN).read_text("utf-8"))["weights_sha256"]) for folder in starts]
+    named = {"train": {_KEY: {"weights": " ".join(sorted(weights))}}}
+    tokenizers = [folder / "tokenizer" for folder in starts if (folder / "tokenizer").is_dir()]
+    if with_tokenizer and tokenizers:
+        named["train_tokenizer"] = {_KEY: {"tokenizer": content_sha256(tokenizers[0])}}
+    unknown = {each.name: each.weights_sha256 for each in ancestors if each.clips is None}
+    named["sample"] = {SEEN: seen_videos(ancestors), UNKNOWN: unknown}
+    return named
 
 
 def usage_by_ancestors(ancestors: Sequence[Ancestor], digest: str) -> dict[str, bool | None]:

@@ -23,6 +23,7 @@ from videomar.errors import CheckpointError, DataError
 from videomar.files import sha256_of
 from videomar.latents.shards import open_latents
 from videomar.provenance.checkout import git_state, results_sha256, uncommitted_changes
+from videomar.registry.ancestors import copy_ancestors
 from videomar.registry.evidence import FILES, LINEAGE, write_checksums, write_lineage
 from videomar.registry.versions import CHALLENGER, MODEL, Version, find_version, version_of
 from videomar.tracking.mlflow_store import experiment_id, open_client
@@ -66,7 +67,7 @@ def register_candidate() -> Version:
     import mlflow
 
     # Here: a release with nothing to do needs no torch.
-    from videomar.checkpoint import export, latest, read_parts
+    from videomar.checkpoint import export, latest, read_manifest, read_parts
     from videomar.checkpoint.card import model_card
     from videomar.registry.model_card import facts_of
     from videomar.report.kept_clips import KEPT_CLIPS, write_kept_clips
@@ -78,15 +79,13 @@ def register_candidate() -> Version:
     checkpoint = latest(_HERE.training_run)
     if checkpoint is None:
         raise CheckpointError(f"{_HERE.training_run}: got no checkpoint; run `dvc repro train`")
-    tags = _tags(checkpoint)
-    run_tags = {**tags, "mlflow.runName": f"candidate {checkpoint.name}"}
-    training_run = read_run_id(_HERE.training_run / RUN_FILE)
-    if training_run is not None:
-        run_tags["mlflow.parentRunId"] = training_run
+    manifest = read_manifest(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         weights, tables = Path(folder) / "checkpoint", Path(folder) / "tables"
         tables.mkdir()
         _collect_evidence(tables)
+        tags = {**_tags(checkpoint), "weights_sha256": manifest["files"]["ema.safetensors"]["sha256"]}
+        tags |= copy_ancestors(manifest["made_with"], tables)
         card = model_card(facts_of(f"{MODEL}, {checkpoint.name}", tags, tables))
         export(checkpoint, weights, read_parts(_HERE.tokenizer, load_params(_HERE.params), card))
         folders = {"raw": _HERE.raw, "latents": _HERE.latents, "tokenizer": _HERE.tokenizer}
@@ -94,6 +93,7 @@ def register_candidate() -> Version:
         write_kept_clips(
             _HERE.generated, tables / KEPT_CLIPS
         )  # a few clips, for the report of a later challenger
+        run_tags = {**tags, **_run_tags(checkpoint)}
         with mlflow.start_run(experiment_id=experiment_id(client), tags=run_tags) as run:
             mlflow.log_artifacts(str(tables), "evidence")
             _log_metrics()
@@ -126,6 +126,8 @@ def _tags(checkpoint: Path) -> dict[str, str]:
     """Lineage of a candidate, and its main metrics."""
     metrics = _read_metrics().get("evaluate", {})
     main = {key: f"{value:.4f}" for key, value in metrics.items() if "gain" in key or "margin" in key}
+    if seen := _read_metrics().get("sample", {}).get("clips_left_out_as_seen"):
+        main["clips_left_out_as_seen"] = f"{seen:.0f}"
     recorded = [path.as_posix() for path in (_HERE.params, _HERE.takedowns, credits_file())]
     changes = uncommitted_changes(Path.cwd(), recorded, _HERE.lock)
     return {
@@ -142,6 +144,13 @@ def _tags(checkpoint: Path) -> dict[str, str]:
         "training_run": read_run_id(_HERE.training_run / RUN_FILE) or "none",
         **main,
     }
+
+
+def _run_tags(checkpoint: Path) -> dict[str, str]:
+    """Name of the MLflow run of a candidate, and the training run above it if that is known."""
+    training_run = read_run_id(_HERE.training_run / RUN_FILE)
+    above = {} if training_run is None else {"mlflow.parentRunId": training_run}
+    return {"mlflow.runName": f"candidate {checkpoint.name}", **above}
 
 
 def _collect_evidence(folder: Path) -> None:

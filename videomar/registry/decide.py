@@ -57,14 +57,15 @@ def decide(version: Version, params: Path, run: RunStage = run_here) -> "Decisio
 
     best, gate = champion(), load_own_params(params).gate
     if best is None:
-        return decide_promotion(evidence_of(version), None, gate)
+        decision = decide_promotion(evidence_of(version), None, gate)
+        return replace(decision, reasons=(*decision.reasons, *_seen_notes(version)))
     sides = _find_sides(version, best, run)
     notes: list[str] = []
     inherited = any("parent_weights_sha256" in each.tags for each in (version, best))
     if inherited or sides.candidate.again or sides.champion.again:
         sides, notes = _leave_out_trained(sides, (version, best))
     decision = decide_promotion(sides.candidate, sides.champion, gate, sides.not_again)
-    return replace(decision, reasons=(*decision.reasons, *notes))
+    return replace(decision, reasons=(*decision.reasons, *_seen_notes(version), *notes))
 
 
 def evidence_of(version: Version, key: str = "") -> "Evidence":
@@ -127,6 +128,14 @@ def _leave_out_trained(sides: _Sides, versions: Sequence[Version]) -> tuple[_Sid
     which = "one of the two, or a model that it started from," if ancestors else "one of the two"
     left = f"Left out: {len(judged & trained)} of {len(judged)} clips, on which {which} was trained."
     return _Sides(candidate, best, sides.not_again), [left, *notes]
+
+
+def _seen_notes(version: Version) -> list[str]:
+    """A sentence on the clips that were not generated because a model that it started from had seen them."""
+    count = version.tags.get("clips_left_out_as_seen")
+    if count is None:
+        return []
+    return [f"Not judged: {count} clips of videos that a model which it started from was trained on."]
 
 
 def _comparable(candidate: str, best: str) -> _Sides | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from videomar.checkpoint.card import CardFacts, model_card
+from videomar.registry.ancestors import read_ancestors
 from videomar.registry.evidence import LINEAGE, read_lineage, text_of
 from videomar.registry.versions import MODEL, Version, download_evidence, keep_description
 
@@ -17,6 +18,10 @@ _SHOWN_TAGS = (
     "ledger_sha256",
     "tokenizer_sha256",
     "checkpoint_sha256",
+    "weights_sha256",
+    "parent_version",
+    "parent_run",
+    "parent_weights_sha256",
 )
 
 
@@ -51,6 +56,7 @@ def facts_of(name: str, tags: Mapping[str, str], evidence: Path) -> CardFacts:
         figures=decision.get("figures", ()),
         reasons=decision.get("reasons", ()),
         metrics=_metrics_of(evidence, "evaluate"),
+        parents=[ancestor.name for ancestor in read_ancestors(evidence)],
         registered=True,
         lineage={tag: tags[tag] for tag in _SHOWN_TAGS if tag in tags},
     )

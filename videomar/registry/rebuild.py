@@ -20,12 +20,14 @@ import yaml
 
 from videomar.checkpoint import latest
 from videomar.config import load_params
+from videomar.config.edit import update_params
 from videomar.config.layout import Layout
 from videomar.config.migration import migrate
 from videomar.errors import CheckpointError, DataError, VideomarError
 from videomar.files import sha256_of
 from videomar.processes import run_within
 from videomar.provenance.checkout import run_git
+from videomar.registry.ancestors import kept_start, named_by
 from videomar.registry.candidate import machine_kind
 from videomar.registry.evidence import (
     FILES,
@@ -128,14 +130,37 @@ def rebuild(traced: Trace, into: Path, raw: Path) -> Comparison:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target)
     # The stage that writes this is skipped: it also lists the folder of clips, which may be gone.
+    starts = _use_weights(traced, made.params)
     params = load_params(made.params, Layout().params)
-    write_named(params, made.named)
+    write_named(params, made.named, named_by(starts, params.tokenizer.pretrained is None))
     stages = _stages_after(made.pipeline, Layout().raw.as_posix())
     for stage in stages:
         _run_stage(stage, into)
     here = machine_kind(params)
     then = {name: traced.version.tags.get(name, "") for name in here}
     return compare(recorded, _rebuilt(made, stages), then, here)
+
+
+def _use_weights(traced: Trace, params: Path) -> list[Path]:
+    """Let training start from the very weights that it started from, whatever their name means by now.
+
+    Returns:
+        Their folder, if the version's training started from any.
+
+    Raises:
+        DataError: they are not kept here any more.
+    """
+    sha256 = traced.version.tags.get("parent_weights_sha256")
+    if sha256 is None:
+        return []
+    kept = kept_start(sha256).resolve()
+    if not kept.is_dir():
+        parent = traced.version.tags["parent"]
+        raise DataError(
+            f"{kept}: no such folder, expected the weights that training started from, of {parent}"
+        )
+    update_params(params, {"train": {"start_from": str(kept)}})
+    return [kept]
 
 
 def compare(recorded: Made, rebuilt: Made, then: Mapping[str, str], here: Mapping[str, str]) -> Comparison:

@@ -39,6 +39,8 @@ _SHOWN_TAGS = (
     "lock_sha256",
     "checkpoint_sha256",
     "training_run",
+    "parent",
+    "parent_weights_sha256",
     "decided_at",
     "previous_champion",
 )

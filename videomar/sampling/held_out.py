@@ -3,7 +3,10 @@
 Axes: F frames, H W rows and columns in pixels, C channels, T latent frames.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor
 
 from videomar.config import Params, SuiteParams
+from videomar.config.layout import SEEN
 from videomar.curation.ledger import kept_clips, read_ledger
 from videomar.errors import DataError
 from videomar.latents.dataset import LatentDataset
@@ -32,15 +36,30 @@ class HeldOut(NamedTuple):
     """For each clip the index of another clip, whose caption is a wrong prompt for this one."""
     extra: list[int]
     """Indices of the few clips that are generated in further ways."""
+    num_seen: int
+    """Clips of the split left out because a model that training started from was trained on their videos."""
 
 
 def read_held_out(paths: Any, params: Params) -> HeldOut:
     """The clips that section `suite` asks for, from the test split.
 
+    Clips of videos that an ancestor of the model was trained on are no held-out clips, and left out.
+
+    Args:
+        paths: `raw`, `ledger`, `latents`; and `named`, the listing of these videos, which may be missing.
+        params: section `suite` chooses.
+
     Raises:
-        DataError: the split is empty.
+        DataError: the split is empty, or an ancestor saw all of it.
     """
-    rows = choose_clips(kept_clips(read_ledger(paths.ledger), split=SPLIT), params.suite)
+    everything = kept_clips(read_ledger(paths.ledger), split=SPLIT)
+    unseen = everything[~everything["video_sha256"].isin(read_seen(getattr(paths, "named", None)))]
+    rows = choose_clips(unseen, params.suite)
+    if rows.empty and len(everything):
+        raise DataError(
+            f"{paths.ledger}: got {len(everything)} clips in split {SPLIT}, all of videos that the model of "
+            "train.start_from was trained on, expected others; add videos, or start from other weights"
+        )
     if rows.empty:
         raise DataError(
             f"{paths.ledger}: got no clip in split {SPLIT}, expected some; add videos or relax curate"
@@ -55,7 +74,21 @@ def read_held_out(paths: Any, params: Params) -> HeldOut:
         for arrays in ([clip.text for clip in stored], [clip.text_mask for clip in stored])
     )
     extra = spread(rows, params.suite.extra_clips)
-    return HeldOut(rows, pictures, latents, text, text_mask, wrong_prompts(rows), extra)
+    num_seen = len(everything) - len(unseen)
+    return HeldOut(rows, pictures, latents, text, text_mask, wrong_prompts(rows), extra, num_seen)
+
+
+def read_seen(named: Path | None) -> list[str]:
+    """Read the sha256 of the videos that ancestors were trained on; none without a listing."""
+    if named is None or not named.is_file():
+        return []
+    return sorted(json.loads(named.read_text("utf-8")).get(SEEN, {}))
+
+
+def seen_input(named: Path) -> dict[str, str]:
+    """Return what generated clips are compared by because of `read_seen`; empty if there is nothing."""
+    seen = read_seen(named)
+    return {"seen": hashlib.sha256(json.dumps(seen).encode()).hexdigest()} if seen else {}
 
 
 def batches_of_one_shape(

@@ -104,6 +104,7 @@ def sample_held_out(paths: Any, params: Params) -> dict[str, float]:
     return {
         "clips": len(held_out.rows),
         **{f"clips_{group}": count for group, count in counts.items()},
+        "clips_left_out_as_seen": held_out.num_seen,
         "clips_generated": sum(row["kind"] not in ("truth", "tokenizer") for row in rows),
         "sampling_seconds": finished.seconds,
         "metrics_seconds": law_seconds,

@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,10 @@ UNREADABLE = ".unreadable.json"
 """File in the raw folder that names the entries that could not be collected, with the reasons."""
 _SMALL_BYTES = 65_536
 """Files up to this size (captions, recipes) are compared by content, larger ones by size and time."""
+Named = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""Contents by name in the parameters, by stage."""
+_FOR_STARTS = ("train", "sample")
+"""Stages that depend on the weights which training starts from; the tokenizer's does, too."""
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -133,16 +137,22 @@ def write_listing(source: Path, raw: Path, out: Path) -> None:
     write_json(out, content)
 
 
-def write_named(params: Params, out: Path) -> None:
-    """Write a listing of the functions, files and folders that parameters name, as `out/STAGE.json`."""
-    for stage, content in _named(params).items():
+def write_named(params: Params, out: Path, starts: Named) -> None:
+    """Write a listing of the functions, files, folders and weights that parameters name, as `out/STAGE.json`.
+
+    Args:
+        params: all sections.
+        out: a folder.
+        starts: what stages depend on because of `train.start_from`, which other code resolves.
+    """
+    for stage, content in _named(params, starts).items():
         write_json(out / f"{stage}.json", content)
 
 
-def changed_named(params: Params, out: Path) -> dict[str, list[str]]:
+def changed_named(params: Params, out: Path, starts: Named) -> dict[str, list[str]]:
     """Compare with the listings that `write_named` wrote; return the changed names by stage."""
     changed: dict[str, list[str]] = {}
-    for stage, content in _named(params).items():
+    for stage, content in _named(params, starts).items():
         try:
             before = json.loads((out / f"{stage}.json").read_text("utf-8"))
         except (OSError, ValueError):
@@ -152,7 +162,7 @@ def changed_named(params: Params, out: Path) -> dict[str, list[str]]:
     return changed
 
 
-def _named(params: Params) -> dict[str, dict[str, dict[str, str]]]:
+def _named(params: Params, starts: Named) -> dict[str, dict[str, Mapping[str, str]]]:
     """Content of each existing file or folder, by its name in the parameters, by the stage that uses it."""
     captioner = params.ingest.captioner
     named = {
@@ -163,9 +173,12 @@ def _named(params: Params) -> dict[str, dict[str, dict[str, str]]]:
     }
     if captioner is not None and (source := find_source(captioner)) is not None:
         named["ingest"][captioner] = source
-    return {
+    contents: dict[str, dict[str, Mapping[str, str]]] = {
         stage: {name: _content(path) for name, path in paths.items() if path.exists()}
         for stage, paths in named.items()
+    }
+    return {
+        stage: {**contents.get(stage, {}), **starts.get(stage, {})} for stage in (*contents, *_FOR_STARTS)
     }
 
 

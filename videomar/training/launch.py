@@ -5,6 +5,7 @@
 The loop itself knows nothing of Ray; on a machine without it, call `videomar.training.loop.train`.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from videomar import errors
 from videomar.compute.cluster import compute_device, ray_cluster, refuse_missing_gpus
-from videomar.config import Params
+from videomar.config import Params, TrainParams
 from videomar.config.section import fixed_keys, free_keys
 from videomar.errors import CheckpointError, VideomarError
 from videomar.files import write_json
@@ -63,10 +64,19 @@ class RunSpec:
     """Folder of the latents' tokenizer, which every checkpoint then holds, so that it is a whole model."""
     write_previews: WritePreviews | None = None
     """Makes the clips that are recorded every `resources.train.preview_every` steps."""
+    starts: Mapping[str, Path] = field(default_factory=dict)
+    """Folder of the weights that a name in `train.start_from` stands for; a name that is none is a folder."""
     tracking_uri: str = field(default_factory=tracking_uri)
     """Address of the MLflow store."""
     scratch: Path = field(default_factory=lambda: Path(".local/ray").resolve())
     """Folder for Ray's records and the messages of workers."""
+
+    @property
+    def train(self) -> TrainParams:
+        """Section `train`, with the folder of the weights to start from in place of their name."""
+        name = self.params.train.start_from
+        folder = None if name is None else str(self.starts.get(str(name), name))
+        return dataclasses.replace(self.params.train, start_from=folder)
 
     def followed(self, name: str = "") -> Followed:
         """What shows this run on the terminal; the name of one of several precedes its lines."""
@@ -198,13 +208,13 @@ def work(spec: RunSpec, worker: "Worker", report: Report | None = None) -> None:
         def begin() -> TrackedRun | None:
             if worker.rank:
                 return None
-            claim_run_folder(out, describe_run(shape, data.train, params.train))
+            claim_run_folder(out, describe_run(shape, data.train, spec.train))
             return _open_run(spec, data.train)
 
         tracked = worker.together(begin)
         recorder = Recorder(tracked, spec.write_previews, report) if tracked else None
         try:
-            train(shape, data, params.train, out, worker, recorder, _parts(spec))
+            train(shape, data, spec.train, out, worker, recorder, _parts(spec))
         except BaseException:
             if tracked:
                 tracked.finish("FAILED")

@@ -111,7 +111,7 @@ def train_runs(spec: RunSpec) -> dict[str, float]:
 
 
 def _run(name: str, spec: RunSpec, overrides: Mapping[str, object], dataset: LatentDataset) -> Run:
-    identity = describe_run(shape_of(dataset, spec.params), dataset, spec.params.train)
+    identity = describe_run(shape_of(dataset, spec.params), dataset, spec.train)
     return Run(name, spec, overrides, identity)
 
 

@@ -1,0 +1,227 @@
+"""Weights to start from by name, and the lineage of what was trained from them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import small_params
+from tests.support.pipeline_outputs import write_outputs
+from videomar import checkpoint
+from videomar.checkpoint.manifest import ModelShape
+from videomar.checkpoint.transfer import start_origin, start_sha256
+from videomar.config import load_params
+from videomar.config.edit import update_params
+from videomar.config.layout import SEEN, UNKNOWN, Layout
+from videomar.curation.ledger import read_ledger, write_ledger
+from videomar.errors import CheckpointError, ParamsError
+from videomar.files import sha256_of
+from videomar.hub.start import named_starts, refuse_other_encoders, starts_of, with_start_tokenizer
+from videomar.latents.shards import read_rows, write_shards
+from videomar.ops.gc import find_runs
+from videomar.registry import release
+from videomar.registry.ancestors import kept_start
+from videomar.registry.takedown import describe_usage, find_usage
+from videomar.registry.trace import trace, verify
+from videomar.registry.versions import MODEL, find_model
+from videomar.sampling.held_out import read_seen
+from videomar.sources.listing import changed_named, write_named
+from videomar.tracking.mlflow_store import open_client
+from videomar.training.state import untrained
+
+HERE = Layout()
+VIDEO = "data/raw/simulated/a.mp4"
+
+
+def start_from(name: str | int | None) -> None:
+    update_params(HERE.params, {"train": {"start_from": name}})
+
+
+def make_child(root: Path, start: str) -> None:
+    """Outputs as of a run on another video that started from these weights."""
+    (root / VIDEO).rename(root / "data/raw/simulated/b.mp4")
+    new = root / "data/raw/simulated/b.mp4"
+    new.write_bytes(b"bytes of another video")
+    ledger = read_ledger(HERE.ledger)
+    ledger.loc[ledger["clip_id"] == "1", ["clip_id", "video", "video_sha256"]] = [
+        "3",
+        "simulated/b.mp4",
+        sha256_of(new),
+    ]
+    write_ledger(HERE.ledger, ledger)
+    rows = [{**row, "clip_id": "3"} for row in read_rows(root / "data/latents")]
+    shutil.rmtree(root / "data/latents")
+    write_shards(root / "data/latents", rows, 8, {"tokenizer": "f" * 64})
+    weights = untrained(ModelShape(small_params().model, 4, 6, 5), 1).state_dict()
+    made_with = {"start": start, "beside": {"start": start_origin(kept_start(start))}}
+    shape = ModelShape(small_params().model, 4, 6, 5)
+    checkpoint.save(root / "checkpoints/videomar", 40, shape, {"model": weights, "ema": weights}, made_with)
+    (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    sample = {"clips_left_out_as_seen": 2.0}
+    (root / "metrics/sample.json").write_text(json.dumps(sample))
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with version 1, the champion, and version 2, whose weights come from it."""
+    root = tmp_path_factory.mktemp("family")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(root)
+        write_outputs(root)
+        (root / "takedowns.csv").write_text("video_sha256,video,reason,removed_at\n")
+        assert release.register() == "1"
+        open_client().set_registered_model_alias(MODEL, "challenger", "1")
+        start_from("challenger")
+        [folder] = starts_of(load_params(HERE.params)).values()
+        make_child(root, start_sha256(folder))
+        assert release.register() == "2"
+    return root
+
+
+@pytest.fixture
+def root(family: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(family)
+    return family
+
+
+def test_every_name_of_the_same_weights_is_the_same_folder(root):
+    start_from(1)
+    [by_number] = starts_of(load_params(HERE.params)).values()
+    start_from(str(by_number))
+    [by_folder] = starts_of(load_params(HERE.params)).values()
+    assert by_number == by_folder == kept_start(start_sha256(by_number)).resolve()
+    assert start_origin(by_number)["name"] == "videomar version 1"
+    assert {path.name for path in by_number.iterdir()} == {
+        *("checkpoint.json", "ema.safetensors", "origin.json", "params.yaml", "parents", "tokenizer")
+    }
+
+
+def test_listing_holds_contents_and_never_the_name(root, tmp_path):
+    start_from(1)
+    one = named_starts(load_params(HERE.params))
+    start_from(str(starts_of(load_params(HERE.params))["1"]))
+    assert named_starts(load_params(HERE.params)) == one
+    assert one["sample"] == {
+        SEEN: {trace(find_model("1")).clips["video_sha256"][0]: "videomar version 1"},
+        UNKNOWN: {},
+    }
+    write_named(load_params(HERE.params), tmp_path, one)
+    assert read_seen(tmp_path / "sample.json") == list(one["sample"][SEEN])
+    start_from("challenger")  # version 2 now: other weights, with videos of both
+    two = named_starts(load_params(HERE.params))
+    assert set(two["sample"][SEEN].values()) == {"videomar version 1", "videomar version 2"}
+    changed = changed_named(load_params(HERE.params), tmp_path, two)
+    assert changed["train"] == ["train.start_from"]
+    assert changed["sample"] == [SEEN]
+    start_from(None)
+    write_named(load_params(HERE.params), tmp_path, {})
+    assert json.loads((tmp_path / "train.json").read_text()) == {}
+
+
+def test_its_tokenizer_comes_with_it_and_another_is_refused(root, tmp_path):
+    start_from(1)
+    params = load_params(HERE.params)
+    starts = starts_of(params)
+    own = with_start_tokenizer(params).tokenizer.pretrained
+    assert own == str(starts["1"] / "tokenizer")
+    refuse_other_encoders(starts, HERE.tokenizer, params)
+    other = tmp_path / "tokenizer"
+    other.mkdir()
+    (other / "tokenizer.json").write_text('{"channels": 9}')
+    with pytest.raises(CheckpointError):
+        refuse_other_encoders(starts, other, params)
+    text = {"encoder": "none", "prefix": ""}
+    update_params(HERE.params, {"text": {"encoder": "none"}})
+    with pytest.raises(CheckpointError, match="trained with text.encoder 'minilm', expected .* 'none'"):
+        refuse_other_encoders(starts, HERE.tokenizer, load_params(HERE.params))
+    update_params(HERE.params, {"text": {**text, "encoder": "minilm"}})
+
+
+def test_names_that_stand_for_nothing_are_refused(root, tmp_path, monkeypatch):
+    for name, words in (
+        (9, "got 9"),
+        ("nowhere", "train.start_from: .*got nowhere"),
+        ("champion", "none yet"),
+    ):
+        start_from(name)
+        with pytest.raises(ParamsError, match=words):
+            starts_of(load_params(HERE.params))
+    start_from(1)
+    params = load_params(HERE.params)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParamsError, match="there is no registry here yet"):
+        starts_of(params)
+    monkeypatch.chdir(root)
+    with pytest.raises(ParamsError, match="got 0, expected a name"):
+        start_from(0)
+
+
+def test_trace_goes_down_to_the_raw_files_of_the_ancestor(root):
+    traced = trace(find_model("2"))
+    details = traced.to_dict()
+    [parent] = details["parents"]
+    assert parent["model"] == "videomar version 1"
+    assert parent["run_id"] == find_model("1").run_id
+    assert parent["saw"] == ["simulated/a.mp4"]
+    assert details["saw"] == ["simulated/b.mp4"]
+    assert {row["path"] for row in parent["raw"]} == {"simulated/a.mp4"}
+    assert (
+        details["parent_weights_sha256"] == parent["weights_sha256"] == find_model("1").tags["weights_sha256"]
+    )
+    assert details["parent_version"] == "1"
+    changes, notes = verify(traced, HERE)
+    assert changes == []
+    assert "videomar version 1: 0 of its 1 raw files are here, as they were; 1 are not here any more" in notes
+
+
+def test_removed_video_counts_against_the_child_of_a_model_that_saw_it(root):
+    digest = next(iter(trace(find_model("1")).raw_files.values()))
+    assert [usage.trained for usage in find_usage(digest)] == [True, True]
+    assert describe_usage(digest)[1] == (
+        "videomar version 2: was made without this video; it started from weights of videomar version 1, "
+        "which was trained on it"
+    )
+    assert [usage.trained for usage in find_usage("0" * 64)] == [False, False]
+
+
+def test_run_of_a_parent_stays(root):
+    client = open_client()
+    client.delete_run(find_model("1").run_id)
+    parent = find_model("2").tags["parent_run"]
+    kept = [version for version in [find_model("2")] if version.tags["parent_run"] == parent]
+    try:
+        garbage, notes = find_runs(-1.0, kept)
+        assert garbage == []
+        assert f"MLflow run {parent}: kept, a registered version is from it" in notes
+        assert trace(find_model("2")).ancestors[0].trained_videos, "the record is in its own run"
+    finally:
+        client.restore_run(parent)
+
+
+def test_card_and_gate_name_the_parent(root):
+    from videomar.registry.decide import _seen_notes
+    from videomar.registry.model_card import card_of
+
+    card = card_of(find_model("2"))
+    assert "- videomar version 1" in card
+    assert find_model("1").tags["weights_sha256"] in card
+    assert _seen_notes(find_model("2")) == [
+        "Not judged: 2 clips of videos that a model which it started from was trained on."
+    ]
+
+
+def test_weights_alone_start_a_run_whose_ancestors_are_not_known(root, tmp_path):
+    shape = ModelShape(small_params().model, 4, 6, 5)
+    weights = untrained(shape, 5).state_dict()
+    saved = checkpoint.save(tmp_path, 3, shape, {"ema": weights}, {"imported": {"file": "released.pth"}})
+    start_from(str(saved))
+    params = load_params(HERE.params)
+    named = named_starts(params)
+    assert named["sample"] == {SEEN: {}, UNKNOWN: {str(saved): start_sha256(saved)}}
+    assert "train_tokenizer" not in named
+    assert with_start_tokenizer(params) == params
+    assert yaml.safe_load((kept_start(start_sha256(saved)) / "origin.json").read_text())["imported"]
