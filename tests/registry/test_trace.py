@@ -9,37 +9,19 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.support.pipeline_outputs import write_outputs
+from tests.registry.conftest import OUTPUTS
 from videomar.cli import app as cli
 from videomar.config.layout import Layout
 from videomar.environment import processor_kind
 from videomar.errors import DataError, VideomarError
 from videomar.files import sha256_of
 from videomar.provenance.checkout import outputs_of, uncommitted_changes
-from videomar.registry import release
 from videomar.registry.takedown import digest_of, find_usage
 from videomar.registry.trace import Trace, clips_of, trace, verify
 from videomar.registry.versions import download_model, find_model
 
 HERE = Layout()
 RAW = "data/raw/simulated/a.mp4"
-OUTPUTS = ("data/latents", "checkpoints/videomar", "checkpoints/tokenizer", "metrics/train.json")
-
-
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree whose newest checkpoint is registered as version 1: once, because that takes seconds."""
-    root = tmp_path_factory.mktemp("trace")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(root)
-        write_outputs(root)
-        outs = [{"path": path, "hash": "md5", "md5": f"{number:032x}"} for number, path in enumerate(OUTPUTS)]
-        (root / "dvc.lock").write_text(yaml.safe_dump({"stages": {"all": {"outs": outs}}}))
-        (root / "takedowns.csv").write_text("video_sha256,video,reason,removed_at\n")
-        (root / "data/raw/simulated/a.txt").write_text("a caption")
-        assert release.register() == "1"
-    return root
 
 
 @pytest.fixture

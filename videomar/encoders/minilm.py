@@ -1,68 +1,48 @@
 """all-MiniLM-L6-v2 without transformers, for one clip at a time.
 
-Importing transformers takes longer than generating a clip. The model is a plain BERT: PyTorch has its layer,
-and the library `tokenizers` reads its tokenizer. The states equal those of `TransformersText` up to rounding;
-what the pipeline trains on still comes from there.
+Importing transformers takes longer than generating a clip. The model is a plain BERT, which is two functions
+below; the library `tokenizers` reads its tokenizer. The states equal those of `TransformersText` up to
+rounding; what the pipeline trains on still comes from there.
 
-Axes: M caption tokens, E caption channels.
+Source: BERT (arXiv 1810.04805), post-norm; the layout of Hugging Face's `BertModel`.
+
+Axes: M caption tokens, E caption channels, N heads, K head channels.
 """
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from videomar.config import TextParams
 from videomar.encoders.text import TextEncoder, content_hash_of, load_text_encoder, packaged_minilm
 from videomar.errors import DataError
 
 _TOKENIZER, _CONFIG, _WEIGHTS = "tokenizer.json", "config.json", "model.safetensors"
-# The names of our module's parts, and those of BERT in the file.
-_NAMES = {
-    "self_attn.out_proj": "attention.output.dense",
-    "norm1": "attention.output.LayerNorm",
-    "linear1": "intermediate.dense",
-    "linear2": "output.dense",
-    "norm2": "output.LayerNorm",
-}
 _log = logging.getLogger(__name__)
 
 
-class MiniLMText(nn.Module):
-    """States of captions by all-MiniLM-L6-v2. Remembers the network and its tokenizer."""
+class MiniLMText:
+    """States of captions by all-MiniLM-L6-v2. Remembers the weights and the tokenizer."""
 
     def __init__(self, folder: Path, max_tokens: int, prefix: str = "") -> None:
-        super().__init__()
+        from tokenizers import Tokenizer  # here: a bare GPU machine may lack it
+
         self.folder, self.max_tokens, self.prefix = folder, max_tokens, prefix
-        config = json.loads((folder / _CONFIG).read_text("utf-8"))
-        self.channels: int = config["hidden_size"]
-        eps, depth = config["layer_norm_eps"], config["num_hidden_layers"]
-        with torch.device("meta"):  # the file has every weight, so none is drawn
-            layer = nn.TransformerEncoderLayer(
-                self.channels,
-                config["num_attention_heads"],
-                config["intermediate_size"],
-                dropout=0.0,
-                activation="gelu",
-                layer_norm_eps=eps,
-                batch_first=True,
-            )
-            self.words = nn.Embedding(config["vocab_size"], self.channels)
-            self.places = nn.Embedding(config["max_position_embeddings"], self.channels)
-            self.norm = nn.LayerNorm(self.channels, eps)
-            self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
-        self.load_state_dict(_renamed(load_file(folder / _WEIGHTS), depth), assign=True)
-        self.eval().requires_grad_(False)
-        self.tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
-        self._check_length(config["max_position_embeddings"])
+        self._config = json.loads((folder / _CONFIG).read_text("utf-8"))
+        self.channels: int = self._config["hidden_size"]
+        self._weights = load_file(folder / _WEIGHTS)
+        self._tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._check_length()
 
     @cached_property
     def content_hash(self) -> str:
@@ -76,56 +56,72 @@ class MiniLMText(nn.Module):
         Prefix and caption together are cut after `max_tokens` tokens, including the two special ones; a
         warning says how many the caption has.
         """
-        device = self.norm.weight.device
-        states = []
-        for caption in captions:
-            ids = self._ids(self.prefix + caption) if caption.strip() else []
-            if not ids:
-                states.append(torch.zeros(0, self.channels, device=device))
-                continue
-            given = torch.tensor(ids, device=device)
-            embedded = self.words(given) + self.places.weight[: len(ids)]
-            states.append(self.layers(self.norm(embedded)[None])[0])
-        return states
+        return [
+            self._states(self._ids(self.prefix + caption))
+            if caption.strip()
+            else torch.zeros(0, self.channels)
+            for caption in captions
+        ]
 
     def _ids(self, text: str) -> list[int]:
         """Return the ids of a text, cut before the last special token."""
-        ids = self.tokenizer.encode(text).ids
+        ids = self._tokenizer.encode(text).ids
         if len(ids) <= self.max_tokens:
             return ids
         _log.warning("a caption is cut: it has %d tokens, text.max_tokens is %d", len(ids), self.max_tokens)
         return [*ids[: self.max_tokens - 1], ids[-1]]
 
-    def _check_length(self, positions: int) -> None:
-        taken = len(self.tokenizer.encode(self.prefix).ids)
+    def _states(self, ids: list[int]) -> Tensor:
+        """Return the last hidden states (M, E) of the tokens."""
+        weights, eps = self._weights, self._config["layer_norm_eps"]
+        words, places, kinds = (
+            weights[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
+        )
+        x = _normed(words[ids] + places[: len(ids)] + kinds[0], weights, "embeddings", eps)
+        for number in range(self._config["num_hidden_layers"]):
+            x = _layer(x, weights, f"encoder.layer.{number}", self._config["num_attention_heads"], eps)
+        return x
+
+    def _check_length(self) -> None:
+        taken = len(self._tokenizer.encode(self.prefix).ids)
+        positions = self._config["max_position_embeddings"]
         if not taken < self.max_tokens <= positions:
             rule = f"more than the {taken} of prefix and special tokens, and at most {positions}"
             raise DataError(f"text.max_tokens: got {self.max_tokens} tokens, expected {rule}; change it")
 
 
-def load_prompt_encoder(params: TextParams) -> TextEncoder:
-    """Load the encoder that section `text` names, the packaged one without transformers.
+def load_prompt_encoder(params: TextParams, device: torch.device | str = "cpu") -> TextEncoder:
+    """Load the encoder that section `text` names; the packaged one on the CPU and without transformers.
+
+    Args:
+        params: section `text`.
+        device: for an encoder of another kind, which may be large.
 
     Raises:
         DataError: files of the model are missing or cannot be read.
     """
     if params.encoder != "minilm":
-        return load_text_encoder(params)
+        return load_text_encoder(params, device)
     return MiniLMText(packaged_minilm(), params.max_tokens, params.prefix)
 
 
-def _renamed(stored: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """Weights of BERT under our names. The token type, the same for all captions, joins the positions."""
-    kinds = stored["embeddings.token_type_embeddings.weight"]
-    weights = {
-        "words.weight": stored["embeddings.word_embeddings.weight"],
-        "places.weight": stored["embeddings.position_embeddings.weight"] + kinds[0],
-    }
-    for end in ("weight", "bias"):
-        weights[f"norm.{end}"] = stored[f"embeddings.LayerNorm.{end}"]
-        for number in range(depth):
-            ours, theirs = f"layers.layers.{number}", f"encoder.layer.{number}"
-            parts = [stored[f"{theirs}.attention.self.{part}.{end}"] for part in ("query", "key", "value")]
-            weights[f"{ours}.self_attn.in_proj_{end}"] = torch.cat(parts)
-            weights |= {f"{ours}.{name}.{end}": stored[f"{theirs}.{of}.{end}"] for name, of in _NAMES.items()}
-    return weights
+def _layer(x: Tensor, weights: Mapping[str, Tensor], name: str, num_heads: int, eps: float) -> Tensor:
+    """One layer on states (M, E): attention of all tokens to all, then two linear maps; each normed after."""
+    q, k, v = (
+        rearrange(_linear(x, weights, f"{name}.attention.self.{part}"), "m (n k) -> n m k", n=num_heads)
+        for part in ("query", "key", "value")
+    )
+    seen = rearrange(F.scaled_dot_product_attention(q, k, v), "n m k -> m (n k)")
+    attended = x + _linear(seen, weights, f"{name}.attention.output.dense")
+    x = _normed(attended, weights, f"{name}.attention.output", eps)
+    inner = F.gelu(_linear(x, weights, f"{name}.intermediate.dense"))
+    return _normed(x + _linear(inner, weights, f"{name}.output.dense"), weights, f"{name}.output", eps)
+
+
+def _linear(x: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
+    return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+
+def _normed(x: Tensor, weights: Mapping[str, Tensor], name: str, eps: float) -> Tensor:
+    weight, bias = (weights[f"{name}.LayerNorm.{end}"] for end in ("weight", "bias"))
+    return F.layer_norm(x, weight.shape, weight, bias, eps)

@@ -19,15 +19,13 @@ from videomar.compute.device import choose_device
 from videomar.compute.seeding import step_generator
 from videomar.config import GenerationParams, IngestParams, Params, load_generation_params
 from videomar.encoders.load import load_tokenizer
-from videomar.encoders.text import load_text_encoder, pad_states
+from videomar.encoders.minilm import load_prompt_encoder
+from videomar.encoders.text import pad_states
 from videomar.encoders.tokenizer import to_pictures, to_unit_range
 from videomar.errors import DataError
 from videomar.media.cover import cover
 from videomar.media.shapes import clip_size
 from videomar.model.generation import generate_frames
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,6 +61,26 @@ class PartialClip:
     """Pixel frames of the whole clip."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipPlan:
+    """What a request comes to: the shape of its clip, before anything is computed."""
+
+    size: tuple[int, int]
+    """Width and height, pixels."""
+    used_frames: int
+    """Frames of the context that are used, the last ones."""
+    num_frames: int
+    """Frames of the clip, context included."""
+    used_length: int
+    """Latent frames of the context."""
+    length: int
+    """Latent frames of the clip, T."""
+    window: int
+    """Latent frames that a new one attends to at most."""
+    tokens_per_frame: int
+    """L."""
+
+
 class ClipGenerator:
     """A model that generates clips from pictures and prompts. Remembers its networks.
 
@@ -86,9 +104,12 @@ class ClipGenerator:
         self.device = choose_device(device)
         self.params = params or load_generation_params(parts.params)
         self.loaded = load(parts.checkpoint, str(self.device))
-        self._tokenizer = load_tokenizer(parts.tokenizer, self.device)
+        self.folder = parts.checkpoint
+        self.tokenizer = load_tokenizer(parts.tokenizer, self.device)
         text, packed = self.params.text, parts.text_encoder
-        self._encoder = load_text_encoder(replace(text, encoder=str(packed)) if packed else text, self.device)
+        self._encoder = load_prompt_encoder(
+            replace(text, encoder=str(packed)) if packed else text, self.device
+        )
 
     def __call__(
         self,
@@ -164,44 +185,70 @@ class ClipGenerator:
         Raises:
             DataError: this model cannot make a clip of the requested size, length or motion.
         """
-        params = self.params
-        trained = self._tokenizer.num_latent_frames(params.ingest.num_frames)
-        available = 1 + (len(context) - 1) // self._tokenizer.time_stride
-        used = self._tokenizer.num_frames(max(1, min(trained // 2, available)))
-        num_frames = request.num_frames or used - 1 + params.ingest.num_frames
-        length = self._tokenizer.num_latent_frames(num_frames)
-        latents = self._encode(context[-used:], request.size)
+        plan, params = self.plan(context, request), self.params
+        latents = self._encode(context[-plan.used_frames :], plan.size)
         text = self._encoder.encode([request.prompt])
         states, mask = pad_states(text, params.text.max_tokens, self.loaded.shape.text_channels)
         captions = states.to(self.device), mask.to(self.device)  # without an encoder they are on the CPU
         sampling = replace(
             params.sample,
             motion=params.sample.motion if request.motion is None else request.motion,
-            window_frames=params.sample.window_frames or (trained if length > trained else 0),
+            window_frames=plan.window if plan.window < plan.length else params.sample.window_frames,
         )
         noise = step_generator(request.seed, 0, device=self.device)
-        yield PartialClip(latents, used, num_frames)
+        yield PartialClip(latents, plan.used_frames, plan.num_frames)
         model = self.loaded.model
-        for frame in generate_frames(model.trunk, model.head, latents, length, captions, sampling, noise):
+        for frame in generate_frames(
+            model.trunk, model.head, latents, plan.length, captions, sampling, noise
+        ):
             latents = torch.cat([latents, frame], 2)
-            yield PartialClip(latents, self._tokenizer.num_frames(latents.shape[2]), num_frames)
+            yield PartialClip(latents, self.tokenizer.num_frames(latents.shape[2]), plan.num_frames)
 
     def decode(self, clip: PartialClip) -> NDArray[np.uint8]:
         """The frames (F, H, W, 3) so far; later latent frames change none of them."""
-        return to_pictures(self._tokenizer.decode(clip.latents))[0].cpu().numpy()
+        return to_pictures(self.tokenizer.decode(clip.latents))[0].cpu().numpy()
 
-    def _encode(self, context: NDArray[np.uint8], size: tuple[int, int] | None) -> Tensor:
-        size = size or clip_size(context.shape[2], context.shape[1], self.params.ingest)
+    def plan(self, context: NDArray[np.uint8], request: GenerationRequest) -> ClipPlan:
+        """Return the shape of the clip that pictures (F0, H, W, 3) and a request come to.
+
+        Raises:
+            DataError: frames do not fill the last latent frame.
+        """
+        ingest, tokenizer = self.params.ingest, self.tokenizer
+        trained = tokenizer.num_latent_frames(ingest.num_frames)
+        available = 1 + (len(context) - 1) // tokenizer.time_stride
+        used_length = max(1, min(trained // 2, available))
+        used_frames = tokenizer.num_frames(used_length)
+        num_frames = request.num_frames or used_frames - 1 + ingest.num_frames
+        length = tokenizer.num_latent_frames(num_frames)
+        size = request.size or clip_size(context.shape[2], context.shape[1], ingest)
+        side = tokenizer.space_stride * self.loaded.params.patch_size
+        return ClipPlan(
+            size=size,
+            used_frames=used_frames,
+            num_frames=num_frames,
+            used_length=used_length,
+            length=length,
+            window=min(length, self.params.sample.window_frames or (trained if length > trained else length)),
+            tokens_per_frame=(size[0] // side) * (size[1] // side),
+        )
+
+    def _encode(self, context: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
         pictures = torch.from_numpy(np.stack([cover(picture, size) for picture in context]))
-        return self._tokenizer.encode(to_unit_range(pictures[None].to(self.device)))
+        return self.tokenizer.encode(to_unit_range(pictures[None].to(self.device)))
 
 
 def _pictures(picture: object, params: IngestParams) -> NDArray[np.uint8]:
     """Return pictures (F, H, W, 3) of anything that `ClipGenerator` takes."""
     if isinstance(picture, str | PathLike):
-        from videomar.media.clip_reader import read_context  # here: its decoders may be missing
+        from videomar.media.images import is_picture, read_picture  # here: a bare GPU machine lacks pillow
 
-        return read_context(Path(picture), params)
+        path = Path(picture)
+        if not path.is_file() or is_picture(path):
+            return read_picture(path)[None]
+        from videomar.media.clip_reader import read_context  # here: decoders come with the pipeline
+
+        return read_context(path, params)
     if hasattr(picture, "convert"):  # a PIL image of any mode
         picture = picture.convert("RGB")
     frames = np.asarray(picture)
