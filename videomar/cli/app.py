@@ -123,19 +123,14 @@ def generate(
     seed: Annotated[int, typer.Option(help="Equal seeds produce equal clips.")] = 0,
 ) -> None:
     """Generate a clip from a picture or a video and a text prompt."""
-    from tqdm import tqdm
+    from videomar.cli.make_clip import check_files, make_clip
 
-    from videomar.hub.find import load
-    from videomar.media.mp4 import write_mp4
-    from videomar.sampling.generate import GenerationRequest
+    wanted_size = _size(size)
+    check_files(given, out)
+    from videomar.sampling.generate import GenerationRequest  # here: the above is refused without torch
 
-    request = GenerationRequest(prompt=prompt, num_frames=frames, size=_size(size), motion=motion, seed=seed)
-    generator = load(model, device)
-    with tqdm(unit="frame", disable=None, leave=False) as bar:  # on a terminal only
-        for clip in generator.partial_clips(generator.pictures(given), request):
-            bar.total = clip.total_frames
-            bar.update(clip.num_frames - bar.n)
-    write_mp4(out, generator.decode(clip), generator.fps)
+    request = GenerationRequest(prompt=prompt, num_frames=frames, size=wanted_size, motion=motion, seed=seed)
+    make_clip(given, out, model, device, request, lambda line: typer.echo(line, err=True))
     print(out)
 
 
@@ -197,7 +192,9 @@ def _size(text: str | None) -> tuple[int, int] | None:
     """Parse WIDTHxHEIGHT; None if not given."""
     if text is None:
         return None
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise typer.BadParameter(f"--size: got {text}, expected WIDTHxHEIGHT in pixels, like 64x32")
-    return int(width), int(height)
+    from videomar.media.images import parse_size
+
+    try:
+        return parse_size(text, "--size")
+    except DataError as error:
+        raise typer.BadParameter(str(error)) from None

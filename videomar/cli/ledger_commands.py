@@ -74,9 +74,11 @@ def remove(
     takedowns: TakedownsPath = HERE.takedowns,
 ) -> None:
     """Take a video down: later runs reject it under any name. Lists models trained on it."""
-    from videomar.registry.takedown import remove_video
+    from videomar.hub.shipped import describe_use
+    from videomar.registry.takedown import digest_of, remove_video
 
     print_lines(remove_video(video, reason, raw, ledger, takedowns))
+    print_lines(describe_use(digest_of(video, raw, ledger)))
 
 
 def _print_changes(changes: "Changes") -> None:

@@ -33,7 +33,15 @@ def trace(
         str, typer.Option(metavar="VIDEO_OR_SHA", help="List versions trained on this raw file.")
     ] = "",
 ) -> None:
-    """Show what a model was made from, down to each raw file, also of the models that it started from."""
+    """Show what a model was made from, down to each raw file, also of the models that it started from.
+
+    `shipped` is the model that comes with the package.
+    """
+    from videomar.hub.shipped import SHIPPED
+
+    if model == SHIPPED and not forward:
+        _trace_shipped(as_json, verify)
+        return
     from videomar.registry.trace import trace as read_trace
     from videomar.registry.trace import verify as verify_trace
     from videomar.registry.versions import find_model
@@ -120,7 +128,24 @@ def rebuild(
     typer.echo(equal if found.by_bits else "same clips, same files, metrics within their tolerances")
 
 
+def _trace_shipped(as_json: bool, verify: bool) -> None:
+    """Print the origin of the model that comes with the package, and what differs from its checksums."""
+    from videomar.hub.shipped import damaged_files, describe_origin, read_origin
+
+    origin, damaged = read_origin(), damaged_files() if verify else []
+    if as_json:
+        print_json(origin | ({"changes": damaged} if verify else {}))
+    else:
+        print_lines(describe_origin(origin))
+    if damaged:
+        print_lines(damaged)
+        raise typer.Exit(1)
+    if verify and not as_json:
+        typer.echo("verified: every file of the shipped model is as it was recorded")
+
+
 def _print_usage(video: str, as_json: bool) -> None:
+    from videomar.hub.shipped import describe_use, saw_raw_file
     from videomar.registry.takedown import describe_usage, digest_of, find_usage
 
     digest = digest_of(video, HERE.raw, HERE.ledger)
@@ -129,10 +154,11 @@ def _print_usage(video: str, as_json: bool) -> None:
             {"version": found.version.number, "clips": found.clips, "trained": found.trained}
             for found in find_usage(digest)
         ]
-        print_json({"video_sha256": digest, "versions": usage})
+        shipped = {"trained": saw_raw_file(digest)}
+        print_json({"video_sha256": digest, "versions": usage, "shipped": shipped})
         return
     typer.echo(f"sha256 {digest}")
-    print_lines(describe_usage(digest))
+    print_lines([*describe_usage(digest), *describe_use(digest)])
 
 
 def _print_trace(traced: "Trace") -> None:

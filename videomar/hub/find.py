@@ -1,5 +1,6 @@
 """The folder of a model that a user names: by alias, version, path, or repository on a hub."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -7,12 +8,16 @@ from pathlib import Path
 from videomar.checkpoint import ModelFolder, open_model_folder
 from videomar.config.layout import Layout
 from videomar.errors import CheckpointError, VideomarError
+from videomar.hub.shipped import SHIPPED, shipped_folder
+from videomar.registry.local_versions import local_model_folder
 from videomar.sampling.generate import ClipGenerator
 from videomar.tracking.mlflow_store import store_exists
 
-ALIASES = ("champion", "challenger")
+CHAMPION = "champion"
+ALIASES = (CHAMPION, "challenger")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HERE = Layout()
+_log = logging.getLogger(__name__)
 
 
 def load(model: str | os.PathLike[str] = "champion", device: str = "auto") -> ClipGenerator:
@@ -20,7 +25,8 @@ def load(model: str | os.PathLike[str] = "champion", device: str = "auto") -> Cl
 
     Args:
         model: `champion`, `challenger` or a version's number in the MLflow registry of the working folder or
-            of MLFLOW_TRACKING_URI; a model folder; or a repository on a hub, as `owner/name`.
+            of MLFLOW_TRACKING_URI; a model folder; a repository on a hub, as `owner/name`; or `shipped`, the
+            model that comes with the package. That one stands in for a champion where there is none yet.
         device: `auto` (a GPU if there is one), `cpu` or `cuda`.
 
     Raises:
@@ -36,6 +42,8 @@ def find_model(model: str | os.PathLike[str]) -> ModelFolder:
         VideomarError: there is no such model.
     """
     name = os.fspath(model)
+    if name == SHIPPED:
+        return open_model_folder(shipped_folder())
     if name in ALIASES or name.isdecimal():
         return _registered(name)
     if Path(name).is_dir():
@@ -46,11 +54,24 @@ def find_model(model: str | os.PathLike[str]) -> ModelFolder:
 
 
 def _registered(name: str) -> ModelFolder:
+    if (folder := local_model_folder(name)) is not None:
+        return open_model_folder(folder)
     if not store_exists():
+        if name == CHAMPION:
+            return _stand_in()
         raise VideomarError(f"model: got {name}, but there is no registry here; expected {_known()}")
-    from videomar.registry.versions import download_model, find_model
+    from videomar.registry import versions  # here: it imports MLflow
 
-    return open_model_folder(download_model(find_model(name)))
+    if name == CHAMPION and versions.champion() is None:
+        return _stand_in()
+    return open_model_folder(versions.download_model(versions.find_model(name)))
+
+
+def _stand_in() -> ModelFolder:
+    """The shipped model, where there is no champion yet."""
+    folder = shipped_folder()
+    _log.warning("no champion here yet: using the model that comes with the package, `%s`", SHIPPED)
+    return open_model_folder(folder)
 
 
 def _local(folder: Path) -> ModelFolder:
@@ -80,4 +101,4 @@ def _downloaded(name: str) -> Path:
 
 def _known() -> str:
     """What a model may be named here, in words."""
-    return "`champion`, `challenger`, a version's number, a model folder, or OWNER/NAME on a hub"
+    return "`champion`, `challenger`, a version's number, a model folder, OWNER/NAME on a hub, or `shipped`"

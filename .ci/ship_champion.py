@@ -1,0 +1,91 @@
+"""Copy the champion of a finished checkout into the package: `make ship FROM=DIR` (default: this checkout).
+
+What is copied: the averaged weights, the tokenizer, the parameters, the card, a few held-out pictures, and
+the origin (commit, checksums of the data and of every raw file, figures). The checkout is not changed.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(HERE))
+
+from videomar.checkpoint import MANIFEST, verify  # noqa: E402
+from videomar.environment import apply_settings  # noqa: E402
+from videomar.errors import VideomarError  # noqa: E402
+from videomar.files import sha256_of, write_json  # noqa: E402
+from videomar.hub.shipped import FOLDER, ORIGIN  # noqa: E402
+from videomar.report.example_pictures import write_examples  # noqa: E402
+
+MOST_BYTES = 16 * 10**6
+NOT_TOLD = ("aliases", "run_id", "training_run", "outputs_md5", "latents", "files")
+"""Parts of a trace that mean nothing elsewhere, or are long and follow from the rest."""
+CARD = "model_card.md"
+
+
+def main() -> None:
+    """Write the folder anew, whole or not at all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkout", type=Path, help="a checkout after `make run`")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    given = parser.parse_args()
+    out = given.out.resolve()
+    os.chdir(given.checkout)
+    apply_settings()
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".shipped-") as folder:
+        # The store is copied: a client of another MLflow would change its tables.
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{shutil.copy('.local/mlflow.db', folder)}"
+        draft = Path(folder) / "model"
+        ship(draft)
+        total = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
+        if total > MOST_BYTES:
+            raise VideomarError(
+                f"{out}: got {total} bytes, expected at most {MOST_BYTES}; ship a smaller model"
+            )
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.move(draft, out)
+    print(f"{out}: {total / 1e6:.1f} MB; commit it, and run tests/hub/test_shipped.py")
+
+
+def ship(draft: Path) -> None:
+    """Write the model folder of the checkout's champion."""
+    from videomar.checkpoint import open_model_folder
+    from videomar.config.layout import Layout
+    from videomar.registry.trace import trace
+    from videomar.registry.versions import download_evidence, download_model, find_model
+
+    version = find_model("champion")
+    parts = open_model_folder(download_model(version))
+    manifest = verify(parts.checkpoint)
+    draft.mkdir()
+    shutil.copy(parts.checkpoint / "ema.safetensors", draft)
+    shutil.copytree(parts.tokenizer, draft / "tokenizer", copy_function=shutil.copyfile)
+    shutil.copy(parts.params, draft / "params.yaml")
+    told = {name: value for name, value in trace(version).to_dict().items() if name not in NOT_TOLD}
+    with tempfile.TemporaryDirectory() as folder:
+        evidence = download_evidence(version, Path(folder))
+        told["metrics"] = json.loads((evidence / "metrics" / "evaluate.json").read_text("utf-8"))
+        told["credits"] = (evidence / "CREDITS.txt").read_text("utf-8").splitlines()
+        card = download_evidence(version, Path(folder), CARD)
+        (draft / "README.md").write_text(card.read_text("utf-8"), encoding="utf-8")
+    write_json(draft / ORIGIN, told)
+    examples = write_examples(Layout().generated, draft)
+    tokenizer = sorted((draft / "tokenizer").iterdir())
+    files = [draft / "ema.safetensors", *tokenizer, draft / "params.yaml", draft / ORIGIN, *examples]
+    manifest["files"] = {
+        path.relative_to(draft).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in files
+    }
+    write_json(draft / MANIFEST, manifest)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except VideomarError as error:
+        sys.exit(f"ship: {error}")
