@@ -220,7 +220,7 @@ def test_full_disk_keeps_what_is_finished(project):
     """A limit on the size of files stands for a full disk; it is met in the middle of the journal."""
 
     def fill(*arguments):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
         yield from Simulated()(*arguments)
 
     child = os.fork()

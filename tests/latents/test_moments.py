@@ -19,7 +19,7 @@ from videomar.encoders.tokenizer import to_unit_range
 from videomar.errors import DataError, ParamsError
 from videomar.latents.clip_encoder import ClipEncoder, Encoded, Video, stored_bytes
 from videomar.latents.dataset import LatentDataset, Splits
-from videomar.latents.encode_ray import EncoderActor
+from videomar.latents.encode_ray import EncoderActor, as_item
 from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import open_latents, read_rows
 from videomar.media.clip_reader import map_clips
@@ -184,8 +184,7 @@ def test_same_bits_clip_by_clip_and_as_rows_of_an_actor(film):
         encoder.encode(video._replace(starts_s=[start], keys=[key]))[0]
         for start, key in zip(video.starts_s, video.keys, strict=True)
     ]
-    row = video._asdict() | {"shape": dataclasses.asdict(video.shape)}
-    rows = [Encoded(*(made[name] for name in Encoded._fields)) for made in actor(row)]
+    rows = [Encoded(*(made[name] for name in Encoded._fields)) for made in actor(as_item([video]))]
     assert whole == alone == rows
     assert all(len(clip.std) == len(clip.data) for clip in whole)
 

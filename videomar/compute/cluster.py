@@ -2,11 +2,12 @@
 
 import contextlib
 import logging
+import math
 import os
 import shlex
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from videomar.environment import (
     RAY_ON_LOOPBACK,
@@ -81,6 +82,41 @@ def compute_device(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
+
+
+class ActorDevice(NamedTuple):
+    """What the actors of a stage compute on."""
+
+    device: str
+    """For `choose_device` in the actor."""
+    num_gpus: float
+    """GPUs that Ray reserves for each; 0 on processors."""
+
+
+def actor_device(wanted: str, workers: int, where: str) -> ActorDevice:
+    """Deal the GPUs of the connected cluster to `workers` actors; where these are more, several share one.
+
+    All can be scheduled at once, because no GPU is dealt more often than another needs. A cluster at
+    RAY_ADDRESS without a GPU may get one later: with `cuda` the actors then wait for it.
+
+    Args:
+        wanted: `auto`, `cpu` or `cuda`.
+        workers: number of actors.
+        where: the key that names the device, for the message.
+
+    Raises:
+        DataError: `cuda` is wanted, and the cluster of this machine has no GPU.
+    """
+    import ray
+
+    found = int(ray.cluster_resources().get("GPU", 0))
+    if compute_device(wanted) == "cpu":
+        return ActorDevice("cpu", 0)
+    if not found and not os.environ.get("RAY_ADDRESS"):
+        rule = "a GPU that Ray can see; set it to auto or cpu, or RAY_ADDRESS to a cluster that has GPUs"
+        raise DataError(f"{where}: got cuda and no GPU, expected {rule}")
+    # Rounded down: Ray counts ten-thousandths, and three of a third must fit.
+    return ActorDevice(wanted, math.floor(10_000 / math.ceil(workers / max(1, found))) / 10_000)
 
 
 def refuse_missing_gpus(wanted: str, num_workers: int) -> None:

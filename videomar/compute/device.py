@@ -3,7 +3,7 @@
 On a GPU three formats are used, and only this module decides where they are allowed:
 
     bfloat16   8 bits of mantissa   products under `autocast`: training with `train.precision: bfloat16`,
-                                    generation, the models that encode and score
+                                    generation; text encoders that were published in it
     TF32      11 bits of mantissa   all other products and convolutions of float32, once `choose_device` has
                                     chosen a GPU: up to eight times the rate of float32
     float32   24 bits of mantissa   all that is no product (sums, norms, noise, weights, moving averages), and
@@ -11,7 +11,7 @@ On a GPU three formats are used, and only this module decides where they are all
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -77,3 +77,19 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
 def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy values of the CPU to a device; to a GPU from pinned memory, so that nobody waits for the copy."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def fetch(values: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Start to copy values to the CPU and return a function that waits for them: until then, work goes on."""
+    if values.device.type != "cuda":
+        return values.cpu
+    copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    copy.copy_(values, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record()
+
+    def wait() -> torch.Tensor:
+        done.synchronize()
+        return copy
+
+    return wait

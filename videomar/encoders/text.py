@@ -74,6 +74,8 @@ class NoText:
         """(0, 1) for every caption."""
         return [torch.zeros(0, 1) for _ in captions]
 
+    encode_silently = encode
+
 
 class TransformersText:
     """Last hidden states of a transformers model in a local folder; nothing is downloaded.

@@ -21,7 +21,13 @@ from videomar.latents.shards import intact_shards, open_latents, write_shards
 from videomar.storage import Location, parse_location, work_folder
 
 JOURNAL = ".journal"
+MADE_ON = "made_on"
+"""Metadata of a cache: kinds of the devices that made its clips and its captions."""
+_CLIPS, _CAPTIONS = "clips", "captions"
 _log = logging.getLogger(__name__)
+
+
+_CPU = "cpu"
 
 
 class StoredArray(NamedTuple):
@@ -29,6 +35,8 @@ class StoredArray(NamedTuple):
 
     shape: list[int]
     data: ByteRange
+    made_on: frozenset[str]
+    """Kind of device that made it; of an array in a shard, the kinds that made the shard's arrays."""
 
 
 class Journal:
@@ -66,13 +74,14 @@ class Journal:
             self.file.close()
         self._lock.release()
 
-    def add(self, key: str, shape: list[int], data: bytes) -> None:
+    def add(self, key: str, shape: list[int], data: bytes, made_on: str = _CPU) -> None:
         """Append an array.
 
         Raises:
             DataError: it cannot be written, for example because the disk is full.
         """
         record = {"key": key, "shape": shape, "bytes": len(data), "sum": hashlib.sha256(data).hexdigest()}
+        record["made_on"] = made_on
         try:
             self.file.write(json.dumps(record).encode() + b"\n")
             offset = self.file.tell()
@@ -88,9 +97,8 @@ class Journal:
         self.path.unlink()
 
     def _index(self, record: dict[str, Any], offset: int) -> None:
-        self.arrays[record["key"]] = StoredArray(
-            record["shape"], ByteRange(self.path, offset, record["bytes"])
-        )
+        data, made_on = ByteRange(self.path, offset, record["bytes"]), record.get("made_on", _CPU)
+        self.arrays[record["key"]] = StoredArray(record["shape"], data, frozenset([made_on]))
 
 
 class LatentCache:
@@ -110,13 +118,15 @@ class LatentCache:
             _log.warning("%s; its clips are encoded again", damage)
         self._known: dict[str, StoredArray] = {}
         for shard in self._shards:
+            clips_on, captions_on = (
+                frozenset(shard.metadata.get(MADE_ON, {}).get(name, [_CPU])) for name in (_CLIPS, _CAPTIONS)
+            )
             for number, row in enumerate(shard.rows):
-                self._known[row["key"]] = StoredArray(row["shape"], shard.byte_range("latents", number))
-                self._known[row["text_key"]] = StoredArray(
-                    row["text_shape"], shard.byte_range("text", number)
-                )
+                latents, text = shard.byte_range("latents", number), shard.byte_range("text", number)
+                self._known[row["key"]] = StoredArray(row["shape"], latents, clips_on)
+                self._known[row["text_key"]] = StoredArray(row["text_shape"], text, captions_on)
                 if "latents_std" in shard.offsets:
-                    std = StoredArray(row["shape"], shard.byte_range("latents_std", number))
+                    std = StoredArray(row["shape"], shard.byte_range("latents_std", number), clips_on)
                     self._known[std_key(row["key"])] = std
         self._known |= self._journal.arrays
         return self
@@ -127,7 +137,7 @@ class LatentCache:
     def __contains__(self, key: str) -> bool:
         return key in self._known
 
-    def add(self, key: str, dtype: str, shape: Sequence[int], data: bytes) -> None:
+    def add(self, key: str, dtype: str, shape: Sequence[int], data: bytes, made_on: str = _CPU) -> None:
         """Add the array of a key; from here on a kill does not lose it.
 
         Raises:
@@ -136,7 +146,7 @@ class LatentCache:
         if not np.isfinite(to_float32(np.frombuffer(data, DTYPES[dtype]), dtype)).all():
             rule = f"finite {dtype}; train the tokenizer again, or choose a wider encode.dtype"
             raise DataError(f"{key}: got values that are not finite, expected {rule}")
-        self._journal.add(key, list(shape), data)
+        self._journal.add(key, list(shape), data, made_on)
         self._known[key] = self._journal.arrays[key]
 
     def write(self, clips: Sequence[Mapping[str, Any]], shard_clips: int, metadata: Mapping[str, Any]) -> int:
@@ -154,6 +164,11 @@ class LatentCache:
             DataError: the shards do not hold the clips, or the disk is full.
         """
         rows = [self._row(clip, metadata["dtype"], metadata["moments"]) for clip in clips]
+        made_on = {
+            kind: sorted({device for clip in clips for device in self._known[clip[key]].made_on})
+            for kind, key in ((_CLIPS, "key"), (_CAPTIONS, "text_key"))
+        }
+        metadata = {**metadata, MADE_ON: made_on}
         written = write_shards(self.folder, rows, shard_clips, metadata, self._shards)
         kept = sorted(row["clip_id"] for shard in open_latents(self.folder) for row in shard.rows)
         if kept != sorted(clip["clip_id"] for clip in clips):

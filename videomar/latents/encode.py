@@ -18,10 +18,11 @@ from tqdm import tqdm
 from videomar.config import Params
 from videomar.curation.ledger import kept_clips, read_ledger
 from videomar.encoders.load import load_tokenizer
-from videomar.encoders.text import TextEncoder, load_text_encoder
+from videomar.encoders.text import NoText, TransformersText, load_text_encoder
 from videomar.encoders.tokenizer import with_moments
 from videomar.latents.cache import LatentCache, std_key
-from videomar.latents.clip_encoder import Encoded, Video, stored_bytes
+from videomar.latents.clip_encoder import Encoded, Video
+from videomar.latents.encode_captions import encode_captions
 from videomar.latents.encode_ray import encode_on_ray
 from videomar.latents.keys import cached_sizes, expected_metadata
 from videomar.latents.shards import num_bytes
@@ -29,9 +30,6 @@ from videomar.media.shapes import at_sizes, ledger_shapes
 from videomar.provenance.code_hash import CAPTIONS, LATENTS, code_hash
 from videomar.provenance.made_with import package_versions
 from videomar.storage import Location
-
-_BATCH = 32
-
 
 Encode = Callable[[Sequence[Video], Path, Params], Iterator[list[Encoded]]]
 """Yields the latents of all clips of videos, in any order, some at a time."""
@@ -60,7 +58,7 @@ def encode_clips(
     kept = kept_clips(read_ledger(ledger, thumbnails=False))
     clips = _at_all_sizes(kept.sort_values(["video", "start_s"]), params)
     torch.set_num_threads(1)
-    loaded, text = load_tokenizer(tokenizer), load_text_encoder(params.text)
+    loaded, text = load_tokenizer(tokenizer), load_text_encoder(params.text, with_weights=False)
     dtype, moments, content_hash = params.encode.dtype, params.encode.moments, loaded.content_hash()
     if moments:
         with_moments(loaded)  # refuse now and not at the first clip
@@ -80,10 +78,11 @@ def encode_clips(
     with LatentCache(out) as cache:
         lacking = [key not in cache or (moments and std_key(key) not in cache) for key in clips["key"]]
         missing = clips[lacking]
+        # Captions first: an encoder that cannot be read is then known before hours of encoding clips.
+        num_captions = _add_captions(cache, clips, text, params)
         videos = _videos_of(missing.drop_duplicates("key"), raw)
         encoded = (encode or encode_on_ray)(videos, tokenizer, params) if videos else ()
         _add_latents(cache, encoded, len(missing), dtype)
-        num_captions = _add_captions(cache, clips, text, dtype)
         written = cache.write(clips[columns].to_dict("records"), params.encode.shard_clips, metadata)
     return {
         "clips": clips["clip_id"].nunique(),
@@ -120,20 +119,21 @@ def _add_latents(cache: LatentCache, encoded: Iterable[list[Encoded]], count: in
         for clips in encoded:
             for clip in clips:
                 if clip.std:
-                    cache.add(std_key(clip.key), dtype, clip.shape, clip.std)
-                cache.add(clip.key, dtype, clip.shape, clip.data)
+                    cache.add(std_key(clip.key), dtype, clip.shape, clip.std, clip.made_on)
+                cache.add(clip.key, dtype, clip.shape, clip.data, clip.made_on)
             bar.update(len(clips))
 
 
-def _add_captions(cache: LatentCache, clips: pandas.DataFrame, encoder: TextEncoder, dtype: str) -> int:
+def _add_captions(
+    cache: LatentCache, clips: pandas.DataFrame, counter: TransformersText | NoText, params: Params
+) -> int:
     """Add the states of each distinct caption that the cache lacks; return their number."""
-    keys = dict(zip(clips["caption"], clips["text_key"], strict=True))
-    missing = [caption for caption, key in keys.items() if key not in cache]
-    for start in tqdm(range(0, len(missing), _BATCH), desc="encoding captions", unit="batch", disable=None):
-        batch = missing[start : start + _BATCH]
-        for caption, states in zip(batch, encoder.encode(batch), strict=True):
-            cache.add(keys[caption], dtype, list(states.shape), stored_bytes(states, dtype))
-    return len(missing)
+    keys, dtype, added = dict(zip(clips["caption"], clips["text_key"], strict=True)), params.encode.dtype, 0
+    for captions in encode_captions(keys, cache.__contains__, counter, params.text, dtype):
+        for caption in captions:
+            cache.add(caption.key, dtype, caption.shape, caption.data, caption.made_on)
+        added += len(captions)
+    return added
 
 
 def _key(video_sha256: str, start_s: float, pixels: dict[str, Any], tokenizer: str, dtype: str) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from videomar.compute.cluster import ray_cluster
+from videomar.compute.cluster import actor_device, ray_cluster
 from videomar.config import Params
-from videomar.errors import DataError, VideomarError
+from videomar.errors import DataError
 from videomar.latents.clip_encoder import ClipEncoder, Encoded, Video
 from videomar.media.shapes import ClipShape
 
@@ -21,6 +21,8 @@ from videomar.media.shapes import ClipShape
 _MIN_PART, _MAX_PART = 64, 1024
 # Approximate clips in a task: those are encoded again when a worker dies, and lost when the run is killed.
 _TASK_CLIPS = 64
+# Clips in one call of an actor on a GPU: several batches, so that reading and encoding overlap.
+_GROUP_CLIPS = 128
 _BLOCK_BYTES = 4 * 2**20
 # How often an actor that died is started again. Tries of its tasks are not counted: Ray makes many before it
 # knows that a node is gone.
@@ -34,14 +36,17 @@ class EncoderActor(ClipEncoder):
     """A `ClipEncoder` as an actor of Ray Data."""
 
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield a row per array of a `Video`; an error that the user can fix is a row, too."""
+        """Yield a row per array of some `Video`s; an error that the user can fix is a row, too."""
         shape = ClipShape(**row["shape"])
-        video = Video(row["path"], np.asarray(row["starts_s"]).tolist(), list(row["keys"]), shape)
-        try:
-            for array in self.encode(video):
-                yield {**array._asdict(), "error": ""}
-        except VideomarError as error:
-            yield {**Encoded("", [], b"")._asdict(), "error": str(error)}
+        videos = [
+            Video(path, np.asarray(starts_s).tolist(), list(keys), shape)
+            for path, starts_s, keys in zip(row["paths"], row["starts_s"], row["keys"], strict=True)
+        ]
+        for found in self.encode_all(videos):
+            if isinstance(found, Encoded):
+                yield {**found._asdict(), "error": ""}
+            else:
+                yield {**Encoded("", [], b"")._asdict(), "error": str(found)}
 
 
 def encode_on_ray(videos: Sequence[Video], tokenizer: Path, params: Params) -> Iterator[list[Encoded]]:
@@ -58,17 +63,20 @@ def encode_on_ray(videos: Sequence[Video], tokenizer: Path, params: Params) -> I
         import ray.data  # half a second that a run without work saves
 
         _set_up_ray_data()
+        device, num_gpus = actor_device(params.encode.device, workers, "resources.encode.device")
         tasks = max(4 * workers, sum(len(part.keys) for part in parts) // _TASK_CLIPS)
-        rows = [part._asdict() | {"shape": asdict(part.shape)} for part in parts]
-        dataset = ray.data.from_items(rows, override_num_blocks=min(len(parts), tasks))
+        rows = [as_item(group) for group in group_videos(parts, _GROUP_CLIPS if num_gpus else 1)]
+        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), tasks))
+        settings = (str(tokenizer.resolve()), params.encode.dtype, params.encode.moments)
         with warnings.catch_warnings():
             # Ray Data deprecates arguments under other names than its own, and has none for restarts yet.
             warnings.simplefilter("ignore", DeprecationWarning)
             arrays: Any = dataset.flat_map(
                 EncoderActor,
-                fn_constructor_args=(str(tokenizer.resolve()), params.encode.dtype, params.encode.moments),
+                fn_constructor_args=(*settings, device, params.encode.batch_clips, workers),
                 compute=ray.data.ActorPoolStrategy(size=workers),
                 num_cpus=_CPUS,
+                num_gpus=num_gpus,
                 max_restarts=_MAX_RESTARTS,
                 max_task_retries=-1,
             )
@@ -96,6 +104,31 @@ def split_videos(videos: Sequence[Video], workers: int) -> list[Video]:
             span = slice(first, first + size)
             parts.append(video._replace(starts_s=video.starts_s[span], keys=video.keys[span]))
     return sorted(parts, key=lambda part: -len(part.keys))
+
+
+def group_videos(videos: Sequence[Video], num_clips: int) -> list[list[Video]]:
+    """Put short videos of one shape together until they have `num_clips` clips, in the order of the first."""
+    groups: list[list[Video]] = []
+    open_groups: dict[ClipShape, list[Video]] = {}
+    for video in videos:
+        group = open_groups.get(video.shape)
+        if group is None:
+            group = open_groups[video.shape] = []
+            groups.append(group)
+        group.append(video)
+        if sum(len(member.keys) for member in group) >= num_clips:
+            del open_groups[video.shape]
+    return groups
+
+
+def as_item(videos: Sequence[Video]) -> dict[str, Any]:
+    """Videos of one shape as an item of Ray Data."""
+    return {
+        "paths": [video.path for video in videos],
+        "starts_s": [video.starts_s for video in videos],
+        "keys": [video.keys for video in videos],
+        "shape": asdict(videos[0].shape),
+    }
 
 
 def _set_up_ray_data() -> None:

@@ -37,6 +37,7 @@ INERT = {
     "videomar.hub.start": "finds the weights that a name stands for, which are compared by content",
     "videomar.evaluation.fingerprint": "what scores depend on",
     "videomar.latents.encode_ray": "distributes clips to workers; `clip_encoder` encodes them",
+    "videomar.latents.encode_captions": "distributes captions to workers; `text` encodes them",
     "videomar.training.launch": "starts the workers of a run",
     "videomar.training.run_folder": "which run a folder holds",
     "videomar.training.throughput": "measures speed",
