@@ -9,7 +9,6 @@ Axes: n tokens, P token channels, D hidden size.
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from videomar.compute.device import send
 from videomar.config.section import require
-from videomar.model.head import DiffusionHead, GuidedHidden
+from videomar.model.head import DiffusionHead, Draw, TakeStep
 
 NUM_TRAIN_STEPS = 1000
 _COSINE_OFFSET = 0.008
@@ -70,13 +69,14 @@ class Schedule:
 
     def at(self, index: Tensor, dtype: torch.dtype) -> "Coefficients":
         """Return what a step back from columns (...) needs."""
-        columns = (self.alpha_bars, self.token_weight, self.noisy_weight, *self.log_variance_range())
-        return Coefficients(*(column[index][..., None].to(dtype) for column in columns))
+        return Coefficients(*(column[index][..., None].to(dtype) for column in self._columns()))
 
     def rows(self) -> Tensor:
         """Return for each column its step of the thousand and its coefficients, (num_steps, 6) float64."""
-        columns = (self.alpha_bars, self.token_weight, self.noisy_weight, *self.log_variance_range())
-        return torch.stack([self.steps.double(), *columns], 1)
+        return torch.stack([self.steps.double(), *self._columns()], 1)
+
+    def _columns(self) -> tuple[Tensor, ...]:
+        return self.alpha_bars, self.token_weight, self.noisy_weight, *self.log_variance_range()
 
     def log_variance_range(self) -> tuple[Tensor, Tensor]:
         """Return the smallest and largest log-variance of a backward step, (num_steps,): posterior and beta.
@@ -138,45 +138,30 @@ class DDPMHead(DiffusionHead):
         return simple + _variational_bits(schedule, tokens, noisy, time, predicted.detach(), fraction)
 
     def step(
-        self,
-        tokens: Tensor,
-        now: Tensor,
-        embedded: Tensor,
-        embedded_null: Tensor | None,
-        weight: float | Tensor,
+        self, tokens: Tensor, now: Tensor, embedded: Tensor, null: Tensor | None, weight: float | Tensor
     ) -> tuple[Tensor, ...]:
         """Mean and deviation (..., P) of the tokens one step back; `now` is a row of `Schedule.rows`."""
         columns = now.view(-1, *(1,) * tokens.ndim)
         time = columns[0, ..., 0].float()  # all tokens are at the same step: embed it once
-        coefficients = columns[1:].to(tokens.dtype).unbind(0)
+        at = Coefficients(*columns[1:].to(tokens.dtype).unbind(0))
         noise, fraction = self.net(tokens, time, embedded).chunk(2, -1)
-        if embedded_null is not None:
-            unguided = self.net(tokens, time, embedded_null)[..., : self.token_channels]
+        if null is not None:
+            unguided = self.net(tokens, time, null)[..., : self.token_channels]
             noise = torch.lerp(unguided, noise, weight)
-        mean, log_variance = _backward(Coefficients(*coefficients), tokens, noise, fraction, _MAX_TOKEN)
+        mean, log_variance = _backward(at, tokens, noise, fraction, _MAX_TOKEN)
         return mean, (log_variance / 2).exp()
 
-    def sample(
-        self,
-        guided: GuidedHidden,
-        temperature: float,
-        num_steps: int,
-        draw: Callable[[], Tensor],
-        step: Callable[..., tuple[Tensor, ...]] | None = None,
-    ) -> Tensor:
+    def walk(self, take: TakeStep, temperature: float, num_steps: int, draw: Draw) -> Tensor:
         """Tokens (..., P) by `num_steps` ancestral steps; the temperature scales the noise of every step.
 
         The noise at the start is not scaled, except that temperature 0 leaves no noise at all.
         """
-        step = step or self.step
-        rows = respaced(num_steps, guided.hidden.device).rows()
-        embedded = self.net.cond_embed(guided.hidden)
-        embedded_null = None if guided.null is None else self.net.cond_embed(guided.null)
         tokens = draw() * float(temperature > 0)
+        rows = respaced(num_steps, tokens.device).rows()
         for place in reversed(range(num_steps)):
-            mean, deviation = step(tokens, rows[place], embedded, embedded_null, guided.weight)
+            mean, deviation = take(tokens, rows[place])
             noisy = place > 0 and temperature > 0
-            # A copy, because the next step overwrites the mean.
+            # A copy, because a replayed step overwrites its results.
             tokens = mean + temperature * deviation * draw() if noisy else mean.clone()
         return tokens
 

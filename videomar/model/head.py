@@ -23,6 +23,11 @@ LAYER_NORM_EPS = 1e-6
 # The sinusoids were made for integer steps of a thousand; flow time runs from 0 to 1.
 TIME_SCALE = 1000.0
 
+Draw = Callable[[], Tensor]
+"""Returns standard normal noise, different at every call."""
+TakeStep = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+"""Evaluates the network for noisy tokens at a place of the schedule."""
+
 
 class GuidedHidden(NamedTuple):
     """Hidden vectors that tokens are sampled from, and the strength of guidance."""
@@ -121,12 +126,7 @@ class DiffusionHead(nn.Module, ABC):
 
     @abstractmethod
     def step(
-        self,
-        tokens: Tensor,
-        now: Tensor,
-        embedded: Tensor,
-        embedded_null: Tensor | None,
-        weight: float | Tensor,
+        self, tokens: Tensor, now: Tensor, embedded: Tensor, null: Tensor | None, weight: float | Tensor
     ) -> tuple[Tensor, ...]:
         """Evaluate the network for one step of sampling, without drawing anything.
 
@@ -134,17 +134,20 @@ class DiffusionHead(nn.Module, ABC):
             tokens: noisy tokens (..., P).
             now: where the step starts, in the head's own terms.
             embedded: embedded hidden vectors (..., W).
-            embedded_null: the same without the caption; None = no guidance.
+            null: the same without the caption; None = no guidance.
             weight: guidance weight.
         """
 
     @abstractmethod
+    def walk(self, take: TakeStep, temperature: float, num_steps: int, draw: Draw) -> Tensor:
+        """Tokens (..., P) by `num_steps` steps from noise; `take` is `step` of tokens and `now`."""
+
     def sample(
         self,
         guided: GuidedHidden,
         temperature: float,
         num_steps: int,
-        draw: Callable[[], Tensor],
+        draw: Draw,
         step: Callable[..., tuple[Tensor, ...]] | None = None,
     ) -> Tensor:
         """Sample tokens (..., P); as (B, r, P), those of a clip do not depend on the other clips.
@@ -156,6 +159,14 @@ class DiffusionHead(nn.Module, ABC):
             draw: returns standard normal noise (..., P), different at every call.
             step: computes the same as the method `step`, see `Replayed`; None = that method.
         """
+        evaluate = step or self.step
+        embedded = self.net.cond_embed(guided.hidden)
+        null = None if guided.null is None else self.net.cond_embed(guided.null)
+
+        def take(tokens: Tensor, now: Tensor) -> tuple[Tensor, ...]:
+            return evaluate(tokens, now, embedded, null, guided.weight)
+
+        return self.walk(take, temperature, num_steps, draw)
 
     def losses(self, tokens: Tensor, hidden: Tensor, distribution: str, generator: torch.Generator) -> Tensor:
         """Error of each of tokens (n, P), (n,): each at a time and with noise of its own."""
@@ -187,35 +198,19 @@ class FlowHead(DiffusionHead):
         return (self.predict(noisy, time, hidden) - (tokens - noise)).square().mean(-1)
 
     def step(
-        self,
-        tokens: Tensor,
-        now: Tensor,
-        embedded: Tensor,
-        embedded_null: Tensor | None,
-        weight: float | Tensor,
+        self, tokens: Tensor, now: Tensor, embedded: Tensor, null: Tensor | None, weight: float | Tensor
     ) -> tuple[Tensor, ...]:
         """Guided direction token - noise (..., P) at `now`, a time of a thousand, one for all tokens."""
         direction = self.net(tokens, now, embedded)
-        if embedded_null is not None:
-            direction = torch.lerp(self.net(tokens, now, embedded_null), direction, weight)
+        if null is not None:
+            direction = torch.lerp(self.net(tokens, now, null), direction, weight)
         return (direction,)
 
-    def sample(
-        self,
-        guided: GuidedHidden,
-        temperature: float,
-        num_steps: int,
-        draw: Callable[[], Tensor],
-        step: Callable[..., tuple[Tensor, ...]] | None = None,
-    ) -> Tensor:
+    def walk(self, take: TakeStep, temperature: float, num_steps: int, draw: Draw) -> Tensor:
         """Tokens (..., P) by Euler steps from time 1 to 0; the temperature scales the starting noise."""
-        step = step or self.step
-        embedded = self.net.cond_embed(guided.hidden)
-        embedded_null = None if guided.null is None else self.net.cond_embed(guided.null)
         tokens = temperature * draw()
         same = (1,) * (tokens.ndim - 1)  # all tokens are at the same time: embed it once
         for now, then in itertools.pairwise(torch.linspace(1, 0, num_steps + 1).tolist()):
-            time = torch.full(same, now * TIME_SCALE, device=tokens.device)
-            [direction] = step(tokens, time, embedded, embedded_null, guided.weight)
+            [direction] = take(tokens, torch.full(same, now * TIME_SCALE, device=tokens.device))
             tokens = tokens + (now - then) * direction
         return tokens
