@@ -80,7 +80,7 @@ def _head_units(head: DiffusionHead) -> Iterator[nn.Module | list[nn.Module]]:
 def synchronise(loss_of: nn.Module, params: TrainParams, last: bool) -> Iterator[None]:
     """Context of one micro-batch: with the last of a step, workers exchange gradients.
 
-    By `train.sharding`, of A micro-batches and N weights of 4 bytes:
+    By `resources.train.sharding`, of A micro-batches and N weights of 4 bytes:
 
             gathers and reductions of all weights    beside its shard, a worker holds
     ddp     0 and 1                                  all, always
