@@ -1,6 +1,7 @@
 """The training loop on a GPU that is not there: one wait a step, and what comes before a step made ahead."""
 
 import dataclasses
+import itertools
 import threading
 from collections import Counter
 
@@ -39,7 +40,7 @@ def test_step_waits_for_the_gpu_once(data, shape, params, tmp_path, monkeypatch,
         monkeypatch.setattr(loop, "check_step", check_step)
         train(shape, data, settings, tmp_path / "run", Worker(device=torch.device("cuda")), None)
         places = dict(cuda.places)
-    made = [later - earlier for earlier, later in zip(waits, waits[1:], strict=False)]
+    made = [later - earlier for earlier, later in itertools.pairwise(waits)]
     assert made == [{"copy to the host": 1}] * 3, places
 
 
