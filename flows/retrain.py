@@ -2,19 +2,23 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from prefect import State, flow, task
+from prefect import State, flow, get_run_logger, task
 from prefect.states import Completed
 from pydantic import PositiveFloat
 
 from flows.pipeline import HOURS, checkout_lock, run_stages
 from flows.release_flow import release_steps
+from videomar.config import load_own_params
+from videomar.config.edit import update_params
 from videomar.config.layout import Layout
 from videomar.errors import VideomarError
 from videomar.ops.check_pipeline import pipeline_status
 from videomar.processes import run_in_group
-from videomar.registry.versions import find_released
+from videomar.registry.versions import champion, find_released
+
+CHAMPION, NOTHING = "champion", "nothing"
 
 
 @task(name="take clips from {clips}", task_run_name="take clips from {clips}")
@@ -23,6 +27,19 @@ def use_clips(clips: str) -> None:
     command = [sys.executable, "-m", "videomar.cli", "use-clips", "--", clips]
     if run_in_group(command, Path().resolve()) != 0:
         raise VideomarError(f"clips: got {clips}, expected a folder that holds videos; see the log")
+
+
+@task(name="start from {start_from}", task_run_name="start from {start_from}")
+def use_start(start_from: str) -> None:
+    """Set `train.start_from` in params.yaml: to the champion's number, which stays when the alias moves."""
+    number = None
+    if start_from == CHAMPION and (best := champion()) is None:
+        get_run_logger().info("there is no champion yet: training starts from random weights")
+    elif start_from == CHAMPION and best is not None:
+        number = int(best.number)
+    params = Layout().params
+    if load_own_params(params).train.start_from != number:
+        update_params(params, {"train": {"start_from": number}})
 
 
 @task(name="look for changes", retries=2, retry_delay_seconds=10)
@@ -34,20 +51,32 @@ def what_changed() -> str | None:
 
 
 @flow(name="retrain")
-def retrain(clips: str = "", force: bool = False, hours_per_stage: PositiveFloat = HOURS) -> State[Any]:
+def retrain(
+    clips: str = "",
+    start_from: Literal["", "champion", "nothing"] = "",
+    force: bool = False,
+    hours_per_stage: PositiveFloat = HOURS,
+) -> State[Any]:
     """If clips, parameters or code changed, bring the pipeline up to date and release the result.
 
     Args:
         clips: Another folder of videos (or s3://BUCKET/FOLDER) to start from; empty: as in params.yaml.
+        start_from: `champion`: fine-tune the present champion, whose number params.yaml gets, if anything
+            else changed or by `force`; `nothing`: train from random weights; empty: as in params.yaml.
         force: Run the stages and the release even if nothing changed.
         hours_per_stage: Time limit of a stage.
     """
     with checkout_lock("retrain"):
         if clips:
             use_clips(clips)
+        if start_from == NOTHING:
+            use_start(start_from)
         changed = what_changed()
         if changed is None and not force:
             return Completed(name="Skipped", message="nothing changed since the last release")
+        if start_from == CHAMPION:
+            # Only now: a promoted model is the new champion, which alone must not start another training.
+            use_start(start_from)
         run_stages(Path().resolve(), hours_per_stage)
         number = release_steps(hours_per_stage)
         return Completed(message=f"version {number} released ({changed or 'by force'})")

@@ -70,7 +70,7 @@ def only_what_stands_in(given: Any, loaded: Any) -> Any:
     return loaded
 
 
-@pytest.mark.parametrize("name", ["paper", "medium"])
+@pytest.mark.parametrize("name", ["paper", "medium", "finetune"])
 def test_use_preset_sets_its_values_and_small_brings_the_shipped_file_back(
     here: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -100,7 +100,7 @@ def test_use_preset_sets_its_values_and_small_brings_the_shipped_file_back(
         (["promote", "--force"], 2, "--force and --reason go together"),
         (["use-clips"], 2, "Missing argument"),
         (["fly"], 2, "No such command"),
-        (["use-preset", "huge"], 1, "preset: got huge, expected medium or paper or small"),
+        (["use-preset", "huge"], 1, "preset: got huge, expected finetune or medium or paper or small"),
         ([*GENERATE, "--size", "big"], 2, "got big, expected WIDTHx"),
         ([*GENERATE, "--frames", "0"], 2, "greater than or equal to 2"),
         ([*GENERATE, "--motion", "-3"], 2, "greater than or equal to 0"),

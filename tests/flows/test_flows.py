@@ -1,4 +1,6 @@
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +12,15 @@ import yaml
 from prefect.states import Failed
 
 from flows.pipeline import run_command, run_stage, stage_names
+from flows.retrain import use_start
 from flows.serve import deployments
 from tests.support.pipeline_outputs import REPOSITORY, write_outputs
+from videomar.config import load_own_params
 from videomar.errors import VideomarError
 from videomar.processes import OverTimeError, run_in_group
 from videomar.provenance.made_with import SUFFIX
 from videomar.registry.evaluate_again import command_elsewhere
+from videomar.registry.versions import Version
 
 
 def lives(pid: int) -> bool:
@@ -86,6 +91,27 @@ def test_deployments_are_those_of_prefect_yaml() -> None:
         "UTC",
         True,
     )
+
+
+def test_choice_of_a_start_is_written_to_params_and_keeps_the_champion_s_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    before = Path("params.yaml").read_text()
+
+    def chosen(start_from: str, best: Version | None) -> object:
+        monkeypatch.setattr("flows.retrain.champion", lambda: best)
+        monkeypatch.setattr("flows.retrain.get_run_logger", lambda: logging.getLogger("test"))
+        use_start.fn(start_from)
+        return load_own_params(Path("params.yaml")).train.start_from
+
+    assert chosen("champion", None) is None
+    assert Path("params.yaml").read_text() == before
+    assert chosen("champion", Version("7", "run", {})) == 7
+    assert chosen("champion", Version("12", "run", {})) == 12
+    assert chosen("nothing", Version("12", "run", {})) is None
+    assert Path("params.yaml").read_text() == before
 
 
 @pytest.mark.parametrize("stage", ["encode", "sample", "evaluate"])

@@ -124,3 +124,26 @@ def test_sweep_is_an_experiment_of_the_best_run_under_one_mlflow_run(checkout: P
     assert yaml.safe_load((checkout / "params.yaml").read_text())["train"]["runs"] == runs
     status = json.loads(run(checkout, sys.executable, "-m", "dvc", "status", "--json", "train").stdout)
     assert "train" not in status
+
+
+def test_fine_tuned_version_has_a_parent_and_nothing_is_left_to_do_under_another_name(checkout: Path) -> None:
+    """Training on from version 1, with its tokenizer, through `dvc repro` and a release."""
+    assert run(checkout, sys.executable, "-m", "flows.release").returncode == 0
+    set_params(checkout, {"train": {"start_from": 1, "runs": [], "learning_rate": 1e-4}})
+    dvc(checkout, "repro")
+    named = json.loads((checkout / "data/named/train.json").read_text())
+    sha256 = named["train.start_from"]["weights"]
+    parent = version_tags(checkout, "1")
+    assert sha256 == parent["weights_sha256"]
+    released = run(checkout, sys.executable, "-m", "flows.release")
+    assert released.returncode == 0, released.stdout + released.stderr
+    store = f"sqlite:///{checkout / '.local/mlflow.db'}"
+    client = mlflow.MlflowClient(store, registry_uri=store)
+    child = client.get_model_version_by_alias("videomar", "challenger").tags
+    assert (child["parent"], child["parent_weights_sha256"]) == ("videomar version 1", sha256)
+    assert child["tokenizer_sha256"] == parent["tokenizer_sha256"]
+    assert "videomar version 1" in (checkout / "reports/index.html").read_text()
+    set_params(checkout, {"train": {"start_from": f"checkpoints/videomar.start/{sha256[:12]}"}})
+    again = dvc(checkout, "repro")
+    assert "train: nothing that its output depends on has changed" in again
+    assert json.loads((checkout / "data/named/train.json").read_text()) == named

@@ -37,7 +37,10 @@ TRAIN_SPLIT = "train"
 PARENTS = "parents"
 """Folder of the evidence with a folder for each ancestor."""
 _ABOUT, _ORIGIN, _KEY = "parent.json", "origin.json", "train.start_from"
-_COPIED = (LINEAGE, FILES, "params.yaml", "dvc.lock", "metrics/evaluate.json", "metrics/train.json")
+_COPIED = (
+    *(LINEAGE, FILES, "params.yaml", "dvc.lock", "evaluation.json"),
+    *("metrics/evaluate.json", "metrics/train.json"),
+)
 _DIGITS = 12
 
 
@@ -66,6 +69,8 @@ class Ancestor:
     lock: str
     metrics: Mapping[str, float]
     """Of its evaluation when it was registered."""
+    details: Mapping[str, Any]
+    """evaluation.json of the same."""
 
     @property
     def raw_files(self) -> dict[str, str]:
@@ -244,6 +249,7 @@ def _read(folder: Path) -> Ancestor:
         params=yaml.safe_load(text_of(folder / "params.yaml")) or {},
         lock=text_of(folder / "dvc.lock"),
         metrics=json.loads(text_of(folder / "metrics/evaluate.json") or "{}"),
+        details=json.loads(text_of(folder / "evaluation.json") or "{}"),
     )
 
 

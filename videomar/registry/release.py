@@ -4,6 +4,7 @@ Each may be repeated after an interruption. `promote_version` takes the middle t
 choice.
 """
 
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,17 @@ from typing import TYPE_CHECKING
 
 from videomar.config.layout import Layout
 from videomar.errors import VideomarError
+from videomar.evaluation.fingerprint import read_details, why_incomparable
 from videomar.registry.candidate import credits_file, register_candidate
 from videomar.registry.champion import apply_decision
 from videomar.registry.decide import decide as ask_gate
 from videomar.registry.evaluate_again import RunStage, run_here
+from videomar.registry.evidence import text_of
 from videomar.registry.model_card import write_card
+from videomar.registry.trace import trace
 from videomar.registry.versions import (
     Version,
+    all_versions,
     challenger,
     champion,
     download_evidence,
@@ -30,6 +35,7 @@ from videomar.registry.versions import (
 )
 
 if TYPE_CHECKING:
+    from videomar.report.family import Relative
     from videomar.report.galleries import Opponent
 
 _HERE = Layout()
@@ -127,6 +133,7 @@ def report(number: str) -> Path:
             decision=version.decision,
             lineage=lineage,
             opponent=_opponent(version, Path(folder)),
+            relatives=_relatives(version),
         )
         write_report(_HERE.report, _HERE, credits_file(), about)
     mark_released(version)
@@ -137,6 +144,35 @@ def report_is_about(version: Version) -> bool:
     """Whether the report on disk is about this version."""
     title = f"<title>VideoMAR: {version}<"
     return _HERE.report.is_file() and title in _HERE.report.read_text(encoding="utf-8")[:2000]
+
+
+def _relatives(version: Version) -> "list[Relative]":
+    """Ancestors of a version; and the newest version of the other kind, fine-tuned or not, if any."""
+    from videomar.report.family import Relative
+
+    ours = read_details(_HERE.evaluation_details)
+    ancestors = trace(version).ancestors
+    found = [
+        Relative(
+            name=ancestor.name,
+            role="before the parent" if number else "parent",
+            metrics=ancestor.metrics,
+            differing=why_incomparable(ours, ancestor.details) if ancestor.details else (),
+        )
+        for number, ancestor in enumerate(ancestors)
+    ]
+    tuned, shown = "parent" in version.tags, {ancestor.version for ancestor in ancestors}
+    for other in reversed(all_versions()):
+        if other.number in (version.number, *shown) or ("parent" in other.tags) == tuned:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            evidence = download_evidence(other, Path(folder))
+            metrics = json.loads(text_of(evidence / "metrics/evaluate.json") or "{}")
+            details = read_details(evidence / _HERE.evaluation_details.name)
+        role = "trained from random weights" if tuned else f"started from {other.tags['parent']}"
+        differing = why_incomparable(ours, details)
+        return [*found, Relative(name=str(other), role=role, metrics=metrics, differing=differing)]
+    return found
 
 
 def _opponent(version: Version, folder: Path) -> "Opponent | None":

@@ -4,7 +4,7 @@ Every text from outside (captions, file names, prompts, reasons) passes through 
 none of it is ever part of the page's script.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -21,6 +21,7 @@ from videomar.evaluation.generated import ClipKinds, read_generated
 from videomar.files import atomic_write
 from videomar.report.charts import quality_charts, read_curve, tokenizer_charts, training_charts
 from videomar.report.compare import compare_with_baselines, compare_with_champion, metric_panels
+from videomar.report.family import Relative, family_table
 from videomar.report.galleries import (
     PLANS,
     TOKENIZER_PLANS,
@@ -62,6 +63,8 @@ class Release:
     """Commit, hashes and dates, shown as they are."""
     opponent: Opponent | None = None
     """The champion that the candidate met; None = none, and the candidate is compared with the baselines."""
+    relatives: Sequence[Relative] = ()
+    """Models that its weights come from, and one trained from nothing beside a fine-tuned one."""
 
 
 def write_report(out: Path, layout: Layout, credits: Path, release: Release) -> None:
@@ -130,6 +133,7 @@ def _about_pipeline(layout: Layout, release: Release) -> dict[str, Any]:
     of_evaluation = metrics.get("evaluate", {})
     return {
         "headlines": headlines(of_evaluation),
+        "family": family_table(of_evaluation, release.relatives),
         "groups": judged_groups(of_evaluation),
         "intervals": gate_intervals(release.decision),
         "training_charts": training_charts(read_curve(layout.plots / "train.csv")),
