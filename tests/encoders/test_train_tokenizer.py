@@ -1,16 +1,24 @@
 """The tokenizer of a run, trained or taken ready, from a ledger of one video."""
 
 import dataclasses
+import os
 from dataclasses import asdict
 
 import pandas
 import pytest
+import torch
 
 from tests.support.videos import run_ffmpeg
+from videomar.compute.seeding import step_generator
 from videomar.curation.ledger import ClipRow, read_ledger, write_ledger
+from videomar.encoders import drawn_clips, train_tokenizer
+from videomar.encoders.causal import CausalTokenizer, start_from_pca, start_from_streamed_pca
+from videomar.encoders.clip_store import ClipStore
+from videomar.encoders.drawn_clips import Draws
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.train_tokenizer import train_from_ledger
 from videomar.errors import CheckpointError, DataError
+from videomar.media.clip_reader import read_ledger_clips
 
 SHAPE = {"clip_width_px": 32, "clip_height_px": 32, "num_frames": 17}
 
@@ -19,21 +27,44 @@ SHAPE = {"clip_width_px": 32, "clip_height_px": 32, "num_frames": 17}
 def root(tmp_path_factory):
     """`raw/a.mp4` of six seconds, and a ledger of its first clip for training and its last for the test."""
     root = tmp_path_factory.mktemp("run")
-    (root / "raw").mkdir()
-    run_ffmpeg(root / "raw", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=8:duration=6", "a.mp4")
-    rows = [
-        asdict(ClipRow(video="a.mp4", clip_id=split, group="real", start_s=start_s, **SHAPE))
-        | {"split": split}
-        for split, start_s in (("train", 0.0), ("test", 3.0))
-    ]
-    write_ledger(root / "ledger.parquet", pandas.DataFrame(rows).assign(kept=True, cluster=None))
+    write_run(root, [("train", "real", 0.0, SHAPE), ("test", "real", 3.0, SHAPE)])
     return root
 
 
-def prepared(root, params, **changed):
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Ten clips of two shapes and two groups."""
+    root = tmp_path_factory.mktemp("mixed")
+    wide = SHAPE | {"clip_width_px": 48}
+    rows = [("train", ("simulated", "real")[n % 2], 0.25 * n, (SHAPE, wide)[n // 2 % 2]) for n in range(10)]
+    write_run(root, [*rows, ("test", "simulated", 3.0, SHAPE), ("test", "real", 3.5, wide)])
+    return root
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """The linear start and the statistics of few clips: a second less in every test."""
+    monkeypatch.setattr(drawn_clips, "PCA_CLIPS", 16)
+    monkeypatch.setattr(drawn_clips, "STATISTICS_BATCH", 4)
+
+
+def write_run(root, rows, name="a.mp4", seconds=6, size="64x64"):
+    """`raw/NAME`, and a ledger of these clips (split, group, start_s, shape) of it."""
+    (root / "raw").mkdir(exist_ok=True)
+    if not (root / "raw" / name).exists():
+        source = f"testsrc2=size={size}:rate=8:duration={seconds}"
+        run_ffmpeg(root / "raw", "-f", "lavfi", "-i", source, name)
+    made = [
+        asdict(ClipRow(video=name, clip_id=f"c{n}", group=group, start_s=start_s, **shape)) | {"split": split}
+        for n, (split, group, start_s, shape) in enumerate(rows)
+    ]
+    write_ledger(root / "ledger.parquet", pandas.DataFrame(made).assign(kept=True, cluster=None))
+
+
+def prepared(root, params, out="tokenizer", **changed):
     """Figures, curve and folder of the stage with other parameters of section `tokenizer`."""
     params = dataclasses.replace(params, tokenizer=dataclasses.replace(params.tokenizer, **changed))
-    out, plot = root / "tokenizer", root / "tokenizer.csv"
+    out, plot = root / out, root / f"{out}.csv"
     figures = train_from_ledger(root / "raw", root / "ledger.parquet", out, plot, params)
     return figures, pandas.read_csv(plot), out
 
@@ -43,6 +74,7 @@ def test_ready_tokenizer_is_taken_and_measured(kind, folders, root, params):
     ready = load_tokenizer(folders[kind])
     assert load_tokenizer(out).content_hash() == ready.content_hash()
     assert set(figures) == {"train_clips", "real_psnr_db"}
+    assert figures["train_clips"] == 1
     assert 0 < figures["real_psnr_db"] < 30
     assert curve["step"].tolist() == [0]
     assert curve.notna().all(None)
@@ -67,3 +99,183 @@ def test_clips_that_a_ready_tokenizer_cannot_take_are_refused(kind, folders, roo
     write_ledger(tmp_path / "ledger.parquet", ledger)
     with pytest.raises(DataError, match="got 13 frames, expected 1 . a multiple of the time stride 8"):
         prepared(tmp_path, params, pretrained=str(folders[kind]))
+
+
+def test_ready_tokenizer_needs_no_clip_of_the_train_split(folders, root, params, tmp_path):
+    """The video of that split is not even there."""
+    ledger = read_ledger(root / "ledger.parquet")
+    ledger.loc[ledger["split"] == "train", "video"] = "lost.mp4"
+    (tmp_path / "raw").symlink_to(root / "raw")
+    write_ledger(tmp_path / "ledger.parquet", ledger)
+    figures, curve, _ = prepared(tmp_path, params, pretrained=str(folders["ours"]))
+    assert curve["psnr_db"].tolist() == pytest.approx([figures["real_psnr_db"]], abs=1e-4)
+
+
+def test_draws_are_those_of_clips_in_memory(mixed, params):
+    """Against the plain words of the rule, with one generator for choice, mirror and noise."""
+    rows = read_ledger(mixed / "ledger.parquet")
+    rows = rows[rows["split"] == "train"].reset_index(drop=True)
+    own = dataclasses.replace(params.tokenizer, batch_size=5, simulated_share=0.4, steps=3)
+    clips = read_ledger_clips(mixed / "raw", rows, params.ingest)
+    draws, noise = Draws(rows, own).at_step(2)
+    generator = step_generator(own.seed, 2)
+    simulated, real = ([n for n in range(10) if n % 2 == odd] for odd in (0, 1))
+    picked = [simulated[n] for n in torch.randint(5, (2,), generator=generator)]
+    picked += [real[n] for n in torch.randint(5, (3,), generator=generator)]
+    mirrored = (torch.rand(5, generator=generator) < 0.5).tolist()
+    assert [tuple(draw) for draw in draws] == list(zip(picked, mirrored, strict=True))
+    assert torch.equal(torch.randn(3, generator=noise), torch.randn(3, generator=generator))
+    with ClipStore(mixed / "store", rows, Draws(rows, own).all_rows(), params.ingest) as store:
+        store.fill(mixed / "raw")
+        parts = drawn_clips.load_clips(store, draws)
+    order = list(dict.fromkeys(clips[row].shape for row in picked))
+    assert [tuple(part.shape[1:]) for part in parts] == order
+    left = {shape: iter(part.numpy()) for shape, part in zip(order, parts, strict=True)}
+    for row, flip in draws:
+        expected = clips[row][:, :, ::-1] if flip else clips[row]
+        assert (next(left[clips[row].shape]) == expected).all()
+
+
+def test_store_decodes_only_what_is_drawn_and_missing(mixed, params, monkeypatch):
+    rows = read_ledger(mixed / "ledger.parquet")
+    read = []
+    real = train_tokenizer.ClipStore.__init__.__globals__["map_clips"]
+    monkeypatch.setattr(
+        "videomar.encoders.clip_store.map_clips",
+        lambda path, starts, *rest: read.extend(starts) or real(path, starts, *rest),
+    )
+    folder = mixed / "part"
+    for wanted, decoded in (([1, 4, 7], 3), ([1, 4, 7], 0)):
+        read.clear()
+        with ClipStore(folder, rows, wanted, params.ingest) as store:
+            store.fill(mixed / "raw")
+            first = store.read(4).copy()
+        assert len(read) == decoded
+    with (folder / "clips.u8").open("r+b") as file:  # a byte of the second clip
+        file.seek(first.nbytes + 5)
+        file.write(bytes([255 - first.reshape(-1)[5]]))
+    read.clear()
+    with ClipStore(folder, rows, [1, 4, 7], params.ingest) as store:
+        store.fill(mixed / "raw")
+        assert (store.read(4) == first).all()
+    assert read == [rows["start_s"][4]]
+    assert (folder / "clips.u8").stat().st_size == sum(3 * 17 * 32 * w for w in (32, 32, 48))
+
+
+def test_drawn_clips_that_do_not_fit_on_the_disk_are_refused(mixed, params, monkeypatch):
+    full = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("videomar.encoders.clip_store.shutil.disk_usage", lambda _: full)
+    with pytest.raises(
+        DataError, match=r"0.0 GB free, expected 0.0 GB for the \d+ clips .* lower tokenizer.steps"
+    ):
+        prepared(mixed, params, out="full", steps=2)
+
+
+def test_streamed_pca_is_that_of_the_whole(params, measured):
+    generator = step_generator(5, 0)
+    videos = [torch.rand(3, 3, 5, 16, 24, generator=generator) * 2 - 1 for _ in range(8)]
+    whole, streamed = (CausalTokenizer(params.tokenizer) for _ in range(2))
+    start_from_pca(whole, *videos)
+    start_from_streamed_pca(streamed, lambda: iter(videos))
+    shown = [one.reconstruct(one.moments(videos[0])[0]) for one in (whole, streamed)]
+    measured(
+        "PCA start in batches = of all patches at once", (shown[0] - shown[1]).detach().abs().max(), 1e-3
+    )
+
+
+class KilledError(Exception):
+    """Stands for a kill inside this process."""
+
+
+def raise_killed(*_):
+    raise KilledError
+
+
+def weights_of(out):
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "place", ["batch_loss", "save_run", "set_latent_statistics", "reconstruction_errors"]
+)
+def test_interrupted_run_ends_in_the_same_bytes(place, mixed, params, monkeypatch, tmp_path):
+    """In the process; `test_killed_tokenizer_run` really kills one."""
+    (tmp_path / "raw").symlink_to(mixed / "raw")
+    (tmp_path / "ledger.parquet").symlink_to(mixed / "ledger.parquet")
+    changed = {"steps": 7, "batch_size": 3, "checkpoint_every": 2}
+    figures, curve, out = prepared(tmp_path, params, out="whole", **changed)
+    real, calls = getattr(train_tokenizer, place), []
+
+    def deadly(*arguments, **named):
+        calls.append(place)
+        if len(calls) == (4 if place == "batch_loss" else 3 if place == "save_run" else 1):
+            raise KilledError
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(train_tokenizer, place, deadly)
+    with pytest.raises(KilledError):
+        prepared(tmp_path, params, out="cut", **changed)
+    monkeypatch.setattr(train_tokenizer, place, real)
+    steps = []
+    monkeypatch.setattr(train_tokenizer, "batch_loss", lambda *a: steps.append(1) or real_loss(*a))
+    again, its_curve, cut = prepared(tmp_path, params, out="cut", **changed)
+    assert weights_of(cut) == weights_of(out)
+    assert again == figures
+    assert its_curve.equals(curve)
+    assert len(steps) == {"batch_loss": 5, "save_run": 3}.get(place, 0)
+    assert not (tmp_path / "cut.work").exists()
+
+
+real_loss = train_tokenizer.batch_loss
+
+
+def test_unfinished_run_with_other_parameters_starts_anew(mixed, params, monkeypatch, tmp_path, caplog):
+    (tmp_path / "raw").symlink_to(mixed / "raw")
+    (tmp_path / "ledger.parquet").symlink_to(mixed / "ledger.parquet")
+    changed = {"steps": 4, "batch_size": 3, "checkpoint_every": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(train_tokenizer, "set_latent_statistics", raise_killed)
+        with pytest.raises(KilledError):
+            prepared(tmp_path, params, **changed)
+    assert sorted(path.name for path in (tmp_path / "tokenizer.work").glob("step_*")) == [
+        "step_00000003",
+        "step_00000004",
+    ]
+    _, _, out = prepared(tmp_path, params, **changed | {"learning_rate": 1e-3})
+    assert "tokenizer.learning_rate: 0.002 -> 0.001" in caplog.text
+    _, _, other = prepared(tmp_path, params, out="other", **changed | {"learning_rate": 1e-3})
+    assert weights_of(out) == weights_of(other)
+
+
+def test_loss_that_is_not_finite_stops_the_run(root, params, tmp_path):
+    (tmp_path / "raw").symlink_to(root / "raw")
+    (tmp_path / "ledger.parquet").symlink_to(root / "ledger.parquet")
+    with pytest.raises(CheckpointError, match="got loss nan, expected a finite number; lower"):
+        prepared(tmp_path, params, steps=3, batch_size=2, learning_rate=1e30)
+
+
+def peak_bytes(root, params):
+    """Most memory of a process that does nothing but the stage."""
+    pid = os.fork()
+    if not pid:
+        try:
+            prepared(root, params, steps=3, batch_size=2)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status, usage = os.wait4(pid, 0)
+    assert status == 0
+    return usage.ru_maxrss * 1024
+
+
+def test_memory_does_not_grow_with_the_clips(params, tmp_path):
+    """Ten times the clips, for training and held out; growth by a third of their pictures may be noise."""
+    shape = {"clip_width_px": 96, "clip_height_px": 96, "num_frames": 33}
+    counts, peaks = (20, 160), []
+    for count in counts:
+        root = tmp_path / str(count)
+        root.mkdir()
+        rows = [("train" if n % 2 else "test", "real", 20 * n / count, shape) for n in range(count)]
+        write_run(root, rows, seconds=25)
+        peaks.append(peak_bytes(root, params))
+    assert peaks[1] - peaks[0] < (counts[1] - counts[0]) * 3 * 96 * 96 * 33 / 3

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from videomar.checkpoint.manifest import ModelShape, check_manifest, read_shape
+from videomar.checkpoint.manifest import ModelShape, NetworkShape, check_manifest, read_shape
 from videomar.checkpoint.tensors import Later, save_file
 from videomar.config import ModelParams
 from videomar.errors import CheckpointError
@@ -50,7 +50,7 @@ class Loaded:
 def save(
     folder: Path,
     step: int,
-    shape: ModelShape,
+    shape: NetworkShape,
     tensors: Mapping[str, Mapping[str, Tensor | Later]],
     run_spec: object,
     progress: object = None,

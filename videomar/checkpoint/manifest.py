@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from videomar.config import ModelParams
 from videomar.errors import CheckpointError
@@ -15,6 +15,13 @@ WEIGHTS = ("model.safetensors", "ema.safetensors")
 _KEYS: Mapping[str, type] = {"step": int, "shape": dict, "files": dict, "made_with": object}
 _FILE_KEYS: Mapping[str, type] = {"bytes": int, "sha256": str}
 _ADVICE = "it is damaged or of another version; use another, or run `dvc repro train`"
+
+
+class NetworkShape(Protocol):
+    """Everything needed to build some network; what `checkpoint.json` says of it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ Source: the safetensors format, https://huggingface.co/docs/safetensors.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,3 +71,18 @@ def each_tensor(path: Path) -> Iterator[tuple[str, Tensor]]:
     with safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118  (no mapping)
             yield name, file.get_tensor(name)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the state of AdamW as tensors named `NUMBER.NAME`, by the number of the parameter."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
+
+
+def optimizer_state(tensors: Iterable[tuple[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
+    """Return the state, as in `Optimizer.state_dict`, of tensors named as by `optimizer_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors:
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = value
+    return state

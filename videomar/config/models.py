@@ -35,6 +35,8 @@ class TokenizerParams:
     threads: Resource[int]
     device: Device
     """What trains it and measures it."""
+    checkpoint_every: Resource[Annotated[int, at_least(1)]]
+    """Steps between two checkpoints; a run that was killed continues from the newest."""
     seed: int
 
 

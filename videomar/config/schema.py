@@ -53,7 +53,7 @@ RESOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
 
 LATER_RESOURCES: Mapping[str, Mapping[str, object]] = {
     "ingest": {"device": "auto"},
-    "tokenizer": {"device": "auto"},
+    "tokenizer": {"device": "auto", "checkpoint_every": 500},
     "text": {"num_workers": 1, "device": "auto"},
     "encode": {"device": "auto", "batch_clips": 1},
     "suite": {"device": "auto"},

@@ -12,9 +12,10 @@ channels, P pixels of a patch times 3.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,10 @@ class CausalShape:
     space_stride: int
     hidden_size: int
     depth: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return asdict(self)
 
 
 class CausalBlock(nn.Module):
@@ -172,7 +177,7 @@ class CausalTokenizer(nn.Module, VariationalTokenizer):
 
     def content_hash(self) -> str:
         """Return a hash of the weights, the statistics and the shape."""
-        digest = hashlib.sha256(json.dumps(asdict(self.params), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(self.params.to_dict(), sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -181,25 +186,57 @@ class CausalTokenizer(nn.Module, VariationalTokenizer):
 def start_from_pca(tokenizer: CausalTokenizer, *videos: Tensor) -> None:
     """Set the linear maps to the principal components of patches of `videos`, each (B, 3, F, H, W).
 
-    Each component is scaled to unit variance.
+    Each component is scaled to unit variance. Memory holds several copies of all patches; for many videos see
+    `start_from_streamed_pca`.
     """
     with torch.no_grad():
-        patches = torch.cat(
-            [rearrange(tokenizer.patches(video), "b p t h w -> (b t h w) p") for video in videos]
-        )
+        patches = torch.cat([_rows_of_patches(tokenizer, video) for video in videos])
         mean = patches.mean(0)
         covariance = (patches - mean).T @ (patches - mean) / len(patches)
-        variance, vectors = torch.linalg.eigh(covariance.double())
-        channels = tokenizer.params.channels
-        vectors, scale = (
-            vectors[:, -channels:].flip(1).float(),
-            variance[-channels:].flip(0).clamp_min(1e-8).sqrt().float(),
-        )
-        to_latents = (vectors / scale).T
-        tokenizer.linear_encoder.weight.copy_(to_latents[..., None, None, None])
-        tokenizer.linear_encoder.bias.copy_(-to_latents @ mean)  # type: ignore[union-attr]
-        tokenizer.linear_decoder.weight.copy_((vectors * scale)[..., None, None, None])
-        tokenizer.linear_decoder.bias.copy_(mean)  # type: ignore[union-attr]
+        _set_linear_maps(tokenizer, mean, covariance)
+
+
+@torch.no_grad()
+def start_from_streamed_pca(tokenizer: CausalTokenizer, videos: Callable[[], Iterable[Tensor]]) -> None:
+    """Set the same maps as `start_from_pca`, to rounding, in two passes that hold one video tensor each.
+
+    Args:
+        tokenizer: its linear maps are set.
+        videos: called once for each pass; yields tensors (B, 3, F, H, W).
+    """
+    size = tokenizer.linear_encoder.weight.shape[1]
+    total = torch.zeros(size, dtype=torch.float64, device=tokenizer.latent_mean.device)
+    count = 0
+    for video in videos():
+        patches = _rows_of_patches(tokenizer, video)
+        total += patches.sum(0, dtype=torch.float64)
+        count += len(patches)
+    mean = (total / count).float()
+    covariance = torch.zeros(size, size, dtype=torch.float64, device=total.device)
+    for video in videos():
+        centred = _rows_of_patches(tokenizer, video) - mean
+        covariance += centred.T @ centred
+    _set_linear_maps(tokenizer, mean, covariance / count)
+
+
+def _rows_of_patches(tokenizer: CausalTokenizer, video: Tensor) -> Tensor:
+    """(B, 3, F, H, W) -> (B T h w, P)."""
+    return rearrange(tokenizer.patches(video), "b p t h w -> (b t h w) p")
+
+
+def _set_linear_maps(tokenizer: CausalTokenizer, mean: Tensor, covariance: Tensor) -> None:
+    """Set the linear maps from the mean (P,) and covariance (P, P) of patches."""
+    variance, vectors = torch.linalg.eigh(covariance.double())
+    channels = tokenizer.params.channels
+    vectors, scale = (
+        vectors[:, -channels:].flip(1).float(),
+        variance[-channels:].flip(0).clamp_min(1e-8).sqrt().float(),
+    )
+    to_latents = (vectors / scale).T
+    tokenizer.linear_encoder.weight.copy_(to_latents[..., None, None, None])
+    tokenizer.linear_encoder.bias.copy_(-to_latents @ mean)  # type: ignore[union-attr]
+    tokenizer.linear_decoder.weight.copy_((vectors * scale)[..., None, None, None])
+    tokenizer.linear_decoder.bias.copy_(mean)  # type: ignore[union-attr]
 
 
 def causal_files(folder: Path) -> list[Path]:
@@ -212,7 +249,7 @@ def save_tokenizer(tokenizer: CausalTokenizer, folder: Path) -> None:
     """Write weights and shape to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tokenizer.state_dict(), folder / WEIGHTS_FILE)
-    (folder / PARAMS_FILE).write_text(json.dumps(asdict(tokenizer.params), indent=2), encoding="utf-8")
+    (folder / PARAMS_FILE).write_text(json.dumps(tokenizer.params.to_dict(), indent=2), encoding="utf-8")
 
 
 def load_causal(folder: Path) -> CausalTokenizer:

@@ -39,7 +39,7 @@ def load_tokenizer(folder: Path, device: torch.device | str = "cpu") -> VideoTok
     return tokenizer
 
 
-def copy_tokenizer(folder: Path, out: Path) -> VideoTokenizer:
+def copy_tokenizer(folder: Path, out: Path, device: torch.device | str = "cpu") -> VideoTokenizer:
     """Copy the files of the tokenizer in `folder` to `out`, which is emptied before, and load it from there.
 
     Raises:
@@ -47,12 +47,12 @@ def copy_tokenizer(folder: Path, out: Path) -> VideoTokenizer:
     """
     if folder.resolve() == out.resolve():
         raise CheckpointError(f"{folder}: got it as source and target, expected two folders; choose another")
-    files, load = _kind(folder)
+    files, _ = _kind(folder)
     shutil.rmtree(out, ignore_errors=True)  # old files could be taken for another kind
     out.mkdir(parents=True)
     for file in files:
         shutil.copyfile(file, out / file.name)
-    return load(out)
+    return load_tokenizer(out, device)
 
 
 def _kind(folder: Path) -> tuple[list[Path], Callable[[Path], VideoTokenizer]]:

@@ -57,16 +57,18 @@ class Roots(NamedTuple):
     without: tuple[str, ...] = ()
 
 
-# The code that makes a clip's latents, a caption's states, a training run.
+# The code that makes a clip's latents, a caption's states, a training run, a tokenizer.
 LATENTS = Roots(("videomar.latents.clip_encoder",))
 CAPTIONS = Roots(("videomar.encoders.text",))
 TRAINING = Roots(("videomar.training.loop",), _NO_CLIP_IS_MADE)
+# Checkpoints continue a run with the same bits; their module also loads the other network.
+TOKENIZER = Roots(("videomar.encoders.train_tokenizer",), ("videomar.checkpoint",))
 STAGES = {
     "list_clips": Roots(("stages.list_clips",)),
     "samples": Roots(("stages.samples",)),
     "ingest": Roots(("stages.ingest",)),
     "curate": Roots(("stages.curate",)),
-    "train_tokenizer": Roots(("stages.train_tokenizer",)),
+    "train_tokenizer": Roots(("stages.train_tokenizer", *TOKENIZER.modules), TOKENIZER.without),
     "encode": Roots(("stages.encode", *LATENTS.modules)),
     "train": Roots(("stages.train", *TRAINING.modules), TRAINING.without),
     "sample": Roots(("stages.sample",)),

@@ -24,7 +24,7 @@ from videomar.checkpoint.adapters import (
     own_weights,
 )
 from videomar.checkpoint.manifest import ModelShape, read_shape
-from videomar.checkpoint.tensors import each_tensor
+from videomar.checkpoint.tensors import each_tensor, optimizer_state, optimizer_tensors
 from videomar.checkpoint.transfer import fitted_shape, starting_tensors
 from videomar.compute.seeding import step_generator
 from videomar.config import TrainParams
@@ -227,19 +227,11 @@ def save_checkpoint(
             pass
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the state of AdamW as tensors named `NUMBER.NAME`, by the number of the parameter."""
-    state = optimizer.state_dict()["state"]
-    return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
-
-
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Load whole tensors named as by `optimizer_tensors`; of a sharded model, keep this worker's shards."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors:
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = shard_like(value, weights[int(number)])
+    shards = ((name, shard_like(value, weights[int(name.split(".")[0])])) for name, value in tensors)
+    state = optimizer_state(shards)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
