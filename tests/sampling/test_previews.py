@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import lively_model
+from tests.support.fake_cuda import FakeCuda
 from videomar.compute.seeding import step_generator
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.latents.shards import write_shards
@@ -52,6 +53,12 @@ def test_preview_is_a_sheet_and_a_film_of_truth_and_model(previews, model, tmp_p
     assert (rows[:, 0, :, 4] != rows[:, 1, :, 4]).any()
     film = probe(tmp_path / "out" / FILM)
     assert (film.width, film.height) == (CLIPS * 16, 2 * 16)
+
+
+def test_preview_is_made_on_the_device_of_the_model(previews, params, tmp_path):
+    with FakeCuda():
+        files = previews.write(lively_model(params.model).to("cuda"), tmp_path / "out")
+    assert np.asarray(Image.open(files[0])).shape == (CLIPS * 2 * 16, 8 * 16, 3)
 
 
 def test_previews_differ_by_the_model_alone(previews, model, params, tmp_path):

@@ -17,7 +17,7 @@ import torch
 from tests.conftest import lively_model
 from tests.latents.test_buckets import encode_here, with_ingest
 from tests.latents.test_encode import Project
-from tests.support.fake_cuda import FakeCuda
+from tests.support.fake_cuda import NAME, FakeCuda
 from tests.support.videos import run_ffmpeg
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
@@ -98,6 +98,23 @@ def test_killed_sampling_goes_on_and_ends_in_the_same_bytes(project, sampled, tm
     assert not parts.exists()
 
 
+def test_clips_are_made_on_the_gpu_and_batches_of_a_processor_are_not_taken(project, sampled) -> None:
+    out = project.folder / "on_gpu.parquet"
+    suite = dataclasses.replace(project.params.suite, seeds=1, extra_clips=1)
+    with FakeCuda() as cuda:
+        figures = sample_held_out(paths_of(project, out), dataclasses.replace(project.params, suite=suite))
+    assert read_metadata(out)["device"] == NAME
+    assert figures["cache_difference"] < 1e-4
+    assert figures["causality_leak"] == 0
+    assert cuda.launches.total() > 1000
+    for ours, theirs in zip(read_generated(out), read_generated(sampled[1]), strict=True):
+        assert set(ours) < set(theirs)
+        assert np.array_equal(ours["truth"].frames, theirs["truth"].frames)
+        for kind in ("tokenizer", "continuation_linear", "image"):
+            far = np.abs(ours[kind].frames.astype(int) - theirs[kind].frames).mean()
+            assert far < (20 if kind == "image" else 1)  # bfloat16 and an untrained network
+
+
 def test_batch_is_made_once_for_what_it_depends_on(tmp_path) -> None:
     made = []
 
@@ -120,7 +137,7 @@ def test_every_model_meets_the_same_clips_and_every_clip_its_baselines(project, 
     figures, out = sampled
     clips = read_generated(out)
     assert len(clips) == figures["clips"] == figures["clips_real"] > 2
-    assert read_metadata(out) == {"split": "test", "seeds": [0, 1]}
+    assert read_metadata(out) == {"split": "test", "seeds": [0, 1], "device": "cpu"}
     extra = [kinds for kinds in clips if "image_longer" in kinds]
     assert len(extra) == 1
     for kinds in clips:

@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from videomar.model import ddpm
 
 aten = torch.ops.aten
+NAME = "a GPU that is not there"
 CUDA, META = torch.device("cuda", 0), torch.device("meta")
 _Generator = torch.Generator
 # Operations that read a size or a value from the device, by the reason that is counted.
@@ -152,6 +153,7 @@ class FakeCuda:
             (torch.cuda, "is_available", lambda: True),
             (torch.cuda, "is_bf16_supported", lambda including_emulation=True: True),
             (torch.cuda, "device_count", lambda: 1),
+            (torch.cuda, "get_device_name", lambda device=None: NAME),
             (torch.cuda, "current_device", lambda: 0),
             (torch.cuda, "synchronize", lambda device=None: self.wait("synchronize")),
             (torch.cuda, "max_memory_allocated", lambda device=None: 0),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image
@@ -60,8 +61,8 @@ class Previews:
             self.sampling,
             [step_generator(0, number, device=device) for number in range(len(clips))],
         )
-        coder = _tokenizer(self.tokenizer)
-        both = [to_pictures(coder.decode(latents)).numpy() for latents in (clips, made.cpu())]
+        coder = _tokenizer(self.tokenizer, device)
+        both = [to_pictures(coder.decode(latents.to(device))).cpu().numpy() for latents in (clips, made)]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(contact_sheet(*both)).save(folder / SHEET)
         write_mp4(folder / FILM, side_by_side(*both), self.fps)
@@ -81,8 +82,8 @@ def side_by_side(truth: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[n
 
 
 @functools.cache
-def _tokenizer(folder: Path) -> VideoTokenizer:
-    return load_tokenizer(folder)
+def _tokenizer(folder: Path, device: torch.device) -> VideoTokenizer:
+    return load_tokenizer(folder, device)
 
 
 @functools.cache

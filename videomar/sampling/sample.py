@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from videomar.checkpoint import load
-from videomar.compute.device import full_float32
+from videomar.compute.device import choose_device, device_kind, full_float32, send
 from videomar.compute.seeding import step_generator
 from videomar.config import Params, SampleParams
 from videomar.encoders.load import load_tokenizer
@@ -51,6 +51,7 @@ SCHEMA = pa.schema(
 )
 LARGER = 1.5
 _LAW_CLIPS = 4
+_DECODED_CLIPS = 8
 
 
 class Models(NamedTuple):
@@ -86,16 +87,17 @@ def sample_held_out(paths: Any, params: Params) -> dict[str, float]:
     """
     start = time.monotonic()
     torch.set_num_threads(params.suite.threads)
-    loaded = load(paths.model, weights="ema")
+    device = choose_device(params.suite.device, "resources.suite.device")
+    loaded = load(paths.model, str(device), weights="ema")
     seed = loaded.manifest["made_with"]["train"]["seed"]
-    untrained = loaded.shape.build().initialise(step_generator(seed, -1)).eval()
-    models = Models(loaded.model, untrained, load_tokenizer(paths.tokenizer))
+    untrained = loaded.shape.build().initialise(step_generator(seed, -1)).to(device).eval()
+    models = Models(loaded.model, untrained, load_tokenizer(paths.tokenizer, device))
     held_out = read_held_out(paths, params)
     run_hash = hash_of_run([models.trained, models.untrained], models.tokenizer.content_hash(), params.sample)
     finished = FinishedBatches(paths.out.with_name(f".{paths.out.name}.parts"), run_hash)
     run = _Run(held_out, models, params, finished)
     rows = [*_reference_rows(run), *_generated_rows(run)]
-    _write(rows, paths.out, params)
+    _write(rows, paths.out, params, device)
     finished.remove()
     written = time.monotonic()
     laws = _measure_laws(held_out, models.trained)
@@ -114,9 +116,10 @@ def sample_held_out(paths: Any, params: Params) -> dict[str, float]:
     }
 
 
-def _write(rows: list[dict[str, Any]], out: Path, params: Params) -> None:
+def _write(rows: list[dict[str, Any]], out: Path, params: Params, device: torch.device) -> None:
     seeds = [params.suite.seed + number for number in range(params.suite.seeds)]
-    metadata = {"suite": json.dumps({"split": SPLIT, "seeds": seeds})}
+    stated = {"split": SPLIT, "seeds": seeds, "device": device_kind(device)}
+    metadata = {"suite": json.dumps(stated)}
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
     with atomic_write(out) as draft:
         pq.write_table(table, draft, compression="none", use_dictionary=False)
@@ -129,7 +132,8 @@ def _reference_rows(run: _Run) -> Iterator[dict[str, Any]]:
     for batch in batches_of_one_shape(held_out.latents, params.suite.batch_size):
         latents = torch.stack([held_out.latents[number] for number in batch.tolist()])
         decode = partial(_decode, run.models.tokenizer, latents)
-        decoded = run.finished.get_or_make("tokenizer", [latents], decode)
+        name = f"tokenizer {device_kind(run.models.tokenizer.device)}"
+        decoded = run.finished.get_or_make(name, [latents], decode)
         for number, pictures in zip(batch.tolist(), decoded, strict=True):
             row = rows[number]
             yield _row(row, "truth", held_out.pictures[number], row["caption"], 0, params)
@@ -178,15 +182,21 @@ def _generate(task: Task, batch: Tensor, prompts: Tensor, run: _Run) -> Tensor:
             return _decode(models.tokenizer, extrapolate_latents(context, length))
         model = models.trained if task.maker == "trained" else models.untrained
         # One generator per clip: the noise is the same for all tasks and models, whatever the batch.
-        noise = [step_generator(seed, clip) for clip in batch.tolist()]
-        return _decode(models.tokenizer, model.generate(context, length, *captions, sampling, noise))
+        noise = [step_generator(seed, clip, device=device) for clip in batch.tolist()]
+        inputs = [send(values, device) for values in (context, *captions)]
+        made = model.generate(inputs[0], length, inputs[1], inputs[2], sampling, noise)
+        return _decode(models.tokenizer, made)
 
-    name = f"{task.maker} {length} {seed} {params.suite.threads}"
+    device = models.tokenizer.device
+    name = f"{task.maker} {length} {seed} {params.suite.threads} {device_kind(device)}"
     return finished.get_or_make(name, [batch, context, *captions], make)
 
 
 def _decode(tokenizer: VideoTokenizer, latents: Tensor) -> Tensor:
-    return to_pictures(tokenizer.decode(latents))
+    """Pictures (B, F, H, W, 3) of latents, in the CPU's memory; on a GPU a few clips at a time."""
+    on_device = latents.to(tokenizer.device)
+    parts = on_device.split(_DECODED_CLIPS) if on_device.device.type == "cuda" else [on_device]
+    return torch.cat([to_pictures(tokenizer.decode(part)).cpu() for part in parts])
 
 
 def _context(task: Task, batch: Tensor, held_out: HeldOut, models: Models) -> tuple[Tensor, int]:
@@ -200,7 +210,8 @@ def _context(task: Task, batch: Tensor, held_out: HeldOut, models: Models) -> tu
         step * math.ceil(LARGER * side / step) for side in held_out.pictures[int(batch[0])].shape[1:3]
     )
     pictures = [cover(held_out.pictures[number][0].numpy(), (width, height)) for number in batch.tolist()]
-    return models.tokenizer.encode(to_unit_range(torch.from_numpy(np.stack(pictures))[:, None])), length
+    first = to_unit_range(torch.from_numpy(np.stack(pictures))[:, None])
+    return models.tokenizer.encode(first.to(models.tokenizer.device)).cpu(), length
 
 
 def _row(
@@ -225,8 +236,9 @@ def _measure_laws(held_out: HeldOut, model: VideoMAR) -> dict[str, float]:
     The tests prove them for small random networks; here they are checked for the network that is released.
     """
     batch = batches_of_one_shape(held_out.latents, _LAW_CLIPS)[0]
-    latents = torch.stack([held_out.latents[number] for number in batch.tolist()])
-    captions = held_out.text[batch], held_out.text_mask[batch]
+    device = model.trunk.mask_token.device
+    latents = torch.stack([held_out.latents[number] for number in batch.tolist()]).to(device)
+    captions = held_out.text[batch].to(device), held_out.text_mask[batch].to(device)
     with full_float32():
         return {
             "cache_difference": cache_difference(model, latents, captions),
