@@ -154,11 +154,28 @@ def test_every_model_meets_the_same_clips_and_every_clip_its_baselines(project, 
     assert np.array_equal(extra[0]["image_longer"].frames[0], extra[0]["image"].frames[0])
 
 
-def test_suite_judges_clips_without_captions_and_says_what_is_missing(project, sampled, tmp_path) -> None:
-    (tmp_path / "sample.json").write_text(json.dumps(sampled[0]))
+def judged(folder, sampled, suite):
+    """Figures of the suite, and the paths of its files."""
+    (folder / "sample.json").write_text(json.dumps(sampled[0]))
     names = {"sampled": "sample.json", "out": "e.parquet", "details": "e.json", "plot": "p.csv"}
-    paths = SimpleNamespace(generated=sampled[1], **{key: tmp_path / name for key, name in names.items()})
-    figures = evaluate_clips(paths, project.params.suite)
+    paths = SimpleNamespace(generated=sampled[1], **{key: folder / name for key, name in names.items()})
+    return evaluate_clips(paths, suite), paths
+
+
+def test_suite_on_a_gpu_scores_the_same_and_says_where(project, sampled, tmp_path) -> None:
+    suite = dataclasses.replace(project.params.suite, metric_clips=1, feature_clips=1)
+    here, paths = judged(tmp_path, sampled, suite)
+    before = json.loads(paths.details.read_text())["fingerprint"]
+    with FakeCuda():
+        figures, _ = judged(tmp_path, sampled, suite)
+    fingerprint = json.loads(paths.details.read_text())["fingerprint"]
+    assert (before["device"], fingerprint["device"]) == ("cpu", f"{NAME}, clips by cpu")
+    for name in ("real_frechet", "real_diversity", "real_feature_distance", "real_psnr_gain_db"):
+        assert figures[name] == pytest.approx(here[name], rel=1e-4)
+
+
+def test_suite_judges_clips_without_captions_and_says_what_is_missing(project, sampled, tmp_path) -> None:
+    figures, _ = judged(tmp_path, sampled, project.params.suite)
     details = json.loads((tmp_path / "e.json").read_text())
     assert {"real_psnr_gain_linear_db", "real_ssim", "real_i2v_motion_amount", "real_frechet"} <= set(figures)
     assert {"real_diversity", "real_longer_holds_together", "real_psnr_drift_db"} <= set(figures)

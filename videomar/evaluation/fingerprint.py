@@ -45,7 +45,7 @@ class Fingerprint:
     fps: float
     seeds: tuple[int, ...]
     device: str
-    """cpu, or the name of the accelerator."""
+    """cpu, or the name of the GPU, that scored the clips; and that which made them, if it is another."""
     libraries: Mapping[str, str]
     processor: str
     """As `environment.processor_kind` names it; before 2026-11-30 only the type, as `x86_64`."""
@@ -134,15 +134,27 @@ def environment(device: "torch.device | str") -> dict[str, Any]:
     """The fields of a fingerprint that describe this process: all but weights, clips and seeds."""
     import torch  # the gate compares fingerprints and must not need it
 
-    device = torch.device(device)
-    on_gpu = device.type == "cuda"
+    from videomar.compute.device import device_kind
+
     return {
         "code": code_hash(SCORES),
-        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+        "device": device_kind(torch.device(device)),
         "libraries": package_versions(),
         "processor": processor_kind(),
         "threads": torch.get_num_threads(),
     }
+
+
+def with_maker(fields: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a fingerprint, with the device that made the clips where another scored them.
+
+    Args:
+        fields: as of `environment`.
+        metadata: that of the clips' file; files from before it said so were made on a CPU.
+    """
+    maker = str(metadata.get("device", "cpu"))
+    same = maker == fields["device"]
+    return {**fields, "device": fields["device"] if same else f"{fields['device']}, clips by {maker}"}
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

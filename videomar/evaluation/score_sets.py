@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from videomar.errors import DataError
@@ -25,16 +26,16 @@ from videomar.sampling.tasks import of_seed
 _KINDS = {"": "continuation", "i2v_": "image"}
 
 
-def named_extractor(name: str, backbone: Backbone | None) -> Extractor:
+def named_extractor(name: str, backbone: Backbone | None, device: torch.device) -> Extractor:
     """The extractor that section `suite` names.
 
     Raises:
         DataError: its weights are missing.
     """
     if name == "random":
-        return RandomClips()
+        return RandomClips(device=device)
     if name != "backbone":
-        return load_extractor(Path(name))
+        return load_extractor(Path(name), device)
     if backbone is None:
         raise DataError(f"frechet: got no weights of {BACKBONE}, expected its packages; take `random`")
     return BackboneClips(backbone)

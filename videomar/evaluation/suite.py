@@ -14,10 +14,11 @@ import cv2
 import pandas as pd
 import torch
 
+from videomar.compute.device import choose_device
 from videomar.config import SuiteParams
 from videomar.errors import DataError
 from videomar.evaluation.aggregate import drift_metrics, frame_table, summarise
-from videomar.evaluation.fingerprint import Fingerprint, clips_sha256, environment
+from videomar.evaluation.fingerprint import Fingerprint, clips_sha256, environment, with_maker
 from videomar.evaluation.generated import ClipKinds, read_generated, read_metadata
 from videomar.evaluation.metrics.backbone import load_backbone
 from videomar.evaluation.metrics.extractors import Extractor
@@ -39,21 +40,22 @@ def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:
         Mean metrics of each group of clips, keyed `sim_...` and `real_...`, and their cost in seconds.
     """
     torch.set_num_threads(suite.threads)
+    device = choose_device(suite.device, "resources.suite.device")
     cv2.setNumThreads(1)  # frames are small: waking threads costs more than it saves
     start = time.monotonic()
     clips, metadata = read_generated(paths.generated), read_metadata(paths.generated)
     io_seconds = time.monotonic() - start
     start = time.monotonic()
     with_metrics, with_networks = choose(clips, suite.metric_clips), choose(clips, suite.feature_clips)
-    scorer = ClipScorer(load_backbone("cpu"), with_metrics, with_networks)
+    scorer = ClipScorer(load_backbone(device), with_metrics, with_networks)
     rows = scorer.table(clips)
     frames = frame_table(clips, suite.seed)
-    extractor, frechet = _frechet(clips, scorer, suite)
+    extractor, frechet = _frechet(clips, scorer, suite, device)
     seeds = max(1, len(metadata.get("seeds", ())))
     metrics = summarise(rows) | drift_metrics(frames)
     metrics |= seed_metrics(clips, scorer.backbone, seeds, scorer.skipped)
     metrics |= {key: score.value for key, score in frechet.items()}
-    fingerprint = _fingerprint(clips, metadata, scorer, extractor)
+    fingerprint = _fingerprint(clips, metadata, scorer, extractor, environment(device))
     seconds = {"metrics": time.monotonic() - start}
     start = time.monotonic()
     with atomic_write(paths.out) as draft:
@@ -96,10 +98,10 @@ def time_shares(seconds: dict[str, float], sampled: Path) -> dict[str, dict[str,
 
 
 def _frechet(
-    clips: Sequence[ClipKinds], scorer: ClipScorer, suite: SuiteParams
+    clips: Sequence[ClipKinds], scorer: ClipScorer, suite: SuiteParams, device: torch.device
 ) -> tuple[Extractor | None, dict[str, FrechetScore]]:
     try:
-        extractor = named_extractor(suite.extractor, scorer.backbone)
+        extractor = named_extractor(suite.extractor, scorer.backbone, device)
     except DataError as error:
         scorer.skipped["frechet"] = str(error)
         return None, {}
@@ -107,7 +109,11 @@ def _frechet(
 
 
 def _fingerprint(
-    clips: Sequence[ClipKinds], metadata: dict[str, Any], scorer: ClipScorer, extractor: Extractor | None
+    clips: Sequence[ClipKinds],
+    metadata: dict[str, Any],
+    scorer: ClipScorer,
+    extractor: Extractor | None,
+    here: dict[str, Any],
 ) -> Fingerprint:
     truths = [kinds["truth"] for kinds in clips]
     largest = max((clip.frames.shape for clip in truths), default=(0, 0, 0, 3))
@@ -126,7 +132,7 @@ def _fingerprint(
         size_px=(largest[1], largest[2]),
         fps=truths[0].fps if truths else 0.0,
         seeds=tuple(metadata.get("seeds", ())),
-        **environment("cpu"),
+        **with_maker(here, metadata),
     )
 
 

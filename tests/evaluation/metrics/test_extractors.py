@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.drawn_clips import blurred, moving_disc, noisy
+from tests.support.fake_cuda import FakeCuda
 from videomar.errors import DataError
 from videomar.evaluation.metrics.backbone import Backbone
 from videomar.evaluation.metrics.extractors import (
@@ -68,6 +69,25 @@ def test_extractor_gives_a_clip_its_vector_whatever_stands_beside_it(extractor: 
     assert extractor.features(clips[1:2])[0] == pytest.approx(together[1], rel=1e-5, abs=1e-6)
     assert len(extractor.weights_sha256) == 64
     assert extractor.name
+
+
+@pytest.mark.parametrize("kind", ["backbone", "random", "videomae"])
+def test_extractor_on_a_gpu_gives_the_same_vectors(kind: str, tmp_path: Path) -> None:
+    folder = tiny_videomae(tmp_path)
+
+    def made(device: str) -> Extractor:
+        if kind == "videomae":
+            return load_extractor(folder, device)
+        return BackboneClips(Backbone(device)) if kind == "backbone" else RandomClips(device=device)
+
+    clips = [moving_disc(12, speed=speed, textured=True) for speed in (0, 1, 2)]
+    here = made("cpu")  # before there is a GPU: packages look for one when they are imported
+    with FakeCuda() as cuda:
+        there = made("cuda")
+        found = there.features(clips)
+    assert cuda.launches.total() > 10
+    assert found == pytest.approx(here.features(clips), rel=1e-5, abs=1e-6)
+    assert there.weights_sha256 == here.weights_sha256
 
 
 @pytest.mark.parametrize("kind", ["backbone", "random"])

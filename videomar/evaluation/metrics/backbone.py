@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from videomar.compute.device import fetch, send
 from videomar.errors import DataError
 from videomar.evaluation.metrics import BACKBONE
 from videomar.files import sha256_of
@@ -34,7 +35,7 @@ _REMEMBERED = 8
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Features of each frame of a clip."""
+    """Features of each frame of a clip, in the CPU's memory."""
 
     maps: tuple[Tensor, ...]
     """One (F, C, h, w) for each of five resolutions, finest first."""
@@ -67,13 +68,13 @@ class Backbone:
     @torch.no_grad()
     def _compute(self, frames: NDArray[np.uint8]) -> Features:
         net, maps = self._net, []
-        hidden = net._swish(net._conv_stem(prepare(frames).to(self.device)))
+        hidden = net._swish(net._conv_stem(send(prepare(frames), self.device)))
         for index, block in enumerate(net._blocks):
             hidden = block(hidden)
             if index in _TAPS:
-                maps.append(hidden.cpu())
-        pooled = net._swish(net._conv_head(hidden)).mean(dim=(2, 3))
-        return Features(tuple(maps), pooled.cpu())
+                maps.append(fetch(hidden))
+        pooled = fetch(net._swish(net._conv_head(hidden)).mean(dim=(2, 3)))
+        return Features(tuple(wait() for wait in maps), pooled())
 
 
 def weights_path() -> Path:
@@ -132,7 +133,7 @@ def _fold(block: Any, convolution: str, norm: str) -> None:
     setattr(block, norm, nn.Identity())
 
 
-def load_backbone(device: str) -> Backbone | None:
+def load_backbone(device: torch.device | str) -> Backbone | None:
     """The backbone, or None where its packages are not installed: metrics that need it are then skipped."""
     try:
         return Backbone(device)

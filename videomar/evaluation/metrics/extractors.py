@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from videomar.compute.device import send
 from videomar.errors import DataError
 from videomar.evaluation.metrics import BACKBONE
 from videomar.evaluation.metrics.backbone import Backbone
@@ -70,15 +71,15 @@ class RandomClips:
     has a scale of its own.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.name = f"random 3D convolutions, seed {seed}"
+    def __init__(self, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        self.name, self._device = f"random 3D convolutions, seed {seed}", torch.device(device)
         generator = torch.Generator().manual_seed(seed)
-        self._weights = [
+        weights = [
             torch.randn(after, before, 3, 3, 3, generator=generator) * (2 / (27 * before)) ** 0.5
             for before, after in pairwise(_RANDOM_CHANNELS)
         ]
-        digest = hashlib.sha256(b"".join(weight.numpy().tobytes() for weight in self._weights))
-        self.weights_sha256 = digest.hexdigest()
+        self.weights_sha256 = hashlib.sha256(b"".join(each.numpy().tobytes() for each in weights)).hexdigest()
+        self._weights = [weight.to(self._device) for weight in weights]
 
     @torch.no_grad()
     def features(self, clips: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
@@ -86,11 +87,11 @@ class RandomClips:
         rows = []
         for _, alike in groupby(clips, key=np.shape):
             for batch in torch.stack([_pixels(clip, _RANDOM_SIDE_PX) for clip in alike]).split(_RANDOM_BATCH):
-                hidden = (batch * 2 - 1).transpose(1, 2)
+                hidden = (send(batch, self._device) * 2 - 1).transpose(1, 2)
                 for weight in self._weights:
                     hidden = functional.conv3d(hidden, weight, stride=(1, 2, 2), padding=1).relu_()
                 rows.append(hidden.double().mean(dim=(2, 3, 4)))
-        return torch.cat(rows).numpy()
+        return torch.cat(rows).cpu().numpy()
 
 
 class VideoMaeClips:
@@ -113,9 +114,9 @@ class VideoMaeClips:
             chosen = np.linspace(0, len(clip) - 1, config.num_frames).round().astype(int)
             pixels = _pixels(clip[chosen], config.image_size, square=True)
             pixels = (pixels - self._mean) / self._deviation
-            states = self._model(pixels[None].to(self._device)).last_hidden_state
-            rows.append(states.double().mean(dim=(0, 1)).cpu())
-        return torch.stack(rows).numpy()
+            states = self._model(send(pixels[None], self._device)).last_hidden_state
+            rows.append(states.double().mean(dim=(0, 1)))
+        return torch.stack(rows).cpu().numpy()
 
 
 class TorchScriptClips:
@@ -144,8 +145,9 @@ class TorchScriptClips:
                     "use another extractor"
                 )
             pixels = 255 * _pixels(clip, _I3D_SIDE_PX, square=True).permute(1, 0, 2, 3)[None]
-            rows.append(self._module(pixels.to(self._device), **self._switches).double().flatten().cpu())
-        return torch.stack(rows).numpy()
+            features = self._module(send(pixels, self._device), **self._switches)
+            rows.append(features.double().flatten())
+        return torch.stack(rows).cpu().numpy()
 
 
 def frechet_of_clips(

@@ -21,8 +21,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from videomar.compute.device import choose_device
 from videomar.errors import DataError, VideomarError
-from videomar.evaluation.fingerprint import Fingerprint, clips_sha256
+from videomar.evaluation.fingerprint import Fingerprint, clips_sha256, with_maker
 from videomar.evaluation.generated import Clip, read_generated, read_metadata
 from videomar.evaluation.vbench import child as vbench_child
 from videomar.evaluation.vbench.dimensions import PartScore, aggregate
@@ -138,12 +139,15 @@ def measure(generated: Path, other: OtherEnvironment) -> dict[str, Any]:
     truths = {kinds["truth"].clip_id: kinds["truth"] for kinds in clips}
     judged = [truths[of_clip[0].clip_id] for of_clip in made]
     fields = {"split": str(stated.get("split", "not recorded")), "seeds": seeds, "weights": weights}
+    fields |= with_maker(own, stated) if own else {}
     return {
         "scores": {part: _as_json(getattr(scores, part)) for part in ("quality", "i2v", "total")},
         "dimensions": values,
         "skipped": skipped,
         "videos": {key: videos_of[key] for key in values},
-        "fingerprint": asdict(_fingerprint(judged, made, {**fields, **own})) if own else None,
+        "fingerprint": asdict(_fingerprint(judged, made, {**fields, **with_maker(own, stated)}))
+        if own
+        else None,
         "seconds": seconds,
     }
 
@@ -225,13 +229,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder of weights, VBENCH_CACHE_DIR")
     parser.add_argument("--generated", type=Path, default=Path("data/generated.parquet"))
     parser.add_argument("--out", type=Path, help="JSON; vbench.json beside the clips if left out")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="auto", help="cpu or cuda; auto = cuda if this machine has a GPU")
     parser.add_argument("--limit-s", type=float, default=3600.0, help="time limit of one dimension, seconds")
     options = parser.parse_args(arguments)
     out = options.out or options.generated.with_name("vbench.json")
     try:
         other = OtherEnvironment(
-            python=options.python, weights=options.weights, device=options.device, limit_s=options.limit_s
+            python=options.python,
+            weights=options.weights,
+            device=choose_device("auto").type if options.device == "auto" else options.device,
+            limit_s=options.limit_s,
         )
         found = measure(options.generated, other)
     except VideomarError as error:
