@@ -33,7 +33,8 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Workers keep the working folder of the command, so that relative paths stay valid.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "HF_HUB_OFFLINE": "1",
+    # Nothing is downloaded unless a user names a repository. Not "1", which a user would write: that counts.
+    "HF_HUB_OFFLINE": "on",
     "TOKENIZERS_PARALLELISM": "false",
 }
 SERVICES = Path(".local/services.json")

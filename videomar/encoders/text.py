@@ -317,7 +317,7 @@ def _load_model(folder: Path, config: Any, dtype: torch.dtype) -> Any:
 
 def _offline_transformers() -> Any:
     """Import transformers, silent and without network."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("HF_HUB_OFFLINE", "on")
     # Slow to import, and absent on a bare GPU machine.
     import transformers
 

@@ -5,9 +5,10 @@ import os
 import re
 from pathlib import Path
 
-from videomar.checkpoint import ModelFolder, open_model_folder
+from videomar.checkpoint import MANIFEST, ModelFolder, newest_intact, open_model_folder
 from videomar.config.layout import Layout
 from videomar.errors import CheckpointError, VideomarError
+from videomar.hub.repository import download
 from videomar.hub.shipped import SHIPPED, shipped_folder
 from videomar.registry.local_versions import local_model_folder
 from videomar.sampling.generate import ClipGenerator
@@ -20,7 +21,11 @@ _HERE = Layout()
 _log = logging.getLogger(__name__)
 
 
-def load(model: str | os.PathLike[str] = "champion", device: str = "auto") -> ClipGenerator:
+def load(
+    model: str | int | os.PathLike[str] = "champion",
+    device: str = "auto",
+    text_encoder: str | os.PathLike[str] | None = None,
+) -> ClipGenerator:
     """Load a model that generates clips.
 
     Args:
@@ -28,29 +33,39 @@ def load(model: str | os.PathLike[str] = "champion", device: str = "auto") -> Cl
             of MLFLOW_TRACKING_URI; a model folder; a repository on a hub, as `owner/name`; or `shipped`, the
             model that comes with the package. That one stands in for a champion where there is none yet.
         device: `auto` (a GPU if there is one), `cpu` or `cuda`.
+        text_encoder: folder of the transformers model that the model was trained with, if it is not packed
+            in the model's folder and lies elsewhere than at training.
 
     Raises:
         VideomarError: there is no such model, it is damaged, or there is no such device.
     """
-    return ClipGenerator(find_model(model), device)
+    parts = find_model(model)
+    if text_encoder is not None:
+        parts = parts._replace(text_encoder=Path(text_encoder))
+    return ClipGenerator(parts, device)
 
 
-def find_model(model: str | os.PathLike[str]) -> ModelFolder:
+def find_model(model: str | int | os.PathLike[str]) -> ModelFolder:
     """Return where the parts of a model are; a model of the registry or of a hub is downloaded.
 
     Raises:
         VideomarError: there is no such model.
     """
-    name = os.fspath(model)
+    name = str(model) if isinstance(model, int) else os.fspath(model)
     if name == SHIPPED:
         return open_model_folder(shipped_folder())
-    if name in ALIASES or name.isdecimal():
+    if is_registered(name):
         return _registered(name)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return _local(Path(name))
     if _HUB_ID.fullmatch(name):
-        return open_model_folder(_downloaded(name))
-    raise VideomarError(f"model: got {name}, expected {_known()}; no such folder exists")
+        return open_model_folder(download(name))
+    raise VideomarError(f"model: got {name!r}, which is no folder; expected {_choice()}")
+
+
+def is_registered(name: str) -> bool:
+    """Whether this is how a version of the registry is named: by an alias or a number."""
+    return name in ALIASES or name.isdecimal()
 
 
 def _registered(name: str) -> ModelFolder:
@@ -59,12 +74,16 @@ def _registered(name: str) -> ModelFolder:
     if not store_exists():
         if name == CHAMPION:
             return _stand_in()
-        raise VideomarError(f"model: got {name}, but there is no registry here; expected {_known()}")
+        raise VideomarError(f"model: got {name}, but there is no registry here; expected {_choice()}")
     from videomar.registry import versions  # here: it imports MLflow
 
     if name == CHAMPION and versions.champion() is None:
         return _stand_in()
-    return open_model_folder(versions.download_model(versions.find_model(name)))
+    try:
+        version = versions.find_model(name)
+    except VideomarError as error:
+        raise VideomarError(f"{error}; expected {_choice()}") from None
+    return open_model_folder(versions.download_model(version))
 
 
 def _stand_in() -> ModelFolder:
@@ -79,26 +98,21 @@ def _local(folder: Path) -> ModelFolder:
     try:
         return open_model_folder(folder)
     except CheckpointError:
-        from videomar.checkpoint import MANIFEST, newest_intact
-
         checkpoint = folder if (folder / MANIFEST).is_file() else newest_intact(folder)
         if checkpoint is None or not (_HERE.tokenizer.is_dir() and _HERE.params.is_file()):
             raise
         return ModelFolder(checkpoint, _HERE.tokenizer, _HERE.params)
 
 
-def _downloaded(name: str) -> Path:
-    """Download a repository, or find it in the local cache of the hub's client.
-
-    Raises:
-        VideomarError: the client is missing, or the repository cannot be reached.
-    """
-    os.environ.pop("HF_HUB_OFFLINE", None)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(name))
-
-
-def _known() -> str:
+def _choice() -> str:
     """What a model may be named here, in words."""
-    return "`champion`, `challenger`, a version's number, a model folder, OWNER/NAME on a hub, or `shipped`"
+    elsewhere = f"a model folder, OWNER/NAME on a hub, or `{SHIPPED}`"
+    if not store_exists():
+        return elsewhere
+    from videomar.registry.versions import all_versions
+
+    numbers = [version.number for version in all_versions()]
+    if not numbers:
+        return elsewhere
+    span = numbers[0] if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    return f"`champion`, `challenger`, a version ({span}), {elsewhere}"
