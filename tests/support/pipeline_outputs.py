@@ -17,8 +17,10 @@ from PIL import Image
 from tests.conftest import small_params
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.seeding import step_generator
 from videomar.curation.ledger import LEDGER_SCHEMA, read_ledger
 from videomar.curation.ledger import write_ledger as write_ledger_rows
+from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.evaluation.generated import repeat_last
 from videomar.evaluation.suite import evaluate_clips
 from videomar.files import sha256_of
@@ -77,7 +79,8 @@ def write_outputs(root: Path) -> None:
     weights = untrained(shape, 0).state_dict()
     tensors = {"model": weights, "ema": weights, "optimizer": weights}
     checkpoint.save(root / "checkpoints/videomar", 30, shape, tensors, {})
-    (root / "checkpoints/tokenizer/tokenizer.json").write_text("{}")
+    coder = CausalTokenizer(small_params().tokenizer).initialise(step_generator(0, 0))
+    save_tokenizer(coder, root / "checkpoints/tokenizer")
     _write_data(root)
     (root / "dvc.lock").write_text("schema: '2.0'\n")
     shutil.copy(REPOSITORY / "params.yaml", root)

@@ -9,6 +9,7 @@ from videomar.checkpoint.manifest import ModelShape
 from videomar.compute.seeding import step_generator
 from videomar.config import Params
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
+from videomar.encoders.load import tokenizer_files
 from videomar.training.state import untrained
 
 
@@ -25,6 +26,6 @@ def write_tiny_model(params: Params, folder: Path) -> Path:
     save_tokenizer(coder, folder / "coder")
     shape = ModelShape(params.model, params.tokenizer.channels, 1, params.text.max_tokens)
     weights = lively(untrained(shape, 0)).state_dict()
-    parts = checkpoint.read_parts(folder / "coder", params, "# tiny\n")
+    parts = checkpoint.read_parts(tokenizer_files(folder / "coder"), params, "# tiny\n")
     identity = {"train": {"seed": 0}}
     return checkpoint.save(folder, 0, shape, {"model": weights, "ema": weights}, identity, parts=parts)

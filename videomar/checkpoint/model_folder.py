@@ -13,7 +13,7 @@ Each checkpoint of a training run is such a folder, with the optimizer's state i
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -72,26 +72,19 @@ class ModelParts:
         }
 
 
-def read_parts(tokenizer: Path, params: Params, card: str, text_encoder: Path | None = None) -> ModelParts:
+def read_parts(
+    tokenizer: Iterable[Path], params: Params, card: str, text_encoder: Iterable[Path] = ()
+) -> ModelParts:
     """Collect the parts of a model from where they are.
 
     Args:
-        tokenizer: folder of the video tokenizer.
+        tokenizer: files of the video tokenizer, as `tokenizer_files` lists them.
         params: of which `ingest`, `text` and `sample` say how clips are generated.
         card: text of README.md.
-        text_encoder: folder of a transformers model to pack, too.
-
-    Raises:
-        CheckpointError: a folder has no files.
+        text_encoder: files of a transformers model to pack, as `text_encoder_files` lists them.
     """
-    files: dict[str, Path] = {}
-    for part, folder in ((TOKENIZER, tokenizer), (TEXT_ENCODER, text_encoder)):
-        if folder is None:
-            continue
-        found = {f"{part}/{path.relative_to(folder).as_posix()}": path for path in _visible(folder)}
-        if not found:
-            raise CheckpointError(f"{folder}: got no files, expected those of the {part}; check the folder")
-        files |= found
+    parts = ((TOKENIZER, tokenizer), (TEXT_ENCODER, text_encoder))
+    files = {f"{part}/{path.name}": path for part, paths in parts for path in paths}
     sums = {name: sha256_of(path) for name, path in files.items()}
     return ModelParts(files, sums, params_text(params), card)
 
@@ -153,15 +146,6 @@ def export(checkpoint: Path, folder: Path, parts: ModelParts | None = None) -> N
 def _is_part(name: str) -> bool:
     """Whether a file of a model folder is neither weights nor the state of a run."""
     return name == PARAMS_FILE or name.startswith((f"{TOKENIZER}/", f"{TEXT_ENCODER}/"))
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Return all files below the folder but hidden ones."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
 
 
 def _link_or_copy(source: Path, target: Path, before: Path | None, sha256: str) -> None:

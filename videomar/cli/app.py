@@ -12,7 +12,7 @@ import typer
 
 import videomar
 from videomar.cli import ledger_commands, model_commands, ops_commands
-from videomar.cli.console import DATA, HERE, MODELS, DeviceOption, ModelOption, print_lines
+from videomar.cli.console import DATA, HERE, MODELS, AnyModel, DeviceOption, ModelOption, print_lines
 from videomar.environment import apply_settings
 from videomar.errors import DataError, VideomarError
 
@@ -145,6 +145,37 @@ def demo(
     from videomar.hub.find import load
 
     serve(load(model, device), port, typer.echo)
+
+
+PackTextEncoder = Annotated[
+    bool,
+    typer.Option("--with-text-encoder", help="Copy the text encoder's files, too, if it is a folder."),
+]
+
+
+@app.command(rich_help_panel=MODELS)
+def export(
+    model: AnyModel,
+    out: Annotated[Path, typer.Option(help="New folder.")],
+    with_text_encoder: PackTextEncoder = False,
+) -> None:
+    """Write a model to one folder that holds all it needs: weights, tokenizer, parameters, card."""
+    from videomar.hub.publish import export_model
+
+    print_lines(export_model(model, out, with_text_encoder))
+
+
+@app.command(rich_help_panel=MODELS)
+def push(
+    model: AnyModel,
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME; created if missing.")],
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    with_text_encoder: PackTextEncoder = False,
+) -> None:
+    """Upload a model to a hub: that of HF_ENDPOINT, else Hugging Face, with the token in HF_TOKEN."""
+    from videomar.hub.publish import push_model
+
+    print_lines(push_model(model, repository, private, with_text_encoder))
 
 
 @app.command("import", rich_help_panel=MODELS)

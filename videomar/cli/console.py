@@ -13,6 +13,12 @@ DATA, MODELS, REGISTRY, UPKEEP = "Data", "Models", "Registry", "Upkeep"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 ModelName = Annotated[str, typer.Argument(help="`champion`, `challenger` or a version number.")]
+AnyModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="`champion`, `challenger`, a version number, a model folder, or OWNER/NAME."
+    ),
+]
 ModelOption = Annotated[
     str,
     typer.Option(help="`champion`, `challenger`, a version number, a model folder, or OWNER/NAME on a hub."),

@@ -39,6 +39,15 @@ def load_tokenizer(folder: Path, device: torch.device | str = "cpu") -> VideoTok
     return tokenizer
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return the files of the tokenizer in `folder`: all that `load_tokenizer` reads.
+
+    Raises:
+        CheckpointError: as `load_tokenizer`.
+    """
+    return _kind(folder)[0]
+
+
 def copy_tokenizer(folder: Path, out: Path, device: torch.device | str = "cpu") -> VideoTokenizer:
     """Copy the files of the tokenizer in `folder` to `out`, which is emptied before, and load it from there.
 

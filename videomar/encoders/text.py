@@ -241,6 +241,15 @@ def packaged_minilm() -> Path:
     return folder
 
 
+def text_encoder_files(folder: Path) -> list[Path]:
+    """Return the files of a transformers model that captions' states depend on.
+
+    Raises:
+        DataError: some are missing; the message names all of them.
+    """
+    return [folder / name for name in _model_files(folder)]
+
+
 def _model_files(folder: Path) -> list[str]:
     """Return the names of the files in `folder` that the states depend on, in a fixed order.
 

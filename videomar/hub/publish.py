@@ -10,6 +10,8 @@ from videomar.checkpoint.card import CardFacts, model_card
 from videomar.checkpoint.model_folder import CARD, TEXT_ENCODER
 from videomar.config import load_params
 from videomar.config.layout import Layout
+from videomar.encoders.load import tokenizer_files
+from videomar.encoders.text import text_encoder_files
 from videomar.errors import DataError
 from videomar.hub.find import find_model, is_registered
 from videomar.hub.repository import upload
@@ -40,12 +42,13 @@ def export_model(model: str, out: Path, pack_text_encoder: bool = False) -> list
             text_encoder = Path(params.text.encoder)
         else:
             note = (
-                f"text encoder: {params.text.encoder}, by name alone; with --with-text-encoder its files come "
-                "along, else give videomar.load(..., text_encoder=DIR) where it lies elsewhere"
+                f"text encoder: {params.text.encoder}, by name alone; --with-text-encoder copies its files, "
+                "else give videomar.load(..., text_encoder=DIR) where it lies elsewhere"
             )
     if text_encoder is not None:  # by its place in the folder, wherever that is copied to
         params = replace(params, text=replace(params.text, encoder=TEXT_ENCODER))
-    parts = read_parts(found.tokenizer, params, _card(model, found), text_encoder)
+    packed = text_encoder_files(text_encoder) if text_encoder else ()
+    parts = read_parts(tokenizer_files(found.tokenizer), params, _card(model, found), packed)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".draft-", dir=out.parent) as draft:
         export(found.checkpoint, Path(draft) / "model", parts)

@@ -12,6 +12,15 @@ from pathlib import Path
 from videomar.environment import SETTINGS
 from videomar.errors import VideomarError
 
+_REASONS = {
+    "LocalEntryNotFoundError": ("the hub cannot be reached, and there is no copy here", ""),
+    "RepositoryNotFoundError": (
+        "no such repository, or none that may be read",
+        "set HF_TOKEN if it is private",
+    ),
+    "GatedRepoError": ("its owner lets only some read it", "ask for access on its page, and set HF_TOKEN"),
+}
+"""The errors of the hub's client that users meet, by name, in plain words, with a remedy."""
 _TOKEN, _OFFLINE = "HF_TOKEN", "HF_HUB_OFFLINE"
 # All that a model folder has; a repository may hold more, such as code or the weights in another form.
 _WANTED = ["*.safetensors", "checkpoint.json", "params.yaml", "README.md", "tokenizer/*", "text_encoder/*"]
@@ -74,12 +83,11 @@ def _online(repository: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the client raises errors of its own, of HTTP, of the network, of the disk
-        said = " ".join(str(error).split())[:300]
-        remedy = f"check its name, the network, and that {_TOKEN} may read or write it"
+        said = " ".join(str(error).split())[:150]
+        reason, remedy = _REASONS.get(type(error).__name__, (f"got {type(error).__name__} ({said})", ""))
         if forbidden:
             remedy = f"{_OFFLINE} is set, so only what was downloaded before can be loaded"
-        raise VideomarError(
-            f"{repository}: got {type(error).__name__} from {host} ({said}), expected a repository; {remedy}"
-        ) from error
+        remedy = remedy or f"check the name, the network, and what {_TOKEN} may do"
+        raise VideomarError(f"{repository}: {reason}, expected a repository of {host}; {remedy}") from None
     finally:
         constants.HF_HUB_OFFLINE = before

@@ -61,6 +61,7 @@ def register_candidate() -> Version:
     # Here: a release with nothing to do needs no torch.
     from videomar.checkpoint import export, latest, read_manifest, read_parts
     from videomar.checkpoint.card import model_card
+    from videomar.encoders.load import tokenizer_files
     from videomar.registry.model_card import facts_of
     from videomar.report.kept_clips import KEPT_CLIPS, write_kept_clips
 
@@ -79,7 +80,8 @@ def register_candidate() -> Version:
         tags = {**_tags(checkpoint), "weights_sha256": manifest["files"]["ema.safetensors"]["sha256"]}
         tags |= copy_ancestors(manifest["made_with"], tables)
         card = model_card(facts_of(f"{MODEL}, {checkpoint.name}", tags, tables))
-        export(checkpoint, weights, read_parts(_HERE.tokenizer, load_params(_HERE.params), card))
+        tokenizer = tokenizer_files(_HERE.tokenizer)
+        export(checkpoint, weights, read_parts(tokenizer, load_params(_HERE.params), card))
         folders = {"raw": _HERE.raw, "latents": _HERE.latents, "tokenizer": _HERE.tokenizer}
         write_checksums(tables / FILES, {**folders, "checkpoint": weights}, _HERE.ledger)
         write_kept_clips(

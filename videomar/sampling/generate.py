@@ -102,8 +102,8 @@ class ClipGenerator:
         """
         parts = model if isinstance(model, ModelFolder) else open_model_folder(model)
         self.device = choose_device(device)
+        self.loaded = load(parts.checkpoint, str(self.device))  # first: it compares the sums of all files
         self.params = params or load_generation_params(parts.params)
-        self.loaded = load(parts.checkpoint, str(self.device))
         self.folder = parts.checkpoint
         self.tokenizer = load_tokenizer(parts.tokenizer, self.device)
         text, packed = self.params.text, parts.text_encoder

@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from videomar.environment import apply_settings, checkout
 from videomar.files import atomic_write
 
@@ -50,6 +48,7 @@ def make_database(path: Path) -> None:
     if path.is_file():
         return
     import mlflow
+    from filelock import FileLock  # here: a bare GPU machine, which has no store, lacks it
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):

@@ -227,12 +227,13 @@ def _parts(spec: RunSpec) -> "ModelParts | None":
     """What makes a checkpoint of the run a whole model."""
     from videomar.checkpoint import read_parts
     from videomar.checkpoint.card import CardFacts, model_card
+    from videomar.encoders.load import tokenizer_files
 
     if spec.tokenizer is None:
         return None
     lineage = {name: value for name, value in spec.tags.items() if value}
     card = model_card(CardFacts(name=f"videomar, training run {spec.out.name}", lineage=lineage))
-    return read_parts(spec.tokenizer, spec.params, card)
+    return read_parts(tokenizer_files(spec.tokenizer), spec.params, card)
 
 
 def refusal_of(action: Callable[[], None], notes: Path, worker: "Worker") -> VideomarError | None:
