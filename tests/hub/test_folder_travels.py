@@ -327,7 +327,7 @@ def test_text_encoder_packed_in_the_folder_is_used_wherever_it_lies(
 ) -> None:
     used = []
     monkeypatch.setattr(
-        "videomar.sampling.generate.load_text_encoder", lambda text, device: used.append(text.encoder)
+        "videomar.sampling.generate.load_prompt_encoder", lambda text, device: used.append(text.encoder)
     )
     packed = shutil.copytree(run / "step_00000000", tmp_path / "packed")
     (packed / "text_encoder").mkdir()

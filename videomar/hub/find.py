@@ -60,7 +60,7 @@ def find_model(model: str | int | os.PathLike[str]) -> ModelFolder:
         return _local(Path(name))
     if _HUB_ID.fullmatch(name):
         return open_model_folder(download(name))
-    raise VideomarError(f"model: got {name!r}, which is no folder; expected {_choice()}")
+    raise VideomarError(f"model: got {name or 'no name'}, which is no folder; expected {_choice()}")
 
 
 def is_registered(name: str) -> bool:
