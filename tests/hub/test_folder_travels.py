@@ -51,7 +51,7 @@ def run(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("exported") / "mein Modell ü"
+    out = tmp_path_factory.mktemp("exported") / "model ü"
     [line] = export_model(str(run), out)
     assert line.startswith(f"{out}: the whole model, ")
     return out
@@ -95,7 +95,7 @@ def test_folder_moved_elsewhere_gives_the_same_clip_from_a_place_that_cannot_be_
     package = tmp_path / "only"
     package.mkdir()
     (package / "videomar").symlink_to(Path(videomar.__file__).parent)
-    moved = shutil.copytree(folder, tmp_path / "anderswo 模型")
+    moved = shutil.copytree(folder, tmp_path / "elsewhere 模型")
     before = {path: path.stat().st_mtime_ns for path in [moved, *moved.rglob("*")]}
     for path in before:
         path.chmod(0o555 if path.is_dir() else 0o444)

@@ -69,14 +69,14 @@ def test_seed_decides_the_clip(model):
 
 
 def test_picture_may_be_an_array_an_image_or_a_file(model, tmp_path):
-    picture, file = pictures(1)[0], tmp_path / "bild ü.png"
+    picture, file = pictures(1)[0], tmp_path / "picture ü.png"
     Image.fromarray(picture).save(file)
     expected = model(picture)
     for given in (
         picture[None],
         Image.fromarray(picture),
-        tmp_path / "bild ü.png",
-        str(tmp_path / "bild ü.png"),
+        tmp_path / "picture ü.png",
+        str(tmp_path / "picture ü.png"),
     ):
         assert np.array_equal(model(given), expected)
 
