@@ -1,5 +1,6 @@
 """Training and generation on a GPU that is not there: no device mixes, and few waits for the device."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -7,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.training_subjects import PRESETS, train_params
 from tests.conftest import lively_model
 from tests.support.fake_cuda import CudaTensor, DeviceMixError, FakeCuda
 from videomar.checkpoint.manifest import ModelShape
 from videomar.compute.device import choose_device
 from videomar.compute.seeding import step_generator
 from videomar.model.objective import Clips
-from videomar.training.optim import update_ema
+from videomar.training.optim import make_optimizer, update_ema
 from videomar.training.parallelize import Loss, clip_grad_norm, recompute_blocks
 from videomar.training.state import new_state
 
@@ -206,12 +208,18 @@ def on_cuda(*tensors):
     return [tensor.to("cuda") for tensor in tensors]
 
 
+@pytest.fixture
+def fake():
+    with FakeCuda() as fake:
+        yield fake
+
+
 HEADS, OBJECTIVES = ("flow", "ddpm"), ("single_frame", "all_frames")
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_training_step_stays_on_the_gpu(cuda, params, captions, head, objective):
+def test_training_step_stays_on_the_gpu(fake, params, captions, head, objective):
     """Loss, backward through checkpointed blocks, clipping, AdamW and the moving average."""
     train = dataclasses.replace(params.train, objective=objective, cond_drop_prob=0.5, history_noise=0.2)
     shape = ModelShape(
@@ -223,14 +231,14 @@ def test_training_step_stays_on_the_gpu(cuda, params, captions, head, objective)
     batch = Clips(*on_cuda(clips(), *captions), {"motion": torch.zeros(3, device="cuda")})
     for step in range(2):
         state.optimizer.zero_grad()
-        cuda.clear()
+        fake.clear()
         losses = loss_of(batch, train, step_generator(0, step, device="cuda"))
         losses.mean.backward()
         clip_grad_norm(state.model.parameters(), 1.0)
         state.optimizer.step()
         update_ema(state.ema, state.model, 0.9)
         # The first step makes tables and moments.
-        assert step == 0 or not cuda.waits, cuda.places
+        assert step == 0 or not fake.waits, fake.places
     weights = [*state.model.parameters(), *state.ema.parameters()]
     moments = [value for each in state.optimizer.state.values() for value in each.values()]
     assert all(isinstance(x, CudaTensor) for x in [*weights, *moments, losses.sums])
@@ -239,7 +247,7 @@ def test_training_step_stays_on_the_gpu(cuda, params, captions, head, objective)
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("cfg_scale", [1.0, 2.0])
-def test_generation_stays_on_the_gpu(cuda, params, captions, head, cfg_scale):
+def test_generation_stays_on_the_gpu(fake, params, captions, head, cfg_scale):
     """A clip longer than its window, with and without guidance."""
     network = lively_model(dataclasses.replace(params.model, head=head)).to("cuda")
     sampling = dataclasses.replace(
@@ -247,11 +255,72 @@ def test_generation_stays_on_the_gpu(cuda, params, captions, head, cfg_scale):
     )
     context, text, mask = on_cuda(clips(1), *captions)
     noise = step_generator(0, 0, device="cuda")
-    cuda.clear()
+    fake.clear()
     made = network.generate(context, 4, text, mask, sampling, noise)
     assert isinstance(made, CudaTensor)
     assert made.shape == (3, 4, 4, 2, 3)
     # Is the context finite? The seeds of the rows. One check of each recorded step.
-    recorded = cuda.waits.pop("equal")
-    assert cuda.waits == {"item": 1, "copy to the host": 1}, cuda.places
-    assert recorded <= 2 * (2 if cfg_scale == 1 else 4), cuda.places
+    recorded = fake.waits.pop("equal")
+    assert fake.waits == {"item": 1, "copy to the host": 1}, fake.places
+    assert recorded <= 2 * (2 if cfg_scale == 1 else 4), fake.places
+
+
+# --- presets, without storage ---
+
+
+def preset_network(name):
+    """The whole network of a preset, on the GPU, and a moving average."""
+    preset = PRESETS[name]
+    shape = ModelShape(preset.model, 16, *reversed(preset.caption))
+    with torch.device("cuda"):
+        model = shape.build().initialise(step_generator(0, -1, device="cuda"))
+    return model, copy.deepcopy(model).requires_grad_(False)
+
+
+def preset_clips(name, batch_size):
+    preset = PRESETS[name]
+    side = preset.size_px // preset.space_stride
+    latents = torch.zeros(batch_size, 16, preset.latent_frames, side, side, device="cuda")
+    text = torch.zeros(batch_size, *preset.caption, device="cuda")
+    mask = torch.ones(batch_size, preset.caption[0], dtype=torch.bool, device="cuda")
+    conditions = {name: torch.zeros(batch_size, device="cuda") for name in ("fps", "motion")}
+    return Clips(latents, text, mask, conditions)
+
+
+@pytest.mark.parametrize("name", ["small", "paper"])
+def test_training_step_of_a_preset_waits_for_nothing(name):
+    with FakeCuda(values=False) as cuda:
+        model, ema = preset_network(name)
+        train = train_params(PRESETS[name].objective, 2, 1e-4, "bfloat16")
+        optimizer = make_optimizer(model, train)
+        recompute_blocks(model)
+        loss_of, batch = Loss(model, "bfloat16"), preset_clips(name, 2)
+        for step in range(2):
+            optimizer.zero_grad()
+            cuda.clear()
+            loss_of(batch, train, step_generator(0, step, device="cuda")).mean.backward()
+            clip_grad_norm(model.parameters(), 1.0)
+            optimizer.step()
+            update_ema(ema, model, 0.99)
+        assert not cuda.waits, cuda.places
+        assert all(isinstance(x.grad, CudaTensor) for x in model.parameters() if x.grad is not None)
+
+
+@pytest.mark.parametrize("name", ["small", "paper"])
+def test_generation_of_a_preset_is_one_launch_a_step_of_the_head(name, params):
+    steps = 4
+    sampling = dataclasses.replace(
+        params.sample, num_unmask_steps=2, num_diffusion_steps=steps, final_diffusion_steps=steps
+    )
+    sampling = dataclasses.replace(sampling, cfg_scale=3.0)
+    with FakeCuda(values=False) as cuda:
+        model, _ = preset_network(name)
+        clips = preset_clips(name, 1)
+        noise = step_generator(0, 0, device="cuda")
+        cuda.clear()
+        made = model.generate(clips.latents[:, :, :1], 3, clips.text, clips.text_mask, sampling, noise)
+        assert made.shape == (1, 16, 3, *clips.latents.shape[3:])
+        # Beside them, one launch for the check of each recording, whose answer is waited for.
+        checks = cuda.launches["graph"] - 2 * 2 * steps
+        assert 0 < checks <= cuda.waits.pop("equal")
+        assert cuda.waits == {"item": 1, "copy to the host": 1}, cuda.places

@@ -89,6 +89,12 @@ class CudaTensor(torch.Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"CudaTensor({tuple(self.shape)}, {self.dtype})"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CudaTensor":
+        made = self.detach().clone().requires_grad_(self.requires_grad)
+        made._is_param = getattr(self, "_is_param", False)  # what makes a parameter of it
+        memo[id(self)] = made
+        return made
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, *_: Any, **__: Any) -> Any:
         raise RuntimeError(f"{func}: got a tensor of a fake GPU, expected `with FakeCuda()` around its use")
@@ -260,9 +266,9 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func is torch.device:
+        if func in (torch.device, Tensor.__deepcopy__):
             return func(*args, **kwargs)
-        args, kwargs = _each(_to_native, args), _each(_to_native, kwargs)
+        args, kwargs = _both(_to_native, args, kwargs)
         if isinstance(kwargs.get("device"), str):
             kwargs["device"] = _to_native(torch.device(kwargs["device"]))
         if kwargs.get("generator") is not None:
@@ -337,7 +343,7 @@ def _autocast(func: Any, args: Any, kwargs: Any) -> Any:
             return value
         return value if value.dtype == torch.float64 else value.to(dtype)
 
-    return _each(cast, args), _each(cast, kwargs)
+    return _both(cast, args, kwargs)
 
 
 def _attention(
@@ -392,7 +398,7 @@ class _Dispatch(TorchDispatchMode):
             if to_host:
                 return _zeros_on_host(packet, args, kwargs)
         beneath = _elem if self.cuda.beneath.type == "cpu" else _shape
-        args_, kwargs_ = _each(beneath, args), _each(beneath, kwargs)
+        args_, kwargs_ = _both(beneath, args, kwargs)
         known = beneath is _shape and not _is_view(func) and not func._schema.is_mutable
         result = self._shapes(func, args_, kwargs_) if known else func(*args_, **kwargs_)
         if self.cuda.graph:
@@ -403,7 +409,8 @@ class _Dispatch(TorchDispatchMode):
 
     def _shapes(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Results without storage; PyTorch takes a millisecond to find their shapes, so they are kept."""
-        key = (func, _each(_key, args), tuple(_each(_key, kwargs).items()))
+        keys, named = _both(_key, args, kwargs)
+        key = (func, keys, tuple(named.items()))
         try:
             found = self._known.get(key)
         except TypeError:  # an argument that cannot be a key
@@ -448,12 +455,15 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def _each(change: Callable[[Any], Any], values: Any) -> Any:
-    """Apply to every value in nested sequences and in the values of a mapping."""
-    if isinstance(values, dict):
-        return {name: _each(change, value) for name, value in values.items()}
+    """Apply to every value in nested sequences."""
     if type(values) in (tuple, list):
         return tuple(_each(change, value) for value in values)
     return change(values)
+
+
+def _both(change: Callable[[Any], Any], args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    """Apply to all arguments of a call."""
+    return _each(change, args), {name: _each(change, value) for name, value in kwargs.items()}
 
 
 def _elem(value: Any) -> Any:
