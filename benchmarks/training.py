@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.record import ROOT, write_result
 from benchmarks.training_subjects import (
@@ -39,10 +39,10 @@ from videomar.compute.seeding import step_generator
 from videomar.config import TrainParams
 from videomar.latents.dataset import LatentDataset
 from videomar.model.objective import Clips
-from videomar.training.curriculum import draw_of
-from videomar.training.micro_batches import backward, parts_of
+from videomar.training.loop import batches_ahead
+from videomar.training.micro_batches import backward
 from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
-from videomar.training.parallelize import Loss, compile_blocks, recompute_blocks
+from videomar.training.parallelize import Loss, clip_grad_norm, compile_blocks, recompute_blocks
 from videomar.training.state import State, new_state
 from videomar.training.throughput import (
     BatchShape,
@@ -233,14 +233,16 @@ def take_steps(
 ) -> Iterator[Step]:
     """Train endlessly with the parts of the loop and yield the time of each step."""
     loss_of, worker = Loss(state.model, params.precision), Worker(device=device)
-    draw, patch_size = draw_of(params.curriculum[0], params), state.model.params.patch_size
+    patch_size = state.model.params.patch_size
+    batches = batches_ahead(data, params, patch_size, worker)
     for number in itertools.count():
         start = time.perf_counter()
-        parts = parts_of(number, data, draw, params.accumulation, worker)
+        parts = batches.take(number, 0, more=True)
         waited_s = time.perf_counter() - start
         state.optimizer.zero_grad()
-        backward(loss_of, parts, params, patch_size, worker)
-        nn.utils.clip_grad_norm_(state.model.parameters(), params.max_grad_norm)
+        loss = backward(loss_of, parts, params, patch_size, worker)
+        norm = clip_grad_norm(state.model.parameters(), params.max_grad_norm)
+        torch.stack([loss, norm.double()]).tolist()
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate_at(number, params)
         state.optimizer.step()

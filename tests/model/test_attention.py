@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.support.fake_cuda import FakeCuda
 from videomar.compute.seeding import step_generator
 from videomar.model import attention
 from videomar.model.attention import attend, block_mask, token_mask
@@ -88,6 +90,16 @@ def test_mask_of_a_long_sequence_is_never_that_of_all_its_tokens():
     assert largest.numel < 100_000
     visited = int((blocks.kv_num_blocks + blocks.full_kv_num_blocks).sum()) / 248**2
     assert visited == pytest.approx(float(allowed.float().mean()), abs=0.03)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="stands in for a GPU")
+def test_long_sequence_on_a_gpu_gets_blocks_and_nobody_waits_for_them(monkeypatch):
+    monkeypatch.setattr(attention, "_can_compile", lambda: True)
+    with FakeCuda() as cuda:
+        allowed = torch.ones(11, 11, device="cuda").tril().bool()
+        assert isinstance(token_mask(allowed, 100), torch.Tensor)
+        assert isinstance(token_mask(allowed, 1440), BlockMask)
+        assert not cuda.waits, cuda.places
 
 
 def test_sequences_that_fit_keep_the_mask_of_all_pairs(monkeypatch):

@@ -16,6 +16,15 @@ from videomar.training.loop import train
 from videomar.training.micro_batches import Ahead
 from videomar.training.worker import Worker
 
+
+@pytest.fixture(autouse=True)
+def restored():
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="stands in for a GPU")
 
 
@@ -39,6 +48,8 @@ def test_step_waits_for_the_gpu_once(data, shape, params, tmp_path, monkeypatch,
 
         monkeypatch.setattr(loop, "check_step", check_step)
         train(shape, data, settings, tmp_path / "run", Worker(device=torch.device("cuda")), None)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
         places = dict(cuda.places)
     made = [later - earlier for earlier, later in itertools.pairwise(waits)]
     assert made == [{"copy to the host": 1}] * 3, places

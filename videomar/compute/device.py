@@ -11,9 +11,11 @@ On a GPU three formats are used, and only this module decides where they are all
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.utils.deterministic
 
 from videomar.errors import ParamsError
 
@@ -46,6 +48,22 @@ def _use_tf32(allowed: bool) -> None:
     # The older of PyTorch's two ways to say it: once the newer one is used, torch.compile refuses to read.
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+def repeat_exactly(device: torch.device) -> None:
+    """Compute the same bits from the same numbers on a GPU, in this process from now on.
+
+    A run that was stopped can then end with the bits of one that was not, on the same kind of GPU with the same
+    libraries. Sums whose order depends on timing (gradients of attention's keys, `index_add_`) take the kernels
+    that have one order; an operation without such a kernel raises. Like `choose_device` it allows TF32.
+
+    Source: PyTorch's notes on reproducibility. With `warn_only`, attention would keep its other kernel.
+    """
+    if device.type == "cuda":
+        _use_tf32(True)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a check for bugs, at every allocation
+        torch.use_deterministic_algorithms(True)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from torch import nn
 from videomar import checkpoint
 from videomar.checkpoint import ModelParts
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.device import repeat_exactly
 from videomar.compute.seeding import step_generator
 from videomar.config import CurriculumStage, TrainParams
 from videomar.errors import CheckpointError, DataError
@@ -90,6 +91,7 @@ def train(
     Returns:
         Metrics of the run, see `summary`.
     """
+    repeat_exactly(worker.device)
     identity = describe_run(shape, data.train, params)
     worker.together(lambda: claim_run_folder(out, identity) if worker.rank == 0 else None)
     params = with_batch_sizes(shape, data.train, params, out, worker)
@@ -103,7 +105,7 @@ def train(
     # Measured by the recording worker alone: several at once would slow each other down.
     matmul = matmul_rate(worker.device, DTYPES[params.precision]) if tracker else 1.0
     meter = Meter(shape, worker, matmul)
-    batches = _batches(data.train, params, model.params.patch_size, worker)
+    batches = batches_ahead(data.train, params, model.params.patch_size, worker)
     if tracker:
         tracker.tag({f"stage_{n}_batch_size": str(s.batch_size) for n, s in enumerate(params.curriculum)})
 
@@ -226,7 +228,7 @@ def _check(data: Splits, params: TrainParams, worker: Worker) -> None:
         )
 
 
-def _batches(
+def batches_ahead(
     dataset: LatentDataset, params: TrainParams, patch_size: int, worker: Worker
 ) -> Ahead[list[Part]]:
     """Return the parts of every step, made one step ahead, with their tokens to learn."""
