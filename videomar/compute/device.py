@@ -53,9 +53,9 @@ def _use_tf32(allowed: bool) -> None:
 def repeat_exactly(device: torch.device) -> None:
     """Compute the same bits from the same numbers on a GPU, in this process from now on.
 
-    A run that was stopped can then end with the bits of one that was not, on the same kind of GPU and with the
-    same libraries. Sums whose order depends on timing (gradients of attention's keys, `index_add_`) take kernels
-    with one order; an operation that has none raises. Like `choose_device` this allows TF32.
+    A run that was stopped can then end with the bits of one that was not, on the same kind of GPU and with
+    the same libraries. Sums whose order depends on timing (gradients of attention's keys, `index_add_`) take
+    kernels with one order; an operation that has none raises. Like `choose_device` this allows TF32.
 
     Source: PyTorch's notes on reproducibility. With `warn_only`, attention would keep its other kernel.
     """
