@@ -62,7 +62,8 @@ def repeat_exactly(device: torch.device) -> None:
     if device.type == "cuda":
         _use_tf32(True)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a check for bugs, at every allocation
+        # A check for bugs, at every allocation; the module hides its attributes from mypy.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(True)
 
 
