@@ -59,7 +59,7 @@ GPUS = {
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Several GPUs of one kind, eight in a node."""
+    """Equal GPUs, eight in a node."""
 
     kind: str
     count: int
