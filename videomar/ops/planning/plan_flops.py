@@ -169,6 +169,7 @@ def generation_cost(
     weights, shape = matrix_weights(model), model.params
     guided = sampling.cfg_scale != 1
     flops, passes, head_steps = 0.0, 0, 0
+    each_step, once = _head_weights(model)
 
     def trunk(index: int, rows: int) -> float:
         seen = min(index + 1, sampling.window_frames or index + 1) * tokens_per_frame
@@ -184,13 +185,28 @@ def generation_cost(
                 after = hidden_after(step, sampling.num_unmask_steps, tokens_per_frame, left)
                 steps = _head_steps(sampling, step)
                 rows = 2 if guided and 1 - after / tokens_per_frame >= sampling.cfg_from else 1
-                flops += trunk(index, rows) + rows * (left - after) * steps * 2 * weights.head
+                flops += trunk(index, rows) + rows * (left - after) * 2 * (steps * each_step + once)
                 passes, head_steps, left = passes + 1, head_steps + steps, after
         if index < frames - 1:
             flops += trunk(index, 2 if guided else 1)
             passes += 1
     captions = (2 if guided else 1) * model.max_text_tokens * 2 * weights.captions
     return Generation(flops + captions, passes, head_steps)
+
+
+@functools.cache
+def _head_weights(model: ModelShape) -> tuple[int, int]:
+    """Weights of the head that a token is multiplied with in every step, and once before all steps.
+
+    All tokens of a step are at the same time, whose embedding is not counted.
+    """
+    with torch.device("meta"):
+        network = model.build().head.net
+    time, once = (
+        sum(p.numel() for p in part.parameters() if p.ndim == 2)
+        for part in (network.time_embed, network.cond_embed)
+    )
+    return matrix_weights(model).head - time - once, once
 
 
 def _head_steps(sampling: SampleParams, step: int) -> int:

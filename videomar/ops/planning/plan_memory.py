@@ -16,6 +16,7 @@ import torch
 
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import TrainParams
+from videomar.model.attention import SEQUENCE_OF_BLOCKS
 from videomar.training.throughput import BatchShape, matrix_weights, sequence_frames, supervised_tokens
 
 FLOAT32 = 4
@@ -38,18 +39,18 @@ class Kept(NamedTuple):
         return self.products * itemsize(precision) + self.single * FLOAT32
 
 
-# Self-attention: input, q k v, rotated q and k, output. Cross-attention: input, query, its norm, output.
-# Feed-forward: input; its hidden layer, before and after GELU, is `_FEED_FORWARD` of the wider layer.
-_BLOCK = Kept(products=13, single=8)
-_BLOCK_FLOAT32 = Kept(products=19, single=0)
+# Self-attention: input, q k v (3), q and k as they are multiplied (2), output; cross-attention: input, query,
+# output; feed-forward: input. In float32 the inputs of both layer norms; with bfloat16 also q, k and the query
+# as their norms read them, which else is what was counted already, and q and k are as they were rotated.
+_BLOCK = Kept(products=11, single=5)
+_BLOCK_FLOAT32 = Kept(products=14, single=0)
 _FEED_FORWARD = 2
-# Keys and values of a block's caption, with the inputs of the key's norm.
-_CAPTION = Kept(products=3, single=2)
-_CAPTION_FLOAT32 = Kept(products=3, single=1)
-# The input of a block, which is all that a block keeps that is computed twice.
-_BLOCK_INPUT = Kept(products=0, single=1)
-# Embedded tokens and the input of the last norm.
-_TRUNK_ENDS = Kept(products=1, single=1)
+"""Hidden layer of the feed-forward, before and after GELU, per token and channel of it."""
+# Keys and values of a block's caption (2), the key as it is multiplied, and as its norm reads it.
+_CAPTION = Kept(products=3, single=1)
+_CAPTION_FLOAT32 = Kept(products=3, single=0)
+# The input of a block, which is all that a block keeps that is computed twice; and of the last norm.
+_STREAM = Kept(products=0, single=1)
 # A block of the head, and its first and last layers, per draw and head channel.
 _HEAD_BLOCK, _HEAD_ENDS = 11, 8
 # Time, noise, target and the terms of the loss, per draw and token channel.
@@ -149,40 +150,43 @@ def training_memory(model: ModelShape, batch: MicroBatch, params: TrainParams, w
 
 
 def activations(model: ModelShape, batch: MicroBatch, params: TrainParams) -> float:
-    """Return the bytes that are kept of a micro-batch at the end of the forward pass, and for one block more.
+    """Return the bytes that are kept of a micro-batch at the end of the forward pass, and one block's more.
 
-    The block more is the one that is computed again with `activation_checkpointing`; without it, that is only
-    the gradients of its widest layer.
+    The block's more is, with `activation_checkpointing`, what that block keeps when it is computed again, and
+    in any case the gradients of its feed-forward.
     """
     shape = model.params
     tokens = batch.shape.batch_size * longest_sequence(batch.shape, params)
     wide = tokens * int(shape.hidden_size * shape.mlp_ratio)
-    block = block_bytes(model, batch, params)
     again: float = _TRANSIENT * itemsize(params.precision) * wide
     if params.activation_checkpointing:
-        again += block
-        block = tokens * shape.hidden_size * _BLOCK_INPUT.bytes(params.precision)
-    ends = tokens * shape.hidden_size * _TRUNK_ENDS.bytes(params.precision)
-    captions = shape.depth * caption_bytes(model, batch, params)
-    return shape.depth * block + captions + ends + head_bytes(model, batch, params) + again
+        again += block_bytes(model, batch, params)
+    return forward_bytes(model, batch, params) + again
+
+
+def forward_bytes(model: ModelShape, batch: MicroBatch, params: TrainParams) -> float:
+    """Return the bytes that are kept of a micro-batch at the end of the forward pass."""
+    shape = model.params
+    tokens = batch.shape.batch_size * longest_sequence(batch.shape, params)
+    stream = tokens * shape.hidden_size * _STREAM.bytes(params.precision)
+    block = stream if params.activation_checkpointing else block_bytes(model, batch, params)
+    captions = batch.shape.batch_size * batch.caption_tokens * (model.text_channels + shape.hidden_size)
+    ends = stream + captions * itemsize(params.precision)
+    return shape.depth * block + ends + head_bytes(model, batch, params)
 
 
 def block_bytes(model: ModelShape, batch: MicroBatch, params: TrainParams) -> float:
-    """Return the bytes that one block of the trunk keeps, without its caption."""
-    shape = model.params
+    """Return the bytes that one block of the trunk keeps, with keys and values of the captions."""
+    shape, low = model.params, params.precision == "bfloat16"
     sequence = longest_sequence(batch.shape, params)
     tokens = batch.shape.batch_size * sequence
-    kept = _BLOCK if params.precision == "bfloat16" else _BLOCK_FLOAT32
-    channels = shape.hidden_size * kept.bytes(params.precision)
+    channels = shape.hidden_size * (_BLOCK if low else _BLOCK_FLOAT32).bytes(params.precision)
     channels += int(shape.hidden_size * shape.mlp_ratio) * _FEED_FORWARD * itemsize(params.precision)
-    return tokens * channels + sequence**2 * itemsize(params.precision)
-
-
-def caption_bytes(model: ModelShape, batch: MicroBatch, params: TrainParams) -> float:
-    """Return the bytes of one block's keys and values of the captions."""
-    kept = _CAPTION if params.precision == "bfloat16" else _CAPTION_FLOAT32
-    captions = batch.shape.batch_size * batch.caption_tokens
-    return captions * model.params.hidden_size * kept.bytes(params.precision)
+    caption = shape.hidden_size * (_CAPTION if low else _CAPTION_FLOAT32).bytes(params.precision)
+    # Numbers to add to the scores of all pairs, where the mask is not one of blocks.
+    pairs = sequence**2 if sequence < SEQUENCE_OF_BLOCKS else 0
+    words = batch.shape.batch_size * batch.caption_tokens
+    return tokens * channels + words * caption + pairs * itemsize(params.precision)
 
 
 def head_bytes(model: ModelShape, batch: MicroBatch, params: TrainParams) -> float:
