@@ -39,9 +39,9 @@ class Kept(NamedTuple):
         return self.products * itemsize(precision) + self.single * FLOAT32
 
 
-# Self-attention: input, q k v (3), q and k as they are multiplied (2), output; cross-attention: input, query,
-# output; feed-forward: input. In float32 the inputs of both layer norms; with bfloat16 also q, k and the query
-# as their norms read them, which else is what was counted already, and q and k are as they were rotated.
+# Self-attention: input, q k v (3), q and k as they are multiplied (2), output. Cross-attention: input, query,
+# output. Feed-forward: input. In float32: the inputs of both layer norms, and with bfloat16 q, k and query as
+# their norms read them. With float32 these are among the products, and so is the input of each norm.
 _BLOCK = Kept(products=11, single=5)
 _BLOCK_FLOAT32 = Kept(products=14, single=0)
 _FEED_FORWARD = 2
@@ -133,20 +133,27 @@ def training_memory(model: ModelShape, batch: MicroBatch, params: TrainParams, w
         workers: processes, with a device each.
     """
     sizes = parameter_sizes(model)
-    sharded = params.sharding == "fsdp" and workers > 1
-    held = sizes.all / workers if sharded else sizes.all
+    sharding = params.sharding if workers > 1 else "ddp"
+    held = held_parameters(sizes, params, workers)
     copies = 0.0
     if params.precision == "bfloat16":
         copies += itemsize(params.precision) * sum(matrix_weights(model))
-    if sharded:
+    if sharding == "fsdp":
         # The unit that computes and the one gathered ahead of it, the layers outside, and a unit's gradients.
         copies += FLOAT32 * (3 * sizes.block + sizes.outside)
+    elif sharding == "zero1":
+        copies += 2 * FLOAT32 * sizes.all  # weights and gradients, gathered during the step
     elif workers > 1:
         copies += FLOAT32 * sizes.all  # buckets of DistributedDataParallel
     fixed = FLOAT32 * held
     kept = activations(model, batch, params)
     parts = (fixed, fixed, 2 * fixed, fixed, copies, kept)
     return Memory(*parts, margin=MARGIN * sum(parts) + 1e9 * CONTEXT_GB)
+
+
+def held_parameters(sizes: Sizes, params: TrainParams, workers: int) -> float:
+    """Return the parameters that a worker keeps between steps, with average and moments."""
+    return sizes.all / workers if params.sharding != "ddp" else sizes.all
 
 
 def activations(model: ModelShape, batch: MicroBatch, params: TrainParams) -> float:

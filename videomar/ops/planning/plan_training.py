@@ -21,6 +21,7 @@ from videomar.ops.planning.plan_memory import (
     Memory,
     MicroBatch,
     Sizes,
+    held_parameters,
     largest_batch,
     micro_batch,
     parameter_sizes,
@@ -146,8 +147,7 @@ def step_time(run: Run, batch: MicroBatch, params: TrainParams) -> StepTime:
         launches += BLOCK_FORWARD * model.params.depth
     one = max(flops / run.rate("train", params.precision, gpus=1), launches * LAUNCH_S)
     sizes = parameter_sizes(model)
-    sharded = params.sharding == "fsdp" and count > 1
-    held = sizes.all / count if sharded else sizes.all
+    held = held_parameters(sizes, params, count)
     update = _UPDATE_BYTES * held / (fleet.gpu.bandwidth_gb_s * 1e9)
     exchange = exchanged_bytes(sizes, count, params) / (fleet.link_gb_s * 1e9)
     return StepTime(params.accumulation * one, update, exchange)
@@ -162,8 +162,8 @@ def recomputed_flops(model: ModelShape, batch: BatchShape, params: TrainParams) 
 def exchanged_bytes(sizes: Sizes, count: int, params: TrainParams) -> float:
     """Return the bytes that each GPU sends in a step, in float32.
 
-    `ddp`: gradients are reduced and spread once. `fsdp`: weights are gathered forward and backward, gradients
-    reduced, in every micro-batch.
+    `ddp`: gradients are reduced and spread once. `zero1`: gradients are reduced and weights spread once.
+    `fsdp`: weights are gathered forward and backward, gradients reduced, in every micro-batch.
     """
     once = FLOAT32 * sizes.all * (count - 1) / count
     return once * (3 * params.accumulation if params.sharding == "fsdp" else 2)
@@ -214,12 +214,12 @@ def fitting(run: Run, stages: Sequence[PlannedStage]) -> list[str]:
         break
     if most(1, **again) <= has:
         ways.append(f"train.activation_checkpointing: true ({most(1, **again):.1f} GB)")
-    for more in (2**power for power in range(11)):
-        workers = fleet.count * more
-        if workers > 1 and most(more, workers, sharding="fsdp") <= has:
-            need = most(more, workers, sharding="fsdp")
-            ways.append(f"resources.train.sharding: fsdp on {fleet.kind}:{workers} ({need:.1f} GB)")
-            break
+    for sharding in ("zero1", "fsdp"):
+        for more in (2**power for power in range(11)):
+            workers = fleet.count * more
+            if workers > 1 and (need := most(more, workers, sharding=sharding)) <= has:
+                ways.append(f"resources.train.sharding: {sharding} on {fleet.kind}:{workers} ({need:.1f} GB)")
+                break
     if not ways and (both := [parts for parts in splits if most(parts, **again) <= has]):
         split = both[0] * run.train.accumulation
         need = most(both[0], **again)
