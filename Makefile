@@ -15,6 +15,7 @@
 #: make check-lock         check that the pinned requirements are complete, from the public index alone
 #: make docs               build the documentation site into .local/site; broken links are errors
 #: make proofs             measure the errors of the model's tests again: docs/evidence/proofs.md
+#: make plans              write what GPUs would take into docs/guide/real-thing.md and the presets
 #: make readme             write the figures and pictures of the last run into README.md
 PYTHON ?=
 TORCH ?= auto
@@ -31,7 +32,7 @@ export VIDEOMAR_TO := $(value TO)
 export VIDEOMAR_SETUP_PYTHON := $(value PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run curate up down test faults pythons lint deps remote lock check-lock proofs readme docs
+.PHONY: help setup setup-dev run curate up down test faults pythons lint deps remote lock check-lock proofs plans readme docs
 
 # A folder that `videomar init` wrote has no developers.
 help:
@@ -130,6 +131,9 @@ lock: setup-dev
 
 proofs: setup-dev
 	@$(BIN)/python docs/update_proofs.py
+
+plans:
+	@$(BIN)/python docs/update_plans.py
 
 readme:
 	@$(BIN)/python docs/update_readme.py
