@@ -225,11 +225,11 @@ class ByHand:
             f"{shape.tokens_per_frame} tokens; `{train.objective}` reads at most {self.sequence:,} tokens "
             "of each.",
             f"A block keeps (42 x {width} + 4 x {inner}) bytes of a token, 10 x {width} of each of "
-            f"{self.model.max_text_tokens} caption tokens, and 2 of each pair of tokens: {parts['block']:.3f} "
-            f"GB. Of {net.depth} blocks {kept}: {parts['blocks']:.2f} GB. Gradients of the feed-forward{twice}: "
-            f"{parts['again']:.2f} GB. First and last layers: {parts['ends']:.2f} GB.",
-            f"Head: {self.draws:,.0f} draws of {1e6 * parts['head'] / self.draws:.1f} kB, {parts['head']:.2f} "
-            "GB.",
+            f"{self.model.max_text_tokens} caption tokens, and 2 of each pair of tokens: "
+            f"{parts['block']:.3f} GB. Of {net.depth} blocks {kept}: {parts['blocks']:.2f} GB. Gradients of "
+            f"the feed-forward{twice}: {parts['again']:.2f} GB. First and last layers: {parts['ends']:.2f} GB.",
+            f"Head: {self.draws:,.0f} draws of {1e6 * parts['head'] / self.draws:.1f} kB, "
+            f"{parts['head']:.2f} GB.",
             f"Memory: 1.1 x ({summed}) + 0.6 = **{self.gb():.1f} GB**.",
         ]
 
@@ -246,9 +246,9 @@ class ByHand:
         return [
             f"Operations of a micro-batch: {shape.batch_size} x {tokens:,.0f} tokens ({self.mean_frames:.2f} "
             f"frames) x (6 x {weights.tokens / 1e6:,.0f} million weights + 12 x {net.depth} x "
-            f"{net.hidden_size} x {tokens + words:,.0f} for attention) + {shape.batch_size} x {words} caption tokens x 6 x "
-            f"{weights.captions / 1e6:,.0f} million{twice}; + {self.draws:,.0f} draws x 6 x "
-            f"{weights.head / 1e6:.1f} million = {self.flops() / 1e12:.2f} x 10^12.",
+            f"{net.hidden_size} x {tokens + words:,.0f} for attention) + {shape.batch_size} x {words} "
+            f"caption tokens x 6 x {weights.captions / 1e6:,.0f} million{twice}; + {self.draws:,.0f} draws "
+            f"x 6 x {weights.head / 1e6:.1f} million = {self.flops() / 1e12:.2f} x 10^12.",
             f"{train.accumulation} x {self.flops() / 1e12:.2f} / ({gpu.tflops(train.precision):g} TFLOPS x "
             f"{self.share():g}) = {seconds.products:.3f} s; its launches, 5 microseconds each, "
             f"{seconds.launches:.3f} s; the longer counts.",

@@ -15,7 +15,7 @@ _NETWORK_GB_S = 50.0
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """Published figures of one kind of GPU."""
+    """Published figures of a kind of GPU."""
 
     name: str
     bfloat16_tflops: float | None
