@@ -227,7 +227,8 @@ class ByHand:
             f"A block keeps (42 x {width} + 4 x {inner}) bytes of a token, 10 x {width} of each of "
             f"{self.model.max_text_tokens} caption tokens, and 2 of each pair of tokens: "
             f"{parts['block']:.3f} GB. Of {net.depth} blocks {kept}: {parts['blocks']:.2f} GB. Gradients of "
-            f"the feed-forward{twice}: {parts['again']:.2f} GB. First and last layers: {parts['ends']:.2f} GB.",
+            f"the feed-forward{twice}: {parts['again']:.2f} GB. First and last "
+            f"layers: {parts['ends']:.2f} GB.",
             f"Head: {self.draws:,.0f} draws of {1e6 * parts['head'] / self.draws:.1f} kB, "
             f"{parts['head']:.2f} GB.",
             f"Memory: 1.1 x ({summed}) + 0.6 = **{self.gb():.1f} GB**.",
