@@ -28,6 +28,8 @@ from videomar.provenance.made_with import (
     write_record,
 )
 
+# A name's contents are among the inputs.
+_NOT_COMPARED = (Mark.RESOURCE, Mark.NAME)
 _MEMORY_CHECK_S = 5.0  # reading the memory of all processes takes tens of milliseconds
 
 
@@ -89,8 +91,8 @@ class Stage:
         self._made_with = describe(
             STAGES[self.name],
             {name: value for name, value in inputs.items() if isinstance(value, str) or value.exists()},
-            {name: fixed_keys(getattr(params, name), Mark.RESOURCE) for name in sections},
-            {name: free_keys(getattr(params, name), Mark.RESOURCE) for name in sections},
+            {name: fixed_keys(getattr(params, name), *_NOT_COMPARED) for name in sections},
+            {name: free_keys(getattr(params, name), *_NOT_COMPARED) for name in sections},
         )
         found = read_record(self._record)
         if found is None:
