@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from videomar.config import IngestParams
 from videomar.curation.ingest import ingest_videos
@@ -23,6 +24,9 @@ def describe(clip):
 
 def fail(clip):
     raise ValueError("no words")
+
+def name_device(clip):
+    return os.environ["VIDEOMAR_DEVICE"]
 
 def count(clip):
     return 7
@@ -82,3 +86,12 @@ def test_captioner_that_cannot_be_imported_is_refused_before_any_file(
     params = dataclasses.replace(ingest_params, captioner=name.replace("MODULE", module))
     with pytest.raises(DataError, match=r"ingest.captioner: got .* expected package.module:function"):
         ingest_videos(tmp_path / "raw", tmp_path / "out.parquet", params)
+
+
+def test_captioner_finds_the_device_that_was_chosen(
+    copied: Callable[..., Path], tmp_path: Path, ingest_params: IngestParams, module: str
+) -> None:
+    params = dataclasses.replace(ingest_params, captioner=f"{module}:name_device", device="auto")
+    ingest_videos(copied("plain.mp4"), tmp_path / "out.parquet", params)
+    rows = read_candidates(tmp_path / "out.parquet")
+    assert set(rows.loc[rows["reason"].isna(), "caption"]) == {"cuda" if torch.cuda.is_available() else "cpu"}

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
 
+from tests.support.fake_cuda import FakeCuda
 from videomar.config import CurateParams, IngestParams
 from videomar.curation.aesthetic import AestheticScorer
 from videomar.curation.curate import curate_clips, judge_all
 from videomar.curation.ingest import ingest_videos
 from videomar.curation.learned_scores import load_scorer, score_learned
 from videomar.curation.ledger import read_candidates, read_ledger
-from videomar.errors import DataError
+from videomar.errors import DataError, ParamsError
 from videomar.media.clip_reader import read_ledger_clips
 
 CHANNELS, SIDE_PX = 8, 16
@@ -70,6 +71,27 @@ def test_aesthetic_takes_the_centre_of_any_shape(clip_folder: Path) -> None:
     wide = np.pad(clip, [(0, 0), (0, 0), (6, 6), (0, 0)])
     assert scorer(wide) == scorer(clip)
     assert scorer(clip.repeat(3, axis=1).repeat(3, axis=2)) == pytest.approx(scorer(clip), abs=1e-4)
+
+
+def test_aesthetic_on_a_gpu_is_the_same(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip, here = make_clip(), AestheticScorer(clip_folder)
+    # Read before: transformers builds networks on the device `meta`, by which the harness knows its GPU.
+    read = CLIPVisionModelWithProjection.from_pretrained(clip_folder, output_loading_info=True)
+    monkeypatch.setattr(CLIPVisionModelWithProjection, "from_pretrained", lambda *_, **__: read)
+    with FakeCuda() as cuda:
+        there = AestheticScorer(clip_folder, "cuda")(clip)
+    assert cuda.launches.total() > 10
+    assert there == pytest.approx(here(clip), abs=1e-5)
+
+
+def test_missing_gpu_is_refused_before_any_file(
+    clip_folder: Path, tmp_path: Path, ingest_params: IngestParams
+) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.mp4").touch()
+    asked = dataclasses.replace(ingest_params, scorers={"aesthetic": str(clip_folder)}, device="cuda")
+    with pytest.raises(ParamsError, match=r"^resources\.ingest\.device: got cuda, expected a GPU"):
+        ingest_videos(tmp_path / "raw", tmp_path / "out.parquet", asked)
 
 
 def broken(folder: Path, clip_folder: Path, name: str) -> Path:
@@ -126,7 +148,7 @@ def test_scorer_that_fails_leaves_the_score_empty(
 ) -> None:
     from videomar.curation import learned_scores as scorers
 
-    kinds = {"none": lambda folder: lambda clip: float("nan"), "bad": lambda folder: lambda clip: 1 / 0}
+    kinds = {"none": lambda *_: lambda clip: float("nan"), "bad": lambda *_: lambda clip: 1 / 0}
     monkeypatch.setattr(scorers, "_KINDS", kinds)
     assert score_learned(make_clip(), {"none": "", "bad": ""}) == {"none": None, "bad": None}
     assert "ZeroDivisionError" in caplog.text

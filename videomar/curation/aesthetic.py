@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
+from videomar.compute.device import send
+
 _FILES = ("config.json", "model.safetensors", "head.safetensors")
 # Of CLIP's training; a folder may hold others in its preprocessor_config.json.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -36,7 +38,7 @@ class AestheticScorer:
     activations. We take the mean over three frames; pictures are resized by OpenCV, not by Pillow.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         if missing := [name for name in _FILES if not (folder / name).is_file()]:
             raise FileNotFoundError(f"{folder} without {', '.join(missing)}")
         torch.set_num_threads(1)  # one process per core reads videos
@@ -46,9 +48,11 @@ class AestheticScorer:
         model, report = loaded
         if report["missing_keys"] or report["mismatched_keys"]:  # those would be drawn at random
             raise ValueError(f"model.safetensors without {sorted(report['missing_keys'])[:3]}")
-        self.model = model.eval()
+        self.device = torch.device(device)
+        self.model = model.eval().to(self.device)
         self.size_px: int = self.model.config.image_size
-        self.layers = _read_head(folder / "head.safetensors", self.model.config.projection_dim)
+        layers = _read_head(folder / "head.safetensors", self.model.config.projection_dim)
+        self.layers = [(weight.to(self.device), bias.to(self.device)) for weight, bias in layers]
         settings: dict[str, Any] = {}
         if (folder / "preprocessor_config.json").is_file():
             settings = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
@@ -59,7 +63,7 @@ class AestheticScorer:
         """Mean score of the first, middle and last frame."""
         shown = np.stack([self._picture(frame) for frame in clip[[0, len(clip) // 2, -1]]])
         pixels = (torch.from_numpy(shown).float() / 255 - torch.tensor(self.mean)) / torch.tensor(self.std)
-        states = self.model(pixel_values=pixels.permute(0, 3, 1, 2)).image_embeds
+        states = self.model(pixel_values=send(pixels.permute(0, 3, 1, 2), self.device)).image_embeds
         states = states / states.norm(dim=-1, keepdim=True)
         for weight, bias in self.layers:
             states = states @ weight.T + bias

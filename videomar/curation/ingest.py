@@ -4,10 +4,11 @@ Axes: F frames, H W rows and columns in pixels.
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from videomar.config import IngestParams
 from videomar.curation.captions import (
+    DEVICE_VARIABLE,
     CaptionsError,
     caption_clip,
     check_table,
@@ -74,8 +76,7 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float
         raise DataError(
             f"{raw}: got no files, expected videos; put some there, or run the stage `samples` first"
         )
-    _load_learned(params)
-    load_scorer.cache_clear()  # the children hold their own
+    params = _load_learned_here(params)
     problems = check_table(raw, videos)
     rows = [_File(raw, name, "", params).row(f"unreadable: {why}") for name, why in unreadable.items()]
     rows += _ingest(raw, videos, params)
@@ -159,7 +160,11 @@ def _ingest(raw: Path, videos: list[str], params: IngestParams) -> Iterator[Clip
             else:
                 files[digest] = file
     tasks = list(files.values())
-    prepare = partial(_load_learned, params) if params.captioner is not None or params.scorers else None
+    prepare = (
+        partial(_load_learned, params, params.device)
+        if params.captioner is not None or params.scorers
+        else None
+    )
     results = run_isolated(
         ingest_file, tasks, params.timeout_s, params.num_workers, params.memory_gb, prepare
     )
@@ -171,11 +176,24 @@ def _ingest(raw: Path, videos: list[str], params: IngestParams) -> Iterator[Clip
             yield from result
 
 
-def _load_learned(params: IngestParams) -> None:
-    """Load the user's networks and captioner: here to refuse early, in a child before its first file."""
+def _load_learned_here(params: IngestParams) -> IngestParams:
+    """Load the user's networks and captioner to refuse early; return the section with a device to use."""
+    if not params.scorers and params.captioner is None:
+        return params
+    from videomar.compute.device import choose_device  # torch takes a second
+
+    chosen = choose_device(params.device, "resources.ingest.device").type
+    _load_learned(replace(params, device="cpu"), chosen)
+    load_scorer.cache_clear()  # the children hold their own
+    return replace(params, device=chosen)
+
+
+def _load_learned(params: IngestParams, told: str) -> None:
+    """Load the user's networks to a device and the captioner, which finds `told` in DEVICE_VARIABLE."""
     for name, folder in params.scorers.items():
-        load_scorer(name, folder)
+        load_scorer(name, folder, params.device)
     if params.captioner is not None:
+        os.environ[DEVICE_VARIABLE] = told
         load_captioner(params.captioner)
 
 
@@ -212,7 +230,7 @@ def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: Block) ->
     if clip.reason is None:
         scored = {"clip_width_px": size[0], "clip_height_px": size[1], "num_frames": clip.num_frames}
         shown = crop_to_size(pixels, size)
-        scored |= score(shown) | {"learned": score_learned(shown, file.params.scorers)}
+        scored |= score(shown) | {"learned": score_learned(shown, file.params.scorers, file.params.device)}
         scored["caption"] = clip.caption or caption_clip(shown, file.params.captioner)
         # Of a square, so that clips of several shapes can be compared.
         scored["fingerprint"] = fingerprint(crop_to_size(three, (file.params.size_px,) * 2))

@@ -25,18 +25,18 @@ Scorer = Callable[[NDArray[np.uint8]], float]
 """The score of a clip (F, H, W, 3); the same for the same clip."""
 
 
-def _aesthetic(folder: Path) -> Scorer:
+def _aesthetic(folder: Path, device: str) -> Scorer:
     from videomar.curation.aesthetic import AestheticScorer
 
-    return AestheticScorer(folder)
+    return AestheticScorer(folder, device)
 
 
-_KINDS: dict[str, Callable[[Path], Scorer]] = {"aesthetic": _aesthetic}
+_KINDS: dict[str, Callable[[Path, str], Scorer]] = {"aesthetic": _aesthetic}
 
 
 @cache
-def load_scorer(name: str, folder: str) -> Scorer:
-    """Load the scorer of that name from its folder; once a process.
+def load_scorer(name: str, folder: str, device: str = "cpu") -> Scorer:
+    """Load the scorer of that name from its folder to a device, `cpu` or `cuda`; once a process.
 
     Raises:
         DataError: there is no such scorer; or a folder, file or package is missing, or a file is wrong.
@@ -45,7 +45,7 @@ def load_scorer(name: str, folder: str) -> Scorer:
     if name not in _KINDS:
         raise DataError(f"{where}: got no scorer of that name, expected {' or '.join(_KINDS)}")
     try:
-        return _KINDS[name](Path(folder))
+        return _KINDS[name](Path(folder), device)
     except ImportError as error:
         raise DataError(
             f"{where}: got no package {error.name}, expected it installed; see pyproject"
@@ -55,12 +55,14 @@ def load_scorer(name: str, folder: str) -> Scorer:
         raise DataError(f"{where}: got {message}, expected a network and its head in {folder}") from None
 
 
-def score_learned(clip: NDArray[np.uint8], scorers: Mapping[str, str]) -> dict[str, float | None]:
+def score_learned(
+    clip: NDArray[np.uint8], scorers: Mapping[str, str], device: str = "cpu"
+) -> dict[str, float | None]:
     """Return the scores of a clip (F, H, W, 3) by name; None, and a warning, where a scorer fails."""
     found: dict[str, float | None] = {}
     for name, folder in scorers.items():
         try:
-            value = load_scorer(name, folder)(clip)
+            value = load_scorer(name, folder, device)(clip)
         except Exception as error:
             _log.warning("ingest.scorers.%s: got %r, expected a score; the clip has none", name, error)
             value = math.nan
