@@ -9,7 +9,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from tests.support.fake_cuda import FakeCuda
 from videomar.config import TextParams
+from videomar.encoders import text as text_module
 from videomar.encoders.text import MINILM_FILES, NoText, TransformersText, load_text_encoder, pad_states
 from videomar.errors import DataError
 
@@ -127,6 +129,27 @@ def test_states_do_not_depend_on_the_batch(tmp_path, kind, side):
         [alone] = encoder.encode([caption])
         assert alone.shape == states.shape
         assert (alone - states).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("published", [torch.float32, torch.bfloat16])
+def test_states_of_a_gpu_are_those_of_the_cpu_and_come_back_there(folders, kind, published):
+    here, there = TransformersText(folders[kind], 60), TransformersText(folders[kind], 60)
+    there._config.dtype = published
+    # Read before: transformers builds networks on the device `meta`, by which the harness knows its GPU.
+    narrow = published == torch.bfloat16
+    model = text_module._load_model(folders[kind], there._config, published)
+    with FakeCuda() as cuda, pytest.MonkeyPatch.context() as patch:
+        asked = []
+        patch.setattr(text_module, "_load_model", lambda *given: asked.append(given[-1]) or model)
+        there.device = torch.device("cuda")
+        states = there.encode(CAPTIONS)
+    assert asked == [published]
+    assert cuda.waits["item"] <= 2  # transformers itself asks whether anything is masked
+    for ours, theirs in zip(states, here.encode(CAPTIONS), strict=True):
+        assert ours.device.type == "cpu"
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).abs().max() < (0.1 if narrow else TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
