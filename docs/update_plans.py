@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ HEADER = re.compile(
 """Claim in the head of a preset: GPUs, memory needed and there, hours."""
 
 
+@cache
 def read(name: str) -> Params:
     """Parameters of the shipped file with a preset's values."""
     return with_changes(ROOT / "params.yaml", read_preset(ROOT / "presets", name))

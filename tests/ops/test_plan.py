@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -15,19 +16,36 @@ from tests.support.caches import write_cache
 from videomar.checkpoint.manifest import ModelShape
 from videomar.cli import app as cli
 from videomar.config import CurriculumStage, Params
+from videomar.config.edit import read_preset, with_changes
 from videomar.config.schema import set_keys
 from videomar.curation.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
+from videomar.errors import DataError
 from videomar.latents.clip_encoder import stored_bytes
 from videomar.latents.dataset import LatentDataset, Splits
 from videomar.media.shapes import ClipShape, at_sizes
-from videomar.ops.planning.plan import training_costs
-from videomar.ops.planning.plan_counts import Strides, Videos, cached_shapes, find_clips, latent_bytes
+from videomar.ops.planning.gpus import GPUS, Fleet, parse_fleet
+from videomar.ops.planning.plan import ASSUMED_CLIPS, training_costs
+from videomar.ops.planning.plan_counts import (
+    Strides,
+    Videos,
+    assumed_clips,
+    cached_shapes,
+    find_clips,
+    latent_bytes,
+)
+from videomar.ops.planning.plan_formulas import plan_for
 from videomar.ops.planning.plan_probe import Subject, training_probe
+from videomar.ops.planning.plan_shares import STATED, read_shares
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 
+ROOT = Path(__file__).parents[2]
 SIZES = [(32, 32), (48, 24), (32, 32)]
+STAGES = [
+    *("ingest", "train_tokenizer", "captions", "encode"),
+    *("train, curriculum stage 0", "train, curriculum stage 1", "train", "sample", "evaluate"),
+]
 
 
 def ledger_of(path: Path, kept: int = 3) -> Path:
@@ -159,16 +177,165 @@ def test_plan_as_json_has_every_stage(
     save_tokenizer(CausalTokenizer(params.tokenizer), tmp_path / "checkpoints/tokenizer")
     assert run(monkeypatch, "plan", "--json") == 0
     stages = json.loads(capsys.readouterr().out)["stages"]
-    assert list(stages) == [
-        "ingest",
-        "encode",
-        "train, curriculum stage 0",
-        "train, curriculum stage 1",
-        "train",
-        "sample",
-    ]
+    assert list(stages) == STAGES
     assert stages["encode"]["clips"] == 3
     assert stages["train"]["clips"] == 48
-    for name in list(stages)[1:]:
+    for name in set(stages) - {"ingest", "captions"}:  # no video; no text encoder
         assert stages[name]["hours"] > 0
+    for name in ("encode", "train, curriculum stage 0", "train", "sample"):
         assert 0.05 < stages[name]["peak_memory_gb"] < 10
+
+
+def plan_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+    assert run(monkeypatch, "plan", "--json", *words) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("preset", ["small", "medium", "paper"])
+def test_plan_for_gpus_needs_neither_gpu_nor_folder(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In an empty folder: no params.yaml, clips, tokenizer or text encoder. It says what it assumes."""
+    monkeypatch.chdir(tmp_path)
+    found = plan_json(monkeypatch, capsys, "--gpu", "h100:8", "--preset", preset)
+    stages = found["stages"]
+    assert [name for name in stages if "curriculum" not in name] == [
+        s for s in STAGES if "curriculum" not in s
+    ]
+    trained = [name for name in stages if "curriculum" in name]
+    assert list(found["memory"]) == trained
+    assert stages["train"]["hours"] == pytest.approx(sum(stages[name]["hours"] for name in trained))
+    for name in trained:
+        assert sum(found["memory"][name].values()) == pytest.approx(stages[name]["peak_memory_gb"])
+    assert stages["ingest"]["clips"] == ASSUMED_CLIPS
+    assert all(cost["hours"] is not None for cost in stages.values())
+    said = "\n".join(found["assumptions"])
+    for word in ("TFLOPS in ", "35 % of the published rate, assumed", f"clips: {ASSUMED_CLIPS:,}"):
+        assert word in said
+    for key in ("tokenizer.pretrained: no folder", "text.encoder: no folder"):
+        assert (key in said) == (preset == "paper")
+
+
+def test_plan_for_gpus_counts_the_clips_of_the_folder_or_those_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_small(tmp_path / "params.yaml")
+    ledger_of(tmp_path / "data/ledger.parquet")
+    own = plan_json(monkeypatch, capsys, "--gpu", "4090")["stages"]
+    assert own["encode"]["clips"] == 3
+    asked = plan_json(monkeypatch, capsys, "--gpu", "4090", "--clips", "3000")["stages"]
+    assert asked["encode"]["clips"] == 3000
+    assert asked["ingest"]["hours"] == pytest.approx(1000 * own["ingest"]["hours"])
+    # Clips of the ledger have another size than the preset's: as many, of its own size.
+    other = plan_json(monkeypatch, capsys, "--gpu", "4090", "--preset", "medium")["stages"]
+    assert other["encode"]["clips"] == 3
+    assert other["encode"]["bytes"] == 3 * (16 * 9 * 16 * 16) * 2
+
+
+def test_twice_the_gpus_take_about_half_the_time_until_launches_count() -> None:
+    params = with_changes(ROOT / "params.yaml", read_preset(ROOT / "presets", "paper"))
+    clips, nothing, strides = assumed_clips(100, params), Videos(0, 0.0, []), Strides(16, 8, 16)
+    hours = [
+        next(
+            c.hours
+            for c in plan_for(params, clips, nothing, strides, Fleet("h100", n)).costs
+            if c.stage == "train"
+        )
+        for n in (4, 8, 64, 128)
+    ]
+    assert hours[0] / hours[1] == pytest.approx(2, rel=0.1)
+    assert hours[2] / hours[3] < 1.3
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "zero1", "fsdp"])
+def test_what_is_advised_fits(sharding: str) -> None:
+    """Each way that a plan names is tried: with it alone nothing is left to advise."""
+    params = with_changes(ROOT / "params.yaml", read_preset(ROOT / "presets", "paper"))
+    params = dataclasses.replace(params, train=dataclasses.replace(params.train, sharding=sharding))
+    clips, nothing, strides = assumed_clips(100, params), Videos(0, 0.0, []), Strides(16, 8, 16)
+    advice = plan_for(params, clips, nothing, strides, Fleet("l40s", 2)).advice
+    assert advice[0].startswith("train, curriculum stage 0: needs ")
+    ways = [line for line in advice if line.startswith("it fits with ")]
+    assert ways
+    for way in ways:
+        changes, fleet = {}, "l40s:2"
+        if "fits with train.accumulation" in way or " accumulation" in way:
+            changes["accumulation"] = int(re.search(r"accumulation: (\d+)", way)[1])
+        if "activation_checkpointing: true" in way:
+            changes["activation_checkpointing"] = True
+        if found := re.search(r"sharding: (\w+) on (\S+)", way):
+            changes["sharding"], fleet = found[1], found[2]
+        tried = dataclasses.replace(params, train=dataclasses.replace(params.train, **changes))
+        assert plan_for(tried, clips, nothing, strides, parse_fleet(fleet)).advice == [], way
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpu", "h101:8"], "--gpu: got h101:8, expected KIND:COUNT with a kind of b200, h200, h100"),
+        (["--gpu", "h100:0"], "--gpu: got h100:0, expected a whole number above 0"),
+        (["--gpu", "h100:-1"], "--gpu: got h100:-1, expected a whole number above 0"),
+        (["--gpu", "h100:١"], "--gpu: got h100:١, expected a whole number above 0"),
+        (["--gpu", ""], "--gpu: got , expected KIND:COUNT"),
+        (["--gpu", "a100:8"], "expected a100-40 or a100-80"),
+        (
+            ["--gpu", "h100:8", "--preset", "huge"],
+            "preset: got huge, expected finetune or medium or paper or small",
+        ),
+        (["--gpu", "h100:8"], "params.yaml: no such file"),
+    ],
+)
+def test_wrong_questions_are_refused_in_one_line(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "plan", *words) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_gpu_without_bfloat16_is_planned_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = plan_json(monkeypatch, capsys, "--gpu", "T4:1", "--preset", "medium")
+    assert "train.precision: bfloat16 is refused on one NVIDIA T4" in "\n".join(found["assumptions"])
+    assert found["advice"][0].endswith("one NVIDIA T4 has 16")
+
+
+def test_measured_shares_replace_the_assumed_ones(tmp_path: Path) -> None:
+    path = tmp_path / "gpu.json"
+    assert read_shares(path).of("train") == STATED["train"][0]
+    path.write_text(json.dumps({"figures": {"gpu": "NVIDIA X", "shares": {"train": 0.5, "sample": None}}}))
+    shares = read_shares(path)
+    assert (shares.of("train"), shares.of("sample")) == (0.5, STATED["sample"][0])
+    [line] = [line for line in shares.lines() if line.startswith("train:")]
+    assert line == "train: 50 % of the published rate, measured on NVIDIA X"
+    for wrong in (
+        {"figures": {"shares": {"train": 2}}},
+        {"figures": []},
+        {"figures": {"shares": {"train": "x"}}},
+    ):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match="gpu.json: "):
+            read_shares(path)
+
+
+def test_every_gpu_has_plausible_figures() -> None:
+    """Of 1.4 to 15 bytes for a thousand operations: a slip of a factor of ten would leave the range."""
+    for kind, gpu in GPUS.items():
+        assert kind == kind.lower()
+        fastest = gpu.bfloat16_tflops or 8 * gpu.float32_tflops
+        assert 1.4 <= gpu.bandwidth_gb_s / fastest <= 15, kind
+        assert gpu.float32_tflops < fastest
+        assert 16 <= gpu.memory_gb <= 300
+        assert gpu.source.startswith("NVIDIA")
+        assert parse_fleet(f"{kind}:3") == Fleet(kind, 3)
+    assert parse_fleet("RTX 4090") == parse_fleet("rtx-4090:1") == Fleet("4090", 1)
+    assert Fleet("h100", 8).link_gb_s == 450
+    assert Fleet("h100", 16).link_gb_s < 450

@@ -13,7 +13,10 @@ from videomar.ops.planning.gpus import GPUS, parse_fleet
 from videomar.ops.planning.plan_counts import Strides, Videos, assumed_clips
 from videomar.ops.planning.plan_formulas import plan_for
 
-PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+# Those with a network of their own.
+PRESETS = sorted(
+    path.stem for path in (ROOT / "presets").glob("*.yaml") if "model:" in path.read_text().split()
+)
 # Fields of KubeRay's types RayJobSpec, RayClusterSpec, HeadGroupSpec and WorkerGroupSpec that are used.
 JOB = {
     *("entrypoint", "submissionMode", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit"),

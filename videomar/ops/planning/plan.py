@@ -27,6 +27,7 @@ from videomar.ops.planning.plan_counts import (
     assumed_clips,
     cached_shapes,
     find_clips,
+    fitting_clips,
     latent_bytes,
     made_with,
     read_headers,
@@ -113,13 +114,12 @@ def _count(params: Params, layout: Layout, asked: Question) -> tuple[Videos, Pla
     videos = read_headers(layout.raw)
     if asked.fleet is not None and not videos.read and not layout.ledger.is_file():
         return videos, assumed_clips(ASSUMED_CLIPS, params)
-    ledger = layout.ledger if asked.is_own else layout.root / "no ledger"
-    clips = find_clips(ledger, videos, params)
+    clips = find_clips(layout.ledger, videos, params)
     if clips.counted and not made_with(clips, params):
         # The ledger was made with other sizes: its clips are not those of the next run.
         if not videos.read:
             return videos, assumed_clips(clips.total, params)
-        clips = find_clips(layout.root / "no ledger", videos, params)
+        clips = fitting_clips(videos, params)
     return videos, clips
 
 

@@ -114,6 +114,11 @@ def find_clips(ledger: Path, videos: Videos, params: Params) -> PlannedClips:
     if not videos.read:
         rule = "a ledger or videos to count clips of; run `make curate`, or put videos into data/raw"
         raise DataError(f"plan: got neither {ledger} nor a readable video, expected {rule}")
+    return fitting_clips(videos, params)
+
+
+def fitting_clips(videos: Videos, params: Params) -> PlannedClips:
+    """Return as many clips as fit into the videos, none rejected."""
     ingest = params.ingest
     shapes: list[ClipShape] = []
     for _, info in videos.read:

@@ -71,8 +71,8 @@ def plan_for(params: Params, clips: PlannedClips, videos: Videos, strides: Strid
     costs = [
         _ingest(params, clips, videos),
         _train_tokenizer(run, clips, strides),
-        _encode(run, clips, shapes, videos),
         _captions(run, clips, text),
+        _encode(run, clips, shapes, videos),
         *(stage.cost for stage in stages),
         train,
         *_sample_and_evaluate(run, clips, shapes),
