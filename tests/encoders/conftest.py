@@ -12,8 +12,17 @@ from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.encoders.load import load_tokenizer
 
 # Kind: time stride, space stride. Each encodes to 4 channels.
-STRIDES = {"ours": (4, 8), "cosmos8": (8, 8), "cosmos16": (8, 16), "torchscript": (8, 16)}
+STRIDES = {
+    "ours": (4, 8),
+    "cosmos8": (8, 8),
+    "cosmos16": (8, 16),
+    "torchscript": (8, 16),
+    "wan": (4, 8),
+    "ltx": (4, 8),
+    "cogvideox": (4, 8),
+}
 KINDS = list(STRIDES)
+WITH_MOMENTS = ("ours", "wan", "ltx", "cogvideox")
 
 
 def redraw(network):
@@ -55,11 +64,49 @@ def write_torchscript(folder, encoder, decoder):
     torch.jit.script(decoder).save(folder / "decoder.jit")
 
 
+def small_autoencoder(kind, **changed):
+    """A random network of a class of diffusers, of 4 channels and a few weights."""
+    import diffusers
+
+    narrow = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 2}
+    three = {
+        "block_out_channels": (8, 8, 8),
+        "decoder_block_out_channels": (8, 8, 8),
+        "down_block_types": ("LTXVideoDownBlock3D",) * 3,
+        "downsample_type": ("conv",) * 3,
+        "upsample_residual": (False,) * 3,
+        "upsample_factor": (1,) * 3,
+        "layers_per_block": (1,) * 4,
+        "decoder_layers_per_block": (1,) * 4,
+        "decoder_inject_noise": (False,) * 4,
+        "spatio_temporal_scaling": (True, True, False),
+        "decoder_spatio_temporal_scaling": (True, True, False),
+    }
+    statistics = {"latents_mean": [0.1, 0.2, 0.3, 0.4], "latents_std": [1.0, 2.0, 3.0, 4.0]}
+    wide = {"encoder_block_out_channels": (32,) * 4, "decoder_block_out_channels": (32,) * 4}
+    name, settings = {
+        "wan": (
+            "AutoencoderKLWan",
+            {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1, **statistics},
+        ),
+        "ltx": ("AutoencoderKLLTXVideo", {**three, "patch_size": 2, "decoder_causal": True}),
+        "cogvideox": ("AutoencoderKLCogVideoX", {**narrow, "scaling_factor": 0.7}),
+        "mochi": ("AutoencoderKLMochi", {**wide, **statistics, "layers_per_block": (1,) * 5}),
+        "hunyuan": ("AutoencoderKLHunyuanVideo", narrow),
+        "image": ("AutoencoderKL", {"block_out_channels": (8,), "norm_num_groups": 2}),
+    }[kind]
+    if kind != "wan":
+        settings = {**settings, "latent_channels": 4}
+    return redraw(getattr(diffusers, name)(**{**settings, **changed}))
+
+
 def write_tokenizer(kind, folder):
     if kind == "ours":
         save_tokenizer(redraw(CausalTokenizer(small_params().tokenizer)), folder)
     elif kind == "torchscript":
         write_torchscript(folder, redraw(Encoder(4)), redraw(Decoder(4)))
+    elif kind in WITH_MOMENTS:
+        small_autoencoder(kind).save_pretrained(folder)
     else:
         from diffusers import AutoencoderKLCosmos
 

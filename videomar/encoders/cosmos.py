@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from videomar.encoders.diffusers_folder import diffusers_files, load_network
 from videomar.encoders.tokenizer import VideoTokenizer
 from videomar.errors import CheckpointError
 from videomar.files import sha256_of
 
-DIFFUSERS_CLASS = "AutoencoderKLCosmos"
-DIFFUSERS_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+COSMOS_CLASS = "AutoencoderKLCosmos"
 TORCHSCRIPT_FILES = ("encoder.jit", "decoder.jit")
 # VideoMAR (arXiv 2506.14168) multiplies Cosmos' latents by 0.5.
 _LATENT_MEAN, _LATENT_STD = 0.0, 2.0
@@ -33,14 +33,6 @@ _LATENT_MEAN, _LATENT_STD = 0.0, 2.0
 _PROBE_FRAMES, _PROBE_PX = 17, 64
 # Reach of a layer that attends to all earlier frames, see `Stream`.
 ALL = None
-
-
-def diffusers_files(folder: Path) -> list[Path]:
-    """Return the files of the folder that `DiffusersCosmos` needs; none if it contains something else."""
-    files = [folder / name for name in DIFFUSERS_FILES]
-    if not all(file.is_file() for file in files):
-        return []
-    return files if f'"{DIFFUSERS_CLASS}"' in files[0].read_text("utf-8") else []
 
 
 def torchscript_files(folder: Path) -> list[Path]:
@@ -78,7 +70,7 @@ class DiffusersCosmos(_Cosmos):
     """
 
     def __init__(self, folder: Path) -> None:
-        model = _load_diffusers(folder)
+        model = load_network(folder)
         config = model.config
         super().__init__(
             diffusers_files(folder),
@@ -86,7 +78,7 @@ class DiffusersCosmos(_Cosmos):
             config.temporal_compression_ratio,
             config.spatial_compression_ratio,
         )
-        self.model = model.float().eval().requires_grad_(False)
+        self.model = model
 
     def raw_latents(self, video: Tensor, chunk_frames: int) -> Tensor:
         """(B, 3, F, H, W) -> (B, C, T, h, w)."""
@@ -176,32 +168,6 @@ class Stream:
     def _cut(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         """Return the output (B, C, T, H, W) of the new frames alone."""
         return output[:, :, self._prepended[layer] :]
-
-
-def _load_diffusers(folder: Path) -> Any:
-    """Load the `AutoencoderKLCosmos` in `folder`; all of its tensors must be there."""
-    # Slow to import, and absent on a bare GPU machine.
-    from diffusers import AutoencoderKLCosmos
-    from diffusers.utils import logging
-
-    logging.set_verbosity_error()  # missing tensors are an error below
-    try:
-        model, found = AutoencoderKLCosmos.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    except (RuntimeError, OSError, ValueError) as error:
-        got = " ".join(str(error).split())
-        rule = f"{DIFFUSERS_CLASS}; copy both files of one tokenizer"
-        raise CheckpointError(f"{folder}: got {got}, expected {rule}") from None
-    unfit = sorted({*found["missing_keys"], *found["unexpected_keys"]})
-    if unfit:
-        got = f"{len(unfit)} tensors missing or unknown ({', '.join(unfit[:8])})"
-        raise CheckpointError(f"{folder}: got {got}, expected none; copy both files of one tokenizer")
-    return model
 
 
 @torch.no_grad()

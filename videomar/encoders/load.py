@@ -8,27 +8,21 @@ import torch
 from torch import nn
 
 from videomar.encoders.causal import PARAMS_FILE, WEIGHTS_FILE, causal_files, load_causal
-from videomar.encoders.cosmos import (
-    DIFFUSERS_CLASS,
-    DIFFUSERS_FILES,
-    TORCHSCRIPT_FILES,
-    DiffusersCosmos,
-    TorchScriptCosmos,
-    diffusers_files,
-    torchscript_files,
-)
+from videomar.encoders.cosmos import TORCHSCRIPT_FILES, TorchScriptCosmos, torchscript_files
+from videomar.encoders.diffusers_folder import DIFFUSERS_FILES, diffusers_files
+from videomar.encoders.diffusers_video import load_diffusers_video
 from videomar.encoders.tokenizer import VideoTokenizer
 from videomar.errors import CheckpointError
 
 _KINDS: tuple[tuple[Callable[[Path], list[Path]], Callable[[Path], VideoTokenizer]], ...] = (
     (causal_files, load_causal),
-    (diffusers_files, DiffusersCosmos),
+    (diffusers_files, load_diffusers_video),
     (torchscript_files, TorchScriptCosmos),
 )
 
 
 def load_tokenizer(folder: Path, device: torch.device | str = "cpu") -> VideoTokenizer:
-    """Load the tokenizer in `folder` for inference: ours, or Cosmos in one of its two forms.
+    """Load the tokenizer in `folder` for inference: ours, one of diffusers, or TorchScript files.
 
     Raises:
         CheckpointError: files are missing or do not fit together.
@@ -70,8 +64,9 @@ def _kind(folder: Path) -> tuple[list[Path], Callable[[Path], VideoTokenizer]]:
         if files := files_of(folder):
             return files, load
     found = sorted(path.name for path in folder.glob("*"))[:8]
+    diffusers = f"{' and '.join(DIFFUSERS_FILES)} (a video autoencoder of diffusers)"
     raise CheckpointError(
         f"{folder}: got {', '.join(found) or 'no file'}, expected {PARAMS_FILE} and {WEIGHTS_FILE} (ours), "
-        f"{' and '.join(DIFFUSERS_FILES)} ({DIFFUSERS_CLASS}), or {' and '.join(TORCHSCRIPT_FILES)}; "
+        f"{diffusers}, or {' and '.join(TORCHSCRIPT_FILES)}; "
         "run `dvc repro train_tokenizer`, or let tokenizer.pretrained name a folder with them"
     )

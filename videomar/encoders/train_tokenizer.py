@@ -86,10 +86,8 @@ def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Pa
         curve = [{"step": 0, "loss": error, "psnr_db": decibels(error)}] if errors else [{"step": 0}]
     write_csv(plot, curve)
     shutil.rmtree(work, ignore_errors=True)
-    return {
-        "train_clips": float(len(train)),
-        **{f"{group}_{name}": psnr_db(each) for (group, name), each in errors.items()},
-    }
+    figures = {f"{group}_{name}": psnr_db(each) for (group, name), each in errors.items()}
+    return {"train_clips": float(len(train)), **dict(sorted(figures.items(), reverse=True))}
 
 
 def train_tokenizer(
