@@ -33,9 +33,7 @@ def test_missing_tokenizer_is_refused_with_the_files_wanted(tmp_path):
 def test_weights_of_another_class_are_refused(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"_class_name": "AutoencoderKLWan"}))
-    with pytest.raises(
-        CheckpointError, match="size mismatch .* expected AutoencoderKLWan; copy"
-    ):
+    with pytest.raises(CheckpointError, match="size mismatch .* expected AutoencoderKLWan; copy"):
         load_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps(config | {"_class_name": "AutoencoderOfNobody"}))
     with pytest.raises(CheckpointError, match=r"got AutoencoderOfNobody, expected a class of diffusers \d"):
