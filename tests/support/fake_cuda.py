@@ -139,6 +139,7 @@ class FakeCuda:
         """The same by lines of code."""
         self.launches: Counter[str] = Counter()
         """Kernels started on the device."""
+        self.sync_debug = "default"
         self.graph: _Graph | None = None
         """The graph that is recorded now."""
         self._stack = contextlib.ExitStack()
@@ -161,6 +162,9 @@ class FakeCuda:
             (torch.cuda, "device_count", lambda: 1),
             (torch.cuda, "get_device_name", lambda device=None: NAME),
             (torch.cuda, "current_device", lambda: 0),
+            (torch.cuda, "get_device_capability", lambda device=None: (9, 0)),
+            (torch.cuda, "get_device_name", lambda device=None: "fake"),
+            (torch.cuda, "set_sync_debug_mode", lambda mode: setattr(self, "sync_debug", mode)),
             (torch.cuda, "synchronize", lambda device=None: self.wait("synchronize")),
             (torch.cuda, "max_memory_allocated", lambda device=None: 0),
             (torch.cuda, "Event", lambda *_, **__: self._event()),
@@ -195,6 +199,8 @@ class FakeCuda:
         """Count one wait, and where our code caused it."""
         if self.graph:
             raise RuntimeError("operation not permitted when stream is capturing")
+        if self.sync_debug == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
         self.waits[reason] += 1
         frame = sys._getframe(1)
         while frame.f_back and (frame.f_code.co_filename == __file__ or "torch" in frame.f_code.co_filename):
