@@ -10,14 +10,26 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import videomar
+from tests.conftest import small_params
 from tests.support.pipeline_outputs import REPOSITORY, write_outputs
+from videomar import checkpoint
+from videomar.checkpoint.manifest import ModelShape
 from videomar.cli import app as cli
+from videomar.config import load_params
 from videomar.config.edit import update_params
+from videomar.config.layout import Layout
+from videomar.encoders.load import tokenizer_files
 from videomar.evaluation.gate import Decision
 from videomar.registry import decide, release
 from videomar.registry.evaluate_again import evaluate_again, run_here
+from videomar.registry.model_card import card_of
+from videomar.registry.trace import trace
+from videomar.registry.trace import verify as verify_trace
 from videomar.registry.versions import (
     MODEL,
+    all_versions,
+    challenger,
     download_evidence,
     evaluation_details_of,
     evaluation_of,
@@ -25,6 +37,7 @@ from videomar.registry.versions import (
     version_of,
 )
 from videomar.tracking.mlflow_store import open_client
+from videomar.training.state import untrained
 
 FACTS = "data/evaluation.json"
 OLD_CODE = "0" * 64
@@ -248,3 +261,60 @@ def test_refusal_says_what_differs_and_why_the_champion_could_not_be_judged_agai
     assert ". It could not be judged again: " in decision.reasons[0]
     assert why in decision.reasons[0]
     assert version_of("1").judged_again == {}
+
+
+@pytest.fixture(scope="module")
+def brought(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder from elsewhere: other weights beside the tokenizer of here."""
+    shape = ModelShape(small_params().model, 4, 6, 5)
+    weights = untrained(shape, 1).state_dict()
+    parts = checkpoint.read_parts(
+        tokenizer_files(project / "checkpoints/tokenizer"),
+        load_params(project / "params.yaml"),
+        "# elsewhere\n",
+    )
+    origin = {"imported": {"file": "released.pth", "sha256": "a" * 64}}
+    tensors = {"model": weights, "ema": weights}
+    return checkpoint.save(tmp_path_factory.mktemp("brought"), 0, shape, tensors, origin, parts=parts)
+
+
+def test_model_from_elsewhere_is_registered_once_judged_and_promoted_with_a_word_about_what_it_saw(
+    fresh: Path, brought: Path
+) -> None:
+    before = [version.number for version in all_versions()]
+    cli_runs = CliRunner()
+    done = cli_runs.invoke(cli.app, ["register", str(brought), "--reason", "to compare"])
+    assert done.exit_code == 0, done.output
+    assert (
+        "videomar version 3 (checkpoint step 0): registered; what it was trained on is not rec" in done.output
+    )
+    again = cli_runs.invoke(cli.app, ["register", str(brought)])
+    assert "videomar version 3 (checkpoint step 0): is registered already" in again.output
+    assert [version.number for version in all_versions()] == [*before, "3"]
+    assert challenger().number == "2"
+
+    shown = cli_runs.invoke(cli.app, ["trace", "3"])
+    assert "imported from released.pth, sha256 aaaa" in shown.output
+    assert "what it was trained on is not recorded" in shown.output
+    traced = trace(version_of("3"))
+    assert traced.to_dict()["origin"]["reason"] == "to compare"
+    assert verify_trace(traced, Layout())[0] == []
+
+    scored = cli_runs.invoke(cli.app, ["evaluate", "3", "--json"])
+    assert scored.exit_code == 0, scored.output
+    found = json.loads(scored.output.splitlines()[-1])
+    assert found["version"] == "3"
+    assert list(version_of("3").judged_again) == [found["scores"]]
+    decision = judged("3")
+    assert started(fresh) == 2  # of the version itself, and of the champion
+    assert "What videomar version 3 (checkpoint step 0) was trained on is not recorded: it may have seen" in (
+        " ".join(decision.reasons)
+    )
+    assert videomar.load("3").loaded.step == 0
+    assert "released.pth, sha256 aaaa" in card_of(version_of("3"))
+
+
+@pytest.mark.slow
+def test_model_from_elsewhere_without_scores_is_judged_before_the_gate_decides(fresh: Path) -> None:
+    judged("3")
+    assert set(version_of("3").judged_again) == set(version_of("1").judged_again)

@@ -10,6 +10,7 @@ from videomar.checkpoint.folder import (
     prune,
     read_manifest,
     save,
+    seed_of,
     verify,
     weights_hash,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "read_manifest",
     "read_parts",
     "save",
+    "seed_of",
     "verify",
     "weights_hash",
 ]

@@ -132,8 +132,15 @@ def weights_hash(folder: Path, weights: str = "ema") -> str:
     path = folder if (folder / MANIFEST).is_file() else latest(folder) or folder
     manifest = read_manifest(path)
     parts = [manifest["files"][f"{weights}.safetensors"]["sha256"], manifest["shape"]]
-    parts.append(manifest["made_with"]["train"]["seed"])
+    parts.append(seed_of(manifest))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def seed_of(manifest: Mapping[str, Any]) -> int:
+    """Return the seed of the run that wrote a checkpoint; 0 for weights of other origin, as imported ones."""
+    made_with = manifest["made_with"]
+    train = made_with.get("train") if isinstance(made_with, Mapping) else None
+    return int(train["seed"]) if train else 0
 
 
 def load_tensors(checkpoint: Path, stem: str) -> dict[str, Tensor]:

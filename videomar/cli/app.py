@@ -5,6 +5,7 @@ Each command reads the command line and calls the library. It imports the librar
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -181,17 +182,41 @@ def push(
 @app.command("import", rich_help_panel=MODELS)
 def import_released(
     checkpoint: Annotated[Path, typer.Argument(help="Released file: .pth, .pt or .safetensors.")],
-    out: Annotated[Path, typer.Option(help="New folder for the checkpoint.")],
+    out: Annotated[Path, typer.Option(help="New folder for the model.")],
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the video tokenizer; without it the weights alone are written."),
+    ] = None,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(help="`minilm`, `none` or a folder, which is copied; default: as in params.yaml."),
+    ] = None,
     patch_size: Annotated[int, typer.Option(min=1, help="Latent rows and columns in one token.")] = 1,
     head: Annotated[
         Literal["auto", "ddpm", "flow"],
         typer.Option(help="Diffusion head; auto = by the last layer."),
     ] = "auto",
 ) -> None:
-    """Convert the released VideoMAR weights to a checkpoint."""
-    from videomar.checkpoint import released as convert
+    """Convert the released VideoMAR weights to a model folder.
 
-    print_lines(convert.import_released(checkpoint, out, patch_size, head))
+    Clips and sampling are those of params.yaml here, else those of the package.
+    """
+    if tokenizer is None:
+        if text_encoder is not None:
+            raise typer.BadParameter("--text-encoder goes with --tokenizer")
+        from videomar.checkpoint import released as convert
+
+        print_lines(convert.import_released(checkpoint, out, patch_size, head))
+        print("weights alone: with --tokenizer and --text-encoder it becomes a model that generates clips")
+        return
+    from videomar.cli.project import template
+    from videomar.config import load_params
+    from videomar.hub.converted import import_model
+
+    params = load_params(HERE.params if HERE.params.is_file() else template() / HERE.params)
+    if text_encoder is not None:
+        params = replace(params, text=replace(params.text, encoder=text_encoder))
+    print_lines(import_model(checkpoint, out, tokenizer, params, patch_size, head))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videomar.cli.console import HERE, REGISTRY, AsJson, ModelName, print_json, print_lines, print_table
+from videomar.config.layout import Layout
 
 if TYPE_CHECKING:
     from videomar.registry.rebuild import Difference
@@ -94,6 +95,37 @@ def promote(
 
 
 @app.command(rich_help_panel=REGISTRY)
+def register(
+    folder: Annotated[Path, typer.Argument(help="Model folder, of `videomar export` or `videomar import`.")],
+    reason: Annotated[str, typer.Option(help="Why; stored with the version.")] = "",
+) -> None:
+    """Make a model folder a version of the registry; no alias moves."""
+    from videomar.hub.register import register_folder
+
+    print_lines(register_folder(folder, reason.strip()))
+
+
+@app.command(rich_help_panel=REGISTRY)
+def evaluate(model: ModelName = "champion", as_json: AsJson = False) -> None:
+    """Judge a version again, with the present code on the present held-out clips.
+
+    The scores become part of its evidence, and the gate can compare them.
+    """
+    from videomar.registry.evaluate_again import evaluate_again, save_scores
+    from videomar.registry.versions import find_model
+
+    version = find_model(model)
+    folder = evaluate_again(version)
+    key = save_scores(version, folder)
+    figures = json.loads((Layout(folder).metrics / "evaluate.json").read_text("utf-8"))
+    if as_json:
+        print_json({"version": version.number, "scores": key, "folder": str(folder), **figures})
+        return
+    typer.echo(f"{version}: evaluated; scores {key}, clips in {folder}")
+    print_lines(f"  {name}: {value:g}" for name, value in sorted(figures.items()) if name.endswith("_db"))
+
+
+@app.command(rich_help_panel=REGISTRY)
 def rollback(
     reason: Annotated[str, typer.Option(help="Why; stored in the history.")] = "",
 ) -> None:
@@ -166,6 +198,12 @@ def _print_trace(traced: "Trace") -> None:
     aliases = f" ({', '.join(traced.aliases)})" if traced.aliases else ""
     typer.echo(f"{traced.version}{aliases}, run {traced.version.run_id}")
     print_lines(f"  {name}: {details[name] or '-'}" for name in _TRACED)
+    if origin := details["origin"]:
+        of = origin["imported"]
+        imported = f", imported from {of['file']}, sha256 {of['sha256']}" if of else ""
+        why = f" ({origin['reason']})" if origin["reason"] else ""
+        typer.echo(f"  registered from the folder {origin['folder']}{imported}{why}")
+        typer.echo("  what it was trained on is not recorded")
     for path, md5 in details["outputs_md5"].items():
         if path.startswith(("data/", "checkpoints/")):
             typer.echo(f"  {path}: md5 {md5}")

@@ -157,7 +157,7 @@ def _examine(client: "MlflowClient", version: Version, is_champion: bool) -> Ite
 
 def _damages(version: Version, evidence: Path) -> list[str]:
     """Differences between the stored files of a version and their recorded checksums."""
-    if not (evidence / "dvc.lock").is_file():
+    if version.origin is None and not (evidence / "dvc.lock").is_file():
         return ["its evidence has no dvc.lock, expected that of its registration"]
     files = evidence / FILES
     try:

@@ -12,6 +12,7 @@ import platform
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,13 +92,10 @@ def register_candidate() -> Version:
         with mlflow.start_run(experiment_id=experiment_id(client), tags=run_tags) as run:
             mlflow.log_artifacts(str(tables), "evidence")
             _log_metrics()
-            info = _log_model(weights)
-    _ensure_model(client)
-    created = client.create_model_version(
-        MODEL, info.model_uri, run.info.run_id, tags=tags, model_id=info.model_id
-    )
-    client.set_registered_model_alias(MODEL, CHALLENGER, created.version)
-    return version_of(created.version)
+            info = log_model(weights, load_own_params(_HERE.params).text.encoder)
+    created = create_version(client, info, run.info.run_id, tags)
+    client.set_registered_model_alias(MODEL, CHALLENGER, created)
+    return version_of(created)
 
 
 def credits_file() -> Path:
@@ -174,8 +172,13 @@ def _log_metrics() -> None:
     )
 
 
-def _log_model(weights: Path) -> Any:
-    """Log the model from code, with the model folder as its artifact."""
+def log_model(weights: Path, text_encoder: str) -> Any:
+    """Log a model from code to the active run, with the model folder as its artifact.
+
+    Args:
+        weights: the model folder.
+        text_encoder: as in section `text`, for the packages that prediction needs.
+    """
     import mlflow
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -194,7 +197,7 @@ def _log_model(weights: Path) -> Any:
             python_model=str(STORED_CODE),
             artifacts={"checkpoint": str(weights)},
             code_paths=[str(copy_package(Path(folder)))],
-            pip_requirements=requirements(load_own_params(_HERE.params).text.encoder),
+            pip_requirements=requirements(text_encoder),
             signature=signature,
             input_example=input_example(),
         )
@@ -234,10 +237,23 @@ def _read_metrics() -> dict[str, dict[str, float]]:
     return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(_HERE.metrics.glob("*.json"))}
 
 
-def _ensure_model(client: "MlflowClient") -> None:
+def create_version(client: "MlflowClient", logged: Any, run_id: str, tags: Mapping[str, str]) -> str:
+    """Register a logged model as a version, and return its number.
+
+    Args:
+        client: of the store.
+        logged: what `log_model` returned.
+        run_id: run with the evidence.
+        tags: of the version.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
         client.get_registered_model(MODEL)
     except MlflowException:
-        client.create_registered_model(MODEL, description="Image-to-video with continuous tokens (VideoMAR).")
+        about = "Image-to-video with continuous tokens (VideoMAR)."
+        client.create_registered_model(MODEL, description=about)
+    made = client.create_model_version(
+        MODEL, logged.model_uri, run_id, tags=dict(tags), model_id=logged.model_id
+    )
+    return str(made.version)

@@ -23,6 +23,7 @@ from videomar.registry.ancestors import TRAIN_SPLIT, seen_videos
 from videomar.registry.evaluate_again import RunStage, evaluate_again, key_of, run_here, save_scores
 from videomar.registry.trace import trace
 from videomar.registry.versions import (
+    ORIGIN_TAG,
     Version,
     champion,
     evaluation_details_of,
@@ -57,15 +58,17 @@ def decide(version: Version, params: Path, run: RunStage = run_here) -> "Decisio
 
     best, gate = champion(), load_own_params(params).gate
     if best is None:
-        decision = decide_promotion(evidence_of(version), None, gate)
-        return replace(decision, reasons=(*decision.reasons, *_seen_notes(version)))
+        decision = decide_promotion(_first_evidence(version, run), None, gate)
+        about = (*_seen_notes(version), *_unknown_notes((version,)))
+        return replace(decision, reasons=(*decision.reasons, *about))
     sides = _find_sides(version, best, run)
     notes: list[str] = []
     inherited = any("parent_weights_sha256" in each.tags for each in (version, best))
     if inherited or sides.candidate.again or sides.champion.again:
         sides, notes = _leave_out_trained(sides, (version, best))
     decision = decide_promotion(sides.candidate, sides.champion, gate, sides.not_again)
-    return replace(decision, reasons=(*decision.reasons, *_seen_notes(version), *notes))
+    notes = [*_seen_notes(version), *notes, *_unknown_notes((version, best))]
+    return replace(decision, reasons=(*decision.reasons, *notes))
 
 
 def evidence_of(version: Version, key: str = "") -> "Evidence":
@@ -83,11 +86,27 @@ def evidence_of(version: Version, key: str = "") -> "Evidence":
     return Evidence(evaluation_of(version, folder), fingerprint, unreadable, folder, again)
 
 
+def _first_evidence(version: Version, run: RunStage) -> "Evidence":
+    """Read the scores of a version's registration; of one registered from a folder, its latest ones.
+
+    Raises:
+        VideomarError: it has none and cannot be evaluated here.
+    """
+    if ORIGIN_TAG not in version.tags:
+        return evidence_of(version)
+    if not version.judged_again:
+        tqdm.write(f"gate: {version} has no scores yet: it is judged now", file=sys.stderr)
+        save_scores(version, evaluate_again(version, run))
+        version = version_of(version.number)
+    latest = max(version.judged_again, key=lambda key: version.judged_again[key]["at"])
+    return evidence_of(version, latest)
+
+
 def _find_sides(candidate: Version, best: Version, run: RunStage) -> _Sides:
-    """Find comparable scores of both; if there are none, return those of their registrations, and why."""
+    """Find comparable scores of both; if there are none, return the first of each, and why."""
     from videomar.evaluation.gate import comparison_obstacles
 
-    sides = _Sides(evidence_of(candidate), evidence_of(best))
+    sides = _Sides(_first_evidence(candidate, run), _first_evidence(best, run))
     against = comparison_obstacles(sides.candidate, sides.champion)
     if not against:
         return sides
@@ -136,6 +155,15 @@ def _seen_notes(version: Version) -> list[str]:
     if count is None:
         return []
     return [f"Not judged: {count} clips of videos that a model which it started from was trained on."]
+
+
+def _unknown_notes(versions: Sequence[Version]) -> list[str]:
+    """A sentence for each version whose training clips are not recorded."""
+    return [
+        f"What {version} was trained on is not recorded: it may have seen the judged clips."
+        for version in versions
+        if ORIGIN_TAG in version.tags
+    ]
 
 
 def _comparable(candidate: str, best: str) -> _Sides | None:

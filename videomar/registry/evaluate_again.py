@@ -13,6 +13,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +74,13 @@ def evaluate_again(version: Version, run: RunStage = run_here) -> Path:
         files = _files_of(version)
         own, present = load_params(files.params, _HERE.params), load_params(_HERE.params)
         _require_same_cut(version, own.ingest, present.ingest)
+        if files.text_encoder is not None:
+            own = replace(own, text=replace(own.text, encoder=str(files.text_encoder.resolve())))
         params = _write_params(own, out)
         paths = {str(_HERE.tokenizer): files.tokenizer, str(_HERE.training_run): files.checkpoint}
         names = ["sample", "evaluate"]
         if fixed_keys(own.text) != fixed_keys(present.text) or _is_other_tokenizer(files.tokenizer):
+            _require_fitting(version, files.tokenizer, present.ingest)
             names = ["encode", *names]
             paths[str(_HERE.ledger)] = _write_held_out(Layout(out).ledger)
         stages = _stages()
@@ -143,6 +147,23 @@ def _require_same_cut(version: Version, own: IngestParams, present: IngestParams
     unlike = [f"ingest.{name} {mine}, not {here}" for (name, mine), here in pairs if mine != here]
     if unlike:
         raise VideomarError(f"{version}: clips here are cut otherwise than its own ({'; '.join(unlike)})")
+
+
+def _require_fitting(version: Version, tokenizer: Path, present: IngestParams) -> None:
+    """Refuse a version whose own tokenizer cannot encode the clips here."""
+    from videomar.encoders.load import load_tokenizer
+
+    coder = load_tokenizer(tokenizer)
+    wrong = []
+    if present.size_px % coder.space_stride:
+        wrong.append(f"ingest.size_px {present.size_px}, no multiple of its {coder.space_stride} pixels")
+    if (present.num_frames - 1) % coder.time_stride:
+        wrong.append(f"ingest.num_frames {present.num_frames}, not 1 + a multiple of its {coder.time_stride}")
+    if wrong:
+        raise VideomarError(
+            f"{version}: its tokenizer cannot encode the clips here ({'; '.join(wrong)}); "
+            "evaluate it in a pipeline whose params.yaml has fitting clips"
+        )
 
 
 def _write_params(own: Params, out: Path) -> Path:

@@ -53,17 +53,20 @@ def write_lineage(path: Path, ledger: Path, latents: Path) -> None:
     clips.to_parquet(path, index=False)
 
 
-def write_checksums(path: Path, folders: Mapping[str, Path], ledger: Path) -> None:
+def write_checksums(path: Path, folders: Mapping[str, Path], ledger: Path | None = None) -> None:
     """Write a table with the checksum of every file in the folders.
 
     Args:
         path: The table.
         folders: By kind.
-        ledger: Has the checksums of the videos already, which are too large to read once more.
+        ledger: Has the checksums of the videos already, which are too large to read once more; None = there
+            are none.
     """
-    rows = read_ledger(ledger, thumbnails=False)[["video", "video_sha256"]]
-    rows = rows.dropna().drop_duplicates("video")
-    known = {("raw", video): sha256 for video, sha256 in rows.itertuples(index=False)}
+    known = {}
+    if ledger is not None:
+        rows = read_ledger(ledger, thumbnails=False)[["video", "video_sha256"]]
+        rows = rows.dropna().drop_duplicates("video")
+        known = {("raw", video): sha256 for video, sha256 in rows.itertuples(index=False)}
     checksums = [
         Checksum(kind, name, known.get((kind, name)) or sha256_of(file), file.stat().st_size)
         for kind, folder in folders.items()

@@ -8,7 +8,7 @@ from pathlib import Path
 from videomar.checkpoint.card import CardFacts, model_card
 from videomar.registry.ancestors import read_ancestors
 from videomar.registry.evidence import LINEAGE, read_lineage, text_of
-from videomar.registry.versions import MODEL, Version, download_evidence, keep_description
+from videomar.registry.versions import MODEL, ORIGIN_TAG, Version, download_evidence, keep_description
 
 CARD = "model_card.md"
 _SHOWN_TAGS = (
@@ -56,10 +56,16 @@ def facts_of(name: str, tags: Mapping[str, str], evidence: Path) -> CardFacts:
         figures=decision.get("figures", ()),
         reasons=decision.get("reasons", ()),
         metrics=_metrics_of(evidence, "evaluate"),
-        parents=[ancestor.name for ancestor in read_ancestors(evidence)],
         registered=True,
+        parents=[*_origin(tags), *(ancestor.name for ancestor in read_ancestors(evidence))],
         lineage={tag: tags[tag] for tag in _SHOWN_TAGS if tag in tags},
     )
+
+
+def _origin(tags: Mapping[str, str]) -> list[str]:
+    """The file that the weights were imported from, if they were."""
+    imported = json.loads(tags.get(ORIGIN_TAG, "{}")).get("imported")
+    return [f"{imported['file']}, sha256 {imported['sha256']}"] if imported else []
 
 
 def _metrics_of(evidence: Path, stage: str) -> dict[str, float]:

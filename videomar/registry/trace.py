@@ -92,6 +92,7 @@ class Trace:
             "saw": self.videos(seen=True),
             "held_out": self.videos(seen=False),
             "files": [row._asdict() for row in self.files],
+            "origin": self.version.origin,
             "parents": [ancestor.to_dict() for ancestor in self.ancestors],
         }
 

@@ -47,6 +47,8 @@ LINEAGE_TAGS = (
     "threads",
 )
 """Tags of a version, and of the run with its evidence, that tell what it was made from."""
+ORIGIN_TAG = "origin"
+"""Tag of a version that was registered from a model folder: JSON of all that is known of its making."""
 _EVIDENCE = "evidence"
 _JUDGED_AGAIN = "judged_again"
 """Subfolder of the evidence with a folder for each later evaluation; prefix of their tags."""
@@ -72,6 +74,11 @@ class Version:
     def decision(self) -> dict[str, Any] | None:
         """The gate's decision about it: `promote`, `reasons`, `figures`; None before it has decided."""
         return json.loads(self.tags["decision"]) if "decision" in self.tags else None
+
+    @property
+    def origin(self) -> dict[str, Any] | None:
+        """What is known of a version that was registered from a folder; None for the pipeline's own."""
+        return json.loads(self.tags[ORIGIN_TAG]) if ORIGIN_TAG in self.tags else None
 
     @property
     def judged_again(self) -> dict[str, dict[str, str]]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from videomar.checkpoint import load
+from videomar.checkpoint import load, seed_of
 from videomar.compute.device import choose_device, device_kind, full_float32, send
 from videomar.compute.seeding import step_generator
 from videomar.config import Params, SampleParams
@@ -89,7 +89,7 @@ def sample_held_out(paths: Any, params: Params) -> dict[str, float]:
     torch.set_num_threads(params.suite.threads)
     device = choose_device(params.suite.device, "resources.suite.device")
     loaded = load(paths.model, str(device), weights="ema")
-    seed = loaded.manifest["made_with"]["train"]["seed"]
+    seed = seed_of(loaded.manifest)
     untrained = loaded.shape.build().initialise(step_generator(seed, -1)).to(device).eval()
     models = Models(loaded.model, untrained, load_tokenizer(paths.tokenizer, device))
     held_out = read_held_out(paths, params)

@@ -1,0 +1,99 @@
+"""A model folder as a version of the registry: one not trained by this pipeline, such as imported weights.
+
+What such a model was trained on is not known here. Its version says so, and so does every decision about it.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from videomar.checkpoint import ModelFolder, export, open_model_folder, read_parts, verify
+from videomar.checkpoint.card import model_card
+from videomar.checkpoint.model_folder import TOKENIZER
+from videomar.config import Params, load_params
+from videomar.config.layout import Layout
+from videomar.encoders.load import load_tokenizer, tokenizer_files
+from videomar.encoders.text import text_encoder_files
+from videomar.errors import CheckpointError
+from videomar.files import sha256_of
+from videomar.registry.candidate import create_version, log_model
+from videomar.registry.evidence import FILES, write_checksums
+from videomar.registry.model_card import facts_of
+from videomar.registry.versions import MODEL, ORIGIN_TAG, Version, all_versions, version_of
+from videomar.tracking.mlflow_store import experiment_id, open_client
+
+_HERE = Layout()
+_UNKNOWN = "none"
+
+
+def register_folder(folder: Path, reason: str = "") -> list[str]:
+    """Register the model in a folder as a version; return lines for the user.
+
+    The aliases stay where they are. A model that is registered already keeps its version.
+
+    Args:
+        folder: a model folder, as `videomar export` and `videomar import` write it.
+        reason: why; stays with the version.
+
+    Raises:
+        VideomarError: the folder is no whole model, or a file is damaged.
+    """
+    found = open_model_folder(folder)
+    manifest = verify(found.checkpoint)
+    params = load_params(found.params, _HERE.params if _HERE.params.is_file() else None)
+    tags = _tags(folder, found, manifest, reason)
+    known = _known(tags)
+    version = known or _register(found, params, tags)
+    already = "is registered already" if known else "registered"
+    return [
+        f"{version}: {already}; what it was trained on is not recorded",
+        f"then: `videomar evaluate {version.number}`, `videomar promote {version.number}`",
+    ]
+
+
+def _tags(folder: Path, found: ModelFolder, manifest: Mapping[str, Any], reason: str) -> dict[str, str]:
+    """What is known of the model, under the names that versions of the pipeline use, too."""
+    weights = found.checkpoint / "model.safetensors", found.checkpoint / "ema.safetensors"
+    missing = [path.name for path in weights if path.name not in manifest["files"]]
+    if missing:
+        raise CheckpointError(f"{found.checkpoint}: got no {missing[0]}, expected both; use another folder")
+    made_with = manifest["made_with"] if isinstance(manifest["made_with"], dict) else {}
+    origin = {"folder": folder.resolve().name, "imported": made_with.get("imported"), "reason": reason}
+    unknown = ("git_commit", "git_dirty", "uncommitted", "lock_sha256", "ledger_sha256", "training_run")
+    return {
+        **dict.fromkeys(unknown, _UNKNOWN),
+        "tokenizer_sha256": load_tokenizer(found.tokenizer).content_hash(),
+        "checkpoint_step": str(manifest["step"]),
+        "checkpoint_sha256": sha256_of(*weights),
+        "weights_sha256": manifest["files"]["ema.safetensors"]["sha256"],
+        ORIGIN_TAG: json.dumps(origin),
+    }
+
+
+def _known(tags: Mapping[str, str]) -> Version | None:
+    """The version with the same weights and tokenizer, if there is one."""
+    same = ("checkpoint_sha256", "tokenizer_sha256")
+    versions = [version for version in all_versions() if all(version.tags.get(t) == tags[t] for t in same)]
+    return versions[-1] if versions else None
+
+
+def _register(found: ModelFolder, params: Params, tags: Mapping[str, str]) -> Version:
+    import mlflow
+
+    client = open_client()
+    with tempfile.TemporaryDirectory() as folder:
+        model, evidence = Path(folder) / "checkpoint", Path(folder) / "evidence"
+        evidence.mkdir()
+        packed = text_encoder_files(found.text_encoder) if found.text_encoder else ()
+        (evidence / "params.yaml").write_text(found.params.read_text("utf-8"), encoding="utf-8")
+        (evidence / "origin.json").write_text(tags[ORIGIN_TAG], encoding="utf-8")
+        card = model_card(facts_of(f"{MODEL}, registered from a folder", tags, evidence))
+        export(found.checkpoint, model, read_parts(tokenizer_files(found.tokenizer), params, card, packed))
+        write_checksums(evidence / FILES, {"checkpoint": model, TOKENIZER: model / TOKENIZER})
+        run_tags = {**tags, "mlflow.runName": f"registered from {json.loads(tags[ORIGIN_TAG])['folder']}"}
+        with mlflow.start_run(experiment_id=experiment_id(client), tags=run_tags) as run:
+            mlflow.log_artifacts(str(evidence), "evidence")
+            logged = log_model(model, params.text.encoder)
+    return version_of(create_version(client, logged, run.info.run_id, tags))
