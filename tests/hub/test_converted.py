@@ -1,4 +1,4 @@
-"""Released weights as a whole model with its tokenizer and text encoder, or refused with what does not fit."""
+"""Released weights as a whole model, or refused with what does not fit them."""
 
 import dataclasses
 from pathlib import Path
