@@ -6,12 +6,17 @@ from pathlib import Path
 from stages.stage import Stage
 from videomar.config import Params
 from videomar.config.params import names_of_starts
+from videomar.encoders.check_folders import check_folders
 from videomar.sources.listing import write_listing, write_named
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """List the folder `samples.source` and the functions and networks that parameters name."""
+    """List the folder `samples.source` and the functions and networks that parameters name.
+
+    Folders of weights that a later stage could not load are refused here, before anything is decoded.
+    """
     with Stage("list_clips", arguments, "raw", "out", "named", metrics=False) as stage:
+        check_folders(stage.params)
         write_listing(Path(stage.params.samples.source), stage.path.raw, stage.path.out)
         write_named(stage.params, stage.path.named, _starts(stage.params))
 

@@ -38,6 +38,7 @@ INERT = {
     "videomar.evaluation.fingerprint": "what scores depend on",
     "videomar.latents.encode_ray": "distributes clips to workers; `clip_encoder` encodes them",
     "videomar.latents.encode_captions": "distributes captions to workers; `text` encodes them",
+    "videomar.encoders.check_folders": "refuses folders of weights that a stage would refuse later",
     "videomar.training.launch": "starts the workers of a run",
     "videomar.training.run_folder": "which run a folder holds",
     "videomar.training.throughput": "measures speed",
