@@ -21,7 +21,19 @@ OLD_NAMES = {ROOT / "videomar/data", ROOT / "videomar/sampling/animate.py"}
 SMALL_ON_PURPOSE: dict[str, str] = {}
 # Packages that take seconds to import, or that a bare GPU machine does not have.
 HEAVY = {
-    *("torch", "ray", "mlflow", "transformers", "gradio", "dvc", "prefect", "pandas", "diffusers", "scipy"),
+    *(
+        "torch",
+        "ray",
+        "mlflow",
+        "transformers",
+        "gradio",
+        "dvc",
+        "prefect",
+        "pandas",
+        "diffusers",
+        "peft",
+        "scipy",
+    ),
     *(
         "matplotlib",
         "torchmetrics",
