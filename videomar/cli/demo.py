@@ -18,6 +18,7 @@ from PIL import Image
 from videomar.errors import DataError, VideomarError
 from videomar.media.images import read_picture
 from videomar.media.mp4 import write_mp4
+from videomar.report.example_pictures import read_examples
 from videomar.sampling.generate import ClipGenerator, GenerationRequest
 
 if TYPE_CHECKING:
@@ -29,8 +30,12 @@ _MAX_WAITING = 8
 _MAX_PROMPT_LETTERS = 500
 _MAX_S = 600.0
 _KEEP_S = 3600
-# Show all frames at any width: gradio's own gallery has a fixed number of columns and cuts the rest off.
+# Show all frames at any width: gradio's own gallery has a fixed number of columns and cuts the rest off. Show
+# a small picture as large as its field.
 _STYLE = """
+.first img {
+  width: 100% !important; height: 100% !important; object-fit: contain; image-rendering: pixelated;
+}
 .frames .grid-wrap { max-height: 60vh; }
 .frames .grid-container {
   grid-template: none !important; grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)) !important;
@@ -83,39 +88,60 @@ def page(generator: ClipGenerator, folder: Path) -> "Blocks":
         gr.Markdown(f"# A clip from a picture and a prompt\n{_about(generator)}")
         with gr.Row():
             with gr.Column():
-                picture: Any = gr.Image(
-                    type="filepath", sources=["upload"], label="First picture", height=240
-                )
-                picture.preprocess = _path  # gradio's own would decode the file before we can check it
-                prompt = gr.Textbox(
-                    label="Prompt",
-                    placeholder="in the words of the training captions; Enter starts",
-                    max_length=_MAX_PROMPT_LETTERS,
-                )
-                with gr.Row():
-                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31)
-                    motion = gr.Textbox(  # text, because a number field cannot be empty
-                        _default_motion(generator),
-                        label="Motion (1 little, 10 much)",
-                        placeholder="any",
-                        max_length=9,
-                        visible=_knows_motion(generator),
-                    )
-                button = gr.Button("Generate", variant="primary")
-                progress = gr.Markdown("Frames appear one after another, then the clip.")
+                fields, button, progress = _form(gr, generator)
             with gr.Column():
                 video = gr.Video(label="Clip", autoplay=True, loop=True, height=320, buttons=["download"])
                 frames = gr.Gallery(label="Frames", buttons=[], elem_classes="frames")
         gr.on(
-            [button.click, prompt.submit],
+            [button.click, fields[1].submit],
             show,
-            [picture, prompt, seed, motion],
+            fields,
             [frames, video, progress],
             show_progress="hidden",  # the line below the button shows more
             api_visibility="private",
             concurrency_limit=1,
         )
     return made.queue(max_size=_MAX_WAITING, default_concurrency_limit=1, api_open=False)
+
+
+def _form(gr: Any, generator: ClipGenerator) -> tuple[list[Any], Any, Any]:
+    """Add picture, prompt, seed and motion, filled with an example if there is one; button; progress."""
+    examples = read_examples(generator.folder)
+    first = examples[0] if examples else None
+    picture = gr.Image(
+        str(first.picture) if first else None,
+        type="filepath",
+        sources=["upload"],
+        label="First picture",
+        height=240,
+        elem_classes="first",
+    )
+    picture.preprocess = _path  # gradio's own would decode the file before we can check it
+    prompt = gr.Textbox(
+        first.prompt if first else "",
+        label="Prompt",
+        placeholder="in the words of the training captions; Enter starts",
+        max_length=_MAX_PROMPT_LETTERS,
+    )
+    with gr.Row():
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31)
+        motion = gr.Textbox(  # text, because a number field cannot be empty
+            _default_motion(generator),
+            label="Motion (1 little, 10 much)",
+            placeholder="any",
+            max_length=9,
+            visible=_knows_motion(generator),
+        )
+    button = gr.Button("Generate", variant="primary")
+    progress = gr.Markdown("Frames appear one after another, then the clip.")
+    if examples:
+        gr.Examples(
+            [[str(example.picture), example.prompt] for example in examples],
+            [picture, prompt],
+            label="Pictures that the model was not trained on: click one, then Generate",
+            api_visibility="private",
+        )
+    return [picture, prompt, seed, motion], button, progress
 
 
 def _answer(
@@ -161,7 +187,8 @@ def _about(generator: ClipGenerator) -> str:
     ingest = generator.params.ingest
     shape = f"{ingest.size_px}x{ingest.size_px} pixels, {ingest.num_frames} frames"
     made = f"trained for {generator.loaded.step} steps on clips of about {shape}"
-    return f"The model was {made}. It runs on this machine; nothing is sent elsewhere."
+    where = "the GPU" if generator.device.type == "cuda" else "the CPU"
+    return f"The model was {made}. It runs on {where} of this machine; nothing is sent elsewhere."
 
 
 def _path(uploaded: Any) -> str | None:

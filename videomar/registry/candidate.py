@@ -64,6 +64,7 @@ def register_candidate() -> Version:
     from videomar.checkpoint.card import model_card
     from videomar.encoders.load import tokenizer_files
     from videomar.registry.model_card import facts_of
+    from videomar.report.example_pictures import write_examples
     from videomar.report.kept_clips import KEPT_CLIPS, write_kept_clips
 
     client = open_client()
@@ -83,6 +84,7 @@ def register_candidate() -> Version:
         card = model_card(facts_of(f"{MODEL}, {checkpoint.name}", tags, tables))
         tokenizer = tokenizer_files(_HERE.tokenizer)
         export(checkpoint, weights, read_parts(tokenizer, load_params(_HERE.params), card))
+        write_examples(_HERE.generated, weights)
         folders = {"raw": _HERE.raw, "latents": _HERE.latents, "tokenizer": _HERE.tokenizer}
         write_checksums(tables / FILES, {**folders, "checkpoint": weights}, _HERE.ledger)
         write_kept_clips(

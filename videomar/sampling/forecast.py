@@ -26,8 +26,8 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 _CONV_CHANNELS = 128
 """Of the widest layers at full resolution in published convolutional decoders; three are held at once."""
-_COPIES_OF_PIXELS = 24
-"""Bytes per colour value of a finished clip while it becomes pictures: floats, and bytes on their way out."""
+_BYTES_OF_A_VALUE = 13
+"""Per colour value of a finished clip while it becomes pictures: three floats and a byte."""
 _WORTH_A_PROBE = 4.0
 """Below so many times the work of a trained clip, a clip is done before an estimate helps."""
 
@@ -65,10 +65,10 @@ def _decoding(model: ClipGenerator, plan: ClipPlan) -> float:
     if isinstance(tokenizer, CausalTokenizer):
         shape = tokenizer.params
         places = (chunk + shape.depth) * width * height / shape.space_stride**2
-        layers = places * (4 * shape.hidden_size + 3 * 3 * shape.time_stride * shape.space_stride**2)
+        layers = places * (4 * shape.hidden_size + 3 * shape.time_stride * shape.space_stride**2)
     else:
         layers = chunk * tokenizer.time_stride * width * height * _CONV_CHANNELS * 3
-    return plan.num_frames * width * height * 3 * _COPIES_OF_PIXELS + layers * _FLOAT
+    return plan.num_frames * width * height * 3 * _BYTES_OF_A_VALUE + layers * _FLOAT
 
 
 def free_bytes(device: torch.device) -> int | None:
