@@ -49,6 +49,7 @@ HEAVY = {
         "cv2",
         "filelock",
         "huggingface_hub",
+        "tokenizers",
         "decord",
         "PIL",
         "efficientnet_lite_pytorch",
