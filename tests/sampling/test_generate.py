@@ -99,6 +99,7 @@ def test_motion_asked_for_reaches_the_model(model):
     [
         ({"size": (20, 16)}, "got 20x16 pixels, expected multiples of"),
         ({"frames": 10}, "got 10 frames, expected 1 \\+ a multiple of"),
+        ({"frame": 9}, "clip: got the option frame, expected frames, size, motion, seed"),
         ({"frames": 1}, "got 1 latent frames, expected 1 to 0"),
     ],
 )

@@ -5,9 +5,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow.entities import Run
 
+import videomar
 from tests.conftest import small_params
 from tests.training.test_sweep import write_latents
 from videomar.compute.seeding import step_generator
@@ -69,7 +71,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as changed:
         changed.chdir(folder)
         changed.delenv("MLFLOW_TRACKING_URI", raising=False)
-        spec = RunSpec(folder / "latents", folder / "run", params, made_from(folder), None, previews.write)
+        coder, tags = folder / "tokenizer", made_from(folder)
+        spec = RunSpec(folder / "latents", folder / "run", params, tags, coder, previews.write)
         changed.setenv("MLFLOW_TRACKING_URI", spec.tracking_uri)
         work(spec, Worker(), lambda step, figures: _wait_for_load(folder / "run"))
         yield folder
@@ -87,6 +90,14 @@ def _wait_for_load(out: Path) -> None:
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Run:
     return open_client().get_run(str(read_run_id(folder / "run/run.json")))
+
+
+def test_every_checkpoint_of_the_run_is_a_whole_model(folder: Path) -> None:
+    for checkpoint in sorted((folder / "run").glob("step_*")):
+        assert (checkpoint / "README.md").read_text().startswith("---\nlibrary_name:")
+        model = videomar.load(checkpoint)
+        picture = np.zeros((16, 16, 3), np.uint8)
+        assert model(picture, frames=5, size=(16, 16)).shape == (5, 16, 16, 3)
 
 
 def test_every_figure_is_there_up_to_the_last_step(run: Run) -> None:

@@ -126,6 +126,22 @@ def evaluate(model: ModelName = "champion", as_json: AsJson = False) -> None:
 
 
 @app.command(rich_help_panel=REGISTRY)
+def release() -> None:
+    """Register what the pipeline made, let the gate judge it, and write the report.
+
+    The last two lines are the report's path and the champion. A step that was done before is not repeated.
+    """
+    from videomar.registry import release as steps
+    from videomar.registry.versions import version_of
+
+    number = steps.register()
+    typer.echo(steps.decide(number))
+    steps.move_alias(number)
+    typer.echo(f"report: {steps.report(number)}")
+    typer.echo(f"champion: {steps.describe_champion(version_of(number))}")
+
+
+@app.command(rich_help_panel=REGISTRY)
 def rollback(
     reason: Annotated[str, typer.Option(help="Why; stored in the history.")] = "",
 ) -> None:

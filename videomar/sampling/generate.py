@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -81,6 +81,20 @@ class ClipPlan:
     """L."""
 
 
+class ClipOptions(TypedDict, total=False):
+    """What may be asked for besides the prompt; what is left out is as trained."""
+
+    frames: int | None
+    """Frames of the clip, those of the picture included. Longer clips than trained slide a window."""
+    size: tuple[int, int] | None
+    """Width and height, pixels; the picture is scaled to cover it and cropped. Left out: the trained size
+    that fits the picture best."""
+    motion: float | None
+    """Motion score, for a model with this condition."""
+    seed: int
+    """Of the noise: equal arguments give equal clips. Left out: 0."""
+
+
 class ClipGenerator:
     """A model that generates clips from pictures and prompts. Remembers its networks.
 
@@ -112,14 +126,7 @@ class ClipGenerator:
         )
 
     def __call__(
-        self,
-        picture: Picture,
-        prompt: str = "",
-        *,
-        frames: int | None = None,
-        size: tuple[int, int] | None = None,
-        motion: float | None = None,
-        seed: int = 0,
+        self, picture: Picture, prompt: str = "", **options: Unpack[ClipOptions]
     ) -> NDArray[np.uint8]:
         """Generate a clip and return its frames (F, H, W, 3), uint8.
 
@@ -127,37 +134,24 @@ class ClipGenerator:
             picture: the first picture: an array (H, W, 3) of uint8, a PIL image, or a file. A video, as a
                 file or as an array (F, H, W, 3), is continued: of a long one only the end is used.
             prompt: what happens; empty = no text.
-            frames: frames of the clip; None = as trained. Longer clips than trained slide a window.
-            size: width and height, pixels; None = the trained size that fits the picture best. The picture is
-                scaled to cover it and cropped.
-            motion: requested motion score, for a model with this condition; None = as configured.
-            seed: of the noise.
+            **options: `frames`, `size`, `motion` and `seed`, see `ClipOptions`.
 
         Raises:
             DataError: there is no such picture, or the model cannot make such a clip.
         """
-        request = GenerationRequest(prompt=prompt, num_frames=frames, size=size, motion=motion, seed=seed)
-        *_, clip = self.partial_clips(self.pictures(picture), request)
+        *_, clip = self.partial_clips(self.pictures(picture), _request(prompt, options))
         return self.decode(clip)
 
     def stream(
-        self,
-        picture: Picture,
-        prompt: str = "",
-        *,
-        frames: int | None = None,
-        size: tuple[int, int] | None = None,
-        motion: float | None = None,
-        seed: int = 0,
+        self, picture: Picture, prompt: str = "", **options: Unpack[ClipOptions]
     ) -> Iterator[NDArray[np.uint8]]:
-        """Yield the frames (H, W, 3) of the same clip, each as soon as it is made.
+        """Yield the frames (H, W, 3) that a call with the same arguments returns, each as soon as it is made.
 
         Those of the picture come first. Stop iterating to cancel the rest. A frame may differ from that of
         the whole clip by rounding: by one grey level.
         """
-        request = GenerationRequest(prompt=prompt, num_frames=frames, size=size, motion=motion, seed=seed)
         shown = 0
-        for clip in self.partial_clips(self.pictures(picture), request):
+        for clip in self.partial_clips(self.pictures(picture), _request(prompt, options)):
             yield from self.decode(clip)[shown:]
             shown = clip.num_frames
 
@@ -236,6 +230,19 @@ class ClipGenerator:
     def _encode(self, context: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
         pictures = torch.from_numpy(np.stack([cover(picture, size) for picture in context]))
         return self.tokenizer.encode(to_unit_range(pictures[None].to(self.device)))
+
+
+def _request(prompt: str, options: ClipOptions) -> GenerationRequest:
+    known = ClipOptions.__annotations__
+    if unknown := [name for name in options if name not in known]:
+        raise DataError(f"clip: got the option {unknown[0]}, expected {', '.join(known)}")
+    return GenerationRequest(
+        prompt=prompt,
+        num_frames=options.get("frames"),
+        size=options.get("size"),
+        motion=options.get("motion"),
+        seed=options.get("seed", 0),
+    )
 
 
 def _pictures(picture: object, params: IngestParams) -> NDArray[np.uint8]:
