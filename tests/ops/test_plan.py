@@ -36,7 +36,7 @@ from videomar.ops.planning.plan_counts import (
 )
 from videomar.ops.planning.plan_formulas import plan_for
 from videomar.ops.planning.plan_probe import Subject, training_probe
-from videomar.ops.planning.plan_shares import STATED, read_shares
+from videomar.ops.planning.plan_shares import STATED, Shares, read_shares
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 
@@ -311,18 +311,27 @@ def test_gpu_without_bfloat16_is_planned_in_float32(
 def test_measured_shares_replace_the_assumed_ones(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     assert read_shares(path).of("train") == STATED["train"][0]
-    path.write_text(json.dumps({"figures": {"gpu": "NVIDIA X", "shares": {"train": 0.5, "sample": None}}}))
-    shares = read_shares(path)
+
+    def measured(name: str, **figures: object) -> Shares:
+        path.write_text(json.dumps({"figures": {"gpu": name, **figures}}))
+        return read_shares(path)
+
+    key = "training_medium_step_tflop_per_s"
+    shares = measured("NVIDIA H200", **{key: 494.5, "memory_gb": 150.1})
     assert (shares.of("train"), shares.of("sample")) == (0.5, STATED["sample"][0])
     [line] = [line for line in shares.lines() if line.startswith("train:")]
-    assert line == "train: 50 % of the published rate, measured on NVIDIA X"
-    for wrong in (
-        {"figures": {"shares": {"train": 2}}},
-        {"figures": []},
-        {"figures": {"shares": {"train": "x"}}},
-    ):
+    assert line == "train: 50 % of the published rate, measured on NVIDIA H200 SXM"
+    # The network that computes its blocks twice: its rate counts them once.
+    both = measured("NVIDIA H200", **{key: 494.5, "training_paper_step_tflop_per_s": 247.25})
+    assert both.of("train") == pytest.approx(1 / 3)
+    assert measured("NVIDIA A100-SXM4-40GB", **{key: 156, "memory_gb": 42.3}).where == "NVIDIA A100 SXM 40 GB"
+    assert measured("NVIDIA GeForce RTX 4090", **{key: 82.6}).of("train") == pytest.approx(0.5)
+    for nothing in ({"dry_run": True, key: 494.5}, {}):
+        assert measured("NVIDIA H200", **nothing).of("train") == STATED["train"][0]
+    assert measured("another", **{key: 1.0}).of("train") == STATED["train"][0]
+    for wrong in ({"figures": {"gpu": "NVIDIA H200", key: 2000}}, {"figures": []}, {}):
         path.write_text(json.dumps(wrong))
-        with pytest.raises(DataError, match="gpu.json: "):
+        with pytest.raises(DataError, match=r"gpu.json: got "):
             read_shares(path)
 
 

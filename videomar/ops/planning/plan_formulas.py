@@ -33,7 +33,7 @@ from videomar.ops.planning.plan_flops import (
     text_size,
     tokenizer_flops,
 )
-from videomar.ops.planning.plan_memory import CONTEXT_GB, FLOAT32, MARGIN, parameter_sizes
+from videomar.ops.planning.plan_memory import CONTEXT_GB, FLOAT32, MARGIN, itemsize, parameter_sizes
 from videomar.ops.planning.plan_shares import read_shares
 from videomar.ops.planning.plan_training import (
     BLOCK_FORWARD,
@@ -41,6 +41,7 @@ from videomar.ops.planning.plan_training import (
     HEAD_STEP,
     HOUR_S,
     LAUNCH_S,
+    RECORDED_S,
     Run,
     fitting,
     train_stage,
@@ -108,7 +109,7 @@ def _train_tokenizer(run: Run, clips: PlannedClips, strides: Strides) -> Cost:
     pixels = _pixels(clips)
     positions = pixels / strides.space_stride**2 / strides.time_stride
     flops = tokenizer_flops(params, (1, 1, round(positions)), 0).training * params.batch_size
-    step_s = flops / run.rate("train_tokenizer", "float32", gpus=1)
+    step_s = flops / run.rate("train_tokenizer", gpus=1)
     hours = params.steps * step_s / HOUR_S
     drawn = params.steps * params.batch_size
     return Cost("train_tokenizer", drawn, hours=hours, steps=params.steps, step_s=step_s)
@@ -124,7 +125,7 @@ def _encode(run: Run, clips: PlannedClips, shapes: Sequence[tuple[int, LatentSha
         pixels = (1 + (frames - 1) * own.time_stride) * rows * columns * own.space_stride**2
         flops += tokenizer_flops(own, (frames, rows, columns), pixels).encode * clips.scale
     reading_s = _decode_s(params, clips, videos) / params.encode.num_workers
-    seconds = max(flops / run.rate("encode"), reading_s)
+    seconds = max(flops / run.rate("encode", "float32"), reading_s)
     stored = round(latent_bytes(shapes, params) * clips.scale)
     peak = COSMOS_WEIGHTS * FLOAT32 / 1e9 if own.pretrained is not None else None
     return Cost("encode", count, round(tokens), stored, peak, seconds / HOUR_S)
@@ -132,9 +133,10 @@ def _encode(run: Run, clips: PlannedClips, shapes: Sequence[tuple[int, LatentSha
 
 def _captions(run: Run, clips: PlannedClips, text: TextSize) -> Cost:
     most = run.params.text.max_tokens if text.layers else 0
-    seconds = clips.total * caption_flops(text, most) / run.rate("captions")
+    precision = "bfloat16" if text.gated else "float32"  # as published
+    seconds = clips.total * caption_flops(text, most) / run.rate("captions", precision)
     stored = clips.total * most * text.channels * 2
-    peak = text.weights * FLOAT32 / 1e9
+    peak = text.weights * itemsize(precision if run.fleet.gpu.bfloat16_tflops else "float32") / 1e9
     return Cost("captions", clips.total, clips.total * most, stored, peak, seconds / HOUR_S)
 
 
@@ -154,16 +156,20 @@ def _sample_and_evaluate(
         larger = round(1.5**2 * tokens) if task.stretch == "larger" else tokens
         given = max(1, min(task.context, frames - 1))
         one = generation_cost(run.model, params.sample, larger, longer, given)
-        launches = one.passes * BLOCK_FORWARD * run.model.params.depth + one.head_steps * HEAD_STEP
+        waited_s = one.passes * BLOCK_FORWARD * run.model.params.depth * LAUNCH_S
+        waited_s += one.head_steps * HEAD_STEP * RECORDED_S
         batches = math.ceil(number / suite.batch_size)
         compute = number * one.flops / run.rate("sample", gpus=1)
-        seconds += max(compute, batches * launches * LAUNCH_S)
+        seconds += max(compute, batches * waited_s)
         count += number
     rows_at_once = suite.batch_size * (2 if params.sample.cfg_scale != 1 else 1)
     cache = (
         2 * run.model.params.depth * run.model.params.hidden_size * (frames * tokens + params.text.max_tokens)
     )
-    peak = FLOAT32 * (parameter_sizes(run.model).all + rows_at_once * cache) / 1e9
+    weights = parameter_sizes(run.model).all
+    peak = FLOAT32 * (weights + rows_at_once * cache) / 1e9
+    if run.fleet.gpu.bfloat16_tflops:  # weights in it beside those in float32; the cache in it alone
+        peak = (6 * weights + 2 * rows_at_once * cache) / 1e9
     sample = Cost("sample", count, count * frames * tokens, None, peak, seconds / HOUR_S)
     return [sample, evaluation(count, clips)]
 
