@@ -26,6 +26,9 @@ from videomar.model.patchify import patchify, token_grid, unpatchify
 from videomar.model.replay import Replayed
 from videomar.model.transformer import Conditioning, Trunk
 
+# Recording a pass takes the time of three.
+_MANY_PASSES = 8
+
 
 @torch.no_grad()
 def generate_frames(
@@ -132,6 +135,8 @@ class _Session:
         # Of all frames of the clip, once; a tensor made for each pass would be copied from the host.
         self._positions = torch.arange(num_frames, device=conditioning.text_mask.device)
         self._rotation = trunk.rotation_of(self._positions, grid)
+        self._passes: dict[int, Replayed] = {}
+        """Passes over the next frame, by their copies."""
 
     def forward(self, frame: Tensor, hidden: Tensor, copies: int, level: float = 0.0) -> Tensor:
         """Return hidden vectors (copies B, L, D) of the next frame (B, L, P) with tokens (B, L) hidden.
@@ -151,12 +156,21 @@ class _Session:
         rotation = self._rotation.tokens(self.num_frames * num_tokens, num_tokens)
         return self.trunk.forward_tokens(frames, conditioning, self.cache, rotation)[:, 0]
 
+    def forward_again(self, frame: Tensor, hidden: Tensor, copies: int) -> Tensor:
+        """Return the same as `forward` for a frame that gets many passes; the next one overwrites it."""
+        # What moves the cache is no kernel of a pass.
+        self.cache.make_room(frame.shape[1])
+        if copies not in self._passes:
+            self._passes[copies] = Replayed(lambda frame, hidden: (self.forward(frame, hidden, copies),))
+        return self._passes[copies](frame, hidden)[0]
+
     def append(self, frame: Tensor, level: float) -> None:
         """Append a finished frame (B, L, P): its keys and values stay in the cache."""
         nothing = torch.zeros(frame.shape[:2], dtype=torch.bool, device=frame.device)
         self.forward(frame, nothing, self.copies, level)
         self.cache.commit(frame.shape[1])
         self.num_frames += 1
+        self._passes.clear()  # their kernels know the places of this frame
 
 
 class _Sampler:
@@ -184,13 +198,14 @@ def _unmask(session: _Session, sampler: _Sampler, temperature: float) -> Tensor:
     shape = (*reveal_order.shape, sampler.head.token_channels)
     frame = torch.zeros(shape, device=reveal_order.device)  # (B, L, P)
     hidden = torch.ones_like(reveal_order, dtype=torch.bool)  # (B, L)
+    forward = session.forward_again if sampling.num_unmask_steps >= _MANY_PASSES else session.forward
     left, step = num_tokens, 0
     while left:
         after = hidden_after(step, sampling.num_unmask_steps, num_tokens, left)
         index = reveal_order[:, after:left]  # (B, r)
         weight = _guidance_weight(sampling, 1 - after / num_tokens)
         # Without guidance in this pass only the captioned copy is computed.
-        vectors = session.forward(frame, hidden, 1 if weight == 1 else session.copies)  # (R, L, D)
+        vectors = forward(frame, hidden, 1 if weight == 1 else session.copies)  # (R, L, D)
         index_by_row = index.repeat(len(vectors) // len(index), 1)[..., None]  # (R, r, 1)
         shown = torch.take_along_dim(vectors, index_by_row, 1)  # (R, r, D)
         tokens = sampler.tokens(shown, weight, temperature, step)
