@@ -20,7 +20,7 @@ from videomar.errors import CheckpointError, ParamsError
 from videomar.files import sha256_of
 from videomar.hub.start import named_starts, refuse_other_encoders, starts_of, with_start_tokenizer
 from videomar.latents.shards import read_rows, write_shards
-from videomar.ops.gc import find_runs
+from videomar.ops.gc import find_files, find_runs
 from videomar.registry import release
 from videomar.registry.ancestors import kept_start
 from videomar.registry.takedown import describe_usage, find_usage
@@ -200,6 +200,18 @@ def test_run_of_a_parent_stays(root):
         assert trace(find_model("2")).ancestors[0].trained_videos, "the record is in its own run"
     finally:
         client.restore_run(parent)
+
+
+def test_weights_that_a_version_started_from_are_no_garbage(root):
+    unused = kept_start("0" * 64)
+    unused.mkdir(parents=True)
+    try:
+        garbage, _ = find_files(-1.0, [find_model("1"), find_model("2")])
+    finally:
+        unused.rmdir()
+    starts = [item.what for item in garbage if ".start/" in item.what]
+    assert str(unused) in starts
+    assert str(kept_start(find_model("2").tags["parent_weights_sha256"])) not in starts
 
 
 def test_card_and_gate_name_the_parent(root):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from videomar.checkpoint import ModelFolder, export, open_model_folder, read_parts, verify
+from videomar.checkpoint import ModelFolder, export, open_model_folder, read_manifest, read_parts, verify
 from videomar.checkpoint.card import model_card
 from videomar.checkpoint.model_folder import TOKENIZER
 from videomar.config import Params, load_params
@@ -18,6 +18,7 @@ from videomar.encoders.load import load_tokenizer, tokenizer_files
 from videomar.encoders.text import text_encoder_files
 from videomar.errors import CheckpointError
 from videomar.files import sha256_of
+from videomar.registry.ancestors import copy_ancestors
 from videomar.registry.candidate import create_version, log_model
 from videomar.registry.evidence import FILES, write_checksums
 from videomar.registry.model_card import facts_of
@@ -89,6 +90,9 @@ def _register(found: ModelFolder, params: Params, tags: Mapping[str, str]) -> Ve
         packed = text_encoder_files(found.text_encoder) if found.text_encoder else ()
         (evidence / "params.yaml").write_text(found.params.read_text("utf-8"), encoding="utf-8")
         (evidence / "origin.json").write_text(tags[ORIGIN_TAG], encoding="utf-8")
+        made_with = read_manifest(found.checkpoint)["made_with"]
+        if isinstance(made_with, dict):
+            tags = {**tags, **copy_ancestors(made_with, evidence)}
         card = model_card(facts_of(f"{MODEL}, registered from a folder", tags, evidence))
         export(found.checkpoint, model, read_parts(tokenizer_files(found.tokenizer), params, card, packed))
         write_checksums(evidence / FILES, {"checkpoint": model, TOKENIZER: model / TOKENIZER})

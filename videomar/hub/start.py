@@ -27,6 +27,7 @@ from videomar.config.params import names_of_starts
 from videomar.errors import CheckpointError, ParamsError, VideomarError
 from videomar.files import write_json
 from videomar.hub.find import ALIASES, find_model
+from videomar.hub.shipped import SHIPPED
 from videomar.registry.ancestors import (
     PARENTS,
     kept_start,
@@ -34,7 +35,7 @@ from videomar.registry.ancestors import (
     origin_of,
     version_by_weights,
     write_ancestors,
-    write_seen_by_shipped,
+    write_evidence_of_shipped,
 )
 from videomar.registry.versions import Version, all_versions, download_evidence, download_model
 from videomar.registry.versions import find_model as find_version
@@ -207,14 +208,16 @@ def _record_lineage(name: str, source: _Source, sha256: str, draft: Path) -> dic
             origin = origin_of(source.version, sha256)
             write_ancestors(draft, origin, download_evidence(source.version, into))
             return origin
-        origin = {"name": name, "weights_sha256": sha256}
+        origin = {"name": "the shipped model" if name == SHIPPED else name, "weights_sha256": sha256}
+        if source.params is not None:
+            shutil.copyfile(source.params, into / _PARAMS)
         manifest = read_manifest(start_checkpoint(source.checkpoint))
         made_with = manifest["made_with"] if isinstance(manifest["made_with"], dict) else {}
         if "imported" in made_with:
             origin["imported"] = made_with["imported"]
         before = made_with.get("start")
         if (source.checkpoint / ORIGIN).is_file():
-            write_seen_by_shipped(source.checkpoint / ORIGIN, into)
+            write_evidence_of_shipped(source.checkpoint / ORIGIN, into)
         if before is not None and kept_start(before).is_dir():
             shutil.copytree(kept_start(before) / PARENTS, into / PARENTS)
         write_ancestors(draft, origin, into)

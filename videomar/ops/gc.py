@@ -75,6 +75,11 @@ def find_files(days: float, versions: Sequence[Version]) -> tuple[list[Garbage],
             notes.append(f"{run}: kept, the run that trained a version with an alias")
         else:
             garbage.append(_folder(run, f"a training run archived over {days:g} days ago"))
+    started = {version.tags.get("parent_weights_sha256", "") for version in versions}
+    for weights in sorted(_CHECKPOINTS.glob("*.start/*/")):
+        if _age_s(weights) >= days * _DAY_S and not any(name.startswith(weights.name) for name in started):
+            why = f"weights that no version's training started from; untouched for {days:g} days"
+            garbage.append(_folder(weights, why))
     reasons = {
         "ray/*/": "Ray's files of a training that has ended",
         "journals/*/": "unfinished work for a cache in an object store",

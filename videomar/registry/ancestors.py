@@ -38,7 +38,7 @@ PARENTS = "parents"
 """Folder of the evidence with a folder for each ancestor."""
 _ABOUT, _ORIGIN, _KEY = "parent.json", "origin.json", "train.start_from"
 _COPIED = (
-    *(LINEAGE, FILES, "params.yaml", "dvc.lock", "evaluation.json"),
+    *(LINEAGE, FILES, "params.yaml", "dvc.lock", "evaluation.json", "origin.json"),
     *("metrics/evaluate.json", "metrics/train.json"),
 )
 _DIGITS = 12
@@ -154,9 +154,11 @@ def copy_ancestors(made_with: Mapping[str, Any], evidence: Path) -> dict[str, st
     }
 
 
-def write_seen_by_shipped(origin: Path, evidence: Path) -> None:
-    """Write the videos that the origin of a packaged model names as a table of clips, one for each video."""
+def write_evidence_of_shipped(origin: Path, evidence: Path) -> None:
+    """Write what the origin of the packaged model says as evidence: metrics, and a clip for each video."""
     about = json.loads(origin.read_text("utf-8"))
+    (evidence / "metrics").mkdir()
+    write_json(evidence / "metrics/evaluate.json", about.get("metrics", {}))
     saw = set(about.get("saw", ()))
     rows = [
         {
