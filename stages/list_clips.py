@@ -5,6 +5,7 @@ from pathlib import Path
 
 from stages.stage import Stage
 from videomar.config import Params
+from videomar.config.layout import Layout
 from videomar.config.params import names_of_starts
 from videomar.encoders.check_folders import check_folders
 from videomar.sources.listing import write_listing, write_named
@@ -17,8 +18,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     with Stage("list_clips", arguments, "raw", "out", "named", metrics=False) as stage:
         check_folders(stage.params)
+        _check_tokenizer(stage.params)
         write_listing(Path(stage.params.samples.source), stage.path.raw, stage.path.out)
         write_named(stage.params, stage.path.named, _starts(stage.params))
+
+
+def _check_tokenizer(params: Params) -> None:
+    """Refuse a pretrained tokenizer that clips do not fit: here, because decoding them takes hours."""
+    if params.tokenizer.pretrained is None:
+        return
+    from videomar.encoders.pretrained import check_pretrained  # here, as below
+
+    check_pretrained(params, Layout().local / "pretrained.json")
 
 
 def _starts(params: Params) -> dict[str, dict[str, dict[str, str]]]:

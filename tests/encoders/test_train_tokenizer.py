@@ -3,11 +3,13 @@
 import dataclasses
 import os
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas
 import pytest
 import torch
 
+from tests.encoders.conftest import STRIDES
 from tests.support.videos import run_ffmpeg
 from videomar.compute.seeding import step_generator
 from videomar.curation.ledger import ClipRow, read_ledger, write_ledger
@@ -61,8 +63,21 @@ def write_run(root, rows, name="a.mp4", seconds=6, size="64x64"):
     write_ledger(root / "ledger.parquet", pandas.DataFrame(made).assign(kept=True, cluster=None))
 
 
+def fitting(params, folder):
+    """Parameters with the strides of a tokenizer in a folder named by its kind."""
+    time_stride, space_stride = STRIDES.get(Path(folder).name, (4, 8))
+    strides = {"time_stride": time_stride, "space_stride": space_stride}
+    return dataclasses.replace(
+        params,
+        ingest=dataclasses.replace(params.ingest, side_multiple_px=space_stride),
+        tokenizer=dataclasses.replace(params.tokenizer, **strides),
+    )
+
+
 def prepared(root, params, out="tokenizer", **changed):
     """Figures, curve and folder of the stage with other parameters of section `tokenizer`."""
+    if "pretrained" in changed:
+        params = fitting(params, changed["pretrained"])
     params = dataclasses.replace(params, tokenizer=dataclasses.replace(params.tokenizer, **changed))
     out, plot = root / out, root / f"{out}.csv"
     figures = train_from_ledger(root / "raw", root / "ledger.parquet", out, plot, params)

@@ -29,8 +29,9 @@ from videomar.encoders.causal import (
 )
 from videomar.encoders.clip_store import ClipStore
 from videomar.encoders.drawn_clips import Draw, Draws, batches, load_videos
-from videomar.encoders.load import copy_tokenizer
+from videomar.encoders.load import copy_tokenizer, load_tokenizer
 from videomar.encoders.measure import decibels, psnr_db, reconstruction_errors
+from videomar.encoders.pretrained import facts_of, refuse_misfit
 from videomar.encoders.tokenizer import VideoTokenizer
 from videomar.encoders.tokenizer_run import (
     TokenizerRun,
@@ -62,6 +63,7 @@ def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Pa
     Raises:
         DataError: the train split is empty, the disk has no room for its clips, or clips and strides differ.
         CheckpointError: the pretrained tokenizer cannot be loaded, or the loss is not finite.
+        ParamsError: parameters do not fit the pretrained tokenizer.
     """
     rows = kept_clips(read_ledger(ledger, thumbnails=False))
     train, held_out = (rows[rows["split"] == split].reset_index(drop=True) for split in ("train", "test"))
@@ -78,8 +80,9 @@ def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Pa
         _replace_tokenizer(trained, out)
         tokenizers = {"psnr_db": trained, "pca_psnr_db": linear}
     else:
-        tokenizers = {"psnr_db": copy_tokenizer(Path(params.tokenizer.pretrained), out, device)}
-        curve = []
+        folder = Path(params.tokenizer.pretrained)
+        refuse_misfit(facts_of(load_tokenizer(folder)), folder, params)  # before `out` is emptied
+        tokenizers, curve = {"psnr_db": copy_tokenizer(folder, out, device)}, []
     errors = reconstruction_errors(raw, held_out, params.ingest, tokenizers, device)
     if not curve:
         error = torch.cat([*errors.values(), torch.zeros(0)]).mean().item()
