@@ -1,5 +1,6 @@
 """A model folder works wherever it is copied to, and is refused where it is damaged."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,8 +18,11 @@ from tests.support.tiny_model import write_tiny_model
 from tests.training.test_bare import bare_machine
 from videomar.checkpoint import MANIFEST, open_model_folder
 from videomar.checkpoint.card import CardFacts, model_card
+from videomar.compute.seeding import step_generator
 from videomar.config import Params, load_generation_params, load_params
 from videomar.config.params import params_text
+from videomar.encoders.causal import CausalTokenizer, save_tokenizer
+from videomar.encoders.text import NoText
 from videomar.errors import CheckpointError, DataError, VideomarError
 from videomar.files import sha256_of
 from videomar.hub.publish import export_model, push_model
@@ -327,7 +331,8 @@ def test_text_encoder_packed_in_the_folder_is_used_wherever_it_lies(
 ) -> None:
     used = []
     monkeypatch.setattr(
-        "videomar.sampling.generate.load_prompt_encoder", lambda text, device: used.append(text.encoder)
+        "videomar.sampling.generate.load_prompt_encoder",
+        lambda text, device: used.append(text.encoder) or NoText(),
     )
     packed = shutil.copytree(run / "step_00000000", tmp_path / "packed")
     (packed / "text_encoder").mkdir()
@@ -335,3 +340,11 @@ def test_text_encoder_packed_in_the_folder_is_used_wherever_it_lies(
     ClipGenerator(packed)
     videomar.load(run, text_encoder="/elsewhere")
     assert used == [str(packed / "text_encoder"), "/elsewhere"]
+
+
+def test_tokenizer_of_another_model_is_refused(params: Params, run: Path, tmp_path: Path) -> None:
+    other = dataclasses.replace(params.tokenizer, channels=6)
+    save_tokenizer(CausalTokenizer(other).initialise(step_generator(0, 0)), tmp_path)
+    parts = open_model_folder(run)._replace(tokenizer=tmp_path)
+    with pytest.raises(DataError, match="got latents of 6 channels, expected 4 as the weights in"):
+        ClipGenerator(parts)

@@ -124,6 +124,7 @@ class ClipGenerator:
         self._encoder = load_prompt_encoder(
             replace(text, encoder=str(packed)) if packed else text, self.device
         )
+        self._refuse_others(parts)
 
     def __call__(
         self, picture: Picture, prompt: str = "", **options: Unpack[ClipOptions]
@@ -226,6 +227,24 @@ class ClipGenerator:
             window=min(length, self.params.sample.window_frames or (trained if length > trained else length)),
             tokens_per_frame=(size[0] // side) * (size[1] // side),
         )
+
+    def _refuse_others(self, parts: ModelFolder) -> None:
+        """Refuse a tokenizer or a text encoder that the weights were not trained with, as far as shapes tell.
+
+        Raises:
+            DataError: channels differ.
+        """
+        shape, text = self.loaded.shape, self.params.text.encoder
+        pairs: list[tuple[Path | str, str, int, int]] = [
+            (parts.tokenizer, "latents", self.tokenizer.channels, shape.latent_channels)
+        ]
+        if text != "none":
+            encoder = parts.text_encoder or text
+            pairs.append((encoder, "caption states", self._encoder.channels, shape.text_channels))
+        for where, what, got, expected in pairs:
+            if got != expected:
+                rule = f"{expected} as the weights in {parts.checkpoint}; use what they were trained with"
+                raise DataError(f"{where}: got {what} of {got} channels, expected {rule}")
 
     def _encode(self, context: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
         pictures = torch.from_numpy(np.stack([cover(picture, size) for picture in context]))
