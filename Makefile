@@ -16,6 +16,7 @@
 #: make docs               build the documentation site into .local/site; broken links are errors
 #: make proofs             measure the errors of the model's tests again: docs/evidence/proofs.md
 #: make plans              write what GPUs would take into docs/guide/real-thing.md and the presets
+#: make ship [FROM=DIR]    copy the champion of a checkout after `make run` into the package: videomar/shipped
 #: make readme             write the figures and pictures of the last run into README.md
 PYTHON ?=
 TORCH ?= auto
@@ -29,10 +30,11 @@ unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH VIRTUAL_ENV CONDA_PREFIX
 # Names that users give reach commands by the environment, where no shell reads them, and with every `$` they have.
 export VIDEOMAR_CLIPS := $(value CLIPS)
 export VIDEOMAR_TO := $(value TO)
+export VIDEOMAR_FROM := $(value FROM)
 export VIDEOMAR_SETUP_PYTHON := $(value PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run curate up down test faults pythons lint deps remote lock check-lock proofs plans readme docs
+.PHONY: help setup setup-dev run curate up down test faults pythons lint deps remote lock check-lock proofs plans ship readme docs
 
 # A folder that `videomar init` wrote has no developers.
 help:
@@ -134,6 +136,9 @@ proofs: setup-dev
 
 plans:
 	@$(BIN)/python docs/update_plans.py
+
+ship:
+	@$(BIN)/python .ci/ship_champion.py $${VIDEOMAR_FROM:-.}
 
 readme:
 	@$(BIN)/python docs/update_readme.py

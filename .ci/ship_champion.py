@@ -10,7 +10,9 @@ import os
 import shutil
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE))
@@ -26,6 +28,8 @@ MOST_BYTES = 16 * 10**6
 NOT_TOLD = ("aliases", "run_id", "training_run", "outputs_md5", "latents", "files")
 """Parts of a trace that mean nothing elsewhere, or are long and follow from the rest."""
 CARD = "model_card.md"
+README = HERE / "README.md"
+START, END = "<!-- shipped -->", "<!-- /shipped -->"
 
 
 def main() -> None:
@@ -49,7 +53,24 @@ def main() -> None:
             )
         shutil.rmtree(out, ignore_errors=True)
         shutil.move(draft, out)
+    if out == FOLDER.resolve():
+        tell_readers(json.loads((out / ORIGIN).read_text("utf-8")))
     print(f"{out}: {total / 1e6:.1f} MB; commit it, and run tests/hub/test_shipped.py")
+
+
+def tell_readers(origin: dict[str, Any]) -> None:
+    """Write the origin into README.md, between its marks."""
+    videos, gain = len(origin["saw"]) + len(origin["held_out"]), origin["metrics"]["sim_psnr_gain_db"]
+    commit, ledger = origin["git_commit"][:12], origin["ledger_sha256"][:12]
+    text = (
+        f"It is the champion of the run at commit `{commit}` ({origin['checkpoint_step']} steps, simulated "
+        f"continuation {gain:+.1f} dB over repeating the last frame), made from {videos} videos in "
+        f"{len(origin['raw'])} raw files; sha256 of their ledger `{ledger}`. `videomar trace shipped` has all of "
+        f"it, down to every raw file. Real clips: {'; '.join(filter(None, map(str.strip, origin['credits'])))}."
+    )
+    before, rest = README.read_text("utf-8").split(START)
+    after = rest.partition(END)[2]
+    README.write_text(f"{before}{START}\n{textwrap.fill(text, 120)}\n{END}{after}", encoding="utf-8")
 
 
 def ship(draft: Path) -> None:

@@ -19,6 +19,7 @@ from videomar.hub import shipped
 from videomar.hub.find import find_model
 from videomar.report.example_pictures import read_examples
 
+ROOT = Path(videomar.__file__).parents[1]
 MOST_BYTES = 16 * 10**6
 # What a clip from a picture may not load, with or without a registry: each takes longer than the clip.
 SLOW = (
@@ -72,6 +73,13 @@ def test_origin_names_commit_data_and_every_raw_file() -> None:
     assert [shipped.saw_raw_file(digests[path]) for path in (saw, unseen)] == [True, False]
     assert shipped.describe_use("0" * 64) == []
     assert "trained on it" in shipped.describe_use(digests[saw])[0]
+
+
+def test_readme_names_the_commit_and_the_data() -> None:
+    origin, readme = shipped.read_origin(), (ROOT / "README.md").read_text()
+    told = readme.partition("<!-- shipped -->")[2].partition("<!-- /shipped -->")[0]
+    assert f"`{origin['git_commit'][:12]}`" in told
+    assert f"`{origin['ledger_sha256'][:12]}`" in told
 
 
 def test_examples_are_pictures_that_were_held_out() -> None:
@@ -137,7 +145,6 @@ def test_only_the_champion_has_a_stand_in(empty: Path, name: str) -> None:
 def test_wheel_and_source_archive_carry_the_model() -> None:
     from setuptools.config.pyprojecttoml import read_configuration
 
-    root = Path(videomar.__file__).parents[1]
-    patterns = read_configuration(root / "pyproject.toml")["tool"]["setuptools"]["package-data"]["videomar"]
-    carried = {path for pattern in patterns for path in (root / "videomar").glob(pattern) if path.is_file()}
+    patterns = read_configuration(ROOT / "pyproject.toml")["tool"]["setuptools"]["package-data"]["videomar"]
+    carried = {path for pattern in patterns for path in (ROOT / "videomar").glob(pattern) if path.is_file()}
     assert {path for path in shipped.FOLDER.rglob("*") if path.is_file()} <= carried

@@ -15,7 +15,7 @@ def read_picture(source: Path | bytes) -> NDArray[np.uint8]:
     """Read a picture (H, W, 3) from the bytes of a file.
 
     The stored code of these models passes on text of a request that is no base64 as a path. A server would
-    open its own files for whoever asks, so it is refused here.
+    open its own files for anybody, so it is refused here.
 
     Raises:
         DataError: it is a path, or no picture.

@@ -1,4 +1,4 @@
-"""Held-out pictures with their prompts, kept in a model's folder for whoever tries the model.
+"""Held-out pictures with their prompts, kept in a model's folder for a first try.
 
 examples/prompts.json   file and prompt of each, in order
 examples/NAME.png       the first frame of a clip that the model was not trained on
