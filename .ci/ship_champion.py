@@ -62,11 +62,12 @@ def tell_readers(origin: dict[str, Any]) -> None:
     """Write the origin into README.md, between its marks."""
     videos, gain = len(origin["saw"]) + len(origin["held_out"]), origin["metrics"]["sim_psnr_gain_db"]
     commit, ledger = origin["git_commit"][:12], origin["ledger_sha256"][:12]
+    real = "; ".join(filter(None, map(str.strip, origin["credits"])))
     text = (
         f"It is the champion of the run at commit `{commit}` ({origin['checkpoint_step']} steps, simulated "
         f"continuation {gain:+.1f} dB over repeating the last frame), made from {videos} videos in "
         f"{len(origin['raw'])} raw files; sha256 of their ledger `{ledger}`. `videomar trace shipped` has all of "
-        f"it, down to every raw file. Real clips: {'; '.join(filter(None, map(str.strip, origin['credits'])))}."
+        f"it, down to every raw file. Real clips: {real}."
     )
     before, rest = README.read_text("utf-8").split(START)
     after = rest.partition(END)[2]
