@@ -66,8 +66,8 @@ def tell_readers(origin: dict[str, Any]) -> None:
     text = (
         f"It is the champion of the run at commit `{commit}` ({origin['checkpoint_step']} steps, simulated "
         f"continuation {gain:+.1f} dB over repeating the last frame), made from {videos} videos in "
-        f"{len(origin['raw'])} raw files; sha256 of their ledger `{ledger}`. `videomar trace shipped` has all "
-        f"of it, down to every raw file. Real clips: {real}."
+        f"{len(origin['raw'])} raw files; sha256 of their ledger `{ledger}`. `videomar trace shipped` has "
+        f"all of it, down to every raw file. Real clips: {real}."
     )
     before, rest = README.read_text("utf-8").split(START)
     after = rest.partition(END)[2]
