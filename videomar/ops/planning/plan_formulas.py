@@ -156,11 +156,10 @@ def _sample_and_evaluate(
         larger = round(1.5**2 * tokens) if task.stretch == "larger" else tokens
         given = max(1, min(task.context, frames - 1))
         one = generation_cost(run.model, params.sample, larger, longer, given)
-        waited_s = one.passes * BLOCK_FORWARD * run.model.params.depth * LAUNCH_S
-        waited_s += one.head_steps * HEAD_STEP * RECORDED_S
+        kernels = one.passes * BLOCK_FORWARD * run.model.params.depth + one.head_steps * HEAD_STEP
         batches = math.ceil(number / suite.batch_size)
         compute = number * one.flops / run.rate("sample", gpus=1)
-        seconds += max(compute, batches * waited_s)
+        seconds += max(compute, batches * kernels * RECORDED_S)
         count += number
     rows_at_once = suite.batch_size * (2 if params.sample.cfg_scale != 1 else 1)
     cache = (
@@ -189,7 +188,7 @@ def _assumptions(run: Run, clips: PlannedClips, videos: Videos, text: TextSize) 
         "nothing is measured, nothing is taken from caches; no stage reaches a target_loss before",
         f"train: one worker on each of {fleet.count} GPUs, whatever resources.train.num_workers is; exchange "
         "of gradients and update of weights do not overlap with anything",
-        f"train: a kernel takes {1e6 * LAUNCH_S:g} microseconds at least; checkpoints are written at "
+        f"a kernel takes {1e6 * LAUNCH_S:g} microseconds at least, {1e6 * RECORDED_S:g} in generation; checkpoints are written at "
         f"{DISK_GB_S:g} GB/s; without previews and the start of Ray",
         f"memory: {100 * MARGIN:.0f} % for fragments and {CONTEXT_GB} GB for CUDA are added; captions have "
         f"text.max_tokens {params.text.max_tokens} tokens",

@@ -39,7 +39,7 @@ _BLOCK_LAUNCHES, _HEAD_LAUNCHES = 200, 500
 BLOCK_FORWARD, HEAD_STEP = 60, 90
 """Operations of one block and of one evaluation of the head in inference."""
 RECORDED_S = 2e-6
-"""From one kernel to the next in a recorded graph, as a step of the head is one in generation."""
+"""From one kernel to the next in a recorded graph, as passes and steps of generation are."""
 DISK_GB_S = 1.0
 """Rate at which checkpoints are written."""
 # AdamW reads weight, gradient and two moments and writes three of them; clipping reads the gradient twice and
