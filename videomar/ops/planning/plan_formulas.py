@@ -188,8 +188,8 @@ def _assumptions(run: Run, clips: PlannedClips, videos: Videos, text: TextSize) 
         "nothing is measured, nothing is taken from caches; no stage reaches a target_loss before",
         f"train: one worker on each of {fleet.count} GPUs, whatever resources.train.num_workers is; exchange "
         "of gradients and update of weights do not overlap with anything",
-        f"a kernel takes {1e6 * LAUNCH_S:g} microseconds at least, {1e6 * RECORDED_S:g} in generation; checkpoints are written at "
-        f"{DISK_GB_S:g} GB/s; without previews and the start of Ray",
+        f"a kernel takes {1e6 * LAUNCH_S:g} microseconds at least, {1e6 * RECORDED_S:g} in generation",
+        f"train: checkpoints are written at {DISK_GB_S:g} GB/s; without previews and the start of Ray",
         f"memory: {100 * MARGIN:.0f} % for fragments and {CONTEXT_GB} GB for CUDA are added; captions have "
         f"text.max_tokens {params.text.max_tokens} tokens",
         f"ingest: {DECODED_PER_S:g} frames of 720p a second on each of {params.ingest.num_workers} cores "
