@@ -92,6 +92,7 @@ def test_checkpoint_is_a_plain_network_whose_other_weights_are_those_of_the_star
     assert moments < (newest / "model.safetensors").stat().st_size, "of the adapters alone"
 
 
+@pytest.mark.slow
 def test_resumed_run_with_adapters_ends_in_the_same_bits(settings, network, source, tmp_path):
     data = Splits(LatentDataset(write_cache(tmp_path / "latents"), "train", 5))
     shape = ModelShape(network, 4, 6, 5)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from tests.report.test_page import release
 from tests.support.pipeline_outputs import EVIL, write_outputs
 from videomar.config.layout import Layout
@@ -27,6 +29,7 @@ def test_figures_stand_side_by_side_with_their_intervals_and_nothing_is_made_up(
     assert family_table({"real_psnr_gain_db": 1.5}, []) == {}
 
 
+@pytest.mark.slow
 def test_report_shows_the_parent_and_why_its_figures_are_of_other_clips(tmp_path):
     write_outputs(tmp_path)
     about = dataclasses.replace(release(), relatives=[PARENT])
