@@ -100,6 +100,15 @@ def test_every_name_of_the_same_weights_is_the_same_folder(root):
     }
 
 
+def test_damaged_copy_is_made_again(root):
+    start_from(1)
+    [folder] = starts_of(load_params(HERE.params)).values()
+    whole = (folder / "ema.safetensors").read_bytes()
+    (folder / "ema.safetensors").write_bytes(whole[:100])
+    assert starts_of(load_params(HERE.params)) == {"1": folder}
+    assert (folder / "ema.safetensors").read_bytes() == whole
+
+
 def test_listing_holds_contents_and_never_the_name(root, tmp_path):
     start_from(1)
     one = named_starts(load_params(HERE.params))

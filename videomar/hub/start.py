@@ -132,17 +132,18 @@ def _keep(name: str) -> Path:
     """Return the folder that keeps the weights of a name; make it first if it does not exist."""
     version = _version(name)
     known = version.tags.get("weights_sha256", "") if version is not None else ""
-    if known and (kept_start(known) / ORIGIN).is_file():
+    if known and _is_kept(known):
         return kept_start(known)
     if (Path(name) / ORIGIN).is_file() and (Path(name) / PARENTS).is_dir():
         known = start_sha256(Path(name))  # such a folder itself, as of another checkout
-        if not (kept_start(known) / ORIGIN).is_file():
+        if not _is_kept(known):
+            shutil.rmtree(kept_start(known), ignore_errors=True)
             shutil.copytree(name, kept_start(known))
         return kept_start(known)
     source = _source(name, version)
     sha256 = start_sha256(source.checkpoint)
     folder = kept_start(sha256)
-    if (folder / ORIGIN).is_file():
+    if _is_kept(sha256):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".draft-", dir=folder.parent) as top:
@@ -158,6 +159,15 @@ def _keep(name: str) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(draft, folder)
     return folder
+
+
+def _is_kept(sha256: str) -> bool:
+    """Whether weights with this hash are kept whole; what an interrupted copy of a disk left is not."""
+    folder = kept_start(sha256)
+    try:
+        return (folder / ORIGIN).is_file() and start_sha256(folder) == sha256
+    except CheckpointError:
+        return False
 
 
 def _version(name: str) -> Version | None:
