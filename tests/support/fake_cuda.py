@@ -16,7 +16,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -155,6 +154,7 @@ class FakeCuda:
 
         patch = mock.patch.object
         _forget_tensors()
+        event, stream, graph, recording = _classes(self)
         for target, name, value in (
             (torch, "Generator", _GeneratorClass),
             (torch.cuda, "is_available", lambda: True),
@@ -167,13 +167,13 @@ class FakeCuda:
             (torch.cuda, "set_sync_debug_mode", lambda mode: setattr(self, "sync_debug", mode)),
             (torch.cuda, "synchronize", lambda device=None: self.wait("synchronize")),
             (torch.cuda, "max_memory_allocated", lambda device=None: 0),
-            (torch.cuda, "Event", lambda *_, **__: self._event()),
-            (torch.cuda, "Stream", lambda *_, **__: self._stream()),
-            (torch.cuda, "current_stream", lambda device=None: self._stream()),
+            (torch.cuda, "Event", event),
+            (torch.cuda, "Stream", stream),
+            (torch.cuda, "current_stream", lambda device=None: stream()),
             (torch.cuda, "stream", lambda stream: contextlib.nullcontext()),
-            (torch.cuda, "device", lambda device: contextlib.nullcontext()),
-            (torch.cuda, "CUDAGraph", lambda: _Graph(self)),
-            (torch.cuda, "graph", lambda graph, **_: graph),
+            (torch.cuda, "device", contextlib.nullcontext),
+            (torch.cuda, "CUDAGraph", graph),
+            (torch.cuda, "graph", recording),
         ):
             self._stack.enter_context(patch(target, name, value))
         kinds = [*_foreach_utils._foreach_supported_types, CudaTensor]
@@ -208,17 +208,48 @@ class FakeCuda:
         path = Path(frame.f_code.co_filename)
         self.places[f"{reason}: {path.parent.name}/{path.name}:{frame.f_lineno}"] += 1
 
-    def _event(self) -> Any:
-        nothing = SimpleNamespace(record=lambda *_: None, wait=lambda *_: None, query=lambda: True)
-        nothing.synchronize = lambda: self.wait("synchronize")
-        nothing.elapsed_time = lambda other: 1.0
-        return nothing
 
-    def _stream(self) -> Any:
-        stream = SimpleNamespace(wait_stream=lambda _: None, wait_event=lambda _: None)
-        stream.record_event = lambda *_: self._event()
-        stream.synchronize = lambda: self.wait("synchronize")
-        return stream
+def _classes(cuda: FakeCuda) -> tuple[type, ...]:
+    """Classes of `torch.cuda`: events and streams, whose work is done at once and in order; graphs."""
+
+    class Event:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def record(self, *_: Any) -> None: ...
+
+        def wait(self, *_: Any) -> None: ...
+
+        def query(self) -> bool:
+            return True
+
+        def elapsed_time(self, other: Any) -> float:
+            return 1.0
+
+        def synchronize(self) -> None:
+            cuda.wait("synchronize")
+
+    class Stream:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def wait_stream(self, *_: Any) -> None: ...
+
+        def wait_event(self, *_: Any) -> None: ...
+
+        def record_event(self, *_: Any) -> Event:
+            return Event()
+
+        def synchronize(self) -> None:
+            cuda.wait("synchronize")
+
+    class Graph(_Graph):
+        def __init__(self) -> None:
+            super().__init__(cuda)
+
+    class Recording:
+        def __new__(cls, graph: _Graph, **_: Any) -> Any:
+            return graph
+
+    return Event, Stream, Graph, Recording
 
 
 def _forget_tensors() -> None:
@@ -415,8 +446,7 @@ class _Dispatch(TorchDispatchMode):
 
     def _shapes(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Results without storage; PyTorch takes a millisecond to find their shapes, so they are kept."""
-        keys, named = _both(_key, args, kwargs)
-        key = (func, keys, tuple(named.items()))
+        key = (func, _key(args), tuple((name, _key(value)) for name, value in kwargs.items()))
         try:
             found = self._known.get(key)
         except TypeError:  # an argument that cannot be a key
@@ -461,9 +491,9 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def _each(change: Callable[[Any], Any], values: Any) -> Any:
-    """Apply to every value in nested sequences."""
+    """Apply to every value in nested sequences, which stay lists and tuples: as indices they differ."""
     if type(values) in (tuple, list):
-        return tuple(_each(change, value) for value in values)
+        return type(values)(_each(change, value) for value in values)
     return change(values)
 
 
@@ -496,7 +526,7 @@ def _like(value: Any) -> Any:
 def _key(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.shape, value.stride(), value.dtype
-    return type(value), value
+    return tuple(map(_key, value)) if type(value) in (tuple, list) else (type(value), value)
 
 
 def _wrapped(value: Any) -> Any:
