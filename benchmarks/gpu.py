@@ -172,7 +172,7 @@ def measure_training(name: str, setting: Setting, found: Figures) -> tuple[dict[
     """Steps of a preset in bfloat16: share of the rate measured before, memory beside the formula's."""
     preset, device = setting.preset(name), setting.device
     shape = ModelShape(preset.model, LATENT_CHANNELS, *reversed(preset.caption))
-    recompute = preset.objective == "single_frame"  # as the preset of the paper has it
+    recompute = preset.objective == "single_frame"  # as `paper` has to on fewer GPUs
     params = train_params(preset.objective, 2, 1e-4, "bfloat16")
     params = dataclasses.replace(params, activation_checkpointing=recompute)
     batch = _fitting_batch(preset, shape, params, found.get("memory_gb", 0.0) * _FILL)

@@ -299,6 +299,50 @@ def test_wrong_questions_are_refused_in_one_line(
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"patch_size": 64}}, "plan: got 4 x 4 latent positions at size 32, expected multiples of"),
+        ({"ingest": {"size_px": 8}, "tokenizer": {"space_stride": 16}}, "plan: got 0 x 0 latent positions"),
+        (
+            {
+                "train": {
+                    "curriculum": [{"num_latent_frames": 0, "size_px": 16, "steps": 1, "batch_size": 1}] * 2
+                }
+            },
+            "a stage of 16 pixels, expected a size that is encoded, 32; add it to encode.smaller_sizes_px",
+        ),
+    ],
+)
+def test_parameters_that_training_would_refuse_are_refused_in_one_line(
+    changes: dict[str, dict],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw: dict[str, object] = {}
+    set_keys(raw, dataclasses.asdict(small_params()))
+    if "train" in changes:  # the last stage has the full size
+        changes["train"]["curriculum"][1] = dict(changes["train"]["curriculum"][1], size_px=0)
+    set_keys(raw, changes)
+    (tmp_path / "params.yaml").write_text(json.dumps(raw))
+    assert run(monkeypatch, "plan", "--gpu", "h100", "--clips", "10") == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_network_larger_than_this_machine_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    memory = type("Memory", (), {"available": 20e9})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    assert run(monkeypatch, "plan", "--preset", "paper", "--clips", "10") == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "a network that takes 22.1 GB to train, expected at most the 20.0 GB that are free" in line
+
+
 def test_gpu_without_bfloat16_is_planned_in_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import CurriculumStage, Params, TrainParams
 from videomar.config.layout import Layout
@@ -31,12 +33,14 @@ from videomar.ops.planning.plan_counts import (
     latent_bytes,
     made_with,
     read_headers,
+    refuse_partial_tokens,
     shapes_of_stage,
     sum_stages,
     tokens_of,
 )
 from videomar.ops.planning.plan_flops import text_size, tokenizer_flops
 from videomar.ops.planning.plan_formulas import evaluation, plan_for
+from videomar.ops.planning.plan_memory import FLOAT32, parameter_sizes
 from videomar.ops.planning.plan_probe import REFUSED, Subject, measure, spread
 from videomar.sampling.tasks import tasks_of
 from videomar.training.curriculum import stage_params
@@ -81,12 +85,14 @@ def plan(params: Params, layout: Layout, asked: Question | None = None) -> Plan:
     if asked.fleet is not None:
         return plan_for(params, clips, videos, strides, asked.fleet)
     shapes = cached_shapes(clips, params, strides)
+    refuse_partial_tokens(shapes, params)
     subject = _subject(params, clips, shapes, tokenizer, videos)
+    _refuse_too_large(subject)
     messages: list[tuple[Any, ...]] = []
     shown = ""
     for message in measure(subject, LIMIT_S):
         if message[0] == REFUSED:
-            raise VideomarError(message[1])
+            raise VideomarError(f"{message[1]} (a plan for GPUs that are not here: --gpu KIND:COUNT)")
         messages.append(message)
         what = f"curriculum stage {message[1]}" if message[0] == "row" else message[0]
         if what != shown:
@@ -104,6 +110,19 @@ def plan(params: Params, layout: Layout, asked: Question | None = None) -> Plan:
         evaluation(sample.clips or 0, clips),
     ]
     return Plan(costs, _assumptions(params, clips, videos, tokenizer is None, costs))
+
+
+def _refuse_too_large(subject: Subject) -> None:
+    """Refuse to measure a network that this machine has no memory for.
+
+    Raises:
+        DataError: it takes more than is free.
+    """
+    fixed = 4 * FLOAT32 * parameter_sizes(subject.model).all / 1e9  # weights, gradients and moments
+    free = psutil.virtual_memory().available / 1e9
+    if fixed > free:
+        rule = f"at most the {free:.1f} GB that are free here; plan for GPUs: --gpu KIND:COUNT"
+        raise DataError(f"plan: got a network that takes {fixed:.1f} GB to train, expected {rule}")
 
 
 def _count(params: Params, layout: Layout, asked: Question) -> tuple[Videos, PlannedClips]:

@@ -15,7 +15,7 @@ import torch
 
 from videomar.config import CurriculumStage, Params
 from videomar.curation.ledger import kept_clips, read_ledger
-from videomar.errors import DataError
+from videomar.errors import DataError, ParamsError
 from videomar.latents.keys import cached_sizes
 from videomar.media.probe import UnreadableError, VideoInfo, probe
 from videomar.media.shapes import ClipShape, at_sizes, clip_size, ledger_shapes, size_of_area
@@ -182,9 +182,33 @@ def tokens_of(shape: LatentShape, patch_size: int, stage: CurriculumStage | None
 
 
 def shapes_of_stage(shapes: Sequence[tuple[int, LatentShape]], stage: CurriculumStage) -> list[LatentShape]:
-    """Latent shapes that a curriculum stage draws from: those of its size, not yet cut to its length."""
-    wanted = stage.size_px or max(size for size, _ in shapes)
+    """Latent shapes that a curriculum stage draws from: those of its size, not yet cut to its length.
+
+    Raises:
+        ParamsError: nothing is encoded at that size.
+    """
+    sizes = sorted({size for size, _ in shapes})
+    wanted = stage.size_px or sizes[-1]
+    if wanted not in sizes:
+        rule = f"a size that is encoded, {' or '.join(map(str, sizes))}; add it to encode.smaller_sizes_px"
+        raise ParamsError(f"train.curriculum: got a stage of {wanted} pixels, expected {rule}")
     return [shape for size, shape in shapes if size == wanted]
+
+
+def refuse_partial_tokens(shapes: Sequence[tuple[int, LatentShape]], params: Params) -> None:
+    """Refuse sizes of clips that do not fill whole tokens, which the network would refuse.
+
+    Raises:
+        ParamsError: one does not.
+    """
+    patch = params.model.patch_size
+    for size, (_, _, rows, columns) in {*shapes}:
+        if not rows or not columns or rows % patch or columns % patch:
+            got = f"{rows} x {columns} latent positions at size {size}"
+            rule = (
+                f"multiples of model.patch_size {patch}; change it, ingest.size_px or the tokenizer's strides"
+            )
+            raise ParamsError(f"plan: got {got}, expected {rule}")
 
 
 def sum_stages(costs: Sequence[Cost], runs: int) -> Cost:

@@ -22,6 +22,7 @@ from videomar.ops.planning.plan_counts import (
     Videos,
     cached_shapes,
     latent_bytes,
+    refuse_partial_tokens,
     sum_stages,
     tokens_of,
 )
@@ -67,6 +68,7 @@ def plan_for(params: Params, clips: PlannedClips, videos: Videos, strides: Strid
     shares = read_shares()
     run = Run(params, fleet, shares, model)
     shapes = cached_shapes(clips, params, strides)
+    refuse_partial_tokens(shapes, params)
     stages = [train_stage(run, number, shapes) for number in range(len(params.train.curriculum))]
     train = sum_stages([stage.cost for stage in stages], max(1, len(variants_of(params))))
     costs = [
