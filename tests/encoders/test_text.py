@@ -149,7 +149,7 @@ def test_states_of_a_gpu_are_those_of_the_cpu_and_come_back_there(folders, kind,
     for ours, theirs in zip(states, here.encode(CAPTIONS), strict=True):
         assert ours.device.type == "cpu"
         assert ours.dtype == torch.float32
-        assert (ours - theirs).abs().max() < (0.1 if narrow else TOLERANCE)
+        assert (ours - theirs).abs().mean() < (0.05 if narrow else TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
