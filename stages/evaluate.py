@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path, suite = stage.path, stage.params.suite
         # `sampled` holds the costs of sampling, which are copied and change no score.
         inputs = {"generated": path.generated, **named_folders(extractor=suite.extractor)}
-        if not stage.is_done(inputs, ["suite"], ["out", "details", "plot"]):
+        if not stage.is_done(inputs, ["suite"], ["out", "details", "plot"], device="suite"):
             stage.metrics = evaluate_clips(path, suite)
 
 

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "tokenizer": path.tokenizer,
             **seen_input(path.named),
         }
-        if not stage.is_done(inputs, ["ingest", "text", "sample", "suite"]):
+        if not stage.is_done(inputs, ["ingest", "text", "sample", "suite"], device="suite"):
             stage.metrics = sample_held_out(path, stage.params)
 
 

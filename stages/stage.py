@@ -20,6 +20,7 @@ from videomar.files import atomic_write, full_disk_message
 from videomar.provenance.code_hash import STAGES
 from videomar.provenance.made_with import (
     BESIDE,
+    CPU,
     checksums_of,
     describe,
     differing_keys,
@@ -74,6 +75,7 @@ class Stage:
         sections: Sequence[str],
         outputs: Sequence[str] = ("out",),
         record: Path | None = None,
+        device: str | None = None,
     ) -> bool:
         """Whether the outputs exist and were made from equal inputs, parameters and code.
 
@@ -84,6 +86,7 @@ class Stage:
             sections: sections of parameters that it uses.
             outputs: names of the paths that it writes.
             record: file of the record; None = beside `out`.
+            device: section whose key `device` says what this process computes on; None = the processor.
         """
         params = self.params
         self._record = record or record_of(self.path.out)
@@ -93,6 +96,7 @@ class Stage:
             {name: value for name, value in inputs.items() if isinstance(value, str) or value.exists()},
             {name: fixed_keys(getattr(params, name), *_NOT_COMPARED) for name in sections},
             {name: free_keys(getattr(params, name), *_NOT_COMPARED) for name in sections},
+            CPU if device is None else _kind_of(getattr(params, device).device, device),
         )
         found = read_record(self._record)
         if found is None:
@@ -132,6 +136,12 @@ class Stage:
     def _watch_memory(self) -> None:
         while not self._ended.wait(_MEMORY_CHECK_S):
             self._peak_gb = max(self._peak_gb, _memory_gb())
+
+
+def _kind_of(wanted: str, section: str) -> str:
+    from videomar.compute.device import choose_device, device_kind  # torch takes a second
+
+    return device_kind(choose_device(wanted, f"resources.{section}.device"))
 
 
 def path_or_url(text: str) -> Path | str:

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path, params = stage.path, with_start_tokenizer(stage.params)
         # The ledger contains the hash of every video in `raw`.
         inputs = {"ledger": path.ledger, **named_folders(pretrained=params.tokenizer.pretrained)}
-        if not stage.is_done(inputs, ["ingest", "tokenizer"], ["out", "plot"]):
+        if not stage.is_done(inputs, ["ingest", "tokenizer"], ["out", "plot"], device="tokenizer"):
             stage.metrics = train_from_ledger(path.raw, path.ledger, path.out, path.plot, params)
 
 

@@ -14,7 +14,11 @@ from tests.support.pipeline_outputs import REPOSITORY, write_outputs
 from videomar.cli import app as cli
 from videomar.config.layout import Layout
 from videomar.errors import DataError, VideomarError
+from videomar.files import write_json
+from videomar.provenance.code_hash import STAGES
+from videomar.provenance.made_with import describe, record_of
 from videomar.registry import release
+from videomar.registry.candidate import devices_of
 from videomar.registry.rebuild import Difference, Made, compare, compare_bits, compare_figures, rebuild
 from videomar.registry.trace import Trace, trace
 from videomar.registry.versions import Version, find_model
@@ -234,3 +238,24 @@ def test_version_whose_code_is_not_known_is_refused(
 def test_folder_with_files_is_refused(here: Path) -> None:
     with pytest.raises(DataError, match="a folder with files in it"):
         rebuild(traced(), here, RAW)
+
+
+def test_devices_of_every_stage_are_told_from_its_record(tmp_path: Path) -> None:
+    made = Layout(tmp_path)
+    assert devices_of(made) == "cpu"
+    outputs = {name: getattr(made, name) for name in ("tokenizer", "generated", "evaluation")}
+    for path in outputs.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record_of(path), describe(STAGES["curate"], {}, {}, {}, "cpu"))
+    write_json(record_of(made.candidates), {})  # of before: says nothing
+    assert devices_of(made) == "cpu"
+    write_json(record_of(made.generated), describe(STAGES["curate"], {}, {}, {}, "NVIDIA H200"))
+    made.training_run.mkdir()
+    write_json(made.training_run / "made_with.json", {"beside": {"device": "NVIDIA H100"}})
+    told = devices_of(made)
+    assert told == "tokenizer cpu, train NVIDIA H100, sample NVIDIA H200, evaluate cpu"
+    kind = {**KIND, "devices": told}
+    assert not compare(
+        MADE, replace(MADE, keys={"1": "x", "2": "k2"}), {**KIND, "devices": "cpu"}, kind
+    ).by_bits
+    assert compare(MADE, MADE, kind, kind).by_bits

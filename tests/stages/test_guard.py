@@ -154,3 +154,31 @@ def test_entries_that_are_no_files_neither_end_nor_hold_the_comparison(tmp_path:
     first = content_sha256(tmp_path)
     (tmp_path / "lost.mp4").unlink()
     assert content_sha256(tmp_path) != first
+
+
+def test_record_says_what_the_output_was_made_on_and_does_not_compare_it(
+    work: Work, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = record_of(work.out)
+    assert made_with.device_of(record) == "cpu"
+    content = json.loads(record.read_text())
+    content["beside"]["device"] = "a GPU"
+    record.write_text(json.dumps(content))
+    assert made_with.device_of(record) == "a GPU"
+    capsys.readouterr()
+    assert not work.run()
+    assert "was made with another device: a GPU -> cpu" in capsys.readouterr().out
+
+
+def test_device_that_does_not_exist_ends_the_stage_in_one_line(
+    work: Work, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = work.params.read_text("utf-8")
+    changed = re.sub(r"(  suite:\n    threads: 2\n    device: )auto", r"\g<1>cuda", text)
+    work.params.write_text(changed, "utf-8")
+    arguments = ["--out", str(work.out), "--metrics", str(work.metrics), "--params", str(work.params)]
+    with pytest.raises(SystemExit), Stage("evaluate", arguments, "out") as stage:
+        stage.is_done({}, ["suite"], device="suite")
+    said = capsys.readouterr().err
+    assert said.startswith("evaluate: resources.suite.device: got cuda, expected a GPU that PyTorch can use")
+    assert said.count("\n") == 1

@@ -18,7 +18,7 @@ app = typer.Typer()
 _SHOWN = 20
 _TRACED = (
     *("git_commit", "git_dirty", "uncommitted", "lock_sha256", "ledger_sha256", "tokenizer_sha256"),
-    *("checkpoint_sha256", "weights_sha256", "training_run", "machine", "processor", "threads"),
+    *("checkpoint_sha256", "weights_sha256", "training_run", "machine", "processor", "devices", "threads"),
 )
 
 

@@ -7,7 +7,7 @@ DVC runs a stage again when any byte of a file that it depends on has changed. T
     code      `code_hash` of the stage: comments, docstrings and moved files do not change it
 
 If all three are equal, the output would be too, so it stays. What moves results by rounding only (packages,
-processor, threads) is recorded under `beside` and not compared.
+processor, device, threads) is recorded under `beside` and not compared.
 """
 
 import hashlib
@@ -35,12 +35,15 @@ PACKAGES = (
     "imageio-ffmpeg",
 )
 """Third-party packages whose versions may move bits."""
+CPU = "cpu"
+RUN_RECORD = "made_with.json"
+"""The record in the folder of a training run."""
 BESIDE = "beside"
 """Key of the part that is recorded and not compared."""
 # Files that say how a folder was filled, and are no part of its contents.
 _NOTES = {SUFFIX, ".collected.json", ".ffmpeg"}
 # A folder with all files of _RUN is a training run; _SENT in it is what MLflow has received, no result.
-_RUN, _SENT = {"made_with.json", "log.csv"}, {"run.json", "outbox"}
+_RUN, _SENT = {RUN_RECORD, "log.csv"}, {"run.json", "outbox"}
 
 
 def record_of(out: Path) -> Path:
@@ -49,7 +52,11 @@ def record_of(out: Path) -> Path:
 
 
 def describe(
-    roots: Roots, inputs: Mapping[str, Path | str], params: Mapping[str, Any], resources: Mapping[str, Any]
+    roots: Roots,
+    inputs: Mapping[str, Path | str],
+    params: Mapping[str, Any],
+    resources: Mapping[str, Any],
+    device: str = CPU,
 ) -> dict[str, Any]:
     """Return the record of an output, ready for JSON.
 
@@ -58,17 +65,25 @@ def describe(
         inputs: Files and folders, which are hashed; or text that identifies an input.
         params: Sections without resources.
         resources: How the stage runs.
+        device: Kind of device that it computes on.
     """
     contents = {
         name: content_sha256(value) if isinstance(value, Path) else value for name, value in inputs.items()
     }
     made_with = {"inputs": contents, "params": dict(params), "code": code_hash(roots)}
-    return json.loads(json.dumps({**made_with, BESIDE: rounding(resources)}))
+    return json.loads(json.dumps({**made_with, BESIDE: rounding(resources, device)}))
 
 
-def rounding(resources: Mapping[str, Any]) -> dict[str, Any]:
-    """What moves a result by rounding only: packages, kind of processor, threads and workers."""
-    return {"packages": package_versions(), "processor": processor_kind(), "resources": dict(resources)}
+def rounding(resources: Mapping[str, Any], device: str = CPU) -> dict[str, Any]:
+    """What moves a result by rounding only: packages, kinds of processor and device, threads and workers."""
+    kinds = {"processor": processor_kind(), "device": device}
+    return {"packages": package_versions(), **kinds, "resources": dict(resources)}
+
+
+def device_of(record: Path) -> str:
+    """Kind of device that an output was made on, by its record; those from before say nothing: a CPU."""
+    found = (read_record(record) or {}).get(BESIDE, {})
+    return str(found.get("device", CPU))
 
 
 def read_record(record: Path) -> dict[str, Any] | None:

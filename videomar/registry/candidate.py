@@ -22,8 +22,10 @@ from videomar.config.layout import Layout
 from videomar.environment import processor_kind
 from videomar.errors import CheckpointError, DataError
 from videomar.files import sha256_of
+from videomar.latents.cache import MADE_ON
 from videomar.latents.shards import open_latents
 from videomar.provenance.checkout import git_state, results_sha256, uncommitted_changes
+from videomar.provenance.made_with import CPU, RUN_RECORD, device_of, record_of
 from videomar.registry.ancestors import copy_ancestors
 from videomar.registry.evidence import FILES, LINEAGE, write_checksums, write_lineage
 from videomar.registry.versions import CHALLENGER, MODEL, Version, find_version, version_of
@@ -105,15 +107,35 @@ def credits_file() -> Path:
     return Path(load_own_params(_HERE.params).samples.source) / "CREDITS.txt"
 
 
-def machine_kind(params: Params) -> dict[str, str]:
-    """Processor and threads, as tags of a version: they move the last bits of a result."""
+def machine_kind(params: Params, made: Layout = _HERE) -> dict[str, str]:
+    """Processor, GPUs and threads, as tags of a version: they move the last bits of a result.
+
+    Args:
+        params: Parameters of the run.
+        made: Its outputs, whose records say what each was made on.
+    """
     threads = {
         "tokenizer": params.tokenizer.threads,
         "train": params.train.threads_per_worker,
         "suite": params.suite.threads,
     }
     counts = ", ".join(f"{stage} {count}" for stage, count in threads.items())
-    return {"processor": processor_kind(), "threads": counts}
+    return {"processor": processor_kind(), "devices": devices_of(made), "threads": counts}
+
+
+def devices_of(made: Layout) -> str:
+    """Kinds of devices by stage, or `cpu` if no stage used another."""
+    encoded = open_latents(made.latents)[0].metadata.get(MADE_ON, {}) if made.latents.is_dir() else {}
+    kinds = {
+        "tokenizer": device_of(record_of(made.tokenizer)),
+        **{name: " and ".join(devices) for name, devices in encoded.items()},
+        "train": device_of(made.training_run / RUN_RECORD),
+        "sample": device_of(record_of(made.generated)),
+        "evaluate": device_of(record_of(made.evaluation)),
+    }
+    if {*kinds.values()} <= {CPU}:
+        return CPU
+    return ", ".join(f"{stage} {kind}" for stage, kind in kinds.items())
 
 
 def _tags(checkpoint: Path) -> dict[str, str]:

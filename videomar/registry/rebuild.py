@@ -27,6 +27,7 @@ from videomar.errors import CheckpointError, DataError, VideomarError
 from videomar.files import sha256_of
 from videomar.processes import run_within
 from videomar.provenance.checkout import run_git
+from videomar.provenance.made_with import CPU
 from videomar.registry.ancestors import kept_start, named_by
 from videomar.registry.candidate import machine_kind
 from videomar.registry.evidence import (
@@ -136,8 +137,9 @@ def rebuild(traced: Trace, into: Path, raw: Path) -> Comparison:
     stages = _stages_after(made.pipeline, Layout().raw.as_posix())
     for stage in stages:
         _run_stage(stage, into)
-    here = machine_kind(params)
-    then = {name: traced.version.tags.get(name, "") for name in here}
+    here = machine_kind(params, made)
+    # Versions from before devices were recorded were made without a GPU, or with one for training alone.
+    then = {name: traced.version.tags.get(name, CPU if name == "devices" else "") for name in here}
     return compare(recorded, _rebuilt(made, stages), then, here)
 
 

@@ -44,6 +44,7 @@ LINEAGE_TAGS = (
     "training_run",
     "machine",
     "processor",
+    "devices",
     "threads",
 )
 """Tags of a version, and of the run with its evidence, that tell what it was made from."""

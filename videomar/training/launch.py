@@ -193,6 +193,7 @@ def work(spec: RunSpec, worker: "Worker", report: Report | None = None) -> None:
     """
     import torch
 
+    from videomar.compute.device import device_kind
     from videomar.latents.dataset import read_splits, shape_of
     from videomar.training.loop import train
     from videomar.training.run_folder import claim_run_folder, describe_run
@@ -203,13 +204,13 @@ def work(spec: RunSpec, worker: "Worker", report: Report | None = None) -> None:
     torch.set_num_threads(params.train.threads_per_worker)
     with copy_warnings(spec.followed().messages, worker.rank):
         data = worker.together(lambda: read_splits(spec.latents, params))
-        shape = shape_of(data.train, params)
+        shape, kind = shape_of(data.train, params), device_kind(worker.device)
 
         def begin() -> TrackedRun | None:
             if worker.rank:
                 return None
-            claim_run_folder(out, describe_run(shape, data.train, spec.train))
-            return _open_run(spec, data.train)
+            claim_run_folder(out, describe_run(shape, data.train, spec.train, kind))
+            return _open_run(spec, data.train, kind)
 
         tracked = worker.together(begin)
         recorder = Recorder(tracked, spec.write_previews, report) if tracked else None
@@ -270,12 +271,11 @@ def refusal_of(action: Callable[[], None], notes: Path, worker: "Worker") -> Vid
     return None
 
 
-def _open_run(spec: RunSpec, dataset: LatentDataset) -> TrackedRun:
+def _open_run(spec: RunSpec, dataset: LatentDataset, device: str) -> TrackedRun:
     """Open the run in MLflow."""
     import torch
 
     sections, free = recorded(spec.params)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     metadata = {"data_hash": dataset.content_hash, "torch": torch.__version__, "device": device}
     digest = dataset.content_hash[:_DIGEST_LENGTH]
     latents = {"name": "latents", "digest": digest, "source_type": "local", "source": str(spec.latents)}

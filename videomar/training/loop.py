@@ -18,7 +18,7 @@ from torch import nn
 from videomar import checkpoint
 from videomar.checkpoint import ModelParts
 from videomar.checkpoint.manifest import ModelShape
-from videomar.compute.device import repeat_exactly
+from videomar.compute.device import device_kind, repeat_exactly
 from videomar.compute.seeding import step_generator
 from videomar.config import CurriculumStage, TrainParams
 from videomar.errors import CheckpointError, DataError
@@ -92,7 +92,7 @@ def train(
         Metrics of the run, see `summary`.
     """
     repeat_exactly(worker.device)
-    identity = describe_run(shape, data.train, params)
+    identity = describe_run(shape, data.train, params, device_kind(worker.device))
     worker.together(lambda: claim_run_folder(out, identity) if worker.rank == 0 else None)
     params = with_batch_sizes(shape, data.train, params, out, worker)
     _check(data, params, worker)

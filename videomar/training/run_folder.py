@@ -26,13 +26,15 @@ from videomar.config.section import fixed_keys, free_keys
 from videomar.files import write_json
 from videomar.latents.dataset import LatentDataset
 from videomar.provenance.code_hash import TRAINING, code_hash
-from videomar.provenance.made_with import BESIDE, differing_keys, rounding
+from videomar.provenance.made_with import BESIDE, CPU, RUN_RECORD, differing_keys, rounding
 
-IDENTITY_FILE = "made_with.json"
+IDENTITY_FILE = RUN_RECORD
 _log = logging.getLogger(__name__)
 
 
-def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams) -> dict[str, Any]:
+def describe_run(
+    shape: ModelShape, dataset: LatentDataset, params: TrainParams, device: str = CPU
+) -> dict[str, Any]:
     """Return the identity of a run as JSON: all that its checkpoints depend on.
 
     What changes numbers by rounding at most is recorded under the key `BESIDE`, and may change within a run.
@@ -46,7 +48,7 @@ def describe_run(shape: ModelShape, dataset: LatentDataset, params: TrainParams)
         "train": fixed_keys(params),
         "data": dataset.content_hash,
     }
-    run |= {"code": code_hash(TRAINING), BESIDE: rounding(free_keys(params))}
+    run |= {"code": code_hash(TRAINING), BESIDE: rounding(free_keys(params), device)}
     if params.start_from is not None:
         start = Path(str(params.start_from))
         run["start"] = start_sha256(start)
