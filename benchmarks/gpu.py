@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import ROOT, write_result
-from benchmarks.training import take_steps
+from benchmarks.training import Step, take_steps
 from benchmarks.training_subjects import PRESETS, Preset, train_params, write_cache
 from videomar.checkpoint.manifest import ModelShape
-from videomar.compute.device import full_float32
+from videomar.compute.device import full_float32, repeat_exactly
 from videomar.compute.seeding import step_generator
 from videomar.config import SampleParams
 from videomar.encoders.causal import CausalShape, CausalTokenizer
@@ -188,21 +188,24 @@ def measure_training(name: str, setting: Setting, found: Figures) -> tuple[dict[
         (4 * batch, LATENT_CHANNELS, preset.latent_frames, side, side)
     )
     with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
+        repeat_exactly(device)  # as training does
         running = take_steps(state, write_cache(Path(folder), clips, preset.caption), params, device)
         next(running)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        steps = [next(running)]
-        end = time.perf_counter() + setting.seconds
-        while len(steps) < 2 or time.perf_counter() < end:
-            steps.append(next(running))
+        steps = _steps(running, setting.seconds)
+        torch.use_deterministic_algorithms(False)
+        next(running)
+        any_order = _steps(running, setting.seconds / 2)
     step_s = statistics.median(step.seconds for step in steps)
+    any_order_s = statistics.median(step.seconds for step in any_order)
     flops, peak = step_flops(shape, steps[0].shape, params), peak_memory_gb(device)
     formula = training_memory(shape, _part_of(preset, batch), params).total_gb
     figures = {
         "batch": batch,
         "steps": len(steps),
         "step_s": step_s,
+        "step_with_kernels_of_any_order_s": any_order_s,
         "step_tflop_per_s": flops / step_s / 1e12,
     }
     figures |= {"peak_memory_gb": peak, "formula_memory_gb": formula, "compiled": setting.compiled}
@@ -210,6 +213,14 @@ def measure_training(name: str, setting: Setting, found: Figures) -> tuple[dict[
     if rate := found.get("matmul_bfloat16_tflop_per_s"):
         ratios[f"matmul_share_{name}"] = flops / step_s / 1e12 / rate
     return {f"training_{name}_{key}": value for key, value in figures.items()}, ratios
+
+
+def _steps(running: Iterator[Step], seconds: float) -> list[Step]:
+    """Return at least two steps, and as many as fit in the time."""
+    steps, end = [next(running)], time.perf_counter() + seconds
+    while len(steps) < 2 or time.perf_counter() < end:
+        steps.append(next(running))
+    return steps
 
 
 def _part_of(preset: Preset, batch: int) -> Any:

@@ -19,6 +19,9 @@ import torch.utils.deterministic
 
 from videomar.errors import ParamsError
 
+# For `repeat_exactly`: PyTorch reads it at the first product of a process, which may come before.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 
 def choose_device(wanted: str, where: str = "device") -> torch.device:
     """Return the device that a process computes on: for `auto` a GPU if this machine has one.
@@ -61,7 +64,6 @@ def repeat_exactly(device: torch.device) -> None:
     """
     if device.type == "cuda":
         _use_tf32(True)
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
         # A check for bugs, at every allocation; the module hides its attributes from mypy.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(True)

@@ -11,6 +11,8 @@ Axes: B batch, N heads, T frames, L tokens per frame, S = T L tokens, K head cha
 """
 
 import functools
+import os
+import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +92,8 @@ def _flex_attention(device: str) -> Callable[..., Any]:
 
 @functools.cache
 def _can_compile() -> bool:
+    # Triton makes the kernel, and a C compiler what starts it; a machine may have neither.
     from torch.utils._triton import has_triton
 
-    return has_triton()
+    compilers = (os.environ.get("CC", ""), "cc", "gcc", "clang")
+    return has_triton() and any(shutil.which(name) for name in compilers if name)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.device import repeat_exactly
 from videomar.compute.seeding import step_generator
 from videomar.config import TrainParams
 from videomar.config.training import AUTO
@@ -128,6 +129,7 @@ def _largest(peaks: dict[int, float], number: int, memory_gb: float) -> int:
 def _take_steps(results: Connection, trial: Trial) -> None:
     """Send (clips, peak GB) for 1, 2, 4 and so on; stop before a size that would exceed the budget."""
     torch.set_num_threads(trial.threads)
+    repeat_exactly(trial.device)  # the kernels of the run, and their memory
     state = new_state(trial.shape, trial.params, trial.device)
     if trial.params.activation_checkpointing:
         recompute_blocks(state.model)
