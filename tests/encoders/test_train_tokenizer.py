@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.encoders.conftest import STRIDES
+from tests.support.fake_cuda import FakeCuda
 from tests.support.videos import run_ffmpeg
 from videomar.compute.seeding import step_generator
 from videomar.curation.ledger import ClipRow, read_ledger, write_ledger
@@ -100,6 +101,18 @@ def test_trained_tokenizer_is_measured_beside_its_start(root, params):
     assert set(figures) == {"train_clips", "real_psnr_db", "real_pca_psnr_db"}
     assert curve["step"].tolist() == [0, 1]
     assert load_tokenizer(out).channels == params.tokenizer.channels
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="stands for a GPU where there is none")
+def test_training_stays_on_the_gpu_and_waits_only_to_log(root, params):
+    """Linear start, steps under autocast, statistics and measurement."""
+    with FakeCuda() as cuda:
+        figures, curve, out = prepared(root, params, out="on_gpu", device="cuda", steps=3, batch_size=1)
+        numbers = cuda.waits["item"]
+    assert figures["real_psnr_db"] > 0
+    assert curve["step"].tolist() == [0, 2]
+    assert load_tokenizer(out).latent_std.isfinite().all()
+    assert numbers == 2 * len(curve) + 1  # loss and error of a row, the loss of the checkpoint
 
 
 def test_ready_tokenizer_that_is_not_there_is_refused(root, params):

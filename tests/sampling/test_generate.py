@@ -2,8 +2,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from tests.support.fake_cuda import FakeCuda
 from tests.support.tiny_model import write_tiny_model
 from videomar import checkpoint
 from videomar.errors import DataError
@@ -124,3 +126,19 @@ def test_cover_fills_the_size_and_keeps_the_centre():
     picture[:, 12:28] = 200
     assert cover(picture, (20, 20)).mean() == 200
     assert cover(picture, (80, 20)).shape == (20, 80, 3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="stands for a GPU where there is none")
+def test_model_goes_to_the_gpu_by_itself_and_its_clip_comes_back(folder):
+    """Picture, prompt, window, decoding; of the waits none is of a pass."""
+    with FakeCuda() as cuda:
+        model = ClipGenerator(folder)
+        assert model.device.type == "cuda"
+        cuda.clear()
+        clip = model(pictures(1), frames=21, motion=1.0)
+        waits = dict(cuda.waits)
+        assert len(list(model.stream(pictures(1), frames=9))) == 9
+    assert (clip.shape, clip.dtype) == ((21, 16, 16, 3), np.uint8)
+    # Picture, prompt and its mask; are they finite; seeds and the frames; the shapes of a step.
+    assert waits.pop("equal") <= 2
+    assert waits == {"copy from pageable memory": 3, "item": 1, "copy to the host": 2}

@@ -157,6 +157,9 @@ class FakeCuda:
         event, stream, graph, recording = _classes(self)
         for target, name, value in (
             (torch, "Generator", _GeneratorClass),
+            # Not by a mode, which a thread that reads ahead would not have.
+            (torch.Tensor, "pin_memory", _pin),
+            (torch.Tensor, "is_pinned", _is_pinned),
             (torch.cuda, "is_available", lambda: True),
             (torch.cuda, "is_bf16_supported", lambda including_emulation=True: True),
             (torch.cuda, "device_count", lambda: 1),
@@ -311,7 +314,7 @@ class _Functions(TorchFunctionMode):
         if kwargs.get("generator") is not None:
             _check_generator(func, args, kwargs)
         if kwargs.pop("pin_memory", False):
-            return _pin(self.cuda, func, func(*args, **kwargs))
+            return _pin(func(*args, **kwargs))
         if func in _REPLACED:
             return _REPLACED[func](self.cuda, func, *args, **kwargs)
         if func is F.scaled_dot_product_attention and isinstance(args[0], CudaTensor):
@@ -343,13 +346,13 @@ def _create(cuda: FakeCuda, func: Any, data: Any, *args: Any, **kwargs: Any) -> 
     return made.requires_grad_() if grad else made
 
 
-def _pin(cuda: FakeCuda, func: Any, tensor: Tensor, *args: Any) -> Tensor:
+def _pin(tensor: Tensor, *_: Any) -> Tensor:
     made = tensor.clone()
     made._pinned = True
     return made
 
 
-def _is_pinned(cuda: FakeCuda, func: Any, tensor: Tensor, *args: Any) -> bool:
+def _is_pinned(tensor: Tensor, *_: Any) -> bool:
     return bool(getattr(tensor, "_pinned", False))
 
 
@@ -365,7 +368,7 @@ def _to_numpy(cuda: FakeCuda, func: Any, tensor: Tensor, **kwargs: Any) -> Any:
 
 _REPLACED: dict[Any, Callable[..., Any]] = {
     Tensor.to: _move, Tensor.cuda: _move, torch.tensor: _create, torch.as_tensor: _create,
-    Tensor.pin_memory: _pin, Tensor.is_pinned: _is_pinned, Tensor.tolist: _to_list, Tensor.numpy: _to_numpy,
+    Tensor.tolist: _to_list, Tensor.numpy: _to_numpy,
 }  # fmt: skip
 
 
