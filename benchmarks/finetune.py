@@ -4,8 +4,8 @@
 in `.local/finetune`. `--clips FOLDER` takes other videos, `--model MODEL` another model to start from.
 
 The clips are of the part of Big Buck Bunny that the shipped model has never seen: the sample recipe uses its
-first `samples.film_seconds`, these begin after them. In each part of the film every other shot is trained on,
-and the shots between are held out: same scenes, other pictures. Both runs have the same clips, network and
+first `samples.film_seconds`, these begin after them. Every other shot of the film is trained on, and the shots
+between are held out: same scenes, other pictures. Both runs have the same clips, network and
 batches; they differ in their first weights, steps, and schedule (params.yaml against presets/finetune.yaml).
 From nothing, the best of its checkpoints counts, chosen by the held-out clips themselves, which favours it.
 Judged by the suite: paired differences on common clips and seeds, with bootstrap intervals over both, as the
@@ -174,7 +174,7 @@ def _cut_unseen(out: Path, seen_seconds: float) -> None:
 
 
 def deal_shots(ledger: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """Return a ledger with clips of every other shot of a video in split train, and of the others in test.
+    """Return a ledger with clips of every other shot in split train, and of the shots between in test.
 
     Raises:
         DataError: there are too few clips or shots.
@@ -183,11 +183,11 @@ def deal_shots(ledger: pd.DataFrame, params: Params) -> pd.DataFrame:
     stride_s = params.ingest.stride_frames / params.ingest.fps
     same_video = rows["video"].eq(rows["video"].shift())
     follows = (rows["start_s"] - rows["start_s"].shift() - stride_s).abs() < stride_s / 100
-    rows["shot"] = (~(same_video & follows)).groupby(rows["video"]).cumsum()
+    rows["shot"] = (~(same_video & follows)).cumsum()
     of_train = rows["shot"] % 2 == 1
-    # Evenly over all parts of the film.
+    # Evenly over the film.
     train = _spread(rows[of_train], TRAIN_CLIPS)
-    test = _spread(rows[~of_train & rows["video"].isin(train["video"])], params.suite.real_clips)
+    test = _spread(rows[~of_train], params.suite.real_clips)
     if len(train) < 2 or len(test) < 2:
         raise DataError(
             f"clips: got {len(train)} to train on and {len(test)} of other shots, expected 2 or more of each"
@@ -197,8 +197,12 @@ def deal_shots(ledger: pd.DataFrame, params: Params) -> pd.DataFrame:
 
 
 def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:
-    at = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int) if len(rows) else []
-    return rows.iloc[np.unique(at).astype(int)]
+    """So many rows of as many shots as possible, evenly over the film."""
+    number = rows.groupby("shot").cumcount()
+    first = rows[number == 0]
+    if len(first) >= count:
+        return first.iloc[np.linspace(0, len(first) - 1, count).round().astype(int)]
+    return rows.loc[number.sort_values(kind="stable").index[:count]]
 
 
 def runs_of(setting: Setting) -> dict[str, TrainParams]:

@@ -37,6 +37,8 @@ from videomar.registry.ancestors import (
     write_ancestors,
     write_evidence_of_shipped,
 )
+from videomar.registry.evidence import LINEAGE
+from videomar.registry.trace import clips_of
 from videomar.registry.versions import Version, all_versions, download_evidence, download_model
 from videomar.registry.versions import find_model as find_version
 from videomar.tracking.mlflow_store import store_exists
@@ -216,7 +218,12 @@ def _record_lineage(name: str, source: _Source, sha256: str, draft: Path) -> dic
         into = Path(top)
         if source.version is not None:
             origin = origin_of(source.version, sha256)
-            write_ancestors(draft, origin, download_evidence(source.version, into))
+            evidence = download_evidence(source.version, into)
+            # A version older than this record: its ledger may be in DVC's cache.
+            if not (evidence / LINEAGE).is_file() and (clips := clips_of(evidence)) is not None:
+                evidence.mkdir(exist_ok=True)
+                clips.to_parquet(evidence / LINEAGE, index=False)
+            write_ancestors(draft, origin, evidence)
             return origin
         origin = {"name": "the shipped model" if name == SHIPPED else name, "weights_sha256": sha256}
         if source.params is not None:
