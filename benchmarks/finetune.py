@@ -4,9 +4,9 @@
 in `.local/finetune`. `--clips FOLDER` takes other videos, `--model MODEL` another model to start from.
 
 The clips are of the part of Big Buck Bunny that the shipped model has never seen: the sample recipe uses its
-first `samples.film_seconds`, these begin after them. Every other shot of the film is trained on, and the shots
-between are held out: same scenes, other pictures. Both runs have the same clips, network and
-batches; they differ in their first weights, steps, and schedule (params.yaml against presets/finetune.yaml).
+first `samples.film_seconds`, these begin after them. Every other shot of the film is trained on, and those
+between are held out: same scenes, other pictures. Both runs have the same clips, network and batches; they
+differ in their first weights, steps, and schedule (params.yaml against presets/finetune.yaml).
 From nothing, the best of its checkpoints counts, chosen by the held-out clips themselves, which favours it.
 Judged by the suite: paired differences on common clips and seeds, with bootstrap intervals over both, as the
 gate computes them.
