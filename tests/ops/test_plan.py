@@ -38,6 +38,7 @@ from videomar.ops.planning.plan_formulas import plan_for
 from videomar.ops.planning.plan_probe import Subject, training_probe
 from videomar.ops.planning.plan_shares import STATED, Shares, read_shares
 from videomar.training.loop import train
+from videomar.training.throughput import BatchShape, step_flops
 from videomar.training.worker import Worker
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +139,17 @@ def test_stage_that_the_probe_did_not_reach_costs_by_its_operations(params: Para
     assert second.hours == pytest.approx(20 / 3600)
     assert total.hours == pytest.approx(30 / 3600)
     assert (first.clips, second.tokens, second.peak_memory_gb) == (40, 80 * 3 * 4, None)
+
+
+def test_stages_that_no_probe_reached_cost_by_the_rate_of_this_machine(params: Params) -> None:
+    model = ModelShape(params.model, 4, 6, 5)
+    subject = Subject(params, model, [(32, (4, 3, 2, 2))], 0, ClipShape(16, 16, 8.0, 9), None, None)
+    costs = training_costs(subject, [("log", 0.0), ("matmul", 1e9)])
+    shape = BatchShape(4, 3, 4)
+    [last] = [cost for cost in costs if cost.stage == "train, curriculum stage 1"]
+    assert last.step_s == pytest.approx(step_flops(model, shape, params.train) / 0.5e9)
+    assert last.hours >= last.steps * last.step_s / 3600
+    assert [cost.hours for cost in training_costs(subject, [("log", 0.0)])] == [None, None, None]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

@@ -49,6 +49,8 @@ from videomar.training.throughput import BatchShape, step_flops
 HOUR_S = 3600.0
 LIMIT_S = 45.0
 """Time limit of the probe; what it does not reach is reported as unknown."""
+STEP_SHARE = 0.5
+"""Share of this machine's rate of matrix products that a step is planned with, if none was measured."""
 ASSUMED_CLIPS = 100_000
 """Clips that GPUs are planned for where neither a ledger nor a video is there to count."""
 
@@ -225,7 +227,8 @@ def _assumptions(
         "train_tokenizer: by its operations, at the encoder's speed, on resources.tokenizer.threads cores",
         "captions: one after the other by one process; evaluate: as fast a pixel as the shipped run",
         "train: clips of noise, without previews and the start of Ray; no stage reaches a target_loss before",
-        "train: a curriculum stage that the probe did not reach is as fast by its operations as one it did",
+        "train: a curriculum stage that the probe did not reach is as fast by its operations as one it did; "
+        f"where it reached none, {100 * STEP_SHARE:.0f} % of the rate of this machine's matrix products",
         "sample: every batch takes what one of clips continued from two latent frames takes",
         "samples and curate are not counted",
     ]
@@ -252,7 +255,7 @@ def _say(what: str) -> None:
 def training_costs(subject: Subject, messages: Iterable[tuple[Any, ...]]) -> list[Cost]:
     """Costs of each curriculum stage and of the stage `train`, from the messages of `training_probe`."""
     messages, params = list(messages), subject.params
-    figures = {message[0]: message[1] for message in messages if message[0] in ("log", "keep")}
+    figures = {message[0]: message[1] for message in messages if message[0] in ("log", "keep", "matmul")}
     speeds = [
         _speed([message[2:] for message in messages if message[0] == "row" and message[1] == number], figures)
         for number in range(len(params.train.curriculum))
@@ -262,7 +265,7 @@ def training_costs(subject: Subject, messages: Iterable[tuple[Any, ...]]) -> lis
         used = shapes_of_stage(subject.shapes, stage)
         mean = statistics.fmean(tokens_of(shape, params.model.patch_size, stage) for shape in used)
         clips = stage.steps * stage.batch_size if isinstance(stage.batch_size, int) else None
-        speed = speed or _like_others(subject, number, speeds)
+        speed = speed or _like_others(subject, number, speeds) or _by_rate(subject, number, figures)
         costs.append(
             Cost(
                 f"train, curriculum stage {number}",
@@ -271,6 +274,8 @@ def training_costs(subject: Subject, messages: Iterable[tuple[Any, ...]]) -> lis
                 None,
                 max((m[4] for m in messages if m[0] == "row" and m[1] == number), default=None),
                 _stage_seconds(stage, params.train, speed, figures) / HOUR_S if speed else None,
+                stage.steps,
+                speed.step_s if speed else None,
             )
         )
     return [*costs, sum_stages(costs, max(1, len(variants_of(params))))]
@@ -294,6 +299,14 @@ def _like_others(subject: Subject, number: int, speeds: Sequence[Speed | None]) 
             more = _flops(subject, number) / _flops(subject, known)
             return Speed(speed.step_s * more, speed.validation_s * more)
     return None
+
+
+def _by_rate(subject: Subject, number: int, figures: Mapping[str, float]) -> Speed | None:
+    """Speed of a stage where the probe reached none: by this machine's rate of matrix products."""
+    if "matmul" not in figures:
+        return None
+    rate = figures["matmul"] * subject.params.train.num_workers * STEP_SHARE
+    return Speed(_flops(subject, number) / rate, 0.0)
 
 
 def _flops(subject: Subject, number: int) -> float:

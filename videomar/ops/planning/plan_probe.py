@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from videomar.checkpoint.manifest import ModelShape
+from videomar.compute.device import choose_device
 from videomar.compute.seeding import step_generator
 from videomar.config import Params, TrainParams
 from videomar.encoders.causal import CausalTokenizer
@@ -33,8 +34,9 @@ from videomar.media.shapes import ClipShape, clip_size
 from videomar.model.videomar import VideoMAR
 from videomar.ops.planning.plan_counts import LatentShape
 from videomar.training.loop import train
+from videomar.training.parallelize import DTYPES
 from videomar.training.state import untrained
-from videomar.training.throughput import peak_memory_gb
+from videomar.training.throughput import matmul_rate, peak_memory_gb
 from videomar.training.worker import Worker
 
 REFUSED = "refused"
@@ -82,7 +84,7 @@ def measure(subject: Subject, limit_s: float) -> Iterator[tuple[Any, ...]]:
 
 def _measure(results: Connection, subject: Subject) -> None:
     try:
-        for probe in (decode_probe, captions_probe, encode_probe, training_probe, sampling_probe):
+        for probe in PROBES:
             probe(subject, results.send)
     except VideomarError as error:
         results.send((REFUSED, str(error)))
@@ -138,6 +140,13 @@ def captions_probe(subject: Subject, send: Send) -> None:
     send(("captions", (time.perf_counter() - start) / _CAPTIONS, peak_memory_gb(torch.device("cpu"))))
 
 
+def rate_probe(subject: Subject, send: Send) -> None:
+    """Send (`matmul`, operations a second of one worker's matrix products)."""
+    params = subject.params.train
+    torch.set_num_threads(params.threads_per_worker)
+    send(("matmul", matmul_rate(choose_device(params.device), DTYPES[params.precision])))
+
+
 class _Clock:
     """A `Tracker` that sends the time of each row of the log: (`row`, stage, second, validated, peak)."""
 
@@ -180,8 +189,7 @@ def training_probe(subject: Subject, send: Send) -> None:
         for _ in range(3):
             write_csv(root / LOG_FILE, rows)
         send(("log", (time.perf_counter() - start) / 3))
-        on_gpu = params.device != "cpu" and torch.cuda.is_available()
-        clock, worker = _Clock(send), Worker(device=torch.device("cuda" if on_gpu else "cpu"))
+        clock, worker = _Clock(send), Worker(device=choose_device(params.device))
         train(subject.model, Splits(data, val), _short(params), root / "run", worker, clock)
         send(("keep", time.perf_counter() - clock.flushed))
 
@@ -224,6 +232,9 @@ def sampling_probe(subject: Subject, send: Send) -> None:
     start = time.perf_counter()
     model.generate(context, frames, text, mask, params.sample, noise)
     send(("sample", time.perf_counter() - start, peak_memory_gb(torch.device("cpu"))))
+
+
+PROBES = (decode_probe, captions_probe, encode_probe, rate_probe, training_probe, sampling_probe)
 
 
 def _write_clips(folder: Path, subject: Subject, count: int, split: str) -> None:
