@@ -17,7 +17,6 @@ import base64
 import binascii
 import contextlib
 import logging
-import math
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -150,10 +149,7 @@ def _options(params: Mapping[str, Any], model: "ClipGenerator", num_rows: int) -
     if clips > MAX_WORK:
         got = f"as many pixels as {clips:.1f} clips of the trained size have"
         raise DataError(f"request: got {got}, expected at most {MAX_WORK}; send several requests")
-    motion = params.get("motion")
-    if motion is not None and not (math.isfinite(motion) and motion >= 0):
-        raise DataError(f"motion: got {motion}, expected a number of at least 0; leave it out for any")
-    return {"seed": seed, "num_frames": params.get("frames"), "size": size, "motion": motion}
+    return {"seed": seed, "num_frames": params.get("frames"), "size": size, "motion": params.get("motion")}
 
 
 def _picture(image: object, row: int) -> NDArray[np.uint8]:

@@ -100,9 +100,9 @@ def test_motion_asked_for_reaches_the_model(model):
     ("wanted", "message"),
     [
         ({"size": (20, 16)}, "got 20x16 pixels, expected multiples of"),
-        ({"frames": 10}, "got 10 frames, expected 1 \\+ a multiple of"),
+        ({"frames": 10}, "frames: got 10, expected 1 and a multiple of 4"),
         ({"frame": 9}, "clip: got the option frame, expected frames, size, motion, seed"),
-        ({"frames": 1}, "got 1 latent frames, expected 1 to 0"),
+        ({"frames": 1}, "frames: got 1, .* more than the 1 given"),
     ],
 )
 def test_request_that_the_model_cannot_meet_is_refused_with_both_numbers(model, wanted, message):
@@ -142,3 +142,29 @@ def test_model_goes_to_the_gpu_by_itself_and_its_clip_comes_back(folder):
     # Picture, prompt and its mask; are they finite; seeds and the frames; the shapes of a step.
     assert waits.pop("equal") <= 2
     assert waits == {"copy from pageable memory": 3, "item": 1, "copy to the host": 2}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"frames": 10}, "frames: got 10, expected 1 and a multiple of 4 more, .*; ask for 9 or 13"),
+        ({"frames": 1}, "frames: got 1, .* more than the 1 given; ask for 5"),
+        ({"frames": -7}, "frames: got -7, .* ask for 5"),
+        ({"size": (33, 16)}, "size: got 33x16 pixels, expected multiples of 8; ask for 32x16"),
+        ({"size": (0, -8)}, "size: got 0x-8 pixels, expected multiples of 8; ask for 8x8"),
+        ({"motion": float("nan")}, "motion: got nan, expected a number of at least 0"),
+        ({"motion": float("inf")}, "motion: got inf"),
+        ({"motion": -1.0}, "motion: got -1.0"),
+    ],
+)
+def test_clip_that_cannot_be_is_refused_with_the_nearest_that_can(model, wanted, message):
+    with pytest.raises(DataError, match=message):
+        model(pictures(1), **wanted)
+
+
+def test_strip_is_cut_before_it_is_scaled():
+    """Scaled as a whole it would have a billion pixels."""
+    strip = np.zeros((4_000_000, 1, 3), np.uint8)
+    strip[2_000_000 - 8 : 2_000_000 + 8] = 255
+    assert cover(strip, (16, 16)).min() == 255
+    assert cover(strip.transpose(1, 0, 2), (16, 8)).min() == 255

@@ -61,6 +61,17 @@ def test_store_is_in_the_checkout_or_where_the_environment_says(
     assert tracking_uri() == "http://127.0.0.1:1"
 
 
+def test_file_of_another_kind_is_refused_in_the_place_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mlflow.db").write_text("garbage")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(
+        VideomarError, match="mlflow.db: got a file of another kind, expected MLflow's SQLite"
+    ):
+        open_client()
+
+
 def test_run_keeps_params_figures_inputs_files_and_end(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

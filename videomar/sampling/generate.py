@@ -3,6 +3,7 @@
 Axes: F frames, H W rows and columns in pixels; C channels, T latent frames, h w latent rows and columns.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -47,6 +48,12 @@ class GenerationRequest:
     motion: float | None = None
     """Requested motion score; None = that of section `sample`."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.motion is not None and not (math.isfinite(self.motion) and self.motion >= 0):
+            raise DataError(
+                f"motion: got {self.motion}, expected a number of at least 0; leave it out for any"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +214,7 @@ class ClipGenerator:
         """Return the shape of the clip that pictures (F0, H, W, 3) and a request come to.
 
         Raises:
-            DataError: frames do not fill the last latent frame.
+            DataError: frames or pixels do not fill the latents, or the clip is no longer than its context.
         """
         ingest, tokenizer = self.params.ingest, self.tokenizer
         trained = tokenizer.num_latent_frames(ingest.num_frames)
@@ -215,9 +222,11 @@ class ClipGenerator:
         used_length = max(1, min(trained // 2, available))
         used_frames = tokenizer.num_frames(used_length)
         num_frames = request.num_frames or used_frames - 1 + ingest.num_frames
+        _check_frames(num_frames, used_frames, tokenizer.time_stride)
         length = tokenizer.num_latent_frames(num_frames)
         size = request.size or clip_size(context.shape[2], context.shape[1], ingest)
         side = tokenizer.space_stride * self.loaded.params.patch_size
+        _check_size(size, side)
         return ClipPlan(
             size=size,
             used_frames=used_frames,
@@ -262,6 +271,22 @@ def _request(prompt: str, options: ClipOptions) -> GenerationRequest:
         motion=options.get("motion"),
         seed=options.get("seed", 0),
     )
+
+
+def _check_frames(num_frames: int, used_frames: int, stride: int) -> None:
+    """Refuse a length that does not fill its latent frames, or adds nothing to the context."""
+    if num_frames <= used_frames or (num_frames - 1) % stride:
+        below = max(used_frames, num_frames - (num_frames - 1) % stride)
+        wanted = [count for count in (below, below + stride) if count > used_frames]
+        rule = f"1 and a multiple of {stride} more, and more than the {used_frames} given"
+        raise DataError(f"frames: got {num_frames}, expected {rule}; ask for {' or '.join(map(str, wanted))}")
+
+
+def _check_size(size: tuple[int, int], side: int) -> None:
+    """Refuse a size that does not fill its tokens."""
+    if min(size) < side or size[0] % side or size[1] % side:
+        near = "x".join(str(max(side, round(pixels / side) * side)) for pixels in size)
+        raise DataError(f"size: got {size[0]}x{size[1]} pixels, expected multiples of {side}; ask for {near}")
 
 
 def _pictures(picture: object, params: IngestParams) -> NDArray[np.uint8]:

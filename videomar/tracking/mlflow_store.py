@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videomar.environment import apply_settings, checkout
+from videomar.errors import VideomarError
 from videomar.files import atomic_write
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ apply_settings()  # before the first import of MLflow, which reads them
 
 EXPERIMENT = "videomar"
 _LOCAL = Path(".local")
+_SQLITE = b"SQLite format 3\0"
+"""How every such file begins."""
 
 
 def tracking_uri() -> str:
@@ -44,8 +47,13 @@ def open_client() -> "MlflowClient":
 
 
 def make_database(path: Path) -> None:
-    """Create MLflow's tables if the file is missing, all or none: MLflow cannot complete a part of them."""
+    """Create MLflow's tables if the file is missing, all or none: MLflow cannot complete a part of them.
+
+    Raises:
+        VideomarError: the file is another program's, or damaged.
+    """
     if path.is_file():
+        _check_kind(path)
         return
     import mlflow
     from filelock import FileLock  # here: a bare GPU machine, which has no store, lacks it
@@ -55,6 +63,14 @@ def make_database(path: Path) -> None:
         if not path.is_file():
             with atomic_write(path) as draft:
                 mlflow.MlflowClient(f"sqlite:///{draft}")
+
+
+def _check_kind(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(len(_SQLITE))
+    if start not in (b"", _SQLITE):
+        rule = "MLflow's SQLite database; `videomar restore --force` brings one back from a backup"
+        raise VideomarError(f"{path}: got a file of another kind, expected {rule}")
 
 
 def experiment_id(client: "MlflowClient") -> str:
