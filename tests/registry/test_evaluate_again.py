@@ -10,7 +10,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import videomar
 from tests.conftest import small_params
 from tests.support.pipeline_outputs import REPOSITORY, write_outputs
 from videomar import checkpoint
@@ -21,6 +20,8 @@ from videomar.config.edit import update_params
 from videomar.config.layout import Layout
 from videomar.encoders.load import tokenizer_files
 from videomar.evaluation.gate import Decision
+from videomar.hub.find import find_model
+from videomar.ops.check_registry import version_findings
 from videomar.registry import decide, release
 from videomar.registry.evaluate_again import evaluate_again, run_here
 from videomar.registry.model_card import card_of
@@ -310,7 +311,10 @@ def test_model_from_elsewhere_is_registered_once_judged_and_promoted_with_a_word
     assert "What videomar version 3 (checkpoint step 0) was trained on is not recorded: it may have seen" in (
         " ".join(decision.reasons)
     )
-    assert videomar.load("3").loaded.step == 0
+    assert checkpoint.load(find_model("3").checkpoint).step == 0
+    done = cli_runs.invoke(cli.app, ["rebuild", "3", "--into", str(fresh / "again")])
+    assert "was registered from a folder, expected one that a pipeline made" in str(done.exception)
+    assert [finding for finding in version_findings(Path("dvc.lock")) if "version 3" in str(finding)] == []
     assert "released.pth, sha256 aaaa" in card_of(version_of("3"))
 
 

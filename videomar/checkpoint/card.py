@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-_TAGS = ("image-to-video", "text-to-video", "autoregressive", "diffusion-head", "videomar")
+_TAGS = ("image-to-video", "autoregressive", "diffusion-head", "videomar")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LIMITS = (
     "It knows only what its clips show: motion, scenes and words beyond them come out wrong or not at all.",
@@ -101,9 +101,9 @@ def _metrics(facts: CardFacts) -> list[str]:
 
 
 def _table(title: str, values: Mapping[str, str], level: int = 2) -> list[str]:
-    if not values:
+    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in values.items() if value]
+    if not rows:
         return []
-    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in values.items()]
     return [f"{'#' * level} {title}", "\n".join(["| what | value |", "|---|---|", *rows])]
 
 

@@ -225,9 +225,9 @@ def _print_trace(traced: "Trace") -> None:
             typer.echo(f"  {path}: md5 {md5}")
     for section, values in traced.params.items():
         typer.echo(f"  params.{section}: {json.dumps(values)}")
-    typer.echo(f"  latents: {details['num_latents']} (each with its clip and video: --json)")
-    saw = set(details["saw"])
-    _print_raw(details["raw"], saw)
+    if not details["origin"]:
+        typer.echo(f"  latents: {details['num_latents']} (each with its clip and video: --json)")
+        _print_raw(details["raw"], set(details["saw"]))
     for parent in details["parents"]:
         typer.echo(f"started from weights of {parent['model']}, run {parent['run_id'] or '-'}")
         typer.echo(f"  weights_sha256: {parent['weights_sha256']}")

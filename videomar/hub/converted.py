@@ -34,7 +34,7 @@ def import_model(
         VideomarError: the file cannot be read or is of another layout, or tokenizer, text encoder or clips
             do not fit the weights.
     """
-    out = out.absolute()
+    out = out.resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DataError(f"{out}: exists already, expected a new folder; choose another --out")
     coder = tokenizer_files(tokenizer)

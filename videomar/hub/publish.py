@@ -31,7 +31,7 @@ def export_model(model: str, out: Path, pack_text_encoder: bool = False) -> list
     Raises:
         VideomarError: there is no such model, it is damaged, or `out` is in use.
     """
-    out = out.absolute()
+    out = out.resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DataError(f"{out}: exists already, expected a new folder; choose another --out")
     found = find_model(model)

@@ -47,9 +47,10 @@ def register_folder(folder: Path, reason: str = "") -> list[str]:
     tags = _tags(folder, found, manifest, reason)
     known = _known(tags)
     version = known or _register(found, params, tags)
-    already = "is registered already" if known else "registered"
+    words = "is registered already" if known else "registered"
+    unknown = "" if version.origin is None else "; what it was trained on is not recorded"
     return [
-        f"{version}: {already}; what it was trained on is not recorded",
+        f"{version}: {words}{unknown}",
         f"then: `videomar evaluate {version.number}`, `videomar promote {version.number}`",
     ]
 

@@ -38,6 +38,7 @@ _HERE = Layout()
 _OUT = _HERE.local / "evaluations"
 _OF_VERSION = ("text", "sample")
 """Sections of the version's own parameters that count: how it makes a clip of a picture and a prompt."""
+_SHAPE = ("size_px", "aspect_ratios", "fps", "num_frames")
 _KEY_DIGITS = 12
 
 RunStage = Callable[[str, Sequence[str]], None]
@@ -142,11 +143,21 @@ def _files_of(version: Version) -> ModelFolder:
 
 
 def _require_same_cut(version: Version, own: IngestParams, present: IngestParams) -> None:
-    """Refuse a version with another section `ingest`: its training clips were of another kind."""
-    pairs = zip(fixed_keys(own).items(), fixed_keys(present).values(), strict=True)
-    unlike = [f"ingest.{name} {mine}, not {here}" for (name, mine), here in pairs if mine != here]
-    if unlike:
-        raise VideomarError(f"{version}: clips here are cut otherwise than its own ({'; '.join(unlike)})")
+    """Refuse a version with another section `ingest`: its training clips were of another kind.
+
+    Of one that was registered from a folder only the shape of its clips counts: how clips were cut where it
+    was trained is not known.
+    """
+    before, now = fixed_keys(own), fixed_keys(present)
+    counted = _SHAPE if version.origin else before
+    unlike = [
+        f"ingest.{name} {before[name]}, not {now[name]}" for name in counted if before[name] != now[name]
+    ]
+    if different:
+        remedy = "evaluate it in a pipeline whose params.yaml has these values"
+        raise VideomarError(
+            f"{version}: clips here are cut otherwise than its own ({'; '.join(unlike)}); {remedy}"
+        )
 
 
 def _require_fitting(version: Version, tokenizer: Path, present: IngestParams) -> None:

@@ -248,6 +248,8 @@ def _require_commit(traced: Trace) -> str:
     """
     tags, version = traced.version.tags, traced.version
     commit = tags.get("git_commit", "none")
+    if version.origin:
+        raise VideomarError(f"{version}: was registered from a folder, expected one that a pipeline made")
     if not traced.files:
         raise VideomarError(
             f"{version}: got no record of its files, expected a version registered with its lineage; "
