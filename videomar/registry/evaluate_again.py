@@ -153,7 +153,7 @@ def _require_same_cut(version: Version, own: IngestParams, present: IngestParams
     unlike = [
         f"ingest.{name} {before[name]}, not {now[name]}" for name in counted if before[name] != now[name]
     ]
-    if different:
+    if unlike:
         remedy = "evaluate it in a pipeline whose params.yaml has these values"
         raise VideomarError(
             f"{version}: clips here are cut otherwise than its own ({'; '.join(unlike)}); {remedy}"
