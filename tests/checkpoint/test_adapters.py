@@ -117,6 +117,7 @@ def test_new_conditions_need_all_weights(settings, network, source, tmp_path):
     [
         ({"start_from": None}, "null without train.start_from"),
         ({"sharding": "fsdp"}, "together they are untried"),
+        ({"sharding": "zero1"}, "together they are untried"),
         ({"compile": True}, "together they are untried"),
     ],
 )

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch.nn.attention.flex_attention import BlockMask
+from torch._dynamo.testing import CompileCounter
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.fake_cuda import FakeCuda
@@ -65,6 +66,27 @@ def test_attention_by_blocks_is_attention_under_the_whole_mask(objective, measur
         results.append([out.detach(), *(tensor.grad for tensor in inputs)])
     worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*results, strict=True))
     measured(f"{objective}: attention and gradients by blocks and under the whole mask", worst, 1e-5)
+
+
+@pytest.mark.slow
+def test_new_masks_and_sizes_are_not_compiled_again():
+    """A mask is a new function at every step; a kernel made for it alone would take seconds each time."""
+    counter = CompileCounter()
+    compiled = torch.compile(flex_attention, backend=counter)
+    for num_frames, tokens_per_frame in [
+        (4, 64),
+        (4, 64),
+        (5, 64),
+        (6, 64),
+        (7, 80),
+        (7, 80),
+        (8, 96),
+        (9, 112),
+    ]:
+        mask = block_mask(tables(num_frames)["single_frame"], tokens_per_frame)
+        q = torch.zeros(1, 2, num_frames * tokens_per_frame, 16)
+        compiled(q, q, q, block_mask=mask)
+    assert counter.frame_count <= 3  # the first size, then of any number of frames, then of any frames
 
 
 class Largest(TorchDispatchMode):

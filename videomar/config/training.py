@@ -187,7 +187,7 @@ class TrainParams:
         require(size_px == 0, "train.curriculum", f"a last stage of {size_px} pixels", "the full size (0)")
         rule = "null without train.start_from: adapters change trained weights, not random ones"
         require(self.lora is None or self.start_from is not None, "train.lora", self.lora, rule)
-        rule = "null with resources.train.sharding: fsdp, or train.compile: together they are untried"
+        rule = "null with train.compile, or a resources.train.sharding but ddp: together they are untried"
         whole = self.sharding == "ddp" and not self.compile
         require(self.lora is None or whole, "train.lora", self.lora, rule)
         betas = all(0 <= beta < 1 for beta in self.betas)
