@@ -11,7 +11,7 @@ from videomar.checkpoint.manifest import ModelShape
 from videomar.config import Params
 from videomar.config.edit import read_preset, with_changes
 from videomar.ops.planning.gpus import Fleet, parse_fleet
-from videomar.ops.planning.plan_counts import Cost, Plan, Strides, Videos, assumed_clips
+from videomar.ops.planning.plan_counts import Cost, Plan, PlannedStrides, Videos, assumed_clips
 from videomar.ops.planning.plan_flops import text_size
 from videomar.ops.planning.plan_formulas import plan_for
 from videomar.ops.planning.plan_memory import parameter_sizes
@@ -46,7 +46,7 @@ def planned(name: str, fleet: str) -> Plan:
     """Plan of a preset on GPUs."""
     params = read(name)
     own = params.tokenizer
-    strides = Strides(own.channels, own.time_stride, own.space_stride)
+    strides = PlannedStrides(own.channels, own.time_stride, own.space_stride)
     nothing = Videos(0, 0.0, [])
     return plan_for(params, assumed_clips(CLIPS, params), nothing, strides, parse_fleet(fleet))
 

@@ -27,7 +27,7 @@ from videomar.media.shapes import ClipShape, at_sizes
 from videomar.ops.planning.gpus import GPUS, Fleet, parse_fleet
 from videomar.ops.planning.plan import ASSUMED_CLIPS, training_costs
 from videomar.ops.planning.plan_counts import (
-    Strides,
+    PlannedStrides,
     Videos,
     assumed_clips,
     cached_shapes,
@@ -69,7 +69,7 @@ def with_sizes(params: Params) -> Params:
 def test_bytes_of_latents_are_exactly_those_that_are_encoded(tmp_path: Path, params: Params) -> None:
     """Of clips of two shapes at two sizes each, with deviations; rejected ones do not count."""
     tokenizer = CausalTokenizer(params.tokenizer)
-    strides = Strides(tokenizer.channels, tokenizer.time_stride, tokenizer.space_stride)
+    strides = PlannedStrides(tokenizer.channels, tokenizer.time_stride, tokenizer.space_stride)
     for asked in (params, with_sizes(params)):
         clips = find_clips(ledger_of(tmp_path / "ledger.parquet"), Videos(0, 0.0, []), asked)
         assert clips.counted
@@ -247,7 +247,7 @@ def test_plan_for_gpus_counts_the_clips_of_the_folder_or_those_asked_for(
 
 def test_twice_the_gpus_take_about_half_the_time_until_launches_count() -> None:
     params = with_changes(ROOT / "params.yaml", read_preset(ROOT / "presets", "paper"))
-    clips, nothing, strides = assumed_clips(100, params), Videos(0, 0.0, []), Strides(16, 8, 16)
+    clips, nothing, strides = assumed_clips(100, params), Videos(0, 0.0, []), PlannedStrides(16, 8, 16)
     hours = [
         next(
             c.hours
@@ -265,7 +265,7 @@ def test_what_is_advised_fits(sharding: str) -> None:
     """Each way that a plan names is tried: with it alone nothing is left to advise."""
     params = with_changes(ROOT / "params.yaml", read_preset(ROOT / "presets", "paper"))
     params = dataclasses.replace(params, train=dataclasses.replace(params.train, sharding=sharding))
-    clips, nothing, strides = assumed_clips(100, params), Videos(0, 0.0, []), Strides(16, 8, 16)
+    clips, nothing, strides = assumed_clips(100, params), Videos(0, 0.0, []), PlannedStrides(16, 8, 16)
     advice = plan_for(params, clips, nothing, strides, Fleet("l40s", 2)).advice
     assert advice[0].startswith("train, curriculum stage 0: needs ")
     ways = [line for line in advice if line.startswith("it fits with ")]

@@ -10,7 +10,7 @@ import yaml
 from docs import update_plans
 from docs.update_plans import BY_HAND, HEADER, PAGE, ROOT, ByHand, planned, read, stages_of, train_of
 from videomar.ops.planning.gpus import GPUS, parse_fleet
-from videomar.ops.planning.plan_counts import Strides, Videos, assumed_clips
+from videomar.ops.planning.plan_counts import PlannedStrides, Videos, assumed_clips
 from videomar.ops.planning.plan_formulas import plan_for
 
 # Those with a network of their own.
@@ -60,7 +60,7 @@ def test_paper_fits_on_less_as_its_head_says(fleet: str) -> None:
         params, train=dataclasses.replace(params.train, activation_checkpointing=True)
     )
     clips = assumed_clips(1000, params)
-    plan = plan_for(params, clips, Videos(0, 0.0, []), Strides(16, 8, 16), parse_fleet(fleet))
+    plan = plan_for(params, clips, Videos(0, 0.0, []), PlannedStrides(16, 8, 16), parse_fleet(fleet))
     assert plan.advice == []
 
 

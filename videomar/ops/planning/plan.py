@@ -24,7 +24,7 @@ from videomar.ops.planning.plan_counts import (
     LatentShape,
     Plan,
     PlannedClips,
-    Strides,
+    PlannedStrides,
     Videos,
     assumed_clips,
     cached_shapes,
@@ -205,13 +205,13 @@ def _subject(
     return Subject(replace(params), model, some, val_clips, largest, tokenizer, video)
 
 
-def _strides(params: Params, layout: Layout, is_own: bool) -> tuple[Strides, Path | None]:
-    """Strides and channels of the tokenizer, and its folder if it is trained already."""
+def _strides(params: Params, layout: Layout, is_own: bool) -> tuple[PlannedStrides, Path | None]:
+    """PlannedStrides and channels of the tokenizer, and its folder if it is trained already."""
     if is_own and layout.tokenizer.is_dir():
         loaded = load_tokenizer(layout.tokenizer)
-        return Strides(loaded.channels, loaded.time_stride, loaded.space_stride), layout.tokenizer
+        return PlannedStrides(loaded.channels, loaded.time_stride, loaded.space_stride), layout.tokenizer
     own = params.tokenizer
-    return Strides(own.channels, own.time_stride, own.space_stride), None
+    return PlannedStrides(own.channels, own.time_stride, own.space_stride), None
 
 
 def _assumptions(

@@ -53,7 +53,7 @@ class Plan:
     """Parts of the memory of a GPU by stage, 10^9 bytes."""
 
 
-class Strides(NamedTuple):
+class PlannedStrides(NamedTuple):
     """Channels and strides of a tokenizer, which has them as attributes too."""
 
     channels: int
@@ -152,14 +152,16 @@ def assumed_clips(count: int, params: Params) -> PlannedClips:
     return PlannedClips(shapes, False, count / len(shapes))
 
 
-def latent_shape(shape: ClipShape, strides: Strides) -> LatentShape:
+def latent_shape(shape: ClipShape, strides: PlannedStrides) -> LatentShape:
     """Shape of a clip's latents."""
     frames = 1 + (shape.num_frames - 1) // strides.time_stride
     rows, columns = (side // strides.space_stride for side in (shape.height_px, shape.width_px))
     return strides.channels, frames, rows, columns
 
 
-def cached_shapes(clips: PlannedClips, params: Params, strides: Strides) -> list[tuple[int, LatentShape]]:
+def cached_shapes(
+    clips: PlannedClips, params: Params, strides: PlannedStrides
+) -> list[tuple[int, LatentShape]]:
     """Base size and latent shape of everything that is encoded: each clip at each of its sizes."""
     sizes = cached_sizes(params)
     return [

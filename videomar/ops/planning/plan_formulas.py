@@ -18,7 +18,7 @@ from videomar.ops.planning.plan_counts import (
     LatentShape,
     Plan,
     PlannedClips,
-    Strides,
+    PlannedStrides,
     Videos,
     cached_shapes,
     latent_bytes,
@@ -43,7 +43,7 @@ from videomar.ops.planning.plan_training import (
     HOUR_S,
     LAUNCH_S,
     RECORDED_S,
-    Run,
+    PlannedRun,
     fitting,
     train_stage,
 )
@@ -57,7 +57,9 @@ EVALUATE_S_PER_MPX = 0.4
 """CPU seconds per million generated pixels, two cores: metrics/evaluate.json of the shipped run."""
 
 
-def plan_for(params: Params, clips: PlannedClips, videos: Videos, strides: Strides, fleet: Fleet) -> Plan:
+def plan_for(
+    params: Params, clips: PlannedClips, videos: Videos, strides: PlannedStrides, fleet: Fleet
+) -> Plan:
     """Plan a run on GPUs by formulas alone: nothing is measured, and no weights are read.
 
     Raises:
@@ -66,7 +68,7 @@ def plan_for(params: Params, clips: PlannedClips, videos: Videos, strides: Strid
     text = text_size(params.text)
     model = ModelShape(params.model, strides.channels, text.channels, params.text.max_tokens)
     shares = read_shares()
-    run = Run(params, fleet, shares, model)
+    run = PlannedRun(params, fleet, shares, model)
     shapes = cached_shapes(clips, params, strides)
     refuse_partial_tokens(shapes, params)
     stages = [train_stage(run, number, shapes) for number in range(len(params.train.curriculum))]
@@ -104,7 +106,7 @@ def _pixels(clips: PlannedClips) -> float:
     return statistics.fmean(shape.height_px * shape.width_px * shape.num_frames for shape in clips.shapes)
 
 
-def _train_tokenizer(run: Run, clips: PlannedClips, strides: Strides) -> Cost:
+def _train_tokenizer(run: PlannedRun, clips: PlannedClips, strides: PlannedStrides) -> Cost:
     params = run.params.tokenizer
     if params.pretrained is not None:
         return Cost("train_tokenizer", 0, hours=0.0)
@@ -117,7 +119,9 @@ def _train_tokenizer(run: Run, clips: PlannedClips, strides: Strides) -> Cost:
     return Cost("train_tokenizer", drawn, hours=hours, steps=params.steps, step_s=step_s)
 
 
-def _encode(run: Run, clips: PlannedClips, shapes: Sequence[tuple[int, LatentShape]], videos: Videos) -> Cost:
+def _encode(
+    run: PlannedRun, clips: PlannedClips, shapes: Sequence[tuple[int, LatentShape]], videos: Videos
+) -> Cost:
     """Cost of the stage `encode`: the tokenizer on all GPUs, or reading the clips if that takes longer."""
     params, count = run.params, round(len(shapes) * clips.scale)
     tokens = sum(tokens_of(shape, params.model.patch_size) for _, shape in shapes) * clips.scale
@@ -133,7 +137,7 @@ def _encode(run: Run, clips: PlannedClips, shapes: Sequence[tuple[int, LatentSha
     return Cost("encode", count, round(tokens), stored, peak, seconds / HOUR_S)
 
 
-def _captions(run: Run, clips: PlannedClips, text: TextSize) -> Cost:
+def _captions(run: PlannedRun, clips: PlannedClips, text: TextSize) -> Cost:
     most = run.params.text.max_tokens if text.layers else 0
     precision = "bfloat16" if text.gated else "float32"  # as published
     seconds = clips.total * caption_flops(text, most) / run.rate("captions", precision)
@@ -143,7 +147,7 @@ def _captions(run: Run, clips: PlannedClips, text: TextSize) -> Cost:
 
 
 def _sample_and_evaluate(
-    run: Run, clips: PlannedClips, shapes: Sequence[tuple[int, LatentShape]]
+    run: PlannedRun, clips: PlannedClips, shapes: Sequence[tuple[int, LatentShape]]
 ) -> list[Cost]:
     """Costs of the stages `sample` and `evaluate`."""
     params, suite = run.params, run.params.suite
@@ -180,7 +184,7 @@ def evaluation(count: int, clips: PlannedClips) -> Cost:
     return Cost("evaluate", count, hours=EVALUATE_S_PER_MPX * count * _pixels(clips) / 1e6 / HOUR_S)
 
 
-def _assumptions(run: Run, clips: PlannedClips, videos: Videos, text: TextSize) -> list[str]:
+def _assumptions(run: PlannedRun, clips: PlannedClips, videos: Videos, text: TextSize) -> list[str]:
     params, fleet, gpu = run.params, run.fleet, run.fleet.gpu
     precision = run.train.precision
     lines = [

@@ -62,7 +62,7 @@ class StepTime(NamedTuple):
         return sum(self)
 
 
-class Run(NamedTuple):
+class PlannedRun(NamedTuple):
     """A run on GPUs, and the network that it trains."""
 
     params: Params
@@ -93,7 +93,7 @@ class PlannedStage(NamedTuple):
     """Section `train` with the stage's own values."""
 
 
-def train_stage(run: Run, number: int, shapes: Sequence[tuple[int, LatentShape]]) -> PlannedStage:
+def train_stage(run: PlannedRun, number: int, shapes: Sequence[tuple[int, LatentShape]]) -> PlannedStage:
     """Plan one curriculum stage, for the sizes and latent shapes of the cached clips."""
     stage = run.train.curriculum[number]
     own = stage_params(stage, run.train)
@@ -122,7 +122,7 @@ def train_stage(run: Run, number: int, shapes: Sequence[tuple[int, LatentShape]]
     return PlannedStage(cost, memory, batch, own)
 
 
-def stage_batch(run: Run, stage: CurriculumStage, largest: LatentShape) -> MicroBatch:
+def stage_batch(run: PlannedRun, stage: CurriculumStage, largest: LatentShape) -> MicroBatch:
     """Return the micro-batch of one worker in a curriculum stage; `auto` fills the memory."""
     _, frames, rows, columns = largest
     patch = run.model.params.patch_size
@@ -139,7 +139,7 @@ def stage_batch(run: Run, stage: CurriculumStage, largest: LatentShape) -> Micro
     return batch
 
 
-def step_time(run: Run, batch: MicroBatch, params: TrainParams) -> StepTime:
+def step_time(run: PlannedRun, batch: MicroBatch, params: TrainParams) -> StepTime:
     """Return the seconds of a step: `accumulation` micro-batches, the exchange of gradients, the update."""
     model, fleet, count = run.model, run.fleet, run.fleet.count
     flops = step_flops(model, batch.shape, params)
@@ -171,7 +171,7 @@ def exchanged_bytes(sizes: Sizes, count: int, params: TrainParams) -> float:
     return once * (3 * params.accumulation if params.sharding == "fsdp" else 2)
 
 
-def _pauses_s(run: Run, stage: CurriculumStage, batch: MicroBatch) -> float:
+def _pauses_s(run: PlannedRun, stage: CurriculumStage, batch: MicroBatch) -> float:
     """Seconds of a stage's validations and checkpoints."""
     train = run.train
     kept = stage.steps // train.checkpoint_every + 1
@@ -185,7 +185,7 @@ def _pauses_s(run: Run, stage: CurriculumStage, batch: MicroBatch) -> float:
     return seconds + shown * passes * max(forward, launches * LAUNCH_S)
 
 
-def fitting(run: Run, stages: Sequence[PlannedStage]) -> list[str]:
+def fitting(run: PlannedRun, stages: Sequence[PlannedStage]) -> list[str]:
     """Return which stages need more than a GPU has, and every single change with which all of them fit."""
     fleet, has = run.fleet, run.fleet.gpu.memory_gb
     lines = [
