@@ -206,7 +206,7 @@ def _subject(
 
 
 def _strides(params: Params, layout: Layout, is_own: bool) -> tuple[PlannedStrides, Path | None]:
-    """PlannedStrides and channels of the tokenizer, and its folder if it is trained already."""
+    """Strides and channels of the tokenizer, and its folder if it is trained already."""
     if is_own and layout.tokenizer.is_dir():
         loaded = load_tokenizer(layout.tokenizer)
         return PlannedStrides(loaded.channels, loaded.time_stride, loaded.space_stride), layout.tokenizer

@@ -51,7 +51,7 @@ def tokenizer_flops(params: TokenizerParams, latent: tuple[int, int, int], pixel
     """
     if params.pretrained is not None:
         return TokenizerFlops(*(each * pixels for each in _COSMOS_PER_PIXEL))
-    # PlannedStrides are 1 in latent space, so each weight of a convolution is used once at every latent position.
+    # Strides are 1 in latent space, so each weight of a convolution is used once at every latent position.
     encoder, decoder = _causal_weights(
         params.channels, params.time_stride, params.space_stride, params.hidden_size, params.depth
     )
