@@ -34,6 +34,9 @@ def test_results_are_those_of_the_function_for_all_inputs():
         cuda.clear()
         first = replayed(x, y, 0.5)
         assert cuda.launches == {"copy_": 2, "fill_": 1, "graph": 1}
+        cuda.clear()
+        replayed(x, y, 0.5)
+        assert cuda.launches == {"copy_": 2, "graph": 1}
         assert not cuda.waits
         assert replayed(y, x, 0.5)[0] is first[0]  # overwritten
 

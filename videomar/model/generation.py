@@ -96,7 +96,7 @@ class RowNoise:
 
     def normal(self, *shape: int) -> Tensor:
         """Draw standard normal noise (B, *shape)."""
-        return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in self._generators])
+        return _stacked([torch.randn(shape, generator=g, device=g.device) for g in self._generators])
 
     def orders(self, size: int) -> Tensor:
         """Draw a permutation of `size` tokens for each row, (B, size)."""
@@ -107,6 +107,11 @@ class RowNoise:
         last = self._generators[-1]
         copies = [last.clone_state() for _ in range(count - self.count)]
         return RowNoise([*self._generators, *copies], self.count + len(copies))
+
+
+def _stacked(rows: list[Tensor]) -> Tensor:
+    # A single row needs no kernel.
+    return rows[0][None] if len(rows) == 1 else torch.stack(rows)
 
 
 def _pad_rows(x: Tensor, count: int) -> Tensor:

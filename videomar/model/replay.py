@@ -8,6 +8,7 @@ and missing inputs, is checked, and runs the function as it is wherever it canno
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from torch import Tensor
 _MOST_RECORDINGS = 64
 # A library may choose another kernel while it is recorded, which rounds bfloat16 differently.
 _CLOSE = 0.05
+# A recording begins with a wait for the device, which would end one of another thread.
+_RECORDING = threading.Lock()
 _log = logging.getLogger(__name__)
 
 Input = Tensor | float | None
@@ -30,6 +33,8 @@ class _Recording(NamedTuple):
     graph: Any
     inputs: list[Tensor | None]
     outputs: tuple[Tensor, ...]
+    numbers: dict[int, float]
+    """Values that inputs which are numbers have now, by their place."""
 
 
 class Replayed:
@@ -58,18 +63,19 @@ class Replayed:
             recording = self._recordings.get(key)
             if recording is None:
                 device = next(x.device for x in inputs if isinstance(x, Tensor))
-                with torch.cuda.device(device):
+                with _RECORDING, torch.cuda.device(device):
                     recording = self._recordings[key] = self._record(inputs, device)
         except RuntimeError as error:
             # Nothing is lost but speed.
             self._fits = False
             _log.warning("CUDA graph: %s; kernels are started one by one", " ".join(str(error).split()))
             return self._function(*inputs)
-        for value, kept in zip(inputs, recording.inputs, strict=True):
+        for place, (value, kept) in enumerate(zip(inputs, recording.inputs, strict=True)):
             if isinstance(value, Tensor):
                 kept.copy_(value)  # type: ignore[union-attr]
-            elif value is not None:
+            elif value is not None and value != recording.numbers.get(place):
                 kept.fill_(value)  # type: ignore[union-attr]
+                recording.numbers[place] = value
         recording.graph.replay()
         return recording.outputs
 
@@ -94,11 +100,11 @@ class Replayed:
         pairs = zip(outputs, expected, strict=True)
         if not all(torch.allclose(*pair, _CLOSE, _CLOSE, equal_nan=True) for pair in pairs):
             raise RuntimeError("replayed kernels gave other values than the function")
-        return _Recording(graph, kept, outputs)
+        return _Recording(graph, kept, outputs, {})
 
 
 def _buffer(value: Input, device: torch.device) -> Tensor | None:
     """Return memory for an input, with its value; a number becomes a tensor without axes."""
     if isinstance(value, Tensor):
         return value.clone()
-    return None if value is None else torch.full((), value, device=device)
+    return None if value is None else torch.full((), float(value), device=device)
