@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -45,6 +46,7 @@ from videomar.hub.find import find_model
 from videomar.latents.dataset import read_splits, shape_of
 from videomar.latents.encode import encode_clips
 from videomar.media.mp4 import find_ffmpeg
+from videomar.provenance.code_hash import CAPTIONS, LATENTS, code_hash
 from videomar.sampling.sample import sample_held_out
 from videomar.sources.films import cut_film, fetch_film, find_part_starts, read_sources
 from videomar.training.loop import train
@@ -55,13 +57,9 @@ MEASURED_CLIPS = 16  # by metrics that take longer than decibels
 TENTH = 10
 _GROUP = "real"
 _WORK = Path(".local/finetune")
-_KINDS = {
-    "truth": "truth",
-    "repeat": "last picture repeated",
-    "scratch": "from nothing",
-    "tuned": "fine-tuned",
-}
-_SHOWN_CLIPS, _SHOWN_FRAMES, _SCALE = 4, 5, 3
+_BEFORE = "as it was"
+_KINDS = ("truth", "last picture repeated", "from nothing", "fine-tuned")
+_SHOWN_CLIPS, _SHOWN_FRAMES = 4, 5
 
 
 class Setting(NamedTuple):
@@ -87,18 +85,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     began = time.monotonic()
     steps = 10 if chosen.quick else chosen.steps
-    setting = make_setting(chosen.model, steps, chosen.threads, chosen.work)
+    setting = make_setting(
+        chosen.model, steps, chosen.threads, chosen.work / (chosen.clips or Path("film")).name
+    )
     if chosen.quick:
         setting = setting._replace(params=_quick(setting.params))
     prepare_clips(setting, chosen.clips)
     tables, figures = compare(setting)
     ratios = {"finetuned_better": float(figures["continuation gain_db"]["low"] > 0)}
     figures |= {"seconds": round(time.monotonic() - began, 1), "model": chosen.model}
-    draw_picture(setting, tables["scratch"], tables["tuned"], setting.work / "finetune.png")
+    draw_clips(tables["scratch"], tables["tuned"], setting.work / "finetune")
     if chosen.quick:
         write_result("finetune", figures, ratios, folder=setting.work)
         return
-    shutil.copyfile(setting.work / "finetune.png", ROOT / "docs/images/finetune.png")
+    for suffix in (".png", ".webp"):
+        shutil.copyfile(setting.work / f"finetune{suffix}", ROOT / f"docs/images/finetune{suffix}")
     write_result("finetune", figures, ratios)
 
 
@@ -120,7 +121,9 @@ def make_setting(model: str, steps: int, threads: int, work: Path) -> Setting:
     encode = dataclasses.replace(params.encode, num_workers=1)
     ingest = dataclasses.replace(params.ingest, num_workers=threads)
     params = dataclasses.replace(params, suite=suite, train=own, encode=encode, ingest=ingest)
-    return Setting(found, params, steps, work / start_sha256(found.checkpoint)[:12])
+    # Other weights, or other code of latents and captions, make other files.
+    parts = [start_sha256(found.checkpoint), code_hash(LATENTS), code_hash(CAPTIONS)]
+    return Setting(found, params, steps, work / "-".join(part[:8] for part in parts))
 
 
 def _quick(params: Params) -> Params:
@@ -233,14 +236,16 @@ def compare(setting: Setting) -> tuple[dict[str, Path], dict[str, Any]]:
     torch.set_num_threads(setting.params.train.threads_per_worker)
     data = read_splits(setting.work / "latents", setting.params)
     shape = shape_of(data.train, setting.params)
-    judged: dict[str, pd.DataFrame] = {"shipped": _judge(setting, "shipped", setting.model.checkpoint)}
+    judged, clips_of = {}, {}
+    judged[_BEFORE], clips_of[_BEFORE] = _judge(setting, _BEFORE, setting.model.checkpoint)
     steps: dict[str, int] = {}
     for name, own in runs_of(setting).items():
         out = setting.work / name
         train(shape, data, own, out, Worker(), None)
         for path in sorted(out.glob("step_*")):
             key = f"{name} {int(path.name.removeprefix('step_'))}"
-            judged[key], steps[key] = _judge(setting, key, path), int(path.name.removeprefix("step_"))
+            judged[key], clips_of[key] = _judge(setting, key, path)
+            steps[key] = int(path.name.removeprefix("step_"))
     scratch = max((key for key in judged if key.startswith("scratch")), key=lambda key: _gain(judged[key]))
     tuned = max((key for key in judged if key.startswith("tuned")), key=lambda key: steps[key])
     figures: dict[str, Any] = {
@@ -249,14 +254,15 @@ def compare(setting: Setting) -> tuple[dict[str, Path], dict[str, Any]]:
     }
     figures["against_the_model_as_it_was"] = {
         f"{kind} {column}": dataclasses.asdict(figure)
-        for kind, column, figure in differences(judged[tuned], judged["shipped"], setting.params)
+        for kind, column, figure in differences(judged[tuned], judged[_BEFORE], setting.params)
     }
     figures["gain_db"] = {key: round(_gain(rows), 3) for key, rows in judged.items()}
     figures |= {"steps_tuned": steps[tuned], "steps_scratch": setting.steps, "best_of_scratch": scratch}
     ledger = read_ledger(setting.work / "ledger.parquet")
     figures |= {f"clips_{split}": int(count) for split, count in ledger["split"].value_counts().items()}
     figures["weights_sha256"] = start_sha256(setting.model.checkpoint)
-    return {"scratch": _clips_of(setting, scratch), "tuned": _clips_of(setting, tuned)}, figures
+    shown = {name: clips_of[key] for name, key in (("scratch", scratch), ("tuned", tuned))}
+    return shown, figures
 
 
 def differences(tuned: pd.DataFrame, other: pd.DataFrame, params: Params) -> Iterator[tuple[str, str, Any]]:
@@ -270,41 +276,45 @@ def differences(tuned: pd.DataFrame, other: pd.DataFrame, params: Params) -> Ite
                 yield kind, column, dataclasses.replace(figure, unit=unit)
 
 
-def draw_picture(setting: Setting, scratch: Path, tuned: Path, out: Path) -> None:
-    """Draw some held-out clips, evenly chosen: the truth, the last picture repeated, both models."""
+def draw_clips(scratch: Path, tuned: Path, out: Path) -> None:
+    """Draw some held-out clips, evenly chosen: the truth, the last picture repeated, both models.
+
+    Args:
+        scratch: generated.parquet of the model trained from nothing.
+        tuned: the same of the fine-tuned one.
+        out: without suffix; `.png` has frames from the last given one on, `.webp` moves.
+    """
     made: Mapping[str, Any] = {"scratch": read_generated(scratch), "tuned": read_generated(tuned)}
     count = len(made["tuned"])
-    rows: list[NDArray[np.uint8]] = []
+    shown = []
     for number in np.unique(np.linspace(0, count - 1, min(_SHOWN_CLIPS, count)).round().astype(int)):
         kinds = made["tuned"][number]
         truth, given = kinds["truth"].frames, kinds["continuation"].context_frames
-        clips = {
-            "truth": truth,
-            "repeat": repeat_last(truth, given),
-            "scratch": made["scratch"][number]["continuation"].frames,
-            "tuned": kinds["continuation"].frames,
-        }
-        at = np.linspace(given - 1, len(truth) - 1, _SHOWN_FRAMES).round().astype(int)
-        large = {
-            kind: np.kron(clip[at], np.ones((1, _SCALE, _SCALE, 1), np.uint8)) for kind, clip in clips.items()
-        }
-        rows.append(np.concatenate([np.concatenate(list(large[kind]), axis=1) for kind in _KINDS], axis=1))
-    sheet = Image.fromarray(np.concatenate(rows))
+        other = made["scratch"][number]["continuation"].frames
+        shown.append([truth, repeat_last(truth, given), other, kinds["continuation"].frames])
+    clips = np.array(shown)  # (clips, kinds, F, H, W, 3)
+    at = np.linspace(given - 1, clips.shape[2] - 1, _SHOWN_FRAMES).round().astype(int)
+    _sheet(rearrange(clips[:, :, at], "n k f h w c -> (n h) (k f w) c"), 3).save(out.with_suffix(".png"))
+    frames = rearrange(clips, "n k f h w c -> f (n h) (k w) c")
+    first, *rest = [_sheet(frame, 5) for frame in frames]
+    first.save(out.with_suffix(".webp"), save_all=True, append_images=rest, duration=125, loop=0, quality=80)
+
+
+def _sheet(picture: NDArray[np.uint8], scale: int) -> Image.Image:
+    """A picture (H, W, 3) enlarged, with a label above each kind."""
+    sheet = Image.fromarray(np.kron(picture, np.ones((scale, scale, 1), np.uint8)))
     labelled = Image.new("RGB", (sheet.width, sheet.height + 16), "white")
     labelled.paste(sheet, (0, 16))
     pen = ImageDraw.Draw(labelled)
-    for column, label in enumerate(_KINDS.values()):
+    for column, label in enumerate(_KINDS):
         pen.text((column * sheet.width // len(_KINDS) + 4, 2), label, fill="black")
-    labelled.save(out)
+    return labelled
 
 
-def _clips_of(setting: Setting, key: str) -> Path:
-    return setting.work / "judged" / f"{key.replace(' ', '_')}.parquet"
-
-
-def _judge(setting: Setting, key: str, weights: Path) -> pd.DataFrame:
-    """Generate the held-out clips with a checkpoint and score them; scores that are there are read."""
-    out = _clips_of(setting, key)
+def _judge(setting: Setting, key: str, weights: Path) -> tuple[pd.DataFrame, Path]:
+    """Generate the held-out clips with a checkpoint and score them; what is there already is read."""
+    name = f"{key.replace(' ', '_')}-{start_sha256(weights)[:8]}"
+    out = setting.work / "judged" / f"{name}.parquet"
     scores = out.with_suffix(".scores.parquet")
     if not scores.is_file():
         out.parent.mkdir(exist_ok=True)
@@ -315,7 +325,7 @@ def _judge(setting: Setting, key: str, weights: Path) -> pd.DataFrame:
         )
         beside = {name: out.with_suffix(f".{name}") for name in ("details", "plot", "sampled")}
         evaluate_clips(SimpleNamespace(generated=out, out=scores, **beside), setting.params.suite)
-    return pd.read_parquet(scores)
+    return pd.read_parquet(scores), out
 
 
 def checkpoint_of(folder: Path) -> Path:

@@ -64,8 +64,9 @@ def test_comparison_runs_and_continues_from_what_is_there(tmp_path, capsys):
     first = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
     assert first["steps_tuned"] == 1
     assert first["continuation gain_db"]["n"] >= 2
-    [work] = (tmp_path / "work").iterdir()
+    [work] = (tmp_path / "work/clips").iterdir()
     assert (work / "finetune.png").is_file()
+    assert (work / "finetune.webp").is_file()
     splits = read_ledger(work / "ledger.parquet").groupby("split").size()
     assert splits["train"] >= 2
     finetune.main(words)
