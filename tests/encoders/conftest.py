@@ -1,13 +1,19 @@
-"""A folder with a tiny random tokenizer of every kind."""
+"""A folder with a tiny random tokenizer of every kind, and ledgers of a few clips."""
 
+import copy
 import math
+from dataclasses import asdict
 
+import pandas
 import pytest
 import torch
 from torch import nn
 
 from tests.conftest import small_params
+from tests.support.videos import run_ffmpeg
 from videomar.compute.seeding import step_generator
+from videomar.curation.ledger import ClipRow, write_ledger
+from videomar.encoders import drawn_clips
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.encoders.load import load_tokenizer
 
@@ -22,6 +28,7 @@ STRIDES = {
     "cogvideox": (4, 8),
 }
 KINDS = list(STRIDES)
+SHAPE = {"clip_width_px": 32, "clip_height_px": 32, "num_frames": 17}
 WITH_MOMENTS = ("ours", "wan", "ltx", "cogvideox")
 
 
@@ -136,6 +143,46 @@ def kind(request):
     return request.param
 
 
+@pytest.fixture(scope="session")
+def loaded():
+    """Kind -> a loaded tokenizer; not to be changed."""
+    return {}
+
+
 @pytest.fixture
-def tokenizer(kind, folders):
-    return load_tokenizer(folders[kind])
+def tokenizer(kind, folders, loaded):
+    if kind == "torchscript":
+        return load_tokenizer(folders[kind])
+    if kind not in loaded:
+        loaded[kind] = load_tokenizer(folders[kind])
+    return copy.deepcopy(loaded[kind])
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    """The linear start and the statistics of few clips: a second less in every test."""
+    monkeypatch.setattr(drawn_clips, "PCA_CLIPS", 16)
+    monkeypatch.setattr(drawn_clips, "STATISTICS_BATCH", 4)
+
+
+def write_run(root, rows, name="a.mp4", seconds=6, size="64x64"):
+    """`raw/NAME`, and a ledger of these clips (split, group, start_s, shape) of it."""
+    (root / "raw").mkdir(exist_ok=True)
+    if not (root / "raw" / name).exists():
+        source = f"testsrc2=size={size}:rate=8:duration={seconds}"
+        run_ffmpeg(root / "raw", "-f", "lavfi", "-i", source, name)
+    made = [
+        asdict(ClipRow(video=name, clip_id=f"c{n}", group=group, start_s=start_s, **shape)) | {"split": split}
+        for n, (split, group, start_s, shape) in enumerate(rows)
+    ]
+    write_ledger(root / "ledger.parquet", pandas.DataFrame(made).assign(kept=True, cluster=None))
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory):
+    """Ten clips of two shapes and two groups."""
+    root = tmp_path_factory.mktemp("mixed")
+    wide = SHAPE | {"clip_width_px": 48}
+    rows = [("train", ("simulated", "real")[n % 2], 0.25 * n, (SHAPE, wide)[n // 2 % 2]) for n in range(10)]
+    write_run(root, [*rows, ("test", "simulated", 3.0, SHAPE), ("test", "real", 3.5, wide)])
+    return root

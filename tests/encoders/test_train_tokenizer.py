@@ -2,18 +2,18 @@
 
 import dataclasses
 import os
-from dataclasses import asdict
+import signal
 from pathlib import Path
 
 import pandas
 import pytest
 import torch
 
-from tests.encoders.conftest import STRIDES
+from tests.encoders.conftest import SHAPE, STRIDES, write_run
 from tests.support.fake_cuda import FakeCuda
-from tests.support.videos import run_ffmpeg
+from tests.support.training_kills import Kill, arm
 from videomar.compute.seeding import step_generator
-from videomar.curation.ledger import ClipRow, read_ledger, write_ledger
+from videomar.curation.ledger import read_ledger, write_ledger
 from videomar.encoders import drawn_clips, train_tokenizer
 from videomar.encoders.causal import CausalTokenizer, start_from_pca, start_from_streamed_pca
 from videomar.encoders.clip_store import ClipStore
@@ -23,7 +23,7 @@ from videomar.encoders.train_tokenizer import train_from_ledger
 from videomar.errors import CheckpointError, DataError
 from videomar.media.clip_reader import read_ledger_clips
 
-SHAPE = {"clip_width_px": 32, "clip_height_px": 32, "num_frames": 17}
+pytestmark = pytest.mark.usefixtures("few_draws")
 
 
 @pytest.fixture(scope="module")
@@ -32,36 +32,6 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
     write_run(root, [("train", "real", 0.0, SHAPE), ("test", "real", 3.0, SHAPE)])
     return root
-
-
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory):
-    """Ten clips of two shapes and two groups."""
-    root = tmp_path_factory.mktemp("mixed")
-    wide = SHAPE | {"clip_width_px": 48}
-    rows = [("train", ("simulated", "real")[n % 2], 0.25 * n, (SHAPE, wide)[n // 2 % 2]) for n in range(10)]
-    write_run(root, [*rows, ("test", "simulated", 3.0, SHAPE), ("test", "real", 3.5, wide)])
-    return root
-
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch):
-    """The linear start and the statistics of few clips: a second less in every test."""
-    monkeypatch.setattr(drawn_clips, "PCA_CLIPS", 16)
-    monkeypatch.setattr(drawn_clips, "STATISTICS_BATCH", 4)
-
-
-def write_run(root, rows, name="a.mp4", seconds=6, size="64x64"):
-    """`raw/NAME`, and a ledger of these clips (split, group, start_s, shape) of it."""
-    (root / "raw").mkdir(exist_ok=True)
-    if not (root / "raw" / name).exists():
-        source = f"testsrc2=size={size}:rate=8:duration={seconds}"
-        run_ffmpeg(root / "raw", "-f", "lavfi", "-i", source, name)
-    made = [
-        asdict(ClipRow(video=name, clip_id=f"c{n}", group=group, start_s=start_s, **shape)) | {"split": split}
-        for n, (split, group, start_s, shape) in enumerate(rows)
-    ]
-    write_ledger(root / "ledger.parquet", pandas.DataFrame(made).assign(kept=True, cluster=None))
 
 
 def fitting(params, folder):
@@ -79,6 +49,11 @@ def prepared(root, params, out="tokenizer", **changed):
     """Figures, curve and folder of the stage with other parameters of section `tokenizer`."""
     if "pretrained" in changed:
         params = fitting(params, changed["pretrained"])
+    else:
+        changed = {
+            "space_stride": 4,
+            **changed,
+        }  # small patches: quick components
     params = dataclasses.replace(params, tokenizer=dataclasses.replace(params.tokenizer, **changed))
     out, plot = root / out, root / f"{out}.csv"
     figures = train_from_ledger(root / "raw", root / "ledger.parquet", out, plot, params)
@@ -299,7 +274,7 @@ def peak_bytes(root, params):
 def test_memory_does_not_grow_with_the_clips(params, tmp_path):
     """Ten times the clips, for training and held out; growth by a third of their pictures may be noise."""
     shape = {"clip_width_px": 96, "clip_height_px": 96, "num_frames": 33}
-    counts, peaks = (20, 160), []
+    counts, peaks = (20, 140), []
     for count in counts:
         root = tmp_path / str(count)
         root.mkdir()
@@ -307,3 +282,39 @@ def test_memory_does_not_grow_with_the_clips(params, tmp_path):
         write_run(root, rows, seconds=25)
         peaks.append(peak_bytes(root, params))
     assert peaks[1] - peaks[0] < (counts[1] - counts[0]) * 3 * 96 * 96 * 33 / 3
+
+
+KILLS = [
+    Kill("clip written, its checksum not", "videomar.encoders.clip_store:_write", 5, after=True),
+    Kill("mid-step", "videomar.encoders.train_tokenizer:batch_loss", 4),
+    Kill("checkpoint: weights written", "videomar.checkpoint.folder:save_file", 3, after=True),
+    Kill("checkpoint: before rename", "videomar.checkpoint.folder:os.replace", 2),
+    Kill("checkpoint: old ones not removed", "videomar.checkpoint:prune", 3),
+    Kill("statistics", "videomar.encoders.train_tokenizer:set_latent_statistics", 1, after=True),
+    Kill("tokenizer not in place", "videomar.encoders.train_tokenizer:save_tokenizer", 1, after=True),
+    Kill("tokenizer in place", "videomar.encoders.train_tokenizer:_replace_tokenizer", 1, after=True),
+    Kill("curve not written", "videomar.encoders.train_tokenizer:write_csv", 1),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", KILLS, ids=[kill.what for kill in KILLS])
+def test_killed_tokenizer_run_ends_in_the_same_bytes(kill, mixed, params, tmp_path):
+    """By SIGKILL, at named places; what is started again knows nothing of it."""
+    (tmp_path / "raw").symlink_to(mixed / "raw")
+    (tmp_path / "ledger.parquet").symlink_to(mixed / "ledger.parquet")
+    changed = {"steps": 7, "batch_size": 3, "checkpoint_every": 2}
+    pid = os.fork()
+    if not pid:
+        try:
+            arm(kill)
+            prepared(tmp_path, params, out="cut", **changed)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    figures, curve, cut = prepared(tmp_path, params, out="cut", **changed)
+    whole_figures, whole_curve, whole = prepared(tmp_path, params, out="whole", **changed)
+    assert weights_of(cut) == weights_of(whole)
+    assert figures == whole_figures
+    assert curve.equals(whole_curve)
+    assert not (tmp_path / "cut.work").exists()

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from videomar.compute.device import send
 from videomar.compute.seeding import step_generator
 from videomar.config import TokenizerParams
 from videomar.encoders.clip_store import ClipStore
@@ -110,11 +111,7 @@ def batches(
 
     def read(step: int) -> tuple[list[Tensor], torch.Generator]:
         drawn, generator = draws.at_step(step)
-        parts = load_clips(store, drawn)
-        if device.type == "cpu":
-            return parts, generator
-        # Copies from pinned memory wait for nothing, and noise is drawn where it is used.
-        return [part.pin_memory() for part in parts], step_generator(params.seed, step, device=device)
+        return load_clips(store, drawn), generator
 
     with ThreadPoolExecutor(1) as reader:
         steps = range(first_step, params.steps)
@@ -123,6 +120,6 @@ def batches(
             parts, generator = ahead.pop().result()
             if step + 1 in steps:
                 ahead.append(reader.submit(read, step + 1))
-            yield Batch(
-                step, [to_unit_range(part.to(device, non_blocking=True)) for part in parts], generator
-            )
+            if device.type != "cpu":  # noise is drawn where it is used
+                generator = step_generator(params.seed, step, device=device)
+            yield Batch(step, [to_unit_range(send(part, device)) for part in parts], generator)

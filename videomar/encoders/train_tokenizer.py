@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from videomar.compute.device import autocast, choose_device
+from videomar.compute.device import autocast, choose_device, full_float32, repeat_exactly
 from videomar.compute.seeding import step_generator
 from videomar.config import Params, TokenizerParams
 from videomar.curation.ledger import kept_clips, read_ledger
@@ -102,6 +102,7 @@ def train_tokenizer(
         The tokenizer, its linear start, and the loss curve.
     """
     own = params.tokenizer
+    repeat_exactly(device)
     identity = describe_tokenizer_run(rows, params.ingest.fps, own)
     claim_work_folder(work, identity)
     draws = Draws(rows, own)
@@ -187,12 +188,13 @@ def set_latent_statistics(tokenizer: CausalTokenizer, draws: Draws, store: ClipS
 def set_linear_start(tokenizer: CausalTokenizer, draws: Draws, store: ClipStore) -> None:
     """Start the linear maps from the principal components of drawn clips, in float32."""
     device, chunks = tokenizer.latent_mean.device, _chunks(draws.for_pca(), store)
-    if len(chunks) == 1:
-        start_from_pca(tokenizer, *load_videos(store, chunks[0], device))
-    else:
-        start_from_streamed_pca(
-            tokenizer, lambda: (video for chunk in chunks for video in load_videos(store, chunk, device))
-        )
+    with full_float32():
+        if len(chunks) == 1:
+            start_from_pca(tokenizer, *load_videos(store, chunks[0], device))
+        else:
+            start_from_streamed_pca(
+                tokenizer, lambda: (video for chunk in chunks for video in load_videos(store, chunk, device))
+            )
 
 
 def _chunks(draws: Sequence[Draw], store: ClipStore) -> list[list[Draw]]:
