@@ -182,6 +182,26 @@ def test_two_nodes_one_of_which_dies_make_the_same_bytes(films, cluster):
 
 
 @pytest.mark.slow
+def test_actors_share_the_gpus_of_the_cluster(films, cluster):
+    """Ray is told of two GPUs; PyTorch here finds none, so that what is computed is as on a processor."""
+    import ray
+
+    second = cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=STORE_BYTES)
+    try:
+        params = films.with_workers(3)
+        blocks = encode_on_ray(films.videos, films.small, params)
+        first = next(blocks)
+        free = ray.available_resources().get("GPU", 0)
+        films.assert_encoded([first, *blocks])
+        assert free == pytest.approx(0.5)
+        wanted = dataclasses.replace(params, encode=dataclasses.replace(params.encode, device="cuda"))
+        with pytest.raises(DataError, match=r"^resources\.encode\.device: got cuda, expected a GPU"):
+            list(encode_on_ray(films.videos, films.small, wanted))
+    finally:
+        cluster.remove_node(second)
+
+
+@pytest.mark.slow
 def test_cluster_of_as_many_cpus_as_workers_is_started_and_says_nothing(films):
     script = films.folder / "run.py"
     script.write_text(

@@ -64,8 +64,10 @@ def encode_on_ray(videos: Sequence[Video], tokenizer: Path, params: Params) -> I
 
         _set_up_ray_data()
         device, num_gpus = actor_device(params.encode.device, workers, "resources.encode.device")
-        tasks = max(4 * workers, sum(len(part.keys) for part in parts) // _TASK_CLIPS)
-        rows = [as_item(group) for group in group_videos(parts, _GROUP_CLIPS if num_gpus else 1)]
+        num_clips, shares = sum(len(part.keys) for part in parts), 4 * workers
+        tasks = max(shares, num_clips // _TASK_CLIPS)
+        together = min(_GROUP_CLIPS, num_clips // shares) if num_gpus else 1
+        rows = [as_item(group) for group in group_videos(parts, together)]
         dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), tasks))
         settings = (str(tokenizer.resolve()), params.encode.dtype, params.encode.moments)
         with warnings.catch_warnings():
