@@ -7,7 +7,10 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 FILES = ("dvc.yaml", "params.yaml", "prefect.yaml", "Makefile", "takedowns.csv", ".gitignore", ".dvcignore")
-FOLDERS = {"stages": "*", "flows": "*.py", "presets": "*.yaml", "samples": "*", ".dvc": "[.c]*g*"}
+FOLDERS = {
+    **{"stages": "*", "flows": "*.py", "presets": "*.yaml", "samples": "*", "deploy": "*"},
+    ".dvc": "[.c]*g*",
+}
 
 
 class BuildWithProject(build_py):

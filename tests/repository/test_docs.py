@@ -23,7 +23,7 @@ PAGES = sorted(
     key=lambda page: page.relative_to(ROOT).as_posix(),
 )
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
-FOLDERS = "videomar|stages|flows|tests|benchmarks|docs|samples|presets"
+FOLDERS = "videomar|stages|flows|tests|benchmarks|docs|samples|presets|deploy"
 # Words of a sentence, and what a reader must fill in.
 NOT_PATHS = re.compile(r"[*<>{}]|NAME|\.\.\.")
 UNCLEAR = re.compile(r"\b(told|amiss|mends?|mended|anew|for ever|of one kind|shall|whoever|thereof)\b", re.I)

@@ -16,7 +16,7 @@ VERSION = "videomar.version"
 BAD_IN_PATH = "[\"'`$\\\\:;#?%&*|<>{}\\x00-\\x1f]"
 """Characters refused in the folder's path; the same as in install.py, which runs without this package."""
 _PACKAGED = Path(videomar.__file__).parent / "project"
-_FOLDERS = ("stages", "flows", "presets", "samples")
+_FOLDERS = ("stages", "flows", "presets", "samples", "deploy")
 _FILES = (
     *("dvc.yaml", "params.yaml", "prefect.yaml", "Makefile", "takedowns.csv"),
     *(".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"),

@@ -211,6 +211,10 @@ def _strides(params: Params, layout: Layout, is_own: bool) -> tuple[PlannedStrid
         loaded = load_tokenizer(layout.tokenizer)
         return PlannedStrides(loaded.channels, loaded.time_stride, loaded.space_stride), layout.tokenizer
     own = params.tokenizer
+    if own.pretrained is not None and Path(own.pretrained).is_dir():
+        # Whose strides are its own: the keys of the section are not used.
+        loaded = load_tokenizer(Path(own.pretrained))
+        return PlannedStrides(loaded.channels, loaded.time_stride, loaded.space_stride), Path(own.pretrained)
     return PlannedStrides(own.channels, own.time_stride, own.space_stride), None
 
 

@@ -77,7 +77,7 @@ def plan_for(
         _ingest(params, clips, videos),
         _train_tokenizer(run, clips, strides),
         _captions(run, clips, text),
-        _encode(run, clips, shapes, videos),
+        _encode(run, clips, shapes, videos, strides),
         *(stage.cost for stage in stages),
         train,
         *_sample_and_evaluate(run, clips, shapes),
@@ -120,7 +120,11 @@ def _train_tokenizer(run: PlannedRun, clips: PlannedClips, strides: PlannedStrid
 
 
 def _encode(
-    run: PlannedRun, clips: PlannedClips, shapes: Sequence[tuple[int, LatentShape]], videos: Videos
+    run: PlannedRun,
+    clips: PlannedClips,
+    shapes: Sequence[tuple[int, LatentShape]],
+    videos: Videos,
+    strides: PlannedStrides,
 ) -> Cost:
     """Cost of the stage `encode`: the tokenizer on all GPUs, or reading the clips if that takes longer."""
     params, count = run.params, round(len(shapes) * clips.scale)
@@ -128,7 +132,7 @@ def _encode(
     own = params.tokenizer
     flops = 0.0
     for _, (_, frames, rows, columns) in shapes:
-        pixels = (1 + (frames - 1) * own.time_stride) * rows * columns * own.space_stride**2
+        pixels = (1 + (frames - 1) * strides.time_stride) * rows * columns * strides.space_stride**2
         flops += tokenizer_flops(own, (frames, rows, columns), pixels).encode * clips.scale
     reading_s = _decode_s(params, clips, videos) / params.encode.num_workers
     seconds = max(flops / run.rate("encode", "float32"), reading_s)
@@ -209,11 +213,12 @@ def _assumptions(run: PlannedRun, clips: PlannedClips, videos: Videos, text: Tex
     if precision != params.train.precision:
         rule = f"train.precision: {params.train.precision} is refused on one {gpu.name}"
         lines.append(f"{rule}, which has no such products: planned in float32")
-    if params.tokenizer.pretrained is not None and not Path(params.tokenizer.pretrained).is_dir():
-        lines.append(
-            f"tokenizer.pretrained: no folder {params.tokenizer.pretrained}; planned with channels and "
-            "strides of section tokenizer, and the operations of Cosmos CV8x16x16"
-        )
+    pretrained = params.tokenizer.pretrained
+    if pretrained is not None:
+        lines.append("encode: as many operations for a pixel as Cosmos CV8x16x16, whatever tokenizer it is")
+        if not Path(pretrained).is_dir():
+            rule = "planned with channels and strides of section tokenizer"
+            lines.append(f"tokenizer.pretrained: no folder {pretrained}; {rule}")
     if text.assumed:
         lines.append(f"text.encoder: no folder {params.text.encoder}; planned with the size of {text.name}")
     if not clips.counted:
