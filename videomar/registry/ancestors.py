@@ -75,9 +75,7 @@ class Ancestor:
     @property
     def raw_files(self) -> dict[str, str]:
         """sha256 of each raw file by its path; of the videos alone where no more was recorded."""
-        if self.files or self.clips is None:
-            return {row.path: row.sha256 for row in self.files if row.kind == "raw"}
-        return videos_of(self.clips)
+        return raw_files_of(self.files, self.clips)
 
     @property
     def trained_videos(self) -> dict[str, str]:
@@ -253,6 +251,13 @@ def _read(folder: Path) -> Ancestor:
         metrics=json.loads(text_of(folder / "metrics/evaluate.json") or "{}"),
         details=json.loads(text_of(folder / "evaluation.json") or "{}"),
     )
+
+
+def raw_files_of(files: Sequence[Checksum], clips: pandas.DataFrame | None) -> dict[str, str]:
+    """sha256 of each raw file among recorded ones, by path; of the clips' videos if none were recorded."""
+    if files or clips is None:
+        return {row.path: row.sha256 for row in files if row.kind == "raw"}
+    return videos_of(clips)
 
 
 def videos_of(clips: pandas.DataFrame) -> dict[str, str]:

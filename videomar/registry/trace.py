@@ -21,7 +21,7 @@ from videomar.checkpoint.manifest import WEIGHTS
 from videomar.config.layout import Layout
 from videomar.files import sha256_of
 from videomar.provenance.checkout import outputs_of
-from videomar.registry.ancestors import TRAIN_SPLIT, Ancestor, read_ancestors, videos_of
+from videomar.registry.ancestors import TRAIN_SPLIT, Ancestor, raw_files_of, read_ancestors
 from videomar.registry.evidence import (
     CLIP_COLUMNS,
     FILES,
@@ -62,9 +62,7 @@ class Trace:
     @property
     def raw_files(self) -> dict[str, str]:
         """sha256 of each raw file by its path; of the videos alone where no more was recorded."""
-        if self.files or self.clips is None:
-            return {row.path: row.sha256 for row in self.files if row.kind == "raw"}
-        return videos_of(self.clips)
+        return raw_files_of(self.files, self.clips)
 
     def videos(self, seen: bool) -> list[str]:
         """Videos with a clip in the train split, or those without one."""
