@@ -279,6 +279,7 @@ def brought(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint.save(tmp_path_factory.mktemp("brought"), 0, shape, tensors, origin, parts=parts)
 
 
+@pytest.mark.slow
 def test_model_from_elsewhere_is_registered_once_judged_and_promoted_with_a_word_about_what_it_saw(
     fresh: Path, brought: Path
 ) -> None:

@@ -205,6 +205,8 @@ def work(spec: RunSpec, worker: "Worker", report: Report | None = None) -> None:
     with copy_warnings(spec.followed().messages, worker.rank):
         data = worker.together(lambda: read_splits(spec.latents, params))
         shape, kind = shape_of(data.train, params), device_kind(worker.device)
+        # The worker that writes checkpoints: the others may be on machines without the tokenizer's folder.
+        parts = worker.together(lambda: None if worker.rank else _parts(spec))
 
         def begin() -> TrackedRun | None:
             if worker.rank:
@@ -215,7 +217,7 @@ def work(spec: RunSpec, worker: "Worker", report: Report | None = None) -> None:
         tracked = worker.together(begin)
         recorder = Recorder(tracked, spec.write_previews, report) if tracked else None
         try:
-            train(shape, data, spec.train, out, worker, recorder, _parts(spec))
+            train(shape, data, spec.train, out, worker, recorder, parts)
         except BaseException:
             if tracked:
                 tracked.finish("FAILED")
