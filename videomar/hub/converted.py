@@ -41,7 +41,7 @@ def import_model(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".draft-", dir=out.parent) as draft:
         weights, model = Path(draft) / "weights", Path(draft) / "model"
-        lines = import_released(source, weights, patch_size, head)
+        *lines, _ = import_released(source, weights, patch_size, head)  # the last says where the draft is
         manifest = read_manifest(weights)
         shape, origin = read_shape(manifest, weights), manifest["made_with"]["imported"]
         params = _fitted(params, shape)

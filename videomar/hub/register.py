@@ -11,6 +11,7 @@ from typing import Any
 
 from videomar.checkpoint import ModelFolder, export, open_model_folder, read_manifest, read_parts, verify
 from videomar.checkpoint.card import model_card
+from videomar.checkpoint.manifest import WEIGHTS
 from videomar.checkpoint.model_folder import TOKENIZER
 from videomar.config import Params, load_params
 from videomar.config.layout import Layout
@@ -57,10 +58,9 @@ def register_folder(folder: Path, reason: str = "") -> list[str]:
 
 def _tags(folder: Path, found: ModelFolder, manifest: Mapping[str, Any], reason: str) -> dict[str, str]:
     """What is known of the model, under the names that versions of the pipeline use, too."""
-    weights = found.checkpoint / "model.safetensors", found.checkpoint / "ema.safetensors"
-    missing = [path.name for path in weights if path.name not in manifest["files"]]
-    if missing:
-        raise CheckpointError(f"{found.checkpoint}: got no {missing[0]}, expected both; use another folder")
+    if "ema.safetensors" not in manifest["files"]:
+        raise CheckpointError(f"{found.checkpoint}: got no ema.safetensors, expected it; use another folder")
+    weights = [found.checkpoint / name for name in WEIGHTS if name in manifest["files"]]
     made_with = manifest["made_with"] if isinstance(manifest["made_with"], dict) else {}
     origin = {"folder": folder.resolve().name, "imported": made_with.get("imported"), "reason": reason}
     unknown = ("git_commit", "git_dirty", "uncommitted", "lock_sha256", "ledger_sha256", "training_run")

@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from videomar.checkpoint.manifest import WEIGHTS
 from videomar.config.layout import Layout
 from videomar.environment import answers
 from videomar.errors import BIN, Finding
@@ -139,9 +140,8 @@ def _examine(client: "MlflowClient", version: Version, is_champion: bool) -> Ite
             computed["lock_sha256"] = sha256_of(evidence / "dvc.lock")
         if not damages:
             weights = stored_folders(version)["checkpoint"]
-            computed["checkpoint_sha256"] = sha256_of(
-                weights / "model.safetensors", weights / "ema.safetensors"
-            )
+            files = [weights / name for name in WEIGHTS if (weights / name).is_file()]
+            computed["checkpoint_sha256"] = sha256_of(*files)
     run_tags = client.get_run(version.run_id).data.tags
     for name in LINEAGE_TAGS:
         truth, run = computed.get(name, run_tags.get(name)), quote(version.run_id)
