@@ -16,11 +16,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import videomar
 from tests.support.browser import CHROMIUM, Tab, browser
 from tests.support.tiny_model import write_tiny_model
 from videomar.cli.demo import open_page, page, stream_clip
 from videomar.config import Params
 from videomar.errors import DataError, VideomarError
+from videomar.report.example_pictures import read_examples
 from videomar.sampling.generate import ClipGenerator, GenerationRequest
 
 REQUEST = GenerationRequest(prompt="it moves", seed=3, motion=5.0)
@@ -216,3 +218,13 @@ def test_taken_port_is_refused_with_a_way_out(address: str, generator: ClipGener
     assert port is not None
     with pytest.raises(VideomarError, match=f"port {port} of 127.0.0.1 is already in use.*--port"):
         open_page(generator, port, tmp_path)
+
+
+def test_page_opens_with_held_out_examples_and_names_the_device(tmp_path: Path) -> None:
+    model = videomar.load("shipped", device="cpu")
+    parts = page(model, tmp_path).config["components"]
+    examples = read_examples(model.folder)
+    assert examples[0].prompt in [part["props"].get("value") for part in parts]
+    [listed] = [part["props"] for part in parts if part["type"] == "dataset"]
+    assert [prompt for _, prompt in listed["samples"]] == [example.prompt for example in examples]
+    assert any("runs on the CPU of this machine" in str(part["props"].get("value")) for part in parts)
