@@ -57,6 +57,14 @@ def train(objective, **changes):
     return dataclasses.replace(train_params(objective, 3, 5e-3, "bfloat16"), **changes)
 
 
+@pytest.fixture
+def repeatable():
+    """Kernels with one order of additions, as `train` asks for."""
+    repeat_exactly(torch.device("cuda"))
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @contextlib.contextmanager
 def waits_refused():
     """PyTorch raises an error at whatever makes the host wait."""
@@ -120,7 +128,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(captions, head, objective, meas
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_training_waits_for_nothing_and_learns(captions, head, objective):
+def test_training_waits_for_nothing_and_learns(captions, head, objective, repeatable):
     """Loss, backward through checkpointed blocks, clipping, fused AdamW and the moving average.
 
     Masks and noise are always the same, so the loss falls at once.
@@ -150,21 +158,16 @@ def test_training_waits_for_nothing_and_learns(captions, head, objective):
     )
 
 
-def test_step_has_the_same_bits_when_it_is_repeated(captions):
-    """With the kernels that `train` asks for: an operation without a deterministic one would raise."""
-    results = []
+def test_step_has_the_same_bits_when_it_is_repeated(captions, repeatable):
+    device, params, results = torch.device("cuda"), train("all_frames"), []
     for _ in range(2):
-        state = new_state(ModelShape(MODEL, 4, 6, 5), train("all_frames"), torch.device("cuda"))
-        loss_of = Loss(state.model, "bfloat16")
-        repeat_exactly(torch.device("cuda"))
-        try:
-            loss_of(
-                batch_on("cuda", captions), train("all_frames"), step_generator(0, 0, device="cuda")
-            ).mean.backward()
-        finally:
-            torch.use_deterministic_algorithms(False)
-        clip_grad_norm(state.model.parameters(), 1.0)
-        state.optimizer.step()
+        state = new_state(ModelShape(MODEL, 4, 6, 5), params, device)
+        loss_of, batch = Loss(state.model, "bfloat16"), batch_on(device, captions)
+        for step in range(3):
+            state.optimizer.zero_grad()
+            loss_of(batch, params, step_generator(0, step, device=device)).mean.backward()
+            clip_grad_norm(state.model.parameters(), 1.0)
+            state.optimizer.step()
         results.append(torch.cat([weight.detach().flatten() for weight in state.model.parameters()]))
     assert torch.equal(*results)
 
@@ -246,7 +249,7 @@ def test_recorded_function_follows_its_inputs():
             assert torch.allclose(result, expected)
 
 
-def test_window_and_conditions_work_on_the_gpu(captions):
+def test_window_and_conditions_work_on_the_gpu_also_while_a_training_runs(captions, repeatable):
     model = lively_model(MODEL).to("cuda")
     sampling = dataclasses.replace(SAMPLE, window_frames=2, motion=1.0, history_noise=0.1)
     noise = [step_generator(0, number, device="cuda") for number in range(3)]
