@@ -64,6 +64,9 @@ def parts_of(
     step: int, dataset: LatentDataset, draw: BatchSpec, accumulation: int, worker: Worker
 ) -> list[Part]:
     """Return this worker's parts of the batch of a step."""
+    if worker.device.type == "cuda" and worker.device.index is not None:
+        # The thread that reads ahead begins on the first GPU, and would pin memory for that one.
+        torch.cuda.set_device(worker.device)
     count = worker.world_size * accumulation
     first = worker.rank * accumulation
     parts = []
