@@ -17,7 +17,6 @@ from tests.support.fake_hub import TOKEN, FakeHub, fake_hub
 from tests.support.tiny_model import write_tiny_model
 from tests.training.test_bare import bare_machine
 from videomar.checkpoint import MANIFEST, open_model_folder
-from videomar.checkpoint.card import CardFacts, model_card
 from videomar.compute.seeding import step_generator
 from videomar.config import Params, load_generation_params, load_params
 from videomar.config.params import params_text
@@ -26,6 +25,7 @@ from videomar.encoders.text import NoText
 from videomar.errors import CheckpointError, DataError, VideomarError
 from videomar.files import sha256_of
 from videomar.hub.publish import export_model, push_model
+from videomar.provenance.card import CardFacts, model_card
 from videomar.sampling.generate import ClipGenerator
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)

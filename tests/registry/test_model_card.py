@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from videomar.checkpoint.card import CardFacts, model_card
+from videomar.provenance.card import CardFacts, model_card
 
 FACTS = CardFacts(
     name="videomar version 7",

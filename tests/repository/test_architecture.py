@@ -207,6 +207,12 @@ def test_model_and_loop_need_only_the_bare_libraries():
     assert done.stdout.strip() == "[]"
 
 
+def test_release_with_nothing_to_do_and_trace_load_no_torch():
+    code = "import sys, flows.release, videomar.registry.trace; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize(
     "word", [".cuda(", "weights_only=False", "pickle.load", "shell=True", "torch.manual_seed("]
 )

@@ -9,8 +9,6 @@ from videomar.config import ModelParams
 from videomar.errors import CheckpointError
 from videomar.model.videomar import VideoMAR
 
-WEIGHTS = ("model.safetensors", "ema.safetensors")
-"""Files of weights; a checkpoint of training has the optimizer's state in addition."""
 # Without `progress`: registered models of earlier versions lack it, and only training needs it.
 _KEYS: Mapping[str, type] = {"step": int, "shape": dict, "files": dict, "made_with": object}
 _FILE_KEYS: Mapping[str, type] = {"bytes": int, "sha256": str}

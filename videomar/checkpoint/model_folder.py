@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from videomar.checkpoint.folder import MANIFEST, newest_intact, verify
-from videomar.checkpoint.manifest import WEIGHTS
+from videomar.config.layout import WEIGHTS
 from videomar.config.params import params_text
 from videomar.config.schema import Params
 from videomar.errors import CheckpointError

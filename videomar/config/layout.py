@@ -14,6 +14,9 @@ SEEN, UNKNOWN = "seen by ancestors", "ancestors with unknown clips"
 """Entries of `named/sample.json`: videos, by sha256, that the model of `train.start_from`, or one before it,
 was trained on; and such models of which that is not known."""
 
+WEIGHTS = ("model.safetensors", "ema.safetensors")
+"""Files of weights in a checkpoint; one of training has the optimizer's state in addition."""
+
 
 class _Below:
     """Attribute of `Layout`: this path below its root."""

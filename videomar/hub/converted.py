@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from videomar.checkpoint import export, read_manifest, read_parts
-from videomar.checkpoint.card import CardFacts, model_card
 from videomar.checkpoint.manifest import ModelShape, read_shape
 from videomar.checkpoint.model_folder import TEXT_ENCODER
 from videomar.checkpoint.released import import_released
@@ -14,6 +13,7 @@ from videomar.config import Params
 from videomar.encoders.load import load_tokenizer, tokenizer_files
 from videomar.encoders.text import load_text_encoder, text_encoder_files
 from videomar.errors import DataError
+from videomar.provenance.card import CardFacts, model_card
 
 
 def import_model(

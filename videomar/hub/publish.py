@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from videomar.checkpoint import ModelFolder, export, read_parts
-from videomar.checkpoint.card import CardFacts, model_card
 from videomar.checkpoint.model_folder import CARD, TEXT_ENCODER
 from videomar.config import load_params
 from videomar.config.layout import Layout
@@ -15,6 +14,7 @@ from videomar.encoders.text import text_encoder_files
 from videomar.errors import DataError
 from videomar.hub.find import find_model, is_registered
 from videomar.hub.repository import upload
+from videomar.provenance.card import CardFacts, model_card
 
 _NAMES = ("none", "minilm")
 _HERE = Layout()

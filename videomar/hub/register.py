@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from videomar.checkpoint import ModelFolder, export, open_model_folder, read_manifest, read_parts, verify
-from videomar.checkpoint.card import model_card
-from videomar.checkpoint.manifest import WEIGHTS
 from videomar.checkpoint.model_folder import TOKENIZER
 from videomar.config import Params, load_params
-from videomar.config.layout import Layout
+from videomar.config.layout import WEIGHTS, Layout
 from videomar.encoders.load import load_tokenizer, tokenizer_files
 from videomar.encoders.text import text_encoder_files
 from videomar.errors import CheckpointError
 from videomar.files import sha256_of
+from videomar.provenance.card import model_card
 from videomar.registry.ancestors import copy_ancestors
 from videomar.registry.candidate import create_version, log_model
 from videomar.registry.evidence import FILES, write_checksums

@@ -8,8 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from videomar.checkpoint.manifest import WEIGHTS
-from videomar.config.layout import Layout
+from videomar.config.layout import WEIGHTS, Layout
 from videomar.environment import answers
 from videomar.errors import BIN, Finding
 from videomar.files import sha256_of

@@ -63,8 +63,8 @@ def register_candidate() -> Version:
 
     # Here: a release with nothing to do needs no torch.
     from videomar.checkpoint import export, latest, read_manifest, read_parts
-    from videomar.checkpoint.card import model_card
     from videomar.encoders.load import tokenizer_files
+    from videomar.provenance.card import model_card
     from videomar.registry.model_card import facts_of
     from videomar.report.example_pictures import write_examples
     from videomar.report.kept_clips import KEPT_CLIPS, write_kept_clips

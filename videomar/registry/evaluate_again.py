@@ -21,7 +21,6 @@ import yaml
 from filelock import FileLock
 from tqdm import tqdm
 
-from videomar.checkpoint import ModelFolder, open_model_folder
 from videomar.config import IngestParams, Params, load_params
 from videomar.config.edit import update_params
 from videomar.config.layout import Layout
@@ -32,6 +31,7 @@ from videomar.provenance.checkout import git_state
 from videomar.registry.versions import Version, download_model, keep_judged_again
 
 if TYPE_CHECKING:
+    from videomar.checkpoint import ModelFolder
     from videomar.evaluation.fingerprint import Fingerprint
 
 _HERE = Layout()
@@ -130,8 +130,10 @@ def command_elsewhere(entry: dict[str, Any], paths: dict[str, Path], out: Path) 
     return [str(paths.get(word, word)) for word in shlex.split(entry["cmd"])]
 
 
-def _files_of(version: Version) -> ModelFolder:
+def _files_of(version: Version) -> "ModelFolder":
     """Download the version's weights, tokenizer and parameters."""
+    from videomar.checkpoint import open_model_folder  # here: a release with nothing to do needs no torch
+
     try:
         return open_model_folder(download_model(version))
     except VideomarError as error:

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from videomar.checkpoint.card import CardFacts, model_card
+from videomar.provenance.card import CardFacts, model_card
 from videomar.registry.ancestors import read_ancestors
 from videomar.registry.evidence import LINEAGE, read_lineage, text_of
 from videomar.registry.versions import MODEL, ORIGIN_TAG, Version, download_evidence, keep_description

@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 from pyarrow import ArrowException
 
-from videomar.checkpoint.manifest import WEIGHTS
-from videomar.config.layout import Layout
+from videomar.config.layout import WEIGHTS, Layout
 from videomar.files import sha256_of
 from videomar.provenance.checkout import outputs_of
 from videomar.registry.ancestors import TRAIN_SPLIT, Ancestor, raw_files_of, read_ancestors

@@ -229,8 +229,8 @@ def work(spec: RunSpec, worker: "Worker", report: Report | None = None) -> None:
 def _parts(spec: RunSpec) -> "ModelParts | None":
     """What makes a checkpoint of the run a whole model."""
     from videomar.checkpoint import read_parts
-    from videomar.checkpoint.card import CardFacts, model_card
     from videomar.encoders.load import tokenizer_files
+    from videomar.provenance.card import CardFacts, model_card
 
     if spec.tokenizer is None:
         return None
