@@ -27,6 +27,7 @@ from videomar.media.shapes import ClipShape, at_sizes
 from videomar.ops.planning.gpus import GPUS, Fleet, parse_fleet
 from videomar.ops.planning.plan import ASSUMED_CLIPS, training_costs
 from videomar.ops.planning.plan_counts import (
+    Cost,
     PlannedStrides,
     Videos,
     assumed_clips,
@@ -258,6 +259,43 @@ def test_twice_the_gpus_take_about_half_the_time_until_launches_count() -> None:
     ]
     assert hours[0] / hours[1] == pytest.approx(2, rel=0.1)
     assert hours[2] / hours[3] < 1.3
+
+
+def test_batch_of_auto_fills_the_memory_of_a_gpu() -> None:
+    params = with_changes(ROOT / "params.yaml", read_preset(ROOT / "presets", "medium"))
+    stage = dataclasses.replace(params.train.curriculum[-1], batch_size="auto")
+    train = dataclasses.replace(params.train, curriculum=(stage,))
+    params, clips = dataclasses.replace(params, train=train), assumed_clips(100, params)
+    sizes = []
+    for kind in ("4090", "h100"):
+        plan = plan_for(params, clips, Videos(0, 0.0, []), PlannedStrides(16, 4, 8), Fleet(kind, 2))
+        [cost, *_] = [cost for cost in plan.costs if cost.stage in plan.memory]
+        assert 0.4 < cost.peak_memory_gb / GPUS[kind].memory_gb <= 0.9
+        sizes.append(cost.clips // cost.steps)
+    # A power of two for each of two workers and four micro-batches.
+    assert sizes[0] in (64, 128)
+    assert sizes[1] in (2 * sizes[0], 4 * sizes[0])
+
+
+def test_largest_of_several_shapes_takes_the_memory_and_the_mean_the_time() -> None:
+    params = with_changes(ROOT / "params.yaml", read_preset(ROOT / "presets", "paper"))
+    ingest = params.ingest
+
+    def plan_of(*ratios: str) -> dict[str, Cost]:
+        own = dataclasses.replace(params, ingest=dataclasses.replace(ingest, aspect_ratios=ratios))
+        clips = assumed_clips(300, own)
+        plan = plan_for(own, clips, Videos(0, 0.0, []), PlannedStrides(16, 8, 16), Fleet("h100", 8))
+        return {cost.stage: cost for cost in plan.costs}
+
+    square, wide, both = plan_of("1:1"), plan_of("16:9"), plan_of("1:1", "16:9")
+    stage = "train, curriculum stage 2"
+    largest = max(square[stage].peak_memory_gb, wide[stage].peak_memory_gb)
+    assert both[stage].peak_memory_gb == pytest.approx(largest)
+    seconds = sorted(found[stage].step_s for found in (square, wide))
+    assert seconds[0] < both[stage].step_s < seconds[1]
+    mean = (square["encode"].tokens + wide["encode"].tokens) / 2
+    assert both["encode"].tokens == pytest.approx(mean)
+    assert both["encode"].clips == 300
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "zero1", "fsdp"])
