@@ -19,6 +19,7 @@ from videomar.compute.device import autocast, choose_device, full_float32, has_b
 from videomar.compute.seeding import step_generator
 from videomar.config import ModelParams
 from videomar.encoders.causal import CausalShape, CausalTokenizer
+from videomar.encoders.load import load_tokenizer
 from videomar.model import generation
 from videomar.model.attention import attend, block_mask, token_mask
 from videomar.model.frames import complete_and_masked
@@ -273,6 +274,21 @@ def test_tokenizer_gives_the_latents_and_pictures_of_the_cpu(measured):
         decoded = coder.decode(latents.to("cuda"), 2).cpu()
     measured("latents of our tokenizer on CUDA and CPU", error, 1e-3)
     measured("pictures of our tokenizer on CUDA and CPU", (decoded - pictures).abs().max(), 1e-3)
+
+
+def test_torchscript_tokenizer_works_on_the_gpu(tmp_path, measured):
+    if torch.version.cuda is None:
+        pytest.skip("a fake GPU does not reach TorchScript's interpreter")
+    pytest.importorskip("pandas")  # a bare machine lacks it, and reads no video
+    pytest.importorskip("cv2")
+    from tests.encoders.conftest import Decoder, Encoder, redraw, write_torchscript
+
+    write_torchscript(tmp_path / "coder", redraw(Encoder(4)), redraw(Decoder(4)))
+    video = torch.rand(1, 3, 17, 32, 48, generator=step_generator(2, 0)) * 2 - 1
+    latents = load_tokenizer(tmp_path / "coder").encode(video)
+    with full_float32():
+        there = load_tokenizer(tmp_path / "coder", "cuda").encode(video.to("cuda"))
+    measured("latents of a TorchScript tokenizer on CUDA and CPU", (there.cpu() - latents).abs().max(), 1e-3)
 
 
 def test_copies_from_pinned_memory_are_not_waited_for():
