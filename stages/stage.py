@@ -120,7 +120,8 @@ class Stage:
         self._ended.set()
         shown: BaseException | None = error
         if isinstance(error, Exception) and not isinstance(error, VideomarError):
-            shown = DataError(line) if (line := full_disk_message(error)) else error
+            line = _full_gpu_message(error) or full_disk_message(error)
+            shown = DataError(line) if line else error
         if isinstance(shown, VideomarError | OSError):
             print(f"{self.name}: {_one_line(shown)}", file=sys.stderr)
             raise SystemExit(1) from (None if isinstance(error, VideomarError) else error)
@@ -142,6 +143,14 @@ def _kind_of(wanted: str, section: str) -> str:
     from videomar.compute.device import choose_device, device_kind  # torch takes a second
 
     return device_kind(choose_device(wanted, f"resources.{section}.device"))
+
+
+def _full_gpu_message(error: BaseException) -> str | None:
+    # By its name: most stages run without torch.
+    if type(error).__name__ != "OutOfMemoryError":
+        return None
+    rule = "room for a batch; lower the batch size of the stage, or set its device below `resources` to cpu"
+    return f"got a GPU whose memory is full, expected {rule}"
 
 
 def path_or_url(text: str) -> Path | str:

@@ -8,6 +8,7 @@ from itertools import chain
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from tests.encoders.test_text import write_model
 from tests.support.deadlines import within
@@ -116,6 +117,23 @@ def test_damaged_encoder_is_a_text_of_the_actor(text, folder, tmp_path):
     assert good.encode(["key"], ["a ball"]) == CaptionEncoder(text, "float16", "cpu").encode(
         ["key"], ["a ball"]
     )
+
+
+def test_batch_without_room_on_the_gpu_is_halved(text, monkeypatch):
+    encoder = CaptionEncoder(text, "float16", "cpu")
+    compute, room = encoder._encoder.encode_silently, [5]
+
+    def encode(captions):
+        if len(captions) > room[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(captions)
+
+    monkeypatch.setattr(encoder._encoder, "encode_silently", encode)
+    keys = [KEYS[caption] for caption in CAPTIONS[:32]]
+    assert [array.key for array in encoder.encode(keys, CAPTIONS[:32])] == keys
+    room[0] = 0
+    with pytest.raises(DataError, match=r"^resources\.text\.device: got a GPU whose memory is full"):
+        encoder.encode(keys, CAPTIONS[:32])
 
 
 def test_gpu_that_only_a_cluster_may_have_is_left_to_actors(text, monkeypatch):

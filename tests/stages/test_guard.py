@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from stages.stage import Stage
 from videomar.errors import DataError
@@ -181,4 +182,15 @@ def test_device_that_does_not_exist_ends_the_stage_in_one_line(
         stage.is_done({}, ["suite"], device="suite")
     said = capsys.readouterr().err
     assert said.startswith("evaluate: resources.suite.device: got cuda, expected a GPU that PyTorch can use")
+    assert said.count("\n") == 1
+
+
+def test_full_memory_of_a_gpu_is_one_line(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--out", str(work.out), "--metrics", str(work.metrics), "--params", str(work.params)]
+    with pytest.raises(SystemExit), Stage("sample", arguments, "out"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has ...")
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "sample: got a GPU whose memory is full, expected room for a batch; lower the batch"
+    )
     assert said.count("\n") == 1

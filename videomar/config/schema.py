@@ -54,8 +54,8 @@ RESOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
 LATER_RESOURCES: Mapping[str, Mapping[str, object]] = {
     "ingest": {"device": "auto"},
     "tokenizer": {"device": "auto", "checkpoint_every": 500},
-    "text": {"num_workers": 1, "device": "auto"},
-    "encode": {"device": "auto", "batch_clips": 1},
+    "text": {"num_workers": 2, "device": "auto"},
+    "encode": {"device": "auto", "batch_clips": 8},
     "suite": {"device": "auto"},
 }
 """Resources that files of before lack, with the value each then has."""

@@ -6,11 +6,10 @@
 the video goes before the table, and an earlier row before a later one; `check_table` warns of such conflicts.
 
 Clips still without a caption go to the function `ingest.captioner`, named `package.module:function`. It gets
-the frames (F, H, W, 3) uint8 that training sees, and returns text. Its module is imported once by the stage,
-which refuses early what cannot be imported, and once by every process that reads videos, before the first
-file: loading counts neither against a file's time limit nor against its memory limit. The variable
-VIDEOMAR_DEVICE then says `cuda` or `cpu`, what `resources.ingest.device` came to; a network that is loaded at
-the first call and not with the module is not loaded in vain by the stage.
+the frames (F, H, W, 3) uint8 that training sees, and returns text. Its module is imported once by every
+process that reads videos, before the first file: loading counts neither against a file's time limit nor
+against its memory limit. The variable VIDEOMAR_DEVICE then says `cuda` or `cpu`: what
+`resources.ingest.device` comes to. The stage itself imports the module, too, to refuse early: on the CPU.
 """
 
 import csv

@@ -160,11 +160,7 @@ def _ingest(raw: Path, videos: list[str], params: IngestParams) -> Iterator[Clip
             else:
                 files[digest] = file
     tasks = list(files.values())
-    prepare = (
-        partial(_load_learned, params, params.device)
-        if params.captioner is not None or params.scorers
-        else None
-    )
+    prepare = partial(_load_learned, params) if params.captioner is not None or params.scorers else None
     results = run_isolated(
         ingest_file, tasks, params.timeout_s, params.num_workers, params.memory_gb, prepare
     )
@@ -183,17 +179,17 @@ def _load_learned_here(params: IngestParams) -> IngestParams:
     from videomar.compute.device import choose_device  # torch takes a second
 
     chosen = choose_device(params.device, "resources.ingest.device").type
-    _load_learned(replace(params, device="cpu"), chosen)
+    _load_learned(replace(params, device="cpu"))
     load_scorer.cache_clear()  # the children hold their own
     return replace(params, device=chosen)
 
 
-def _load_learned(params: IngestParams, told: str) -> None:
-    """Load the user's networks to a device and the captioner, which finds `told` in DEVICE_VARIABLE."""
+def _load_learned(params: IngestParams) -> None:
+    """Load the user's networks and the captioner, which finds the device in DEVICE_VARIABLE."""
     for name, folder in params.scorers.items():
         load_scorer(name, folder, params.device)
     if params.captioner is not None:
-        os.environ[DEVICE_VARIABLE] = told
+        os.environ[DEVICE_VARIABLE] = params.device
         load_captioner(params.captioner)
 
 

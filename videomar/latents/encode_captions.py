@@ -45,9 +45,19 @@ class CaptionEncoder:
         self._encoder = load_text_encoder(params, self._device)
 
     def encode(self, keys: Sequence[str], captions: Sequence[str]) -> list[Encoded]:
-        """Arrays (M, E) of captions under their keys."""
-        kind, encoder = device_kind(self._device), self._encoder
-        states = encoder.encode_silently(captions)
+        """Arrays (M, E) of captions under their keys; in halves where a GPU has no room for all at once.
+
+        Raises:
+            DataError: a GPU has no room for a single caption.
+        """
+        kind, half = device_kind(self._device), len(captions) // 2
+        try:
+            states = self._encoder.encode_silently(captions)
+        except torch.OutOfMemoryError:
+            if not half:
+                rule = "room for the encoder and a caption; set it to cpu, or lower text.max_tokens"
+                raise DataError(f"{_WHERE}: got a GPU whose memory is full, expected {rule}") from None
+            return self.encode(keys[:half], captions[:half]) + self.encode(keys[half:], captions[half:])
         return [
             Encoded(key, list(of_caption.shape), stored_bytes(of_caption, self._dtype), made_on=kind)
             for key, of_caption in zip(keys, states, strict=True)
