@@ -20,7 +20,7 @@ from videomar.config.edit import read_preset, with_changes
 from videomar.config.schema import set_keys
 from videomar.curation.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
-from videomar.errors import DataError
+from videomar.errors import DataError, ParamsError
 from videomar.latents.clip_encoder import stored_bytes
 from videomar.latents.dataset import LatentDataset, Splits
 from videomar.media.shapes import ClipShape, at_sizes
@@ -275,6 +275,28 @@ def test_batch_of_auto_fills_the_memory_of_a_gpu() -> None:
     # A power of two for each of two workers and four micro-batches.
     assert sizes[0] in (64, 128)
     assert sizes[1] in (2 * sizes[0], 4 * sizes[0])
+
+
+def test_batch_that_gpus_cannot_share_is_named() -> None:
+    params = with_changes(ROOT / "params.yaml", read_preset(ROOT / "presets", "medium"))
+    clips = assumed_clips(100, params)
+    plan = plan_for(params, clips, Videos(0, 0.0, []), PlannedStrides(16, 4, 8), Fleet("h100", 3))
+    assert plan.advice[0] == (
+        "train, curriculum stage 0: batch_size 128 is no multiple of 3 GPUs x accumulation 4, which training "
+        "refuses"
+    )
+    with pytest.raises(ParamsError, match="a multiple of num_workers x accumulation = 12"):
+        dataclasses.replace(params.train, num_workers=3)
+
+
+def test_unreadable_ledger_is_no_hindrance_for_gpus_that_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_small(tmp_path / "params.yaml")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/ledger.parquet").write_bytes(b"PAR1")
+    assert plan_json(monkeypatch, capsys, "--gpu", "l4")["stages"]["encode"]["clips"] == ASSUMED_CLIPS
 
 
 def test_largest_of_several_shapes_takes_the_memory_and_the_mean_the_time() -> None:

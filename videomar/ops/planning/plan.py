@@ -133,9 +133,12 @@ def _count(params: Params, layout: Layout, asked: Question) -> tuple[Videos, Pla
         return Videos(0, 0.0, []), assumed_clips(asked.clips, params)
     _say("counting clips")
     videos = read_headers(layout.raw)
-    if asked.fleet is not None and not videos.read and not layout.ledger.is_file():
+    try:
+        clips = find_clips(layout.ledger, videos, params)
+    except DataError:
+        if asked.fleet is None:
+            raise
         return videos, assumed_clips(ASSUMED_CLIPS, params)
-    clips = find_clips(layout.ledger, videos, params)
     if clips.counted and not made_with(clips, params):
         # The ledger was made with other sizes: its clips are not those of the next run.
         if not videos.read:

@@ -186,8 +186,18 @@ def _pauses_s(run: PlannedRun, stage: CurriculumStage, batch: MicroBatch) -> flo
 
 
 def fitting(run: PlannedRun, stages: Sequence[PlannedStage]) -> list[str]:
-    """Return which stages need more than a GPU has, and every single change with which all of them fit."""
+    """Return what training would refuse, which stages need more than a GPU has, and what would fit.
+
+    Each way that is named is one change, with which all stages fit.
+    """
     fleet, has = run.fleet, run.fleet.gpu.memory_gb
+    parts = fleet.count * run.train.accumulation
+    uneven = [
+        f"{stage.cost.stage}: batch_size {size} is no multiple of {fleet.count} GPUs x accumulation "
+        f"{run.train.accumulation}, which training refuses"
+        for stage, size in zip(stages, (own.batch_size for own in run.train.curriculum), strict=True)
+        if isinstance(size, int) and size % parts
+    ]
     lines = [
         f"{stage.cost.stage}: needs {stage.memory.total_gb:.1f} GB with {stage.batch.shape.batch_size} clips "
         f"in a micro-batch, one {fleet.gpu.name} has {has:g}"
@@ -195,7 +205,7 @@ def fitting(run: PlannedRun, stages: Sequence[PlannedStage]) -> list[str]:
         if stage.memory.total_gb > has
     ]
     if not lines:
-        return []
+        return uneven
 
     def most(parts: int, workers: int = fleet.count, **changes: object) -> float:
         """Memory of the largest stage, with micro-batches of one of `parts` of today's."""
@@ -227,4 +237,4 @@ def fitting(run: PlannedRun, stages: Sequence[PlannedStage]) -> list[str]:
         need = most(both[0], **again)
         ways.append(f"train.accumulation: {split} and activation_checkpointing: true ({need:.1f} GB)")
     ways = ways or ["no change of these keys; take GPUs with more memory, or a smaller model"]
-    return [*lines, *(f"it fits with {way}" for way in ways)]
+    return [*uneven, *lines, *(f"it fits with {way}" for way in ways)]
