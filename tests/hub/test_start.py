@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas
 import pytest
 import yaml
 
@@ -17,12 +18,14 @@ from videomar.config.edit import update_params
 from videomar.config.layout import SEEN, UNKNOWN, Layout
 from videomar.curation.ledger import read_ledger, write_ledger
 from videomar.errors import CheckpointError, ParamsError
+from videomar.evaluation.gate import Evidence
 from videomar.files import sha256_of
 from videomar.hub.start import named_starts, refuse_other_encoders, starts_of, with_start_tokenizer
 from videomar.latents.shards import read_rows, write_shards
 from videomar.ops.gc import find_files, find_runs
-from videomar.registry import release
+from videomar.registry import decide, release
 from videomar.registry.ancestors import kept_start
+from videomar.registry.model_card import card_of
 from videomar.registry.takedown import describe_usage, find_usage
 from videomar.registry.trace import trace, verify
 from videomar.registry.versions import MODEL, find_model
@@ -223,14 +226,21 @@ def test_weights_that_a_version_started_from_are_no_garbage(root):
     assert str(kept_start(find_model("2").tags["parent_weights_sha256"])) not in starts
 
 
-def test_card_and_gate_name_the_parent(root):
-    from videomar.registry.decide import _seen_notes
-    from videomar.registry.model_card import card_of
+def test_clips_that_the_parent_was_trained_on_are_left_out_of_the_gate_s_comparison(root):
+    rows = pandas.DataFrame({"clip_id": ["1", "3", "other"]})
+    sides = decide._Sides(Evidence(rows), Evidence(rows))
+    left, notes = decide._leave_out_trained(sides, [find_model("2")])
+    assert list(left.candidate.rows["clip_id"]) == list(left.champion.rows["clip_id"]) == ["other"]
+    assert notes == [
+        "Left out: 2 of 3 clips, on which one of the two, or a model that it started from, was trained."
+    ]
 
+
+def test_card_and_gate_name_the_parent(root):
     card = card_of(find_model("2"))
     assert "- videomar version 1" in card
     assert find_model("1").tags["weights_sha256"] in card
-    assert _seen_notes(find_model("2")) == [
+    assert decide._seen_notes(find_model("2")) == [
         "Not judged: 2 clips of videos that a model which it started from was trained on."
     ]
 

@@ -22,12 +22,16 @@ from tests.support.videos import run_ffmpeg
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.compute.seeding import step_generator
+from videomar.config.layout import SEEN, UNKNOWN
 from videomar.curation.ingest import ingest_videos
-from videomar.curation.ledger import read_candidates
+from videomar.curation.ledger import read_candidates, read_ledger, write_ledger
+from videomar.errors import DataError
 from videomar.evaluation.generated import read_generated, read_metadata, repeat_last
 from videomar.evaluation.suite import evaluate_clips
+from videomar.files import write_json
 from videomar.latents.dataset import LatentDataset
 from videomar.sampling.finished_batches import FinishedBatches
+from videomar.sampling.held_out import read_held_out, seen_input
 from videomar.sampling.sample import cache_difference, causality_leak, sample_held_out
 from videomar.training.state import untrained
 
@@ -77,6 +81,25 @@ def sampled(project):
     """An unbroken run: its figures and its file."""
     out = project.folder / "unbroken.parquet"
     return sample_held_out(paths_of(project, out), project.params), out
+
+
+def test_clips_of_videos_that_an_ancestor_saw_are_left_out_and_counted(project, tmp_path) -> None:
+    """They are no held-out clips of a model that started from the ancestor's weights."""
+    rows = read_ledger(project.folder / "ledger.parquet")
+    seen = "5" * 64
+    rows.loc[:1, "video_sha256"] = seen
+    write_ledger(tmp_path / "ledger.parquet", rows)
+    paths = SimpleNamespace(**{**vars(paths_of(project, tmp_path)), "ledger": tmp_path / "ledger.parquet"})
+    assert read_held_out(paths, project.params).num_seen == 0
+    paths.named = tmp_path / "sample.json"
+    write_json(paths.named, {SEEN: {seen: "videomar version 1"}, UNKNOWN: {}})
+    held_out = read_held_out(paths, project.params)
+    assert held_out.num_seen == 2
+    assert set(held_out.rows["clip_id"]) == set(rows["clip_id"][2:]) - {None}
+    assert seen_input(paths.named) != seen_input(tmp_path / "none.json") == {}
+    write_json(paths.named, {SEEN: dict.fromkeys(rows["video_sha256"], "videomar version 1")})
+    with pytest.raises(DataError, match="all of videos that the model of train.start_from was trained on"):
+        read_held_out(paths, project.params)
 
 
 def test_killed_sampling_goes_on_and_ends_in_the_same_bytes(project, sampled, tmp_path) -> None:

@@ -134,7 +134,9 @@ def _leave_out_trained(sides: _Sides, versions: Sequence[Version]) -> tuple[_Sid
     known = [traced.clips for traced in traces if traced.clips is not None]
     ancestors = [ancestor for traced in traces for ancestor in traced.ancestors]
     seen = set(seen_videos(ancestors))
-    trained = {clip for clips in known for clip in clips.loc[clips["split"] == TRAIN_SPLIT, "clip_id"]}
+    inherited = [ancestor.clips for ancestor in ancestors if ancestor.clips is not None]
+    of_train = [clips.loc[clips["split"] == TRAIN_SPLIT, "clip_id"] for clips in (*known, *inherited)]
+    trained = {clip for ids in of_train for clip in ids}
     trained |= {clip for clips in known for clip in clips.loc[clips["video_sha256"].isin(seen), "clip_id"]}
     unknown = sorted({ancestor.name for ancestor in ancestors if ancestor.clips is None})
     notes = [f"What {name} was trained on is not known: judged clips may be among it." for name in unknown]
