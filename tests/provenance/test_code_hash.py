@@ -85,9 +85,6 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
         ("report/page.py", "", "ADDED = 1\n", set()),
         ("cli/app.py", "", "ADDED = 1\n", set()),
         ("sampling/previews.py", "", "ADDED = 1\n", set()),
-        ("sampling/generate.py", "", "ADDED = 1\n", set()),
-        ("checkpoint/model_folder.py", "", "ADDED = 1\n", set()),
-        ("__init__.py", "", "ADDED = 1\n", set()),
     ],
 )
 def test_changed_line_changes_what_it_decides_and_no_more(
@@ -97,6 +94,15 @@ def test_changed_line_changes_what_it_decides_and_no_more(
         return text.replace(old, new, 1) if old else text + new
 
     assert copy.changed(f"videomar/{name}", edit) == expected
+
+
+def test_no_stage_depends_on_what_hands_a_model_to_its_users() -> None:
+    """Public names, export, push and the generator of single clips."""
+    outside = {"videomar", "videomar.checkpoint.model_folder", "videomar.sampling.generate"}
+    for name, roots in STAGES.items():
+        found = closure(roots)
+        assert not outside & set(found), name
+        assert not [module for module in found if module.startswith("videomar.hub")], name
 
 
 def test_comments_docstrings_layout_and_the_order_of_imports_change_nothing(copy: Copy) -> None:
