@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from videomar.report.example_pictures import write_examples  # noqa: E402
 MOST_BYTES = 16 * 10**6
 NOT_TOLD = ("aliases", "run_id", "training_run", "outputs_md5", "latents", "files")
 """Parts of a trace that mean nothing elsewhere, or are long and follow from the rest."""
-CARD = "model_card.md"
 README = HERE / "README.md"
 START, END = "<!-- shipped -->", "<!-- /shipped -->"
 
@@ -78,6 +78,8 @@ def ship(draft: Path) -> None:
     """Write the model folder of the checkout's champion."""
     from videomar.checkpoint import open_model_folder
     from videomar.config.layout import Layout
+    from videomar.provenance.card import model_card
+    from videomar.registry.model_card import facts_of
     from videomar.registry.trace import trace
     from videomar.registry.versions import download_evidence, download_model, find_model
 
@@ -93,8 +95,9 @@ def ship(draft: Path) -> None:
         evidence = download_evidence(version, Path(folder))
         told["metrics"] = json.loads((evidence / "metrics" / "evaluate.json").read_text("utf-8"))
         told["credits"] = (evidence / "CREDITS.txt").read_text("utf-8").splitlines()
-        card = download_evidence(version, Path(folder), CARD)
-        (draft / "README.md").write_text(card.read_text("utf-8"), encoding="utf-8")
+        facts = facts_of("videomar, shipped with the package", version.tags, evidence)
+        card = model_card(replace(facts, registered=False))
+        (draft / "README.md").write_text(card, encoding="utf-8")
     write_json(draft / ORIGIN, told)
     examples = write_examples(Layout().generated, draft)
     tokenizer = sorted((draft / "tokenizer").iterdir())
