@@ -14,7 +14,7 @@ class TokenizerParams:
     """The causal video autoencoder and its training, or a pretrained one. Section `tokenizer`."""
 
     pretrained: str | None
-    """Folder of a tokenizer to use as it is, see docs/guide/training.md; null = train ours. The next three
+    """Folder of a tokenizer to use as it is, see docs/guide/tokenizers.md; null = train ours. The next three
     keys then say what the folder has, and the keys after them are not used."""
     channels: int
     """Channels of a latent, C."""
