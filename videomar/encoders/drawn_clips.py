@@ -32,7 +32,7 @@ class Draw(NamedTuple):
     mirrored: bool
 
 
-class Batch(NamedTuple):
+class TokenizerBatch(NamedTuple):
     """What one training step needs."""
 
     step: int
@@ -106,7 +106,7 @@ def load_videos(store: ClipStore, draws: Sequence[Draw], device: torch.device) -
 
 def batches(
     draws: Draws, store: ClipStore, params: TokenizerParams, first_step: int, device: torch.device
-) -> Iterator[Batch]:
+) -> Iterator[TokenizerBatch]:
     """Yield the batches from a step to the last one; a thread reads the next while the device computes."""
 
     def read(step: int) -> tuple[list[Tensor], torch.Generator]:
@@ -122,4 +122,4 @@ def batches(
                 ahead.append(reader.submit(read, step + 1))
             if device.type != "cpu":  # noise is drawn where it is used
                 generator = step_generator(params.seed, step, device=device)
-            yield Batch(step, [to_unit_range(send(part, device)) for part in parts], generator)
+            yield TokenizerBatch(step, [to_unit_range(send(part, device)) for part in parts], generator)

@@ -30,8 +30,8 @@ from videomar.encoders.causal import (
 from videomar.encoders.clip_store import ClipStore
 from videomar.encoders.drawn_clips import Draw, Draws, batches, load_videos
 from videomar.encoders.load import copy_tokenizer, load_tokenizer
-from videomar.encoders.measure import decibels, psnr_db, reconstruction_errors
 from videomar.encoders.pretrained import facts_of, refuse_misfit
+from videomar.encoders.reconstruction import decibels, psnr_db, reconstruction_errors
 from videomar.encoders.tokenizer import VideoTokenizer
 from videomar.encoders.tokenizer_run import (
     TokenizerRun,
