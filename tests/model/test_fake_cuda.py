@@ -229,16 +229,13 @@ def test_training_step_stays_on_the_gpu(fake, params, captions, head, objective)
     recompute_blocks(state.model)
     loss_of = Loss(state.model, "bfloat16")
     batch = Clips(*on_cuda(clips(), *captions), {"motion": torch.zeros(3, device="cuda")})
-    for step in range(2):
-        state.optimizer.zero_grad()
-        fake.clear()
-        losses = loss_of(batch, train, step_generator(0, step, device="cuda"))
-        losses.mean.backward()
-        clip_grad_norm(state.model.parameters(), 1.0)
-        state.optimizer.step()
-        update_ema(state.ema, state.model, 0.9)
-        # The first step makes tables and moments.
-        assert step == 0 or not fake.waits, fake.places
+    fake.clear()
+    losses = loss_of(batch, train, step_generator(0, 0, device="cuda"))
+    losses.mean.backward()
+    clip_grad_norm(state.model.parameters(), 1.0)
+    state.optimizer.step()
+    update_ema(state.ema, state.model, 0.9)
+    assert not fake.waits, fake.places
     weights = [*state.model.parameters(), *state.ema.parameters()]
     moments = [value for each in state.optimizer.state.values() for value in each.values()]
     assert all(isinstance(x, CudaTensor) for x in [*weights, *moments, losses.sums])
@@ -295,20 +292,18 @@ def test_training_step_of_a_preset_waits_for_nothing(name):
         optimizer = make_optimizer(model, train)
         recompute_blocks(model)
         loss_of, batch = Loss(model, "bfloat16"), preset_clips(name, 2)
-        for step in range(2):
-            optimizer.zero_grad()
-            cuda.clear()
-            loss_of(batch, train, step_generator(0, step, device="cuda")).mean.backward()
-            clip_grad_norm(model.parameters(), 1.0)
-            optimizer.step()
-            update_ema(ema, model, 0.99)
+        cuda.clear()
+        loss_of(batch, train, step_generator(0, 0, device="cuda")).mean.backward()
+        clip_grad_norm(model.parameters(), 1.0)
+        optimizer.step()
+        update_ema(ema, model, 0.99)
         assert not cuda.waits, cuda.places
         assert all(isinstance(x.grad, CudaTensor) for x in model.parameters() if x.grad is not None)
 
 
 @pytest.mark.parametrize("name", ["small", "paper"])
 def test_generation_of_a_preset_is_one_launch_a_step_of_the_head(name, params):
-    steps = 4
+    steps = 3
     sampling = dataclasses.replace(
         params.sample, num_unmask_steps=2, num_diffusion_steps=steps, final_diffusion_steps=steps
     )

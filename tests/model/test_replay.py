@@ -24,7 +24,7 @@ def test_results_are_those_of_the_function_for_all_inputs():
     """Values, numbers, shapes, a missing input; each recorded once, and one launch afterwards."""
     with FakeCuda() as cuda:
         replayed = Replayed(mixed)
-        for turn in range(3):
+        for turn in range(2):
             for rows in (2, 3):
                 for missing in (False, True):
                     x, y = torch.full((rows, 4), turn + 1.0).cuda(), torch.full((rows, 4), turn - 2.0).cuda()
@@ -97,11 +97,11 @@ def test_generation_with_and_without_recordings_gives_the_same_clip(params, capt
             if not recorded:
                 monkeypatch.setattr(generation, "Replayed", lambda function: function)
             noise = step_generator(0, 0, device="cuda")
-            clip = network.generate(context.cuda(), 5, *(x.cuda() for x in captions), sampling, noise)
+            clip = network.generate(context.cuda(), 4, *(x.cuda() for x in captions), sampling, noise)
             made.append(clip.cpu())
             launches.append(dict(cuda.launches))
     assert torch.equal(*made)
-    assert launches[0]["graph"] >= 4 * 3 * (3 + 1)
+    assert launches[0]["graph"] >= 3 * 3 * (3 + 1)
     assert "graph" not in launches[1]
 
 
