@@ -7,6 +7,7 @@ waits.
 import contextlib
 import copy
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -15,7 +16,15 @@ from benchmarks.gpu import SAMPLING
 from benchmarks.training_subjects import train_params
 from tests.conftest import lively_model
 from videomar.checkpoint.manifest import ModelShape
-from videomar.compute.device import autocast, choose_device, full_float32, has_bfloat16, repeat_exactly, send
+from videomar.compute.device import (
+    autocast,
+    choose_device,
+    fetch,
+    full_float32,
+    has_bfloat16,
+    repeat_exactly,
+    send,
+)
 from videomar.compute.seeding import step_generator
 from videomar.config import ModelParams
 from videomar.encoders.causal import CausalShape, CausalTokenizer
@@ -298,3 +307,53 @@ def test_copies_from_pinned_memory_are_not_waited_for():
         there = send(values, device)
     assert torch.equal(there.cpu(), values)
     assert has_bfloat16(device) == (torch.cuda.get_device_capability() >= (8, 0))
+
+
+def test_latents_of_a_clip_do_not_depend_on_the_clips_beside_it_in_batches_of_one_size(measured):
+    coder = CausalTokenizer(CausalShape(channels=4, time_stride=4, space_stride=8, hidden_size=32, depth=2))
+    coder.initialise(step_generator(0, 0)).eval().requires_grad_(False).to(choose_device("auto"))
+    video = (torch.rand(8, 3, 17, 32, 32, generator=step_generator(2, 0)) * 2 - 1).to("cuda")
+    together, turned = coder.encode(video), coder.encode(video.roll(3, 0)).roll(-3, 0)
+    filled = coder.encode(torch.cat([video[:2], video[1:2].expand(6, -1, -1, -1, -1)]))[:2]
+    measured("latents at another place of a batch", (together - turned).abs().max(), 1e-6)
+    measured("latents in a batch that was filled up", (together[:2] - filled).abs().max(), 1e-6)
+
+
+def test_values_come_back_while_the_gpu_goes_on():
+    values = torch.arange(1000.0, device="cuda")
+    with waits_refused():
+        wait = fetch(values * 2)
+        later = values * 3
+    assert torch.equal(wait(), torch.arange(1000.0) * 2)
+    assert torch.equal(later.cpu(), torch.arange(1000.0) * 3)
+
+
+def test_captions_have_the_states_of_the_cpu_but_for_the_format_they_were_published_in(tmp_path, measured):
+    pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    from tests.encoders.test_text import CAPTIONS, write_model
+    from videomar.encoders.text import TransformersText
+
+    for kind in ("qwen2", "t5", "bert"):
+        folder = write_model(tmp_path / kind, kind)
+        here, there = TransformersText(folder, 60), TransformersText(folder, 60, device="cuda")
+        with full_float32():
+            pairs = zip(here.encode(CAPTIONS), there.encode(CAPTIONS), strict=True)
+            error = max((ours - theirs).abs().max() for ours, theirs in pairs)
+        measured(f"states of {kind} on CUDA and CPU", error, 1e-3)
+    transformers.AutoModel.from_pretrained(tmp_path / "qwen2", dtype=torch.bfloat16).save_pretrained(
+        tmp_path / "narrow"
+    )
+    write_tokenizer_files(tmp_path / "qwen2", tmp_path / "narrow")
+    there = TransformersText(tmp_path / "narrow", 60, device="cuda")
+    assert there.model.dtype == (torch.bfloat16 if has_bfloat16(there.device) else torch.float32)
+    pairs = zip(
+        TransformersText(tmp_path / "narrow", 60).encode(CAPTIONS), there.encode(CAPTIONS), strict=True
+    )
+    error = max((ours - theirs).abs().mean() for ours, theirs in pairs)
+    measured("states of qwen2 in bfloat16 and in float32", error, 0.05)
+
+
+def write_tokenizer_files(source, target):
+    for path in source.glob("tokenizer*"):
+        shutil.copy(path, target)
