@@ -32,13 +32,13 @@ def test_results_are_those_of_the_function_for_all_inputs():
                     results = [part.clone() for part in replayed(*given)]
                     assert all(map(torch.equal, results, mixed(*given)))
         cuda.clear()
-        first = replayed(x, y, 0.5)
+        first = replayed(x, y, 0.75)
         assert cuda.launches == {"copy_": 2, "fill_": 1, "graph": 1}
         cuda.clear()
-        replayed(x, y, 0.5)
+        replayed(x, y, 0.75)
         assert cuda.launches == {"copy_": 2, "graph": 1}
         assert not cuda.waits
-        assert replayed(y, x, 0.5)[0] is first[0]  # overwritten
+        assert replayed(y, x, 0.75)[0] is first[0]  # overwritten
 
 
 def test_result_may_be_the_next_input():
