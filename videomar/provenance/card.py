@@ -43,10 +43,10 @@ class CardFacts:
     """Whether it is in an MLflow registry, which the section on loading then explains."""
 
 
-def model_card(facts: CardFacts) -> str:
-    """Return the card as Markdown, with its header in YAML."""
+def model_card(facts: CardFacts, header: bool = True) -> str:
+    """Return the card as Markdown, with the header in YAML that hubs read, or without."""
     parts = [
-        _header(facts),
+        *([_header(facts)] if header else []),
         f"# {facts.name}",
         "Image-to-video by autoregression over continuous tokens (VideoMAR): a picture and words to a clip.",
         *_data(facts),

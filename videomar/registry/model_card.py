@@ -27,16 +27,16 @@ _SHOWN_TAGS = (
 
 def write_card(version: Version) -> str:
     """Write the card of a version into its run and its description; return its text."""
-    card = card_of(version)
+    card = card_of(version, header=False)
     keep_description(version, card, CARD)
     return card
 
 
-def card_of(version: Version) -> str:
+def card_of(version: Version, header: bool = True) -> str:
     """Return the card of a version, from its evidence."""
     with tempfile.TemporaryDirectory() as folder:
         evidence = download_evidence(version, Path(folder))
-        return model_card(facts_of(f"{MODEL} version {version.number}", version.tags, evidence))
+        return model_card(facts_of(f"{MODEL} version {version.number}", version.tags, evidence), header)
 
 
 def facts_of(name: str, tags: Mapping[str, str], evidence: Path) -> CardFacts:
