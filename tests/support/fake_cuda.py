@@ -166,7 +166,6 @@ class FakeCuda:
             (torch.cuda, "get_device_name", lambda device=None: NAME),
             (torch.cuda, "current_device", lambda: 0),
             (torch.cuda, "get_device_capability", lambda device=None: (9, 0)),
-            (torch.cuda, "get_device_name", lambda device=None: "fake"),
             (torch.cuda, "set_sync_debug_mode", lambda mode: setattr(self, "sync_debug", mode)),
             (torch.cuda, "synchronize", lambda device=None: self.wait("synchronize")),
             (torch.cuda, "max_memory_allocated", lambda device=None: 0),
