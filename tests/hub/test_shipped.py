@@ -148,3 +148,10 @@ def test_wheel_and_source_archive_carry_the_model() -> None:
     patterns = read_configuration(ROOT / "pyproject.toml")["tool"]["setuptools"]["package-data"]["videomar"]
     carried = {path for pattern in patterns for path in (ROOT / "videomar").glob(pattern) if path.is_file()}
     assert {path for path in shipped.FOLDER.rglob("*") if path.is_file()} <= carried
+
+
+def test_server_that_is_away_is_refused_at_once(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    with pytest.raises(VideomarError, match="got no answer from 127.0.0.1:1, expected the MLflow server"):
+        find_model("champion")
+    assert find_model("shipped").checkpoint == shipped.FOLDER

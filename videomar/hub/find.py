@@ -4,15 +4,18 @@ import logging
 import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from videomar.checkpoint import MANIFEST, ModelFolder, newest_intact, open_model_folder
 from videomar.config.layout import Layout
+from videomar.environment import listens
 from videomar.errors import CheckpointError, VideomarError
 from videomar.hub.repository import download
 from videomar.hub.shipped import SHIPPED, shipped_folder
 from videomar.registry.local_versions import local_model_folder
 from videomar.sampling.generate import ClipGenerator
-from videomar.tracking.mlflow_store import store_exists
+from videomar.tracking.mlflow_store import store_exists, tracking_uri
 
 CHAMPION = "champion"
 ALIASES = (CHAMPION, "challenger")
@@ -75,6 +78,7 @@ def _registered(name: str) -> ModelFolder:
         if name == CHAMPION:
             return _stand_in()
         raise VideomarError(f"model: got {name}, but there is no registry here; expected {_choice()}")
+    _check_server(tracking_uri())
     from videomar.registry import versions  # here: it imports MLflow
 
     if name == CHAMPION and versions.champion() is None:
@@ -84,6 +88,17 @@ def _registered(name: str) -> ModelFolder:
     except VideomarError as error:
         raise VideomarError(f"{error}; expected {_choice()}") from None
     return open_model_folder(versions.download_model(version))
+
+
+def _check_server(uri: str) -> None:
+    """Refuse a server that does not answer at once: MLflow tries again for minutes."""
+    parts = urlsplit(uri)
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or (getproxies().get(parts.scheme) and not proxy_bypass(host)):
+        return
+    if not listens(f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"):
+        rule = "the MLflow server that MLFLOW_TRACKING_URI or `make up` names; start it, or name `shipped`"
+        raise VideomarError(f"model: got no answer from {host}:{parts.port or parts.scheme}, expected {rule}")
 
 
 def _stand_in() -> ModelFolder:
