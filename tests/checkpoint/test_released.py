@@ -496,6 +496,7 @@ def test_command_tells_what_was_read(tmp_path, monkeypatch, capsys):
         "tokens: 5 channels of 1x1 positions",
         "captions: 6 tokens of 7 channels",
         f"wrote {out}",
+        "weights alone: with --tokenizer and --text-encoder it becomes a model that generates clips",
     ]
     assert sorted(path.name for path in out.iterdir()) == [
         "checkpoint.json",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from PIL import Image
 
 from tests.support.videos import run_ffmpeg
 from videomar.cli.project import VERSION, write_project
@@ -88,7 +89,10 @@ def test_command_starts_and_says_its_version(videomar: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "extra"),
     [
-        (["generate", "a.png", "--prompt", "p", "--out", "o.mp4"], "pipeline"),
+        (
+            ["generate", "params.yaml", "--prompt", "p", "--out", "o.mp4", "--model", "shipped"],
+            "pipeline",
+        ),  # no picture
         (["ledger", "show"], "pipeline"),
         (["doctor"], "pipeline"),
         (["plan"], "pipeline"),
@@ -105,6 +109,18 @@ def test_verb_that_needs_more_names_the_extra_in_one_line(
     assert done.returncode == 1
     assert f"pip install 'videomar[{extra}]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_wheel_alone_makes_a_clip_and_knows_its_model(videomar: Path, tmp_path: Path) -> None:
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "a.png")
+    done = run(videomar, "generate", "a.png", "--prompt", "a red circle", "--out", "o.mp4", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "using the model that comes with the package" in done.stderr
+    assert (tmp_path / "o.mp4").stat().st_size > 0
+    assert "git_commit" in run(videomar, "trace", "shipped", folder=tmp_path).stdout
+    lines = 'import videomar; print(videomar.load("champion")("a.png", frames=5).shape)'
+    done = run(videomar.with_name("python"), "-c", lines, folder=tmp_path)
+    assert done.stdout == "(5, 32, 32, 3)\n", done.stderr
 
 
 def test_folder_from_the_wheel_is_a_pipeline(videomar: Path, tmp_path: Path) -> None:
