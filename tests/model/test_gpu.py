@@ -329,6 +329,8 @@ def test_values_come_back_while_the_gpu_goes_on():
 
 
 def test_captions_have_the_states_of_the_cpu_but_for_the_format_they_were_published_in(tmp_path, measured):
+    if torch.version.cuda is None:
+        pytest.skip("a fake GPU does not reach networks that are built without memory, as transformers does")
     pytest.importorskip("tokenizers")
     transformers = pytest.importorskip("transformers")
     from tests.encoders.test_text import CAPTIONS, write_model

@@ -1,6 +1,7 @@
 """The memory that a plan states beside what PyTorch keeps, for networks whose tensors have no storage."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import Params, TrainParams
 from videomar.config.edit import read_preset, with_changes
+from videomar.model.ddpm import respaced
 from videomar.model.objective import Clips, Hidden, draw_hidden
 from videomar.ops.planning import plan_memory
 from videomar.ops.planning.plan_memory import (
@@ -57,6 +59,14 @@ def norm_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         return NormKernel.apply(x, norm.weight, norm.eps)
 
     monkeypatch.setattr(nn.RMSNorm, "forward", forward)
+
+
+@pytest.fixture(autouse=True)
+def no_schedule_without_storage_stays() -> Iterator[None]:
+    """The DDPM head keeps its schedules in a cache, from which later tests would compute with any bytes."""
+    respaced.cache_clear()
+    yield
+    respaced.cache_clear()
 
 
 def hidden_to_the_end(shape: tuple[int, int, int], params: TrainParams) -> Hidden:

@@ -46,7 +46,7 @@ def test_every_deployment_is_listed(checkout: Checkout, tab: Tab, pictures: Path
     tab.open(f"http://127.0.0.1:{checkout.ports[1]}/deployments")
     for flow in ("retrain", "refresh", "release", "sample_and_evaluate", "sweep"):
         tab.wait_for_text(flow)
-    assert "5 Deployments" in tab.value("document.body.innerText")
+    assert "6 Deployments" in tab.value("document.body.innerText")
     tab.screenshot(pictures / "deployments.png")
 
 

@@ -52,9 +52,11 @@ def checkout(tmp_path: Path) -> Path:
     write_latents(tmp_path / "data/latents", params)
     tokenizer = CausalTokenizer(params.tokenizer).initialise(step_generator(0, 0))
     save_tokenizer(tokenizer, tmp_path / "checkpoints/tokenizer")
+    (tmp_path / "data/named").mkdir()
+    (tmp_path / "data/named/train.json").write_text("{}")  # no weights to start from
     run(tmp_path, "git", "init", "--quiet")
     run(tmp_path, "dvc", "init", "--quiet")
-    run(tmp_path, "dvc", "add", "--quiet", "data/latents", "checkpoints/tokenizer")
+    run(tmp_path, "dvc", "add", "--quiet", "data/latents", "data/named/train.json", "checkpoints/tokenizer")
     run(tmp_path, "git", "add", ".")
     run(tmp_path, "git", "commit", "--quiet", "--message", "start")
     return tmp_path
