@@ -104,7 +104,8 @@ def seconds_needed(
     first = replace(request, num_frames=plan.used_frames + model.tokenizer.time_stride)
     fixed, one_step = (_seconds_of(model, context, first, steps) for steps in (1, 2))
     head_step = max(0.0, one_step - fixed)  # of all tokens of a frame
-    a_pass = max(0.0, fixed - head_step)
+    # Besides the new frame, every frame of the context has a pass.
+    a_pass = max(0.0, fixed - head_step) / (plan.used_length + 1)
     head_steps = (sample.num_diffusion_steps + sample.final_diffusion_steps) / 2
     frame = a_pass * (sample.num_unmask_steps + 1) + head_step * head_steps
     new_frames = plan.length - plan.used_length
