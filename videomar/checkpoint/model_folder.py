@@ -58,7 +58,7 @@ class ModelParts:
         Args:
             folder: an existing one.
             before: an earlier model folder of the same run. Its files are hard-linked where they are equal.
-                Never the sources themselves: whoever writes into these would change the model.
+                Never the sources themselves: a later write to these would change the model.
         """
         for name, source in self.files.items():
             target = folder / name

@@ -100,7 +100,7 @@ class LTXVideo(DiffusersVideo):
         """(B, C, T, h, w) -> (B, 3, F, H, W)."""
         if not self.model.config.timestep_conditioning:
             return super().raw_video(latents, chunk_frames)
-        # Time 0, at which LTX's pipeline decodes unless told otherwise: latents without noise.
+        # Time 0, at which LTX's pipeline decodes by default: latents without noise.
         return self.model.decode(latents, latents.new_zeros(len(latents))).sample
 
 
