@@ -15,6 +15,7 @@ import torch
 from benchmarks.gpu import SAMPLING
 from benchmarks.training_subjects import train_params
 from tests.conftest import lively_model
+from tests.support.fake_cuda import NAME as FAKE_NAME
 from videomar.checkpoint.manifest import ModelShape
 from videomar.compute.device import (
     autocast,
@@ -286,7 +287,7 @@ def test_tokenizer_gives_the_latents_and_pictures_of_the_cpu(measured):
 
 
 def test_torchscript_tokenizer_works_on_the_gpu(tmp_path, measured):
-    if torch.version.cuda is None:
+    if torch.cuda.get_device_name() == FAKE_NAME:
         pytest.skip("a fake GPU does not reach TorchScript's interpreter")
     pytest.importorskip("pandas")  # a bare machine lacks it, and reads no video
     pytest.importorskip("cv2")
@@ -329,7 +330,7 @@ def test_values_come_back_while_the_gpu_goes_on():
 
 
 def test_captions_have_the_states_of_the_cpu_but_for_the_format_they_were_published_in(tmp_path, measured):
-    if torch.version.cuda is None:
+    if torch.cuda.get_device_name() == FAKE_NAME:
         pytest.skip("a fake GPU does not reach networks that are built without memory, as transformers does")
     pytest.importorskip("tokenizers")
     transformers = pytest.importorskip("transformers")

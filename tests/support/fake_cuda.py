@@ -173,6 +173,9 @@ class FakeCuda:
             (torch.cuda, "Stream", stream),
             (torch.cuda, "current_stream", lambda device=None: stream()),
             (torch.cuda, "stream", lambda stream: contextlib.nullcontext()),
+            # A build of PyTorch for CUDA would look for a driver.
+            (torch.accelerator, "current_accelerator", lambda check_available=False: CUDA),
+            (torch.accelerator, "current_stream", lambda device=None: stream()),
             (torch.cuda, "device", contextlib.nullcontext),
             (torch.cuda, "CUDAGraph", graph),
             (torch.cuda, "graph", recording),
@@ -242,6 +245,9 @@ def _classes(cuda: FakeCuda) -> tuple[type, ...]:
 
         def synchronize(self) -> None:
             cuda.wait("synchronize")
+
+        def is_capturing(self) -> bool:
+            return cuda.graph is not None
 
     class Graph(_Graph):
         def __init__(self) -> None:
