@@ -49,6 +49,20 @@ MODEL = ModelParams(
 )  # fmt: skip
 SAMPLE = dataclasses.replace(SAMPLING["small"], num_unmask_steps=3, cfg_scale=2.0)
 HEADS, OBJECTIVES = ("flow", "ddpm"), ("single_frame", "all_frames")
+
+
+def require_real_gpu(beyond):
+    """Skip a test of what a fake GPU (tests/support/fake_cuda.py) cannot stand for."""
+    if torch.cuda.get_device_name() == FAKE_NAME:
+        pytest.skip(f"a fake GPU does not reach {beyond}")
+
+
+def require_triton():
+    require_real_gpu("compiled kernels")
+    if not pytest.importorskip("torch.utils._triton").has_triton():
+        pytest.skip("needs Triton")
+
+
 # Relative to the spread of the values: bfloat16 has 8 bits.
 BF16_ERROR = 0.1
 
@@ -184,8 +198,7 @@ def test_step_has_the_same_bits_when_it_is_repeated(captions, repeatable):
 
 
 def test_compiled_blocks_give_the_loss_of_plain_ones(captions, measured):
-    if not pytest.importorskip("torch.utils._triton").has_triton():
-        pytest.skip("needs Triton")
+    require_triton()
     model, losses = lively_model(MODEL).to("cuda"), []
     for compiled in (False, True):
         if compiled:
@@ -201,8 +214,7 @@ def test_compiled_blocks_give_the_loss_of_plain_ones(captions, measured):
 
 def test_attention_in_blocks_is_attention_with_a_mask(measured):
     """FlexAttention against the mask of all pairs, at a length where it is used."""
-    if not pytest.importorskip("torch.utils._triton").has_triton():
-        pytest.skip("needs Triton")
+    require_triton()
     tokens, frames = torch.zeros(1, 6, 200, 1, device="cuda"), 10
     hidden = torch.zeros(1, 6, 200, dtype=torch.bool, device="cuda")
     allowed = complete_and_masked(tokens, tokens, hidden, (10, 20)).attn_mask
@@ -287,8 +299,7 @@ def test_tokenizer_gives_the_latents_and_pictures_of_the_cpu(measured):
 
 
 def test_torchscript_tokenizer_works_on_the_gpu(tmp_path, measured):
-    if torch.cuda.get_device_name() == FAKE_NAME:
-        pytest.skip("a fake GPU does not reach TorchScript's interpreter")
+    require_real_gpu("TorchScript's interpreter")
     pytest.importorskip("pandas")  # a bare machine lacks it, and reads no video
     pytest.importorskip("cv2")
     from tests.encoders.conftest import Decoder, Encoder, redraw, write_torchscript
@@ -330,8 +341,7 @@ def test_values_come_back_while_the_gpu_goes_on():
 
 
 def test_captions_have_the_states_of_the_cpu_but_for_the_format_they_were_published_in(tmp_path, measured):
-    if torch.cuda.get_device_name() == FAKE_NAME:
-        pytest.skip("a fake GPU does not reach networks that are built without memory, as transformers does")
+    require_real_gpu("networks that are built without memory, as by transformers")
     pytest.importorskip("tokenizers")
     transformers = pytest.importorskip("transformers")
     from tests.encoders.test_text import CAPTIONS, write_model
