@@ -26,7 +26,7 @@ from videomar.hub.shipped import FOLDER, ORIGIN  # noqa: E402
 from videomar.report.example_pictures import write_examples  # noqa: E402
 
 MOST_BYTES = 16 * 10**6
-NOT_TOLD = ("aliases", "run_id", "training_run", "outputs_md5", "latents", "files")
+LEFT_OUT = ("aliases", "run_id", "training_run", "outputs_md5", "latents", "files")
 """Parts of a trace that mean nothing elsewhere, or are long and follow from the rest."""
 README = HERE / "README.md"
 START, END = "<!-- shipped -->", "<!-- /shipped -->"
@@ -90,15 +90,15 @@ def ship(draft: Path) -> None:
     shutil.copy(parts.checkpoint / "ema.safetensors", draft)
     shutil.copytree(parts.tokenizer, draft / "tokenizer", copy_function=shutil.copyfile)
     shutil.copy(parts.params, draft / "params.yaml")
-    told = {name: value for name, value in trace(version).to_dict().items() if name not in NOT_TOLD}
+    origin = {name: value for name, value in trace(version).to_dict().items() if name not in LEFT_OUT}
     with tempfile.TemporaryDirectory() as folder:
         evidence = download_evidence(version, Path(folder))
-        told["metrics"] = json.loads((evidence / "metrics" / "evaluate.json").read_text("utf-8"))
-        told["credits"] = (evidence / "CREDITS.txt").read_text("utf-8").splitlines()
+        origin["metrics"] = json.loads((evidence / "metrics" / "evaluate.json").read_text("utf-8"))
+        origin["credits"] = (evidence / "CREDITS.txt").read_text("utf-8").splitlines()
         facts = facts_of("videomar, shipped with the package", version.tags, evidence)
         card = model_card(replace(facts, registered=False))
         (draft / "README.md").write_text(card, encoding="utf-8")
-    write_json(draft / ORIGIN, told)
+    write_json(draft / ORIGIN, origin)
     examples = write_examples(Layout().generated, draft)
     tokenizer = sorted((draft / "tokenizer").iterdir())
     files = [draft / "ema.safetensors", *tokenizer, draft / "params.yaml", draft / ORIGIN, *examples]

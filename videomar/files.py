@@ -22,6 +22,16 @@ _LITTLE_BYTES = 2**20
 _WORDS = ("disk is full", "no space left on device")
 
 
+def require_new_folder(out: Path) -> None:
+    """Refuse a folder to write to that holds something already.
+
+    Raises:
+        DataError: it is no folder, or not empty.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise DataError(f"{out}: exists already, expected a new folder; choose another --out")
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success the file written there replaces `path`.

@@ -20,12 +20,12 @@ from videomar.errors import DataError
 ROOT = Path(__file__).parents[2]
 
 
-def base_requirements() -> set[str]:
-    """What the package needs without any extra, and what that needs."""
+def base_requirements(wheel: metadata.Distribution) -> set[str]:
+    """What a wheel needs without any extra, and what that needs."""
     found: set[str] = set()
-    left = ["videomar"]
+    left = [wheel]
     while left:
-        for text in metadata.requires(left.pop()) or []:
+        for text in left.pop().requires or []:
             needed = Requirement(text)
             applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
             # Builds of torch for CUDA need more than those without, which may be here.
@@ -35,7 +35,7 @@ def base_requirements() -> set[str]:
                 and not needed.name.startswith(("nvidia", "cuda", "triton"))
             ):
                 found.add(needed.name)
-                left.append(needed.name)
+                left.append(metadata.distribution(needed.name))
     return found
 
 
@@ -66,7 +66,8 @@ def videomar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = next(env.glob("lib/python*/site-packages"))
     subprocess.run([*pip, "--python", str(env / "bin/python"), "install", *quiet, str(wheel)], check=True)
     library = Path(sysconfig.get_path("purelib"))
-    for name in base_requirements():
+    installed = metadata.Distribution.at(next(site.glob("videomar-*.dist-info")))
+    for name in base_requirements(installed):
         for part in {file.parts[0] for file in metadata.files(name) or [] if file.parts[0] != ".."}:
             if not (site / part).exists():
                 (site / part).symlink_to(library / part)

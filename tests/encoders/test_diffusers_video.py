@@ -71,7 +71,7 @@ def test_scaling_factor_and_statistics_act_together(tmp_path):
 
 
 def test_released_ltx_decodes_without_chance(tmp_path):
-    """Its decoder looks ahead and is told a time; its encoder is causal, as that of all."""
+    """Its decoder looks ahead and takes a time; its encoder is causal, as that of all."""
     folder = written(tmp_path / "ltx", "ltx", decoder_causal=False, timestep_conditioning=True)
     ltx = load_tokenizer(folder)
     clip = video(ltx)

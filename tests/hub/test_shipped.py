@@ -77,9 +77,9 @@ def test_origin_names_commit_data_and_every_raw_file() -> None:
 
 def test_readme_names_the_commit_and_the_data() -> None:
     origin, readme = shipped.read_origin(), (ROOT / "README.md").read_text()
-    told = readme.partition("<!-- shipped -->")[2].partition("<!-- /shipped -->")[0]
-    assert f"`{origin['git_commit'][:12]}`" in told
-    assert f"`{origin['ledger_sha256'][:12]}`" in told
+    block = readme.partition("<!-- shipped -->")[2].partition("<!-- /shipped -->")[0]
+    assert f"`{origin['git_commit'][:12]}`" in block
+    assert f"`{origin['ledger_sha256'][:12]}`" in block
 
 
 def test_examples_are_pictures_that_were_held_out() -> None:
@@ -114,16 +114,16 @@ def test_shipped_model_makes_better_clips_than_still_pictures(empty: Path) -> No
 
 def test_trace_tells_the_origin_and_finds_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = shipped.read_origin()["git_commit"]
-    told = CliRunner().invoke(cli.app, ["trace", "shipped", "--verify"])
-    assert told.exit_code == 0
-    assert f"git_commit: {commit}" in told.stdout
-    assert "verified" in told.stdout
+    done = CliRunner().invoke(cli.app, ["trace", "shipped", "--verify"])
+    assert done.exit_code == 0
+    assert f"git_commit: {commit}" in done.stdout
+    assert "verified" in done.stdout
     copy = shutil.copytree(shipped.FOLDER, tmp_path / "shipped")
     (copy / "params.yaml").write_bytes((copy / "params.yaml").read_bytes().replace(b"17", b"18"))
     monkeypatch.setattr(shipped, "FOLDER", copy)
-    told = CliRunner().invoke(cli.app, ["trace", "shipped", "--verify", "--json"])
-    assert told.exit_code == 1
-    assert "params.yaml: missing or damaged" in json.loads(told.stdout.splitlines()[0])["changes"][0]
+    done = CliRunner().invoke(cli.app, ["trace", "shipped", "--verify", "--json"])
+    assert done.exit_code == 1
+    assert "params.yaml: missing or damaged" in json.loads(done.stdout.splitlines()[0])["changes"][0]
 
 
 def test_package_without_a_model_says_so(

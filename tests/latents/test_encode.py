@@ -146,19 +146,19 @@ def test_cache_says_what_its_latents_were_made_on(project):
 
         return encode
 
-    def told():
+    def devices():
         return open_latents(project.out)[0].metadata["made_on"]
 
     with pytest.raises(KeyboardInterrupt):
         project.encode(on("a GPU", 3))
     project.encode()
-    assert told() == {"captions": ["cpu"], "clips": ["a GPU", "cpu"]}
+    assert devices() == {"captions": ["cpu"], "clips": ["a GPU", "cpu"]}
     project.rows[0]["start_s"] = 0.25
     project.encode(on("another GPU"))
-    assert told()["clips"] == ["a GPU", "another GPU", "cpu"]
+    assert devices()["clips"] == ["a GPU", "another GPU", "cpu"]
     project.train_tokenizer(1)
     project.encode(on("another GPU"))
-    assert told()["clips"] == ["another GPU"]
+    assert devices()["clips"] == ["another GPU"]
 
 
 def test_renamed_video_is_not_encoded_again(project):

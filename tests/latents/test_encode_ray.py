@@ -183,7 +183,7 @@ def test_two_nodes_one_of_which_dies_make_the_same_bytes(films, cluster):
 
 @pytest.mark.slow
 def test_actors_share_the_gpus_of_the_cluster(films, cluster):
-    """Ray is told of two GPUs; PyTorch here finds none, so that what is computed is as on a processor."""
+    """Ray counts two GPUs; PyTorch here finds none, so that what is computed is as on a processor."""
     import ray
 
     second = cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=STORE_BYTES)

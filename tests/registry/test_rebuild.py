@@ -252,9 +252,9 @@ def test_devices_of_every_stage_are_told_from_its_record(tmp_path: Path) -> None
     write_json(record_of(made.generated), describe(STAGES["curate"], {}, {}, {}, "NVIDIA H200"))
     made.training_run.mkdir()
     write_json(made.training_run / "made_with.json", {"beside": {"device": "NVIDIA H100"}})
-    told = devices_of(made)
-    assert told == "tokenizer cpu, train NVIDIA H100, sample NVIDIA H200, evaluate cpu"
-    kind = {**KIND, "devices": told}
+    devices = devices_of(made)
+    assert devices == "tokenizer cpu, train NVIDIA H100, sample NVIDIA H200, evaluate cpu"
+    kind = {**KIND, "devices": devices}
     assert not compare(
         MADE, replace(MADE, keys={"1": "x", "2": "k2"}), {**KIND, "devices": "cpu"}, kind
     ).by_bits

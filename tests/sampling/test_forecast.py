@@ -1,4 +1,4 @@
-"""Memory and time that are told before a clip is made, against what it then takes."""
+"""Memory and time that are foretold for a clip, against what it then takes."""
 
 import dataclasses
 import json

@@ -27,7 +27,7 @@ from videomar.checkpoint.manifest import ModelShape
 from videomar.checkpoint.released_layout import TABLE, Weights, measure, refuse_problems
 from videomar.config import ModelParams
 from videomar.errors import CheckpointError
-from videomar.files import sha256_of
+from videomar.files import require_new_folder, sha256_of
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -44,11 +44,11 @@ def import_released(source: Path, out: Path, patch_size: int = 1, head: str = "a
         head: `ddpm`, `flow`, or `auto` to go by the outputs of the last layer.
 
     Raises:
-        CheckpointError: the file cannot be read or is of another layout, or `out` is not empty.
+        CheckpointError: the file cannot be read or is of another layout.
+        DataError: `out` is not empty.
     """
     out = out.resolve()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise CheckpointError(f"{out}: exists already, expected a new folder; choose another --out")
+    require_new_folder(out)
     found = [measure(name, state, head) for name, state in _read_states(source).items()]
     refuse_problems(source, found)
     shape, *others = (_shape(source, weights, patch_size) for weights in found)

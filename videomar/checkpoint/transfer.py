@@ -25,11 +25,10 @@ from torch import Tensor
 from videomar.checkpoint.folder import MANIFEST, latest, read_manifest
 from videomar.checkpoint.manifest import ModelShape, read_shape
 from videomar.checkpoint.tensors import each_tensor
+from videomar.config.layout import AVERAGED
 from videomar.errors import CheckpointError
 from videomar.files import sha256_of
 
-WEIGHTS = "ema.safetensors"
-"""File of a checkpoint that runs start from: the averaged weights, which are those that generate best."""
 ORIGIN = "origin.json"
 """File beside them that says where they are from, if a name was resolved."""
 _WHERE = "train.start_from"
@@ -56,14 +55,14 @@ def start_checkpoint(folder: Path) -> Path:
         CheckpointError: there is none, or it has no averaged weights.
     """
     path = folder if (folder / MANIFEST).is_file() else latest(folder) or folder
-    if WEIGHTS not in read_manifest(path)["files"]:
-        raise CheckpointError(f"{_WHERE}: {path}: got no {WEIGHTS}, expected averaged weights; use another")
+    if AVERAGED not in read_manifest(path)["files"]:
+        raise CheckpointError(f"{_WHERE}: {path}: got no {AVERAGED}, expected averaged weights; use another")
     return path
 
 
 def start_sha256(folder: Path) -> str:
     """Return the SHA-256 of the weights that a run would start from, as their manifest states it."""
-    return str(read_manifest(start_checkpoint(folder))["files"][WEIGHTS]["sha256"])
+    return str(read_manifest(start_checkpoint(folder))["files"][AVERAGED]["sha256"])
 
 
 def start_origin(folder: Path) -> dict[str, Any]:
@@ -87,9 +86,9 @@ def fitted_shape(shape: ModelShape, folder: Path, with_new_layers: bool = True) 
             not, its shape there and here, and the keys of params.yaml that decide it.
     """
     source = start_checkpoint(folder)
-    if (found := sha256_of(source / WEIGHTS)) != (stated := start_sha256(source)):
+    if (found := sha256_of(source / AVERAGED)) != (stated := start_sha256(source)):
         raise CheckpointError(
-            f"{_WHERE}: {source / WEIGHTS}: got sha256 {found[:12]}, expected {stated[:12]}; it is damaged, "
+            f"{_WHERE}: {source / AVERAGED}: got sha256 {found[:12]}, expected {stated[:12]}; it is damaged, "
             "use another"
         )
     theirs = read_shape(read_manifest(source), source / MANIFEST)
@@ -118,7 +117,7 @@ def starting_tensors(folder: Path, like: Mapping[str, Tensor]) -> Iterator[tuple
     """
     source = start_checkpoint(folder)
     known = set()
-    for name, value in each_tensor(source / WEIGHTS):
+    for name, value in each_tensor(source / AVERAGED):
         known.add(name)
         yield name, value
     for name, value in like.items():
@@ -147,7 +146,7 @@ def _other_tensors(ours: ModelShape, theirs: ModelShape, source: Path) -> Iterat
         return  # all names of the head differ, which the kind of head says in one word
     with torch.device("meta"):
         here = {name: tuple(value.shape) for name, value in ours.build().state_dict().items()}
-    with safe_open(source / WEIGHTS, "pt") as file:
+    with safe_open(source / AVERAGED, "pt") as file:
         there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     new = set(ours.params.conditions) - set(theirs.params.conditions)
     news = tuple(f"trunk.conditions.{name}." for name in new)

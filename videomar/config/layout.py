@@ -14,7 +14,9 @@ SEEN, UNKNOWN = "seen by ancestors", "ancestors with unknown clips"
 """Entries of `named/sample.json`: videos, by sha256, that the model of `train.start_from`, or one before it,
 was trained on; and such models of which that is not known."""
 
-WEIGHTS = ("model.safetensors", "ema.safetensors")
+AVERAGED = "ema.safetensors"
+"""File of a checkpoint with the averaged weights, which generation uses and runs start from."""
+WEIGHTS = ("model.safetensors", AVERAGED)
 """Files of weights in a checkpoint; one of training has the optimizer's state in addition."""
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 from videomar.config.section import Device, Resource, at_least, one_of, require, section
 
 HEADS = ("flow", "ddpm")
+NAMED_ENCODERS = ("minilm", "none")
+"""Text encoders that are known by name; any other is a folder."""
 CONDITIONS = ("fps", "motion", "history_noise")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from videomar.config import Params, TextParams
+from videomar.config.models import NAMED_ENCODERS
 from videomar.errors import CheckpointError, DataError, VideomarError
 
 _LENGTH_BYTES = 8
@@ -34,7 +35,7 @@ def check_folders(params: Params) -> None:
 
         for file in tokenizer_files(Path(params.tokenizer.pretrained)):
             _refuse_damaged(file, "tokenizer.pretrained", CheckpointError)
-    if params.text.encoder not in ("minilm", "none"):
+    if params.text.encoder not in NAMED_ENCODERS:
         _check_text_encoder(params.text)
 
 

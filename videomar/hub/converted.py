@@ -10,9 +10,11 @@ from videomar.checkpoint.manifest import ModelShape, read_shape
 from videomar.checkpoint.model_folder import TEXT_ENCODER
 from videomar.checkpoint.released import import_released
 from videomar.config import Params
+from videomar.config.models import NAMED_ENCODERS
 from videomar.encoders.load import load_tokenizer, tokenizer_files
 from videomar.encoders.text import load_text_encoder, text_encoder_files
 from videomar.errors import DataError
+from videomar.files import require_new_folder
 from videomar.provenance.card import CardFacts, model_card
 
 
@@ -35,8 +37,7 @@ def import_model(
             do not fit the weights.
     """
     out = out.resolve()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise DataError(f"{out}: exists already, expected a new folder; choose another --out")
+    require_new_folder(out)
     coder = tokenizer_files(tokenizer)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".draft-", dir=out.parent) as draft:
@@ -47,7 +48,7 @@ def import_model(
         params = _fitted(params, shape)
         _refuse_others(params, shape, tokenizer)
         packed: list[Path] = []
-        if params.text.encoder not in ("none", "minilm"):
+        if params.text.encoder not in NAMED_ENCODERS:
             packed = text_encoder_files(Path(params.text.encoder))
             params = replace(params, text=replace(params.text, encoder=TEXT_ENCODER))
         card = CardFacts(

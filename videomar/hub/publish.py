@@ -9,14 +9,14 @@ from videomar.checkpoint import ModelFolder, export, read_parts
 from videomar.checkpoint.model_folder import CARD, TEXT_ENCODER
 from videomar.config import load_params
 from videomar.config.layout import Layout
+from videomar.config.models import NAMED_ENCODERS
 from videomar.encoders.load import tokenizer_files
 from videomar.encoders.text import text_encoder_files
-from videomar.errors import DataError
+from videomar.files import require_new_folder
 from videomar.hub.find import find_model, is_registered
 from videomar.hub.repository import upload
 from videomar.provenance.card import CardFacts, model_card
 
-_NAMES = ("none", "minilm")
 _HERE = Layout()
 
 
@@ -32,12 +32,11 @@ def export_model(model: str, out: Path, pack_text_encoder: bool = False) -> list
         VideomarError: there is no such model, it is damaged, or `out` is in use.
     """
     out = out.resolve()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise DataError(f"{out}: exists already, expected a new folder; choose another --out")
+    require_new_folder(out)
     found = find_model(model)
     params = load_params(found.params, _HERE.params if _HERE.params.is_file() else None)
     text_encoder, note = found.text_encoder, ""
-    if text_encoder is None and params.text.encoder not in _NAMES:
+    if text_encoder is None and params.text.encoder not in NAMED_ENCODERS:
         if pack_text_encoder:
             text_encoder = Path(params.text.encoder)
         else:

@@ -12,7 +12,7 @@ from typing import Any
 from videomar.checkpoint import ModelFolder, export, open_model_folder, read_manifest, read_parts, verify
 from videomar.checkpoint.model_folder import TOKENIZER
 from videomar.config import Params, load_params
-from videomar.config.layout import WEIGHTS, Layout
+from videomar.config.layout import AVERAGED, WEIGHTS, Layout
 from videomar.encoders.load import load_tokenizer, tokenizer_files
 from videomar.encoders.text import text_encoder_files
 from videomar.errors import CheckpointError
@@ -57,8 +57,8 @@ def register_folder(folder: Path, reason: str = "") -> list[str]:
 
 def _tags(folder: Path, found: ModelFolder, manifest: Mapping[str, Any], reason: str) -> dict[str, str]:
     """What is known of the model, under the names that versions of the pipeline use, too."""
-    if "ema.safetensors" not in manifest["files"]:
-        raise CheckpointError(f"{found.checkpoint}: got no ema.safetensors, expected it; use another folder")
+    if AVERAGED not in manifest["files"]:
+        raise CheckpointError(f"{found.checkpoint}: got no {AVERAGED}, expected it; use another folder")
     weights = [found.checkpoint / name for name in WEIGHTS if name in manifest["files"]]
     made_with = manifest["made_with"] if isinstance(manifest["made_with"], dict) else {}
     origin = {"folder": folder.resolve().name, "imported": made_with.get("imported"), "reason": reason}
@@ -68,7 +68,7 @@ def _tags(folder: Path, found: ModelFolder, manifest: Mapping[str, Any], reason:
         "tokenizer_sha256": load_tokenizer(found.tokenizer).content_hash(),
         "checkpoint_step": str(manifest["step"]),
         "checkpoint_sha256": sha256_of(*weights),
-        "weights_sha256": manifest["files"]["ema.safetensors"]["sha256"],
+        "weights_sha256": manifest["files"][AVERAGED]["sha256"],
         ORIGIN_TAG: json.dumps(origin),
     }
 

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from videomar.checkpoint import MANIFEST, open_model_folder, read_manifest
-from videomar.checkpoint.transfer import ORIGIN, WEIGHTS, start_checkpoint, start_sha256
+from videomar.checkpoint.model_folder import PARAMS_FILE, TOKENIZER
+from videomar.checkpoint.transfer import ORIGIN, start_checkpoint, start_sha256
 from videomar.config import Params, load_params
+from videomar.config.layout import AVERAGED
 from videomar.config.params import names_of_starts
 from videomar.errors import CheckpointError, ParamsError, VideomarError
 from videomar.files import write_json
@@ -45,7 +47,6 @@ from videomar.tracking.mlflow_store import store_exists
 
 _KEY = "train.start_from"
 _log = logging.getLogger(__name__)
-_TOKENIZER, _PARAMS = "tokenizer", "params.yaml"
 
 
 class _Source(NamedTuple):
@@ -88,8 +89,8 @@ def with_start_tokenizer(params: Params) -> Params:
     if params.tokenizer.pretrained is not None:
         return params
     for folder in starts_of(params).values():
-        if (folder / _TOKENIZER).is_dir():
-            own = dataclasses.replace(params.tokenizer, pretrained=str(folder / _TOKENIZER))
+        if (folder / TOKENIZER).is_dir():
+            own = dataclasses.replace(params.tokenizer, pretrained=str(folder / TOKENIZER))
             return dataclasses.replace(params, tokenizer=own)
     return params
 
@@ -109,18 +110,18 @@ def refuse_other_encoders(starts: Mapping[str, Path], tokenizer: Path, params: P
     """
     for name, folder in starts.items():
         where = f"{_KEY}: {name}"
-        if not (folder / _TOKENIZER).is_dir():
+        if not (folder / TOKENIZER).is_dir():
             _log.warning("%s: its tokenizer is not known; it must be the one in %s", where, tokenizer)
-        elif not _same_tokenizer(folder / _TOKENIZER, tokenizer):
+        elif not _same_tokenizer(folder / TOKENIZER, tokenizer):
             raise CheckpointError(
-                f"{where}: got weights trained with the tokenizer in {folder / _TOKENIZER}, expected that of "
+                f"{where}: got weights trained with the tokenizer in {folder / TOKENIZER}, expected that of "
                 f"the latents, {tokenizer}; set tokenizer.pretrained to null or to the former"
             )
-        if not (folder / _PARAMS).is_file():
+        if not (folder / PARAMS_FILE).is_file():
             encoder = params.text.encoder
             _log.warning("%s: its text encoder is not known; it must be %s", where, encoder)
             continue
-        theirs = load_params(folder / _PARAMS, Path(_PARAMS)).text
+        theirs = load_params(folder / PARAMS_FILE, Path(PARAMS_FILE)).text
         for key in ("encoder", "prefix"):
             there, here = getattr(theirs, key), getattr(params.text, key)
             if there != here:
@@ -153,9 +154,9 @@ def _keep(name: str) -> Path:
         draft.mkdir()
         _copy_weights(source.checkpoint, draft)
         if source.tokenizer is not None:
-            shutil.copytree(source.tokenizer, draft / _TOKENIZER)
+            shutil.copytree(source.tokenizer, draft / TOKENIZER)
         if source.params is not None:
-            shutil.copyfile(source.params, draft / _PARAMS)
+            shutil.copyfile(source.params, draft / PARAMS_FILE)
         origin = _record_lineage(name, source, sha256, draft)
         write_json(draft / ORIGIN, origin)
         shutil.rmtree(folder, ignore_errors=True)
@@ -207,8 +208,8 @@ def _source(name: str, version: Version | None) -> _Source:
 def _copy_weights(checkpoint: Path, draft: Path) -> None:
     """Copy the averaged weights, and a manifest that names them alone."""
     manifest = read_manifest(start_checkpoint(checkpoint))
-    shutil.copyfile(start_checkpoint(checkpoint) / WEIGHTS, draft / WEIGHTS)
-    manifest["files"] = {WEIGHTS: manifest["files"][WEIGHTS]}
+    shutil.copyfile(start_checkpoint(checkpoint) / AVERAGED, draft / AVERAGED)
+    manifest["files"] = {AVERAGED: manifest["files"][AVERAGED]}
     (draft / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
@@ -227,7 +228,7 @@ def _record_lineage(name: str, source: _Source, sha256: str, draft: Path) -> dic
             return origin
         origin = {"name": "the shipped model" if name == SHIPPED else name, "weights_sha256": sha256}
         if source.params is not None:
-            shutil.copyfile(source.params, into / _PARAMS)
+            shutil.copyfile(source.params, into / PARAMS_FILE)
         manifest = read_manifest(start_checkpoint(source.checkpoint))
         made_with = manifest["made_with"] if isinstance(manifest["made_with"], dict) else {}
         if "imported" in made_with:

@@ -23,8 +23,8 @@ _WHERE = "resources.text.device"
 _BATCH = 32
 # Captions whose lengths differ by less may share a batch: padding costs little, short ones keep their order.
 _LENGTH_STEP = 32
-# Bytes of weights times tokens that one thread works off in a second: MiniLM 3.6e11, and Qwen2 of 1.5 billion
-# in bfloat16 about 1.1e11 (measured on one core). A GPU is some fifty times as fast.
+# Bytes of weights times tokens that one thread works off in a second: MiniLM reaches 3.6e11 (measured), Qwen2
+# of 1.5 billion in bfloat16 about 1.1e11 (from earlier figures). A GPU is assumed to be fifty times as fast.
 _BYTES_TOKENS_PER_S = 2e11
 _GPU_SPEED = 50
 # Seconds that actors must save: Ray and an encoder take about 15 to be ready, and MiniLM is faster than this.

@@ -18,7 +18,7 @@ from typing import Any
 import pandas
 import yaml
 
-from videomar.config.layout import SEEN, UNKNOWN, Layout
+from videomar.config.layout import AVERAGED, SEEN, UNKNOWN, Layout
 from videomar.files import write_json
 from videomar.provenance.checkout import outputs_of
 from videomar.provenance.made_with import BESIDE, content_sha256
@@ -223,7 +223,7 @@ def version_by_weights(sha256: str, versions: Sequence[Version], into: Path) -> 
         if known is None:  # registered before this tag was written
             files = download_evidence(version, into / version.number) / FILES
             rows = read_checksums(files) if files.is_file() else []
-            known = next((row.sha256 for row in rows if row.path == "ema.safetensors"), None)
+            known = next((row.sha256 for row in rows if row.path == AVERAGED), None)
         if known == sha256:
             return version
     return None

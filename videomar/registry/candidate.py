@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomar.config import Params, load_own_params, load_params
-from videomar.config.layout import Layout
+from videomar.config.layout import AVERAGED, WEIGHTS, Layout
 from videomar.environment import processor_kind
 from videomar.errors import CheckpointError, DataError
 from videomar.files import sha256_of
@@ -81,7 +81,7 @@ def register_candidate() -> Version:
         weights, tables = Path(folder) / "checkpoint", Path(folder) / "tables"
         tables.mkdir()
         _collect_evidence(tables)
-        tags = {**_tags(checkpoint), "weights_sha256": manifest["files"]["ema.safetensors"]["sha256"]}
+        tags = {**_tags(checkpoint), "weights_sha256": manifest["files"][AVERAGED]["sha256"]}
         tags |= copy_ancestors(manifest["made_with"], tables)
         card = model_card(facts_of(f"{MODEL}, {checkpoint.name}", tags, tables))
         tokenizer = tokenizer_files(_HERE.tokenizer)
@@ -156,7 +156,7 @@ def _tags(checkpoint: Path) -> dict[str, str]:
         "lock_sha256": sha256_of(_HERE.lock),
         "results_sha256": results_sha256(_HERE.lock),
         "checkpoint_step": str(int(checkpoint.name.removeprefix("step_"))),
-        "checkpoint_sha256": sha256_of(checkpoint / "model.safetensors", checkpoint / "ema.safetensors"),
+        "checkpoint_sha256": sha256_of(*(checkpoint / name for name in WEIGHTS)),
         "training_run": read_run_id(_HERE.training_run / RUN_FILE) or "none",
         **main,
     }

@@ -21,7 +21,7 @@ import yaml
 from videomar.checkpoint import latest
 from videomar.config import load_params
 from videomar.config.edit import update_params
-from videomar.config.layout import Layout
+from videomar.config.layout import WEIGHTS, Layout
 from videomar.config.migration import migrate
 from videomar.errors import CheckpointError, DataError, VideomarError
 from videomar.files import sha256_of
@@ -341,11 +341,10 @@ def _rebuilt(layout: Layout, stages: list[str]) -> Made:
 def _made(lineage: Path, files: Path, metrics: Path) -> Made:
     clips = read_lineage(lineage)
     # Of a checkpoint the weights only: a registered one lacks the optimizer's state, so its manifest differs.
-    weights = ("model.safetensors", "ema.safetensors")
     compared = [
         row
         for row in read_checksums(files)
-        if row.kind in _KINDS and (row.kind != "checkpoint" or row.path in weights)
+        if row.kind in _KINDS and (row.kind != "checkpoint" or row.path in WEIGHTS)
     ]
     return Made(
         dict(zip(clips["clip_id"], clips["key"], strict=True)),

@@ -16,6 +16,7 @@ import torch
 
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import SampleParams, TextParams, TokenizerParams
+from videomar.config.models import NAMED_ENCODERS
 from videomar.encoders.causal import CausalTokenizer
 from videomar.errors import DataError
 from videomar.model.generation import hidden_after
@@ -115,7 +116,7 @@ def text_size(params: TextParams) -> TextSize:
     Raises:
         DataError: config.json lacks a number.
     """
-    if params.encoder in ("none", "minilm"):
+    if params.encoder in NAMED_ENCODERS:
         return NO_TEXT if params.encoder == "none" else MINILM
     config = Path(params.encoder) / "config.json"
     if not config.is_file():

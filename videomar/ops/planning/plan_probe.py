@@ -19,6 +19,7 @@ from videomar.checkpoint.manifest import ModelShape
 from videomar.compute.device import choose_device
 from videomar.compute.seeding import step_generator
 from videomar.config import Params, TrainParams
+from videomar.config.models import NAMED_ENCODERS
 from videomar.encoders.causal import CausalTokenizer
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.text import load_text_encoder
@@ -130,7 +131,7 @@ def encode_probe(subject: Subject, send: Send) -> None:
 def captions_probe(subject: Subject, send: Send) -> None:
     """Send (`captions`, seconds for a caption on one core, peak memory GB), if the model is there."""
     params = subject.params.text
-    if params.encoder not in ("minilm", "none") and not Path(params.encoder).is_dir():
+    if params.encoder not in NAMED_ENCODERS and not Path(params.encoder).is_dir():
         return
     torch.set_num_threads(1)
     encoder = load_text_encoder(params)
