@@ -191,7 +191,7 @@ def _answers() -> Iterator[None]:
         raise
     except VideomarError as error:
         raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
-    except Exception:
+    except Exception:  # a bug of ours is for the log of the server, not for the stranger who sent the request
         _log.exception("a request failed")
         raise MlflowException("server: the request failed; see the server's log") from None
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.conftest import small_params
-from tests.support.pipeline_outputs import write_outputs
+from tests.support.pipeline_outputs import working_in, write_outputs
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.checkpoint.transfer import start_origin, start_sha256
@@ -70,9 +70,7 @@ def make_child(root: Path, start: str) -> None:
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with version 1, the champion, and version 2, whose weights come from it."""
     root = tmp_path_factory.mktemp("family")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(root)
+    with working_in(root):
         write_outputs(root)
         (root / "takedowns.csv").write_text("video_sha256,video,reason,removed_at\n")
         assert release.register() == "1"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pipeline_outputs import working_in
 from tests.support.upkeep_checkout import make_checkout
 
 _STORE = ".local/mlflow.db"
@@ -17,9 +18,7 @@ _STORE = ".local/mlflow.db"
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The checkout, and a copy of it: once, because a release takes seconds."""
     root = tmp_path_factory.mktemp("checkout")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(root)
+    with working_in(root):
         make_checkout(root)
     copy = tmp_path_factory.mktemp("copies") / "copy"
     shutil.copytree(root, copy, symlinks=True)

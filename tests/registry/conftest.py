@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.pipeline_outputs import write_outputs
+from tests.support.pipeline_outputs import working_in, write_outputs
 from videomar.registry import release
 
 OUTPUTS = ("data/latents", "checkpoints/videomar", "checkpoints/tokenizer", "metrics/train.json")
@@ -15,9 +15,7 @@ OUTPUTS = ("data/latents", "checkpoints/videomar", "checkpoints/tokenizer", "met
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree whose newest checkpoint is registered as version 1: once, because that takes seconds."""
     root = tmp_path_factory.mktemp("trace")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(root)
+    with working_in(root):
         write_outputs(root)
         outs = [{"path": path, "hash": "md5", "md5": f"{number:032x}"} for number, path in enumerate(OUTPUTS)]
         (root / "dvc.lock").write_text(yaml.safe_dump({"stages": {"all": {"outs": outs}}}))

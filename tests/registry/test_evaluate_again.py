@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.conftest import small_params
-from tests.support.pipeline_outputs import REPOSITORY, write_outputs
+from tests.support.pipeline_outputs import REPOSITORY, working_in, write_outputs
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.cli import app as cli
@@ -75,9 +75,7 @@ def set_code(root: Path, code: str) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The champion, version 1, was scored by other code than the same model, version 2, which is newer."""
     root = tmp_path_factory.mktemp("judging")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(root)
+    with working_in(root):
         write_outputs(root)
         (root / "sample.py").write_text(SAMPLE)
         command = STAGES["evaluate"]["cmd"].replace("./stages/run ", f"{sys.executable} -m stages.")

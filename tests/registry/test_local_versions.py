@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pipeline_outputs import working_in
 from videomar.registry.champion import apply_decision
 from videomar.registry.local_versions import local_model_folder
 from videomar.registry.versions import download_model, find_model, record_decision, version_of
@@ -30,9 +31,7 @@ def promoted(registered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     root = tmp_path_factory.mktemp("promoted")
     (root / ".local").mkdir()
     shutil.copy(registered / ".local/mlflow.db", root / ".local")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(root)
+    with working_in(root):
         apply_decision(record_decision(version_of("1"), YES))
     return root
 

@@ -23,7 +23,7 @@ import yaml
 
 from tests.support.bare_environment import bare_environment
 from tests.support.checkout import wait_for
-from tests.support.pipeline_outputs import REPOSITORY, write_outputs
+from tests.support.pipeline_outputs import REPOSITORY, working_in, write_outputs
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.compute.seeding import step_generator
@@ -74,9 +74,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     shape = ModelShape(loaded.model, loaded.tokenizer.channels, 384, loaded.text.max_tokens)
     weights = untrained(shape, 0).state_dict()
     checkpoint.save(root / "checkpoints/videomar", 30, shape, {"model": weights, "ema": weights}, {})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(root)
+    with working_in(root):
         version = version_of(release.register())
         apply_decision(record_decision(version, {"promote": True, "reasons": ["a test"], "figures": []}))
     return f"sqlite:///{root}/.local/mlflow.db"

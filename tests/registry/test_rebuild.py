@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.support.pipeline_outputs import REPOSITORY, write_outputs
+from tests.support.pipeline_outputs import REPOSITORY, working_in, write_outputs
 from videomar.cli import app as cli
 from videomar.config.layout import Layout
 from videomar.errors import DataError, VideomarError
@@ -159,9 +159,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(root, sys.executable, "-m", "dvc", "init", "-q")
     run(root, "git", "add", "-A")
     run(root, "git", "commit", "-qm", "a state")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(root)
+    with working_in(root):
         assert release.register() == "1"
     (root / "ready").write_text(str(ready))
     return root

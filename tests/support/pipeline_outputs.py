@@ -4,6 +4,8 @@ import dataclasses
 import io
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -57,6 +60,15 @@ def evaluate(generated: Path, plot: Path) -> dict[str, float]:
     places = {"out": generated.with_name("evaluation.parquet"), "plot": plot}
     places |= {"generated": generated, "details": generated.with_name("evaluation.json")}
     return evaluate_clips(SimpleNamespace(**places, sampled=generated.with_name("none.json")), suite)
+
+
+@contextmanager
+def working_in(root: Path) -> Iterator[None]:
+    """Work in a tree with an MLflow store of its own, while a fixture that outlives a test is made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(root)
+        yield
 
 
 def write_outputs(root: Path) -> None:
