@@ -3,8 +3,9 @@
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -77,6 +78,13 @@ def lively(network: VideoMAR) -> VideoMAR:
 def lively_model(params: ModelParams) -> VideoMAR:
     """A network without trivial zeros, for 4 latent channels and captions of 5 tokens and 6 channels."""
     return lively(VideoMAR(params, 4, 6, 5).initialise(step_generator(0, -1)))
+
+
+@pytest.fixture(autouse=True)
+def environment_as_at_the_start() -> Iterator[None]:
+    """What a test sets ends with it: MLflow itself sets MLFLOW_TRACKING_URI, for child processes."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 from PIL import Image
 
+from tests.conftest import ENVIRONMENT_AT_START
 from tests.support.videos import run_ffmpeg
 from videomar.cli.project import VERSION, write_project
 from videomar.config import load_params
@@ -75,9 +76,8 @@ def videomar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: Path, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")
-    }
+    names = ("VIRTUAL_ENV", "PYTHONPATH")
+    environment = {name: value for name, value in ENVIRONMENT_AT_START.items() if name not in names}
     return subprocess.run([command, *words], cwd=folder, env=environment, capture_output=True, text=True)
 
 

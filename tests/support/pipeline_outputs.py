@@ -3,17 +3,18 @@
 import dataclasses
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -65,9 +66,8 @@ def evaluate(generated: Path, plot: Path) -> dict[str, float]:
 @contextmanager
 def working_in(root: Path) -> Iterator[None]:
     """Work in a tree with an MLflow store of its own, while a fixture that outlives a test is made."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(root)
+    with patch.dict(os.environ), chdir(root):
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow will set it, and no test may inherit it
         yield
 
 
