@@ -236,6 +236,7 @@ def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: Block) ->
         clip_id=clip_id(file.sha256, clip.start_s, clip.end_s),
         start_s=clip.start_s,
         end_s=clip.end_s,
+        shot_s=clip.shot_s,
         group=group_of(file.video),
         width=info.width,
         height=info.height,

@@ -41,6 +41,8 @@ class ClipRow:
     """Null for a file that cannot be read."""
     start_s: float | None = None
     end_s: float | None = None
+    shot_s: float | None = None
+    """Where the clip's shot begins: clips with one `video` and `shot_s` are of one shot."""
     caption: str | None = None
     group: str
     """`simulated` or `real`."""

@@ -64,6 +64,8 @@ class ClipSpan:
     """`too_short` where the shot holds no whole window, else null."""
     num_frames: int
     """At the clips' frame rate; 0 where the shot holds no whole window."""
+    shot_s: float = 0.0
+    """Where its shot begins, which clips of one shot have in common."""
 
 
 def split_into_clips(shots: list[Shot], params: IngestParams) -> list[ClipSpan]:
@@ -75,7 +77,8 @@ def split_into_clips(shots: list[Shot], params: IngestParams) -> list[ClipSpan]:
     clips: list[ClipSpan] = []
     for shot in shots:
         found = (_windows(shot, frames, params) for frames in (params.num_frames, *params.shorter_clips))
-        too_short = ClipSpan(round(shot.start_s, 3), round(shot.end_s, 3), shot.caption, "too_short", 0)
+        whole = round(shot.start_s, 3), round(shot.end_s, 3)
+        too_short = ClipSpan(*whole, shot.caption, "too_short", 0, whole[0])
         clips += next(filter(None, found), [too_short])
     return clips
 
@@ -85,9 +88,10 @@ def _windows(shot: Shot, num_frames: int, params: IngestParams) -> list[ClipSpan
     length_s, stride_s = num_frames / params.fps, params.stride_frames / params.fps
     spare_s = shot.end_s - shot.start_s - length_s + _TICK_S
     count = int(spare_s / stride_s) + 1 if spare_s >= 0 else 0
+    shot_s = round(shot.start_s, 3)
     starts = [shot.start_s + index * stride_s for index in range(count)]
     return [
-        ClipSpan(round(start, 3), round(start + length_s, 3), shot.caption, None, num_frames)
+        ClipSpan(round(start, 3), round(start + length_s, 3), shot.caption, None, num_frames, shot_s)
         for start in starts
     ]
 
@@ -227,6 +231,7 @@ class _Scan(Generic[_Taken]):
 
     def _take(self, item: _Open, clip: ClipSpan) -> None:
         item.taken += 1
+        clip = replace(clip, shot_s=round(item.shot.start_s, 3))
         span = clip.start_s, clip.end_s
         if span not in self.results or item.order < self.results[span][0]:
             self.results[span] = item.order, self.take(clip, (self.window.frames, self.window.times))
