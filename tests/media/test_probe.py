@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.support.videos import ODD_NAME
+from tests.media.test_decode import ffmpeg_frames
+from tests.support.videos import ODD_NAME, read_video, run_ffmpeg
 from videomar.errors import DataError
-from videomar.media.probe import UnreadableError, probe
+from videomar.media.probe import Orientation, UnreadableError, nearest_orientation, probe
 
 
 def test_probe_reads_a_plain_header(videos: Path) -> None:
@@ -58,3 +60,85 @@ def test_unknown_codec_is_refused(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(first + b"avc1" + second + b"zzzz" + third)
     with pytest.raises(UnreadableError, match="unreadable: no decoder for its codec"):
         probe(tmp_path / "a.mp4")
+
+
+_FLIPS = ["", "-display_hflip", "-display_vflip", "-display_hflip -display_vflip"]
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_orientation_is_that_of_the_whole_display_matrix(videos: Path, tmp_path: Path, turn: int) -> None:
+    for number, flips in enumerate(_FLIPS):
+        path = tmp_path / f"{number}.mp4"
+        flags = ["-display_rotation", str(turn), *flips.split()]
+        run_ffmpeg(videos, *flags, "-i", "plain.mp4", "-c", "copy", "-frames:v", "4", str(path))
+        info = probe(path)
+        frames, _ = read_video(path, info, 1000)
+        assert (info.width, info.height) == ((64, 96) if turn % 180 else (96, 64))
+        np.testing.assert_array_equal(frames, ffmpeg_frames(path, info.width, info.height))
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ((0, 0, 0, 0), (0, False)),
+        ((1, 0, 0, 1), (0, False)),
+        ((-1, 0, 0, 1), (0, True)),
+        ((1, 0, 0, -1), (180, True)),
+        ((0, 1, -1, 0), (90, False)),
+        ((0, 1, 1, 0), (270, True)),
+        ((0, -1, -1, 0), (90, True)),
+        ((0.87, -0.5, 0.5, 0.87), (0, False)),
+        ((0.5, -0.87, 0.87, 0.5), (270, False)),
+        ((0, 2, -1, 0), (90, False)),
+    ],
+)
+def test_any_matrix_has_a_nearest_orientation(rows: tuple[float, ...], expected: tuple[int, bool]) -> None:
+    matrix = np.zeros((3, 3), np.int32)
+    matrix[:2, :2] = np.reshape(rows, (2, 2)) * np.array(65536)
+    assert nearest_orientation(matrix.tobytes()) == Orientation(*expected)
+
+
+# Each stream as size, seconds and codec; the container; the one that is the film, counted from 0.
+_STREAMS = {
+    "still_first": ([("320x240", 0.04, "mjpeg"), ("96x64", 2, "libx264")], "mp4", 1),
+    "still_first_matroska": ([("320x240", 0.04, "mjpeg"), ("96x64", 2, "libx264")], "mkv", 1),
+    "still_last": ([("96x64", 2, "libx264"), ("320x240", 0.04, "mjpeg")], "mkv", 0),
+    "small_first": ([("64x64", 2, "libx264"), ("96x64", 2, "libx264")], "mp4", 1),
+    "small_and_little_longer": ([("64x64", 2.04, "libx264"), ("96x64", 2, "libx264")], "mkv", 1),
+    "large_and_short": ([("320x240", 0.5, "libx264"), ("96x64", 2, "libx264")], "mov", 1),
+    "equal": ([("96x64", 2, "libx264"), ("96x64", 2, "libx264")], "ts", 0),
+    "broadcast": ([("64x64", 2, "mpeg2video"), ("96x64", 2, "mpeg2video")], "ts", 1),
+}
+
+
+@pytest.mark.parametrize("name", _STREAMS)
+def test_film_is_the_longest_then_the_largest_stream(tmp_path: Path, name: str) -> None:
+    streams, container, expected = _STREAMS[name]
+    inputs, maps, codecs = list[str](), list[str](), list[str]()
+    for number, (size, seconds, codec) in enumerate(streams):
+        inputs += ["-f", "lavfi", "-i", f"testsrc2=size={size}:rate=25:duration={seconds}"]
+        maps += ["-map", f"{number}:v"]
+        codecs += [f"-c:v:{number}", codec]
+    path = tmp_path / f"a.{container}"
+    run_ffmpeg(tmp_path, *inputs, *maps, *codecs, "-pix_fmt", "yuv420p", "-strict", "-1", str(path))
+    info = probe(path)
+    assert info.stream_index == expected
+    assert f"{info.width}x{info.height}" == streams[expected][0]
+    assert info.stream is not None
+    assert info.stream.startswith(f"{expected + 1} of 2: {info.codec} {info.width}x{info.height}, 2.0 s; ")
+    frames, times = read_video(path, info, 1000)
+    assert frames.shape == (50, info.height, info.width, 3)
+    assert times[-1] == pytest.approx(1.96, abs=0.002)
+
+
+def test_cover_of_a_song_is_no_film(videos: Path, tmp_path: Path) -> None:
+    picture, film = str(videos / "picture.png"), str(videos / "plain.mp4")
+    cover = ["-map", "0", "-map", "1", "-c", "copy", "-disposition:v:0", "attached_pic"]
+    run_ffmpeg(tmp_path, "-f", "lavfi", "-i", "sine=duration=1", "sound.m4a")
+    run_ffmpeg(tmp_path, "-i", picture, "-i", "sound.m4a", *cover, "song.m4a")
+    with pytest.raises(UnreadableError, match="no_video_stream"):
+        probe(tmp_path / "song.m4a")
+    run_ffmpeg(tmp_path, "-i", picture, "-i", film, *cover, "film.mp4")
+    info = probe(tmp_path / "film.mp4")
+    assert (info.stream, info.codec) == (None, "h264")
+    assert len(read_video(tmp_path / "film.mp4", info, 64)[1]) == 72

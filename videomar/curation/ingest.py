@@ -240,6 +240,7 @@ def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: Block) ->
         group=group_of(file.video),
         width=info.width,
         height=info.height,
+        stream=info.stream,
         reason=clip.reason,
         thumbnail=_thumbnail(three, size),
         **scored,

@@ -49,6 +49,8 @@ class ClipRow:
     width: int | None = None
     """Of the source as displayed, pixels."""
     height: int | None = None
+    stream: str | None = None
+    """Which of several video streams was read, and what the others were; null where there is only one."""
     clip_width_px: int | None = None
     """Of the clip's frames; null, as `num_frames`, where there is no clip to read."""
     clip_height_px: int | None = None

@@ -3,7 +3,8 @@
 decord reads first because it is fast; PyAV reads what decord refuses or would show otherwise than a player:
 
     decord                  mov/mp4, matroska, avi; 8 and 10 bits
-    PyAV                    every other container; rotation; times that do not rise
+    PyAV                    every other container; turned or mirrored pictures; another stream than the one
+                            that FFmpeg would choose; times that do not rise
     PyAV and bwdif          fields, joined to frames (one frame for two fields)
     PyAV and the tone map   HDR and BT.2020, mapped to BT.709 (the perceptual intent of FFmpeg's scaler:
                             it compresses highlights, and takes some seconds a video for its table)
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomar.media.probe import UnreadableError, VideoInfo
+from videomar.media.streams import open_container, video_stream
 
 
 def _import_decord() -> Any:
@@ -115,8 +117,10 @@ def _decord_blocks(
     """
     if not any(name in info.container for name in _DECORD_CONTAINERS):
         raise _DecoderError(f"decord seeks wrongly in {info.container}")
-    if info.rotation:
+    if info.rotation or info.mirrored:
         raise _DecoderError("decord scales a turned video as if it were not turned")
+    if not info.ffmpeg_choice:
+        raise _DecoderError("decord would read another stream")
     if info.interlaced or info.wide_colour or info.has_alpha:
         raise _DecoderError("decord does not deinterlace, map tones or blend")
     try:
@@ -188,10 +192,8 @@ def _decode_pyav(
     turns = info.rotation // 90
     width, height = size if turns % 2 == 0 else size[::-1]
     kind = "rgba" if info.has_alpha else "rgb24"
-    with av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"}) as container:
-        stream = container.streams.best("video")
-        if not isinstance(stream, av.VideoStream):
-            raise UnreadableError("no_video_stream", path)
+    with open_container(path) as container:
+        stream = video_stream(container, info.stream_index)
         stream.codec_context.thread_count = 1
         decoded = _whole_frames(container, stream)
         filters = _filters(info, width, height, kind)
@@ -201,7 +203,12 @@ def _decode_pyav(
             time = frame.time if frame.time is not None else time + 1 / (info.fps or 25.0)
             first = time if first is None else first
             small = frame.reformat(width=width, height=height, format=kind, interpolation="BICUBIC")
-            yield time - first, np.rot90(_on_black(small.to_ndarray()), k=-turns)
+            yield time - first, _upright(_on_black(small.to_ndarray()), info)
+
+
+def _upright(pixels: NDArray[np.uint8], info: VideoInfo) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) as stored, mirrored and turned as a player does."""
+    return np.rot90(pixels[:, ::-1] if info.mirrored else pixels, k=-(info.rotation // 90))
 
 
 def _whole_frames(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:

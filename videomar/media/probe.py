@@ -1,16 +1,19 @@
-"""The header of a video file: size, rotation, colour, length, before its frames are decoded."""
+"""The header of a video file: which stream is its film, size, orientation, colour, length."""
 
 import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import av
+import numpy as np
 from av.container import InputContainer
-from av.stream import Disposition
+from av.sidedata.sidedata import SideData
 from av.video.reformatter import ColorPrimaries, ColorTrc
 from av.video.stream import VideoStream
 
 from videomar.errors import DataError
+from videomar.media.streams import choose_stream, open_container, video_stream
 
 # Formats that ffmpeg reads as "video" although they are pictures, text, or lists of other files.
 _NO_VIDEO_FORMATS = ("image2", "_pipe", "tty", "concat", "hls", "dash", "imf", "lavfi", "subviewer", "srt")
@@ -38,10 +41,16 @@ class UnreadableError(DataError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoInfo:
-    """Header of a video file."""
+    """Header of a video file, about the stream that is its film."""
 
+    stream_index: int
+    """Place of that stream among all streams of the file."""
+    stream: str | None
+    """Which of several it is, as `StreamChoice.description`; None where there is only one."""
+    ffmpeg_choice: bool
+    """Whether FFmpeg by itself would choose this stream."""
     width: int
-    """Width as displayed, pixels: after rotation and sample aspect ratio."""
+    """Width as displayed, pixels: after orientation and sample aspect ratio."""
     height: int
     """Height as displayed, pixels."""
     coded_width: int
@@ -55,6 +64,8 @@ class VideoInfo:
     """Number of frames; None if unknown."""
     rotation: int
     """Clockwise turn that a player applies, degrees: 0, 90, 180 or 270."""
+    mirrored: bool
+    """Whether left and right are swapped before that turn."""
     sample_aspect_ratio: float
     """Width of a stored pixel over its height."""
     interlaced: bool
@@ -68,10 +79,40 @@ class VideoInfo:
     """FFmpeg's names for the file format, as `mov,mp4,m4a,3gp,3g2,mj2`."""
 
 
-def probe(path: Path) -> VideoInfo:
-    """Read the header of the first video stream of a file, and the rotation from its first frame.
+class Orientation(NamedTuple):
+    """One of the eight symmetries of a rectangle: first the mirror, then the turn."""
 
-    Only local files are opened, even if the file names addresses in the network.
+    rotation: int
+    """Clockwise, degrees: 0, 90, 180 or 270."""
+    mirrored: bool
+    """Left and right swapped."""
+
+
+_TURN = np.array([[0, 1], [-1, 0]])  # a quarter clockwise, of (right, down) as a row
+_MIRROR = np.array([[-1, 0], [0, 1]])
+_SYMMETRIES = {
+    Orientation(90 * turns, mirrored): np.linalg.matrix_power(_MIRROR, mirrored)
+    @ np.linalg.matrix_power(_TURN, turns)
+    for mirrored in (False, True)
+    for turns in range(4)
+}
+
+
+def nearest_orientation(matrix: bytes) -> Orientation:
+    """Return the symmetry nearest to a display matrix, nine native 32-bit integers by rows.
+
+    The matrix maps a place (right, down) of the stored picture, as a row, to a place on the screen. Its last
+    row and column, which move and distort, are left out. A matrix of zeros counts as none.
+    """
+    turned = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2].astype(np.float64)
+    return max(_SYMMETRIES, key=lambda each: float((_SYMMETRIES[each] * turned).sum()))
+
+
+def probe(path: Path) -> VideoInfo:
+    """Read the header of the film in a file, and the orientation from its first frame.
+
+    Of several video streams one is chosen, see `choose_stream`. Only local files are opened, even if the file
+    names addresses in the network.
 
     Raises:
         UnreadableError: the file is empty, not a video, or has no video stream that can be decoded.
@@ -82,31 +123,29 @@ def probe(path: Path) -> VideoInfo:
     if path.stat().st_size == 0:
         raise UnreadableError("empty_file", path)
     try:
-        # The prefix keeps a name with a leading dash or a colon from being read as anything else.
-        with av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"}) as container:
+        with open_container(path) as container:
             if any(name in container.format.name for name in _NO_VIDEO_FORMATS):
                 raise UnreadableError("not_a_video", path)
-            streams = [stream for stream in container.streams.video if _is_film(stream)]
-            if not streams:
+            choice = choose_stream(path, container)
+            if choice is None:
                 raise UnreadableError("no_video_stream", path)
-            if streams[0].codec_context is None:
+            stream = video_stream(container, choice.index)
+            if stream.codec_context is None:
                 raise UnreadableError("unreadable: no decoder for its codec", path)
-            return _info(container, streams[0])
+            return _info(container, stream, choice.description)
     except (av.FFmpegError, ValueError):
         raise UnreadableError("not_a_video", path) from None
 
 
-def _is_film(stream: VideoStream) -> bool:
-    """Whether it has moving pictures: an attached picture is the cover of a song."""
-    codec = stream.codec_context
-    return not stream.disposition & Disposition.attached_pic and (codec is None or bool(codec.width))
-
-
-def _info(container: InputContainer, stream: VideoStream) -> VideoInfo:
+def _info(container: InputContainer, stream: VideoStream, choice: str | None) -> VideoInfo:
     codec = stream.codec_context
     aspect = float(stream.sample_aspect_ratio or 1)
     seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else 0
+    default = container.streams.best("video")
     header = VideoInfo(
+        stream_index=stream.index,
+        stream=choice,
+        ffmpeg_choice=default is not None and default.index == stream.index,
         width=max(1, round(codec.width * aspect)),
         height=codec.height,
         coded_width=codec.width,
@@ -115,6 +154,7 @@ def _info(container: InputContainer, stream: VideoStream) -> VideoInfo:
         duration_s=float(seconds or (container.duration or 0) / av.time_base),
         num_frames=stream.frames or None,
         rotation=0,
+        mirrored=False,
         sample_aspect_ratio=aspect,
         interlaced=codec.field_order in _INTERLACED,
         wide_colour=codec.color_trc in _HDR_TRANSFERS or codec.color_primaries == ColorPrimaries.BT2020,
@@ -122,18 +162,20 @@ def _info(container: InputContainer, stream: VideoStream) -> VideoInfo:
         codec=codec.name,
         container=container.format.name,
     )
-    rotation = _rotation(container, stream)
+    rotation, mirrored = _orientation(container, stream)
     if rotation in (90, 270):
         header = replace(header, width=header.height, height=header.width)
-    return replace(header, rotation=rotation)
+    return replace(header, rotation=rotation, mirrored=mirrored)
 
 
-def _rotation(container: InputContainer, stream: VideoStream) -> int:
-    """Clockwise turn of the display matrix (which counts counter-clockwise), rounded to a quarter turn.
+def _orientation(container: InputContainer, stream: VideoStream) -> Orientation:
+    """The symmetry of the display matrix, by the first frame.
 
     It is the same for all frames. A video whose first frame cannot be decoded is refused when it is read.
     """
     stream.codec_context.thread_count = 1  # with more, as many frames are decoded before the first comes out
     with contextlib.suppress(av.FFmpegError, StopIteration):
-        return round(-next(container.decode(stream)).rotation / 90) * 90 % 360
-    return 0
+        data = next(container.decode(stream)).side_data.get("DISPLAYMATRIX")
+        if isinstance(data, SideData):
+            return nearest_orientation(bytes(data))
+    return Orientation(0, False)
