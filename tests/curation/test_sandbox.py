@@ -1,5 +1,8 @@
 """A task that hangs, dies, fails or grows costs itself alone."""
 
+import contextlib
+import ctypes
+import importlib
 import os
 import signal
 import subprocess
@@ -9,7 +12,8 @@ import time
 import psutil
 import pytest
 
-from videomar.curation.sandbox import run_isolated
+from videomar.curation.sandbox import report_progress, run_isolated
+from videomar.errors import DataError
 
 _kept: list[bytes] = []
 
@@ -17,6 +21,18 @@ _kept: list[bytes] = []
 def behave(task: str) -> list[str]:
     if task == "hang":
         time.sleep(60)
+    if task == "hang in C":  # it holds Python's lock: no thread of this process runs any more
+        ctypes.PyDLL(None).sleep(60)
+    if task == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if task == "leave":
+        os._exit(0)
+    if task == "steady":
+        for _ in range(30):
+            time.sleep(0.1)
+            report_progress()
+    if task == "no library":
+        importlib.import_module("a_library_that_is_missing")
     if task == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if task == "abort":
@@ -41,8 +57,39 @@ def leak(task: int) -> int:
 def test_bad_tasks_cost_themselves_alone() -> None:
     tasks = ["a", "die", "b", "fail", "hang", "c", "abort", "d"]
     results = list(run_isolated(behave, tasks, timeout_s=1.0, num_workers=1, memory_gb=1.0))
-    failed = "unreadable: ValueError('no good')"
+    failed = "failed: no good"
     assert results == [["a"], "crashed", ["b"], failed, "timeout", ["c"], "crashed", ["d"]]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="C functions of this process have other names")
+def test_task_that_hangs_in_any_way_is_ended_and_a_slow_one_is_not() -> None:
+    tasks = ["hang in C", "steady", "stop", "leave", "no library"]
+    results = list(run_isolated(behave, tasks, timeout_s=1.5, num_workers=2, memory_gb=1.0))
+    missing = "failed: No module named 'a_library_that_is_missing'"
+    assert results == ["timeout", ["steady"], "timeout", "timeout", missing]
+
+
+def kill_next(task: str) -> str:
+    """Has its process killed a moment after the task."""
+    if task == "last":
+        subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -9 {os.getpid()}"])
+    return task
+
+
+def test_process_killed_between_two_tasks_costs_none() -> None:
+    with contextlib.closing(run_isolated(kill_next, ["last", "b"], 30.0, 1, 1.0)) as results:
+        assert next(results) == "last"
+        time.sleep(1.0)
+        assert next(results) == "b"
+
+
+def never() -> None:
+    os._exit(3)
+
+
+def test_no_process_that_starts_is_refused() -> None:
+    with pytest.raises(DataError, match="got no worker process that starts"):
+        list(run_isolated(behave, ["a"], 30.0, 1, 1.0, never))
 
 
 def test_task_that_grows_is_given_up_alone() -> None:

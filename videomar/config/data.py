@@ -52,7 +52,7 @@ class IngestParams:
     shot_threshold: float
     """Content change that starts a new shot (PySceneDetect's ContentDetector; 27 is its usual value)."""
     timeout_s: Resource[Annotated[float, ABOVE_0]]
-    """Time limit for one file, seconds; a file that takes longer is rejected."""
+    """Longest time without a new frame, seconds; a file as such may take any time."""
     memory_gb: Resource[Annotated[float, at_least(0.5)]]
     """Memory limit of one of these processes, 10^9 bytes; a file that takes more is rejected.
     Python and the decoders take 0.2 GB before the first file."""

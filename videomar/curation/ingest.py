@@ -30,7 +30,7 @@ from videomar.curation.captions import (
 from videomar.curation.duplicates import fingerprint
 from videomar.curation.learned_scores import load_scorer, score_learned
 from videomar.curation.ledger import ClipRow, require_sum, write_candidates
-from videomar.curation.sandbox import run_isolated
+from videomar.curation.sandbox import report_progress, run_isolated
 from videomar.curation.scores import score
 from videomar.curation.shots import ClipSpan, clip_id, scan_clips
 from videomar.errors import DataError
@@ -65,7 +65,7 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float
     """Write the rows of all videos in a folder, with their clips and scores; return counts of them.
 
     Every file is taken for a video except dotfiles and captions (.txt, .json, .csv, .parquet). Each is read
-    in a child process with a time limit and a memory limit: one that hangs, crashes, grows or cannot be read
+    in a child process that must go on and has a memory limit: one that hangs, crashes, grows or cannot be read
     becomes one row with the reason.
 
     Raises:
@@ -202,7 +202,7 @@ def ingest_file(file: _File) -> list[ClipRow]:
         info = probe(path)
         height_px = cover_height(info, clip_size(info.width, info.height, file.params))
         take = partial(_row_of_clip, file, info)
-        found = scan_clips(path, open_video(path, info, height_px), captions, file.params, take)
+        found = scan_clips(path, _counted(open_video(path, info, height_px)), captions, file.params, take)
     except UnreadableError as error:
         return [file.row(error.reason)]
     except CaptionsError as error:
@@ -210,7 +210,15 @@ def ingest_file(file: _File) -> list[ClipRow]:
     return found or [file.row("unreadable_captions: all clips begin after the end of the video")]
 
 
+def _counted(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The blocks; each is progress."""
+    for block in blocks:
+        report_progress()
+        yield block
+
+
 def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: Block) -> ClipRow:
+    report_progress()  # a captioner may take longer than all frames
     frames, times = around
     size = clip_size(info.width, info.height, file.params)
     if clip.reason is None:

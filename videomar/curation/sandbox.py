@@ -1,23 +1,31 @@
-"""Work on files that may hang, crash or bloat a process: in children with a time limit and a memory limit.
+"""Work on files that may hang, crash or bloat a process: in children that are watched.
 
-The limit is on resident memory, watched by a thread in the child. The kernel's own limits do not serve:
-RLIMIT_AS and RLIMIT_DATA count address space that libraries only reserve (0.7 GB before the first file, where
-0.16 GB are resident; more with every thread), and at the limit malloc fails with errors that look like a
-damaged file; RLIMIT_RSS has no effect on Linux.
+    parent   counts how long each task has shown no progress, and ends the process of one that is stuck
+    child    `report_progress()` after each step of its task; a thread watches its memory
+
+A task may take any time, as long as it goes on. The parent watches, because a thread of the child could not:
+C code that hangs may hold Python's lock, and a stopped process runs no thread at all.
+
+The limit on memory is on what is resident. The kernel's own limits do not serve: RLIMIT_AS and RLIMIT_DATA
+count address space that libraries only reserve (0.7 GB before the first file, where 0.16 GB are resident),
+and at the limit malloc fails with errors that look like a damaged file; RLIMIT_RSS has no effect on Linux.
 """
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, TimeoutError
+from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import psutil
 from pebble import ProcessExpired, ProcessPool
 
@@ -30,8 +38,12 @@ _Result = TypeVar("_Result")
 # its parent has ended.
 _EXIT_MEMORY, _EXIT_LEAK, _EXIT_ORPHAN = 86, 87, 88
 _WATCH_S = 0.02  # a decoder fills less than 100 MB in this time
+_LOOK_S = 0.1  # between two looks at the progress of all tasks
+_POOLS = 3  # started in a row without a result: then none is of use
 _done = False  # whether this child has worked on a task before
 _prepared = 0  # bytes that `prepare` loaded, for all tasks
+_steps: Any = None  # in a child: steps of every task, shared with the parent
+_number = -1  # in a child: its task
 
 
 def run_isolated(
@@ -47,40 +59,100 @@ def run_isolated(
     Workers stay from task to task; one that hangs, dies or grows costs its own task and is replaced. One that
     has kept more than half of its memory from the tasks before is replaced before it begins the next.
 
+    None of the reasons says anything about the task for certain: on another day, with more memory or less
+    load, it may have a result.
+
     Args:
         function: A function at the top level of a module, so that a new process finds it.
         tasks: Its argument, for each call.
-        timeout_s: Longest time that one task may take.
+        timeout_s: Longest time between two calls of `report_progress`, its begin and end counted as such.
         num_workers: Processes side by side.
         memory_gb: Resident memory, 10^9 bytes, over which a process gives up its task.
         prepare: Called once by each worker before its first task, outside of its time limit; the memory
             that it adds is not counted.
 
     Yields:
-        The result, or `timeout`, `crashed`, `out_of_memory` or `unreadable: <the exception>`.
+        The result, or `timeout`, `crashed`, `out_of_memory` or `failed: <the exception>`.
 
     Raises:
         DataError: no worker starts.
     """
+    position, pools = 0, 0
+    while position < len(tasks):
+        run = partial(_run_in_pool, function, tasks[position:], timeout_s, num_workers, memory_gb, prepare)
+        try:
+            for result in run():
+                yield result
+                position, pools = position + 1, 0
+        except BrokenProcessPool:
+            # A worker that is killed from outside between two tasks takes the pool with it.
+            pools += 1
+            if pools == _POOLS:
+                raise DataError(
+                    "reading videos: got no worker process that starts, expected one; see the messages above"
+                ) from None
+
+
+def report_progress() -> None:
+    """Say that the task of this child process goes on: its time limit begins again. Elsewhere: nothing."""
+    if _steps is not None:
+        _steps[_number] += 1
+
+
+def _run_in_pool(
+    function: Callable[[_Task], _Result],
+    tasks: Sequence[_Task],
+    timeout_s: float,
+    num_workers: int,
+    memory_gb: float,
+    prepare: Callable[[], None] | None,
+) -> Iterator[_Result | str]:
+    """As `run_isolated`.
+
+    Raises:
+        BrokenProcessPool: the pool has lost its workers.
+    """
     # New processes, not forks: the libraries of this one have threads running.
+    context = multiprocessing.get_context("spawn")
+    steps = context.RawArray(ctypes.c_uint32, len(tasks))
     pool = ProcessPool(
-        min(num_workers, max(1, len(tasks))),
-        initializer=partial(_prepare_child, prepare),
-        context=multiprocessing.get_context("spawn"),
+        min(num_workers, len(tasks)),
+        initializer=partial(_prepare_child, prepare, steps),
+        context=context,
     )
-    start = partial(pool.schedule, _watched, timeout=timeout_s)
-    jobs = [(function, task, memory_gb) for task in tasks]
+    jobs = [(function, task, number, memory_gb) for number, task in enumerate(tasks)]
+    over = threading.Event()
     try:
-        futures = [start(args=job) for job in jobs]
-        for future, job in zip(futures, jobs, strict=True):
-            result = _outcome(future)
+        futures = [pool.schedule(_watched, args=job) for job in jobs]
+        threading.Thread(target=_end_stuck, args=(futures, steps, timeout_s, over), daemon=True).start()
+        for number, job in enumerate(jobs):
+            result = _outcome(futures[number])
             while isinstance(result, _Leak):
-                result = _outcome(start(args=job))
+                futures[number] = pool.schedule(_watched, args=job)
+                result = _outcome(futures[number])
             yield result
         pool.close()
     finally:
+        over.set()
         pool.stop()
         pool.join()
+
+
+def _end_stuck(futures: list[Any], steps: Any, timeout_s: float, over: threading.Event) -> None:
+    """Cancel each task that has begun and shows no progress for so long, which ends its process."""
+    seen, still_s = np.zeros(len(futures), np.uint32), np.zeros(len(futures))
+    ended = np.zeros(len(futures), bool)
+    now = np.frombuffer(steps, np.uint32)
+    before_s = time.monotonic()
+    while not over.wait(min(_LOOK_S, timeout_s / 4)):
+        # A look that comes late counts as one in time: this machine has slept, or the user has stopped all
+        # processes for a while; the children could not go on either.
+        passed_s, before_s = min(time.monotonic() - before_s, 2 * _LOOK_S), time.monotonic()
+        still_s[:] = np.where((now == seen) & (now > 0), still_s + passed_s, 0.0)
+        seen[:] = now
+        for number in np.flatnonzero((still_s > timeout_s) & ~ended):
+            ended[number] = True
+            futures[number].cancel()
 
 
 class _Leak:
@@ -91,10 +163,8 @@ def _outcome(future: "Future[_Result]") -> "_Result | str | _Leak":
     try:
         return future.result()
     except BrokenProcessPool:
-        raise DataError(
-            "reading videos: got no worker process that starts, expected one; see the messages above"
-        ) from None
-    except TimeoutError:
+        raise
+    except CancelledError:
         return "timeout"
     except ProcessExpired as end:
         if end.exitcode == _EXIT_LEAK:
@@ -103,16 +173,17 @@ def _outcome(future: "Future[_Result]") -> "_Result | str | _Leak":
     except MemoryError:
         return "out_of_memory"
     except Exception as error:
-        return f"unreadable: {error!r}"[:200]
+        return f"failed: {' '.join(str(error).split()) or type(error).__name__}"[:200]
 
 
-def _watched(function: Callable[[_Task], _Result], task: _Task, memory_gb: float) -> _Result:
+def _watched(function: Callable[[_Task], _Result], task: _Task, number: int, memory_gb: float) -> _Result:
     """The work of a child: the function, while a thread watches the memory."""
-    global _done
+    global _done, _number
     limit = int(memory_gb * 1e9)
     if _done and _resident() > limit // 2:
         os._exit(_EXIT_LEAK)
-    _done = True
+    _done, _number = True, number
+    report_progress()
     with _memory_watch(limit):
         return function(task)
 
@@ -141,7 +212,7 @@ def _resident() -> int:
     return psutil.Process().memory_info().rss - _prepared
 
 
-def _prepare_child(prepare: Callable[[], None] | None) -> None:
+def _prepare_child(prepare: Callable[[], None] | None, steps: Any) -> None:
     """Ignore Ctrl-C, which the parent handles without a traceback per child; leave no core dumps; prepare.
 
     A parent that is killed cannot end its children, so each watches its parent: one that hangs would stay.
@@ -152,6 +223,8 @@ def _prepare_child(prepare: Callable[[], None] | None) -> None:
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    global _steps
+    _steps = steps
     if prepare is not None:
         global _prepared
         before = _resident()
