@@ -64,8 +64,8 @@ class _File:
 def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float]:
     """Write the rows of all videos in a folder, with their clips and scores; return counts of them.
 
-    Every file is taken for a video except dotfiles and captions (.txt, .json, .csv, .parquet). Each is
-    read in a child process that must go on, within a memory limit: one that hangs, crashes, grows or cannot be
+    Every file is taken for a video except dotfiles and captions (.txt, .json, .csv, .parquet). Each is read
+    in a child process that must go on, within a memory limit: one that hangs, crashes, grows or cannot be
     read becomes one row with the reason.
 
     Raises:
