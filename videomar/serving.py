@@ -31,7 +31,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
 from videomar.errors import DataError, VideomarError
-from videomar.media.images import parse_size, read_picture
+from videomar.media.images import FORMATS, MAX_FILE_BYTES, parse_size, read_picture
 from videomar.media.mp4 import write_mp4
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 8
 MAX_PROMPT_LETTERS = 500
-MAX_FILE_BYTES = 16 * 2**20
-MAX_PICTURE_PIXELS = 16_000_000
 MAX_SEED = 2**31 - 1
 MAX_LENGTH, MAX_AREA = 4, 4
 """Frames of a clip, and pixels of a frame, in multiples of the trained ones."""
@@ -71,7 +69,7 @@ class VideomarModel(PythonModel):
 
         Args:
             context: Not used: `load_context` has loaded what is needed.
-            model_input: Columns `image` (the bytes of a PNG, JPEG or WebP file in base64) and `prompt`; at
+            model_input: Columns `image` (the bytes of a picture file in base64) and `prompt`; at
                 most MAX_ROWS rows.
             params: `seed`; equal seeds give equal clips. `frames`, `size` (as `64x32`) and `motion` of the
                 clips; None or absent = as trained.
@@ -154,7 +152,7 @@ def _options(params: Mapping[str, Any], model: "ClipGenerator", num_rows: int) -
 
 def _picture(image: object, row: int) -> NDArray[np.uint8]:
     """Decode a picture (H, W, 3); neither a path nor an address is followed."""
-    where, rule = f"row {row}, image", "a PNG, JPEG or WebP file in base64"
+    where, rule = f"row {row}, image", f"a {FORMATS} file in base64"
     if not isinstance(image, str) or not image:
         raise DataError(f"{where}: got {type(image).__name__ if image != '' else 'nothing'}, expected {rule}")
     if len(image) > MAX_FILE_BYTES * 4 // 3 + 4:
@@ -168,7 +166,7 @@ def _picture(image: object, row: int) -> NDArray[np.uint8]:
             f"{where}: got {image[:40]!r}, expected {rule}; paths and addresses are not opened"
         ) from None
     try:
-        return read_picture(file, MAX_PICTURE_PIXELS)
+        return read_picture(file)
     except DataError as error:
         raise DataError(f"row {row}, {error}") from None
 

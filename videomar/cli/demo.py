@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from videomar.errors import DataError, VideomarError
-from videomar.media.images import read_picture
+from videomar.media.images import MAX_FILE_BYTES, read_picture
 from videomar.media.mp4 import write_mp4
 from videomar.report.example_pictures import read_examples
 from videomar.sampling.generate import ClipGenerator, GenerationRequest
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from gradio import Blocks
 
 _HOST = "127.0.0.1"
-_MAX_UPLOAD_BYTES = 16 * 2**20
 _MAX_WAITING = 8
 _MAX_PROMPT_LETTERS = 500
 _MAX_S = 600.0
@@ -161,15 +160,18 @@ def _answer(
     request = GenerationRequest(prompt=prompt, seed=int(seed or 0), motion=score)
     clip: NDArray[np.uint8] = np.empty(0, np.uint8)
     shown: list[str] = []
+    notes: list[str] = []
+    picture = read_picture(Path(path), notes.append)
+    about = "".join(f"; of the picture: {html.escape(line)}" for line in notes)
     with tempfile.TemporaryDirectory(dir=folder) as made:
-        for clip in stream_clip(generator, read_picture(Path(path)), request):
+        for clip in stream_clip(generator, picture, request):
             for frame in clip[len(shown) :]:
                 shown.append(f"{made}/frame_{len(shown):03}.png")
                 Image.fromarray(frame).save(shown[-1])
             progress = f"{len(clip)} of {ingest.num_frames} frames"
-            yield shown, None, f"{progress}, {time.monotonic() - start:.1f} s"
+            yield shown, None, f"{progress}, {time.monotonic() - start:.1f} s{about}"
         write_mp4(Path(made, "clip.mp4"), clip, ingest.fps)
-        yield shown, f"{made}/clip.mp4", f"done: {progress}, {time.monotonic() - start:.1f} s"
+        yield shown, f"{made}/clip.mp4", f"done: {progress}, {time.monotonic() - start:.1f} s{about}"
 
 
 def _default_motion(generator: ClipGenerator) -> str:
@@ -220,7 +222,7 @@ def open_page(generator: ClipGenerator, port: int, folder: Path) -> "Blocks":
             share=False,
             prevent_thread_lock=True,
             quiet=True,
-            max_file_size=_MAX_UPLOAD_BYTES,
+            max_file_size=MAX_FILE_BYTES,
             allowed_paths=[str(folder)],
             css=_STYLE,
             theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),

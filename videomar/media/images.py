@@ -1,53 +1,144 @@
-"""Single pictures as arrays, which image-to-video generation starts from.
+"""Single pictures as arrays, which image-to-video generation starts from: the one way to open a picture.
+
+What a file is, its first bytes say and never its name, except for the few formats that begin with nothing of
+their own. The command, the page and the served model read pictures here, with the same limits and messages.
 
 Axes: H W rows and columns in pixels.
 """
 
+import importlib
 import io
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from videomar.errors import DataError
+from videomar.media.pixels import KEPT_PIXELS, Note, rgb_pixels
 
-_MAX_PIXELS = 64_000_000
-_SAFE_FORMATS = ("PNG", "JPEG", "WEBP")
-"""Of bytes, which may come from a stranger: other formats start programs or large libraries."""
+MAX_PIXELS = 64_000_000
+"""Of a picture while it is decoded."""
+MAX_FILE_BYTES = 256 * 2**20
+"""Of the file of a picture: one of MAX_PIXELS, four bytes each, fits."""
+FORMATS = "JPEG, PNG, WebP, TIFF or AVIF"
+"""Those to name to a user; all of Pillow that hold pixels are read."""
+_MAX_SIDE = 10_000_000  # a decoder holds whole rows several times
+# They hold no pixels that Pillow reads by itself, start other programs, open further files, or are videos.
+_NO_PICTURES = ("BUFR", "EPS", "FLI", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF")
+# Without a signature: a file of any other kind might pass for one.
+_BY_NAME = {
+    "IM": (".im",),
+    "IMT": (".imt",),
+    "PCD": (".pcd",),
+    "SPIDER": (".spi", ".spider"),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+}
+# A file of these that cannot be read is a damaged picture, and no video to be tried by other means.
+_SURE = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "PNG", "PSD", "QOI", "TIFF", "WEBP")
+_MOVING = ("AVIF", "GIF", "HEIF", "JXL", "PNG", "WEBP")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+# Packages that teach Pillow a further format; none of them is among our dependencies.
+_READERS = {"HEIF": ("HEIC", "pillow_heif", "pillow-heif"), "JXL": ("JPEG XL", "pillow_jxl", "pillow-jxl-plugin")}
+_SEQUENCE_NAMES = (".mjpg", ".mjpeg")  # JPEG files one after another, and nothing that says so
+_REDUCED_COPY = 1  # bit of TIFF's tag NewSubfileType
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the file is a single picture."""
-    try:
-        with Image.open(path) as picture:
-            return getattr(picture, "n_frames", 1) == 1
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+    """Whether the file is one still picture, be it damaged or too large.
+
+    One with several pages, sizes, layers or a gain map is. An animation is not: it is read as a video.
+    """
+    if path.suffix.lower() in _SEQUENCE_NAMES:
         return False
+    try:
+        with path.open("rb") as file:
+            kinds = _kinds(file.read(16), path.suffix)
+    except OSError:
+        return False
+    if not kinds:
+        return False
+    try:
+        with open_picture(path) as picture:
+            return not is_animated(picture)
+    except DataError:
+        return any(kind in _SURE for kind in kinds)
 
 
-def read_picture(source: Path | bytes, max_pixels: int = _MAX_PIXELS) -> NDArray[np.uint8]:
-    """Read a picture file, turned as its EXIF tag says: (H, W, 3) uint8.
+def is_animated(picture: Image.Image) -> bool:
+    """Whether an open picture moves; counts no frames, of which there may be millions."""
+    return picture.format in _MOVING and bool(getattr(picture, "is_animated", False))
+
+
+@contextmanager
+def open_picture(source: Path | bytes) -> Iterator[Image.Image]:
+    """Open a picture file with Pillow, and turn all that goes wrong with it inside the block into one line.
+
+    A large JPEG file is opened at a half, a quarter or an eighth of its size.
 
     Args:
-        source: A path, or the bytes of a PNG, JPEG or WebP file.
-        max_pixels: A larger picture is refused before it is decoded.
+        source: A path, or the bytes of a file.
 
     Raises:
-        DataError: there is no such file, or it is not a picture, or too large for the memory.
+        DataError: there is no such file, or no picture in it, or it is damaged, or too large for the memory.
     """
     where = source if isinstance(source, Path) else "image"
-    file, formats = (source, None) if isinstance(source, Path) else (io.BytesIO(source), _SAFE_FORMATS)
-    try:
-        with Image.open(file, formats=formats) as picture:
-            if picture.width * picture.height > max_pixels:
-                size = f"{picture.width}x{picture.height} pixels"
-                raise DataError(f"{where}: got {size}, expected at most {max_pixels}; scale it down")
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except FileNotFoundError:
-        raise DataError(f"{where}: no such file, expected a picture; check the path") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: got no readable picture ({error}), expected a PNG or JPEG file") from None
+    with _one_line(where):
+        num_bytes = source.stat().st_size if isinstance(source, Path) else len(source)
+        if num_bytes > MAX_FILE_BYTES:
+            raise DataError(
+                f"{where}: got a file of {num_bytes} bytes, expected at most {MAX_FILE_BYTES}; save it as JPEG"
+            )
+        with _stream(source) as file:
+            kinds = _kinds(file.read(16), source.suffix if isinstance(source, Path) else "")
+            _check_readers(kinds, where)
+            if not kinds:
+                raise ValueError("its first bytes are those of no picture")
+            with Image.open(file, formats=kinds) as picture:
+                _check_size(picture, where)
+                yield picture
+
+
+def read_picture(source: Path | bytes, note: Note | None = None) -> NDArray[np.uint8]:
+    """Read a picture file as it is displayed: (H, W, 3) uint8, sRGB on black.
+
+    Of several pages, sizes or a picture with a gain map the first counts. `videomar.media.pixels` says what
+    becomes of other modes, and of large and long pictures.
+
+    Args:
+        source: A path, or the bytes of a file.
+        note: Called with what a user should know about the result, one clause each.
+
+    Raises:
+        DataError: there is no such file, or it is no single picture, or too large for the memory.
+    """
+    where = source if isinstance(source, Path) else "image"
+    with open_picture(source) as picture:
+        if is_animated(picture):
+            raise DataError(
+                f"{where}: got an animation, expected one picture; save one of its frames as PNG, or continue "
+                "it by `videomar generate`"
+            )
+        if note is not None and picture.format in ("TIFF", "DCX") and getattr(picture, "is_animated", False):
+            note("it has several pages; the first is used")
+        return rgb_pixels(picture, note)
+
+
+def convert_picture(picture: Image.Image, note: Note | None = None) -> NDArray[np.uint8]:
+    """Return what `read_picture` would for a file, of a picture that a caller has opened with Pillow.
+
+    Raises:
+        DataError: it is damaged, or too large for the memory.
+    """
+    with _one_line("picture"):
+        _check_size(picture, "picture")
+        return rgb_pixels(picture, note)
 
 
 def parse_size(text: str, where: str) -> tuple[int, int]:
@@ -61,3 +152,100 @@ def parse_size(text: str, where: str) -> tuple[int, int]:
     if not all(side.isdecimal() and len(side) <= 5 and int(side) for side in (width, height)):
         raise DataError(f"{where}: got {text[:20]}, expected WIDTHxHEIGHT in pixels, like 64x32")
     return int(width), int(height)
+
+
+@contextmanager
+def _one_line(where: Path | str) -> Iterator[None]:
+    """Turn whatever Pillow raises inside the block into a DataError."""
+    try:
+        # Its warnings are about damage and size, which end as errors here, or in a picture that can be seen.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{where}: no such file, expected a picture; check the path") from None
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))
+        raise _too_large(where, f"{pixels[0] if pixels else 'too many'} pixels") from None
+    except MemoryError:
+        raise _too_large(where, "more pixels than memory is free for") from None
+    except Exception as error:  # on damaged bytes Pillow raises what its readers happen to run into
+        raise _unreadable(where, error) from None
+
+
+@contextmanager
+def _stream(source: Path | bytes) -> Iterator[io.BufferedIOBase]:
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+        yield file
+
+
+def _kinds(start: bytes, suffix: str) -> list[str]:
+    """Pillow's names of the formats that the first 16 bytes of a file may be of."""
+    start = start.ljust(16, b"\0")  # a shorter file is none, and Pillow reads as many
+    if start.startswith(_JPEG_XL):
+        return ["JXL"]
+    Image.init()
+    kinds = [
+        kind
+        for kind, (_, accepts) in Image.OPEN.items()
+        if kind not in (*_NO_PICTURES, *_BY_NAME) and accepts is not None and accepts(start) is True
+    ]
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS and "HEIF" not in kinds:
+        kinds.append("HEIF")
+    return kinds + [kind for kind, names in _BY_NAME.items() if suffix.lower() in names]
+
+
+def _check_readers(kinds: list[str], where: Path | str) -> None:
+    """Let an optional package add its format to Pillow.
+
+    Raises:
+        DataError: the file may be of no other format, and the package is not installed.
+    """
+    for kind in [kind for kind in kinds if kind in _READERS and kind not in Image.OPEN]:
+        name, module, package = _READERS[kind]
+        try:
+            reader = importlib.import_module(module)
+        except ImportError:
+            kinds.remove(kind)
+            if not kinds:
+                rule = f"{FORMATS}; `pip install {package}`, or save it as JPEG"
+                raise DataError(f"{where}: got a {name} picture, expected {rule}") from None
+            continue
+        if kind == "HEIF":
+            reader.register_heif_opener()
+
+
+def _check_size(picture: Image.Image, where: Path | str) -> None:
+    """Let a decoder make a large picture smaller, if it can.
+
+    Raises:
+        DataError: too large still, or only a small copy of the picture that is meant.
+    """
+    size = picture.size
+    if picture.format in ("JPEG", "MPO") and math.prod(size) > KEPT_PIXELS:
+        step = math.ceil(math.sqrt(math.prod(size) / KEPT_PIXELS))
+        picture.draft(None, (max(1, size[0] // step), max(1, size[1] // step)))
+    if math.prod(picture.size) > MAX_PIXELS or max(picture.size) > _MAX_SIDE:
+        raise _too_large(where, f"{size[0]}x{size[1]} pixels")
+    tags = getattr(picture, "tag_v2", {})
+    if int(tags.get(254) or 0) & _REDUCED_COPY:
+        raise DataError(
+            f"{where}: got a small copy of another picture first, as camera raw files have, expected {FORMATS}; "
+            "develop it and save it as JPEG"
+        )
+
+
+def _too_large(where: Path | str, got: str) -> DataError:
+    rule = f"at most {MAX_PIXELS}, and {_MAX_SIDE} along a side"
+    return DataError(f"{where}: got {got}, expected {rule}; scale it down")
+
+
+def _unreadable(where: Path | str, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    # Pillow names the file or its address in memory.
+    reason = re.sub(r"^cannot identify image file .*", "it is damaged", reason)
+    return DataError(
+        f"{where}: got no readable picture ({reason[:200]}), expected {FORMATS}; save it again as one of these"
+    )

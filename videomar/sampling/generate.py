@@ -4,7 +4,7 @@ Axes: F frames, H W rows and columns in pixels; C channels, T latent frames, h w
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -168,13 +168,17 @@ class ClipGenerator:
         """Frames a second of its clips."""
         return self.params.ingest.fps
 
-    def pictures(self, picture: Picture) -> NDArray[np.uint8]:
+    def pictures(self, picture: Picture, note: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
         """Return a picture, or those of a video, as an array (F, H, W, 3).
+
+        Args:
+            picture: As in a call.
+            note: Called with what a user should know about how a picture was read.
 
         Raises:
             DataError: it is no such thing, or cannot be read.
         """
-        return _pictures(picture, self.params.ingest)
+        return _pictures(picture, self.params.ingest, note)
 
     def partial_clips(self, context: NDArray[np.uint8], request: GenerationRequest) -> Iterator[PartialClip]:
         """Continue pictures (F0, H, W, 3): yield the context, then the clip after each new latent frame.
@@ -289,19 +293,23 @@ def _check_size(size: tuple[int, int], side: int) -> None:
         raise DataError(f"size: got {size[0]}x{size[1]} pixels, expected multiples of {side}; ask for {near}")
 
 
-def _pictures(picture: object, params: IngestParams) -> NDArray[np.uint8]:
+def _pictures(
+    picture: object, params: IngestParams, note: Callable[[str], None] | None
+) -> NDArray[np.uint8]:
     """Return pictures (F, H, W, 3) of anything that `ClipGenerator` takes."""
     if isinstance(picture, str | PathLike):
         from videomar.media.images import is_picture, read_picture  # here: a bare GPU machine lacks pillow
 
         path = Path(picture)
         if not path.is_file() or is_picture(path):
-            return read_picture(path)[None]
+            return read_picture(path, note)[None]
         from videomar.media.clip_reader import read_context  # here: decoders come with the pipeline
 
         return read_context(path, params)
     if hasattr(picture, "convert"):  # a PIL image of any mode
-        picture = picture.convert("RGB")
+        from videomar.media.images import convert_picture
+
+        picture = convert_picture(picture, note)
     frames = np.asarray(picture)
     frames = frames[None] if frames.ndim == 3 else frames
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not frames.size:
