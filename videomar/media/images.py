@@ -45,7 +45,10 @@ _MOVING = ("AVIF", "GIF", "HEIF", "JXL", "PNG", "WEBP")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 # Packages that teach Pillow a further format; none of them is among our dependencies.
-_READERS = {"HEIF": ("HEIC", "pillow_heif", "pillow-heif"), "JXL": ("JPEG XL", "pillow_jxl", "pillow-jxl-plugin")}
+_READERS = {
+    "HEIF": ("HEIC", "pillow_heif", "pillow-heif"),
+    "JXL": ("JPEG XL", "pillow_jxl", "pillow-jxl-plugin"),
+}
 _SEQUENCE_NAMES = (".mjpg", ".mjpeg")  # JPEG files one after another, and nothing that says so
 _REDUCED_COPY = 1  # bit of TIFF's tag NewSubfileType
 

@@ -1,6 +1,6 @@
 """Pixels of any picture that Pillow opens, as eight-bit sRGB on black.
 
-    1, L, P, RGB, HSV, YCbCr, CMYK   as Pillow converts them; CMYK and Lab by their profile, where there is one
+    1, L, P, RGB, HSV, YCbCr, CMYK   as Pillow converts them; CMYK by its profile, if it has one; also Lab
     ICC profile                      converted to sRGB by LittleCMS; a broken one is ignored, as browsers do
     opacity                          on black, as that of videos
     16 bits                          0 is black, 65,535 white, or the largest value of the file's bits
@@ -128,7 +128,8 @@ def _converter(picture: Image.Image, box: _Box, say: Note) -> Callable[[Image.Im
 def _opacity(band: Image.Image) -> Image.Image:
     """Opacity of each pixel, mode L."""
     if band.mode in _DEEP:  # one value is transparent
-        return Image.fromarray(np.where(np.asarray(band) == band.info["transparency"], 0, 255).astype(np.uint8))
+        opaque = np.asarray(band) != band.info["transparency"]
+        return Image.fromarray(opaque.astype(np.uint8) * 255)
     return band.convert("RGBA").getchannel("A")
 
 

@@ -293,9 +293,7 @@ def _check_size(size: tuple[int, int], side: int) -> None:
         raise DataError(f"size: got {size[0]}x{size[1]} pixels, expected multiples of {side}; ask for {near}")
 
 
-def _pictures(
-    picture: object, params: IngestParams, note: Callable[[str], None] | None
-) -> NDArray[np.uint8]:
+def _pictures(picture: object, params: IngestParams, note: Callable[[str], None] | None) -> NDArray[np.uint8]:
     """Return pictures (F, H, W, 3) of anything that `ClipGenerator` takes."""
     if isinstance(picture, str | PathLike):
         from videomar.media.images import is_picture, read_picture  # here: a bare GPU machine lacks pillow
