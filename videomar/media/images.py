@@ -95,9 +95,8 @@ def open_picture(source: Path | bytes) -> Iterator[Image.Image]:
     with _one_line(where):
         num_bytes = source.stat().st_size if isinstance(source, Path) else len(source)
         if num_bytes > MAX_FILE_BYTES:
-            raise DataError(
-                f"{where}: got a file of {num_bytes} bytes, expected at most {MAX_FILE_BYTES}; save it as JPEG"
-            )
+            rule = f"at most {MAX_FILE_BYTES}; save it as JPEG"
+            raise DataError(f"{where}: got a file of {num_bytes} bytes, expected {rule}")
         with _stream(source) as file:
             kinds = _kinds(file.read(16), source.suffix if isinstance(source, Path) else "")
             _check_readers(kinds, where)
@@ -124,10 +123,8 @@ def read_picture(source: Path | bytes, note: Note | None = None) -> NDArray[np.u
     where = source if isinstance(source, Path) else "image"
     with open_picture(source) as picture:
         if is_animated(picture):
-            raise DataError(
-                f"{where}: got an animation, expected one picture; save one of its frames as PNG, or continue "
-                "it by `videomar generate`"
-            )
+            instead = "save one of its frames as PNG, or continue it by `videomar generate`"
+            raise DataError(f"{where}: got an animation, expected one picture; {instead}")
         if note is not None and picture.format in ("TIFF", "DCX") and getattr(picture, "is_animated", False):
             note("it has several pages; the first is used")
         return rgb_pixels(picture, note)
@@ -234,10 +231,8 @@ def _check_size(picture: Image.Image, where: Path | str) -> None:
         raise _too_large(where, f"{size[0]}x{size[1]} pixels")
     tags = getattr(picture, "tag_v2", {})
     if int(tags.get(254) or 0) & _REDUCED_COPY:
-        raise DataError(
-            f"{where}: got a small copy of another picture first, as camera raw files have, expected {FORMATS}; "
-            "develop it and save it as JPEG"
-        )
+        got = "a small copy of another picture first, as camera raw files have"
+        raise DataError(f"{where}: got {got}, expected {FORMATS}; develop it and save it as JPEG")
 
 
 def _too_large(where: Path | str, got: str) -> DataError:
@@ -249,6 +244,5 @@ def _unreadable(where: Path | str, error: Exception) -> DataError:
     reason = " ".join(str(error).split()) or type(error).__name__
     # Pillow names the file or its address in memory.
     reason = re.sub(r"^cannot identify image file .*", "it is damaged", reason)
-    return DataError(
-        f"{where}: got no readable picture ({reason[:200]}), expected {FORMATS}; save it again as one of these"
-    )
+    rule = f"{FORMATS}; save it again as one of these"
+    return DataError(f"{where}: got no readable picture ({reason[:200]}), expected {rule}")
