@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,7 +177,7 @@ def _one_line(where: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def _stream(source: Path | bytes) -> Iterator[io.BufferedIOBase]:
+def _stream(source: Path | bytes) -> Iterator[IO[bytes]]:
     with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
         yield file
 

@@ -140,10 +140,10 @@ def _some_transparent(picture: Image.Image, box: _Box) -> bool:
 def _values(band: Image.Image, picture: Image.Image) -> NDArray[Any]:
     """Values of a band of 16 or 32 bits."""
     values = np.asarray(band)
-    tags = getattr(picture, "tag_v2", None)
+    tags = getattr(picture, "tag_v2", {})
+    unsigned = _one(tags.get(_SAMPLE_FORMAT, 1)) == 1 and _one(tags.get(_BITS, 1)) == 32
     # Pillow has no mode for them, and gives the larger half as negative numbers.
-    unsigned = picture.mode == "I" and tags is not None and tags.get(_SAMPLE_FORMAT, (1,)) == (1,)
-    return values.view(np.uint32) if unsigned and tags[_BITS] == (32,) else values
+    return values.view(np.uint32) if picture.mode == "I" and unsigned else values
 
 
 def _value_range(picture: Image.Image, box: _Box, say: Note) -> tuple[float, float]:
@@ -190,12 +190,12 @@ def _eight_bits(values: NDArray[Any], black: float, white: float) -> NDArray[np.
 def _to_srgb(picture: Image.Image) -> tuple[str, ImageCms.ImageCmsTransform] | None:
     """Return the mode to convert a picture's bands to, and what then makes sRGB of them; None if they are."""
     data = picture.info.get("icc_profile")
-    if not data and picture.mode != "LAB":
-        return None
     srgb = ImageCms.createProfile("sRGB")
     try:
         if picture.mode == "LAB":
             return "LAB", ImageCms.buildTransform(ImageCms.createProfile("LAB"), srgb, "LAB", "RGB")
+        if not data:
+            return None
         profile = ImageCms.getOpenProfile(io.BytesIO(data))
         mode = _PROFILED.get(profile.profile.xcolor_space.strip())
         if mode is None or (mode == "CMYK") != (picture.mode == "CMYK"):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -307,7 +307,7 @@ def _pictures(picture: object, params: IngestParams, note: Callable[[str], None]
     if hasattr(picture, "convert"):  # a PIL image of any mode
         from videomar.media.images import convert_picture
 
-        picture = convert_picture(picture, note)
+        picture = convert_picture(cast("Image", picture), note)
     frames = np.asarray(picture)
     frames = frames[None] if frames.ndim == 3 else frames
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not frames.size:
