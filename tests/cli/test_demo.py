@@ -19,7 +19,7 @@ from PIL import Image
 import videomar
 from tests.support.browser import CHROMIUM, Tab, browser
 from tests.support.tiny_model import write_tiny_model
-from videomar.cli.demo import open_page, page, stream_clip
+from videomar.cli.demo import _answer, open_page, page, stream_clip
 from videomar.config import Params
 from videomar.errors import DataError, VideomarError
 from videomar.report.example_pictures import read_examples
@@ -218,6 +218,15 @@ def test_taken_port_is_refused_with_a_way_out(address: str, generator: ClipGener
     assert port is not None
     with pytest.raises(VideomarError, match=f"port {port} of 127.0.0.1 is already in use.*--port"):
         open_page(generator, port, tmp_path)
+
+
+def test_page_says_that_the_text_encoder_cannot_read_a_prompt(tmp_path: Path) -> None:
+    model = videomar.load("shipped", device="cpu")
+    example = read_examples(model.folder)[0]
+    prompts = "🐈🏃", example.prompt
+    shown = [list(_answer(model, tmp_path, str(example.picture), prompt, 0, ""))[-1][2] for prompt in prompts]
+    assert "; of the prompt: the model's text encoder knows 0% of the prompt's words" in shown[0]
+    assert "prompt" not in shown[1]
 
 
 def test_page_opens_with_held_out_examples_and_names_the_device(tmp_path: Path) -> None:

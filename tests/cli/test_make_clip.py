@@ -48,6 +48,12 @@ def test_clip_beyond_what_was_trained_is_made_with_warnings(picture: Path, model
     assert length.startswith("note: 13 frames are beyond the trained length, 9;")
 
 
+def test_prompt_that_the_text_encoder_cannot_read_has_one_line(picture: Path) -> None:
+    note, *frames = made(picture, "shipped", prompt="一只红猫向左跑")
+    assert note.startswith("note: the model's text encoder knows 14% of the prompt's words")
+    assert all(" of 17 frames, " in line for line in frames)
+
+
 def test_long_clip_tells_its_time_before_and_its_frames_meanwhile(
     picture: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from stages import list_clips
 from tests.conftest import small_params
 from videomar.config import Params
 from videomar.config.schema import set_keys
+from videomar.encoders import check_folders as module
 from videomar.encoders.check_folders import check_folders, table_of
 from videomar.errors import CheckpointError, DataError, VideomarError
 
@@ -50,6 +51,19 @@ def test_whole_folders_and_packaged_encoders_pass(text: Path, tokenizer: Path) -
     check_folders(with_folders(tokenizer, text))
     check_folders(with_folders())
     assert table_of(text / "model.safetensors")["model.embed_tokens.weight"]["shape"] == [20, 8]
+
+
+def test_tokenizer_of_pieces_alone_needs_its_package_and_says_so(
+    text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (text / "spiece.model").write_bytes(b"pieces")
+    check_folders(with_folders(text=text))
+    (text / "tokenizer.json").unlink()
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"got spiece.model alone, expected tokenizer.json .*sentencepiece"):
+        check_folders(with_folders(text=text))
+    monkeypatch.setattr(module, "find_spec", lambda name: name == "sentencepiece")
+    check_folders(with_folders(text=text))
 
 
 def test_missing_files_are_named(tmp_path: Path, text: Path, tokenizer: Path) -> None:

@@ -98,6 +98,24 @@ def project(tmp_path, params):
     return Project(tmp_path, dataclasses.replace(params, text=text, encode=encode))
 
 
+def test_captions_that_are_not_read_whole_are_counted_and_named_at_every_run(tmp_path, params, caplog):
+    text = dataclasses.replace(params.text, encoder="minilm", max_tokens=8)
+    project = Project(tmp_path, dataclasses.replace(params, text=text))
+    captions = ["一只红猫向左跑", "a red cat", "", "a red cat runs left and meets a blue dog"]
+    for row in project.rows:
+        row["caption"] = captions[int(row["video"][1:-4]) % len(captions)]
+    first, second = project.encode(), project.encode()
+    counts = {"captions": 3.0, "captions_unreadable": 1.0, "captions_cut": 2.0}
+    assert counts.items() <= first.items()
+    assert counts.items() <= second.items()
+    assert second["captions_encoded"] == 0
+    unreadable, cut = (record.getMessage() for record in caplog.records[:2])
+    assert "1 of 3 captions cannot be read by the text encoder" in unreadable
+    assert '"一只红猫向左跑"' in unreadable
+    assert "2 of 3 captions are cut" in cut
+    assert len(caplog.records) == 4
+
+
 def test_cache_holds_the_kept_clips_and_nothing_else(project):
     figures = project.encode()
     kept = {row["clip_id"] for row in project.rows if row["kept"]}

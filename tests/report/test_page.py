@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from tests.support.pipeline_outputs import EVIL, write_outputs
+from videomar.config.edit import update_params
 from videomar.config.layout import Layout
+from videomar.curation.ledger import read_ledger, write_ledger
 from videomar.errors import DataError
 from videomar.evaluation.generated import read_generated
 from videomar.report import page as report
@@ -20,6 +22,7 @@ from videomar.report.galleries import Opponent, pick_examples
 from videomar.report.kept_clips import read_kept_clips, write_kept_clips
 from videomar.report.page import Release, write_report
 from videomar.report.strips import strip_address, strip_bytes
+from videomar.report.tables import caption_lines
 
 FIGURE = {"name": "simulated gain", "value": 5.0, "low": 4.0, "high": 6.0, "n": 10}
 DECISION = {"promote": False, "reasons": [f"Not shown to be better: {EVIL}"], "figures": [FIGURE]}
@@ -79,6 +82,23 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def html(root: Path) -> str:
     write_report(root / "reports/index.html", Layout(root), root / "credits.txt", release())
     return (root / "reports/index.html").read_text()
+
+
+def test_captions_that_the_text_encoder_cannot_read_are_named_as_long_as_its_files_are_there(
+    root: Path, tmp_path: Path
+) -> None:
+    layout = Layout(shutil.copytree(root, tmp_path / "copy"))
+    ledger = read_ledger(layout.ledger)
+    write_ledger(layout.ledger, ledger.assign(caption="一只红猫 <b>向左跑</b>"))
+    counts = {"encode": {"captions": 1.0, "captions_unreadable": 1.0, "captions_cut": 0.0}}
+    (layout.metrics / "encode.json").write_text(json.dumps(counts["encode"]))
+    write_report(layout.report, layout, root / "credits.txt", release())
+    page = layout.report.read_text()
+    assert "1 of 1 captions cannot be read by the text encoder" in page
+    assert "一只红猫 &lt;b&gt;向左跑&lt;/b&gt;" in page
+    update_params(layout.params, {"text": {"encoder": str(tmp_path / "gone")}})
+    assert caption_lines(counts, layout) == ["The text encoder could not read 1 of 1 captions, and cut 0."]
+    assert caption_lines({"encode": {"captions": 1.0}}, layout) == []
 
 
 def test_report_has_every_section(html: str) -> None:

@@ -163,6 +163,8 @@ def _answer(
     notes: list[str] = []
     picture = read_picture(Path(path), notes.append)
     about = "".join(f"; of the picture: {html.escape(line)}" for line in notes)
+    if unread := generator.prompt_note(prompt):
+        about += f"; of the prompt: {unread}"
     with tempfile.TemporaryDirectory(dir=folder) as made:
         for clip in stream_clip(generator, picture, request):
             for frame in clip[len(shown) :]:

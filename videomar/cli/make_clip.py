@@ -45,8 +45,9 @@ def make_clip(
     context = generator.pictures(given, lambda line: report(f"note: {given.name}: {line}"))
     plan = generator.plan(context, request)
     check_memory(generator, plan)
-    for line in warnings_of(generator, plan):
-        report(f"note: {line}")
+    for line in (*warnings_of(generator, plan), generator.prompt_note(request.prompt)):
+        if line:
+            report(f"note: {line}")
     with _explain_full_memory():
         seconds = seconds_needed(generator, context, request)
         if seconds is not None and seconds > _LONG_S:

@@ -6,7 +6,8 @@ and the tables at the start of safetensors files.
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def _check_text_encoder(params: TextParams) -> None:
     files = text_encoder_files(folder)
     for file in files:
         _refuse_damaged(file, where, DataError)
+    _refuse_pieces_alone(folder, [file.name for file in files])
     config = json.loads((folder / "config.json").read_text("utf-8"))
     width = next((config[name] for name in _WIDTHS if isinstance(config.get(name), int)), None)
     shapes = [item for file in files if file.suffix == ".safetensors" for item in table_of(file).items()]
@@ -53,6 +55,20 @@ def _check_text_encoder(params: TextParams) -> None:
     if width is not None and embedding is not None and embedding["shape"][-1] != width:
         got = f"weights of {embedding['shape'][-1]} channels and a config.json of {width}"
         raise DataError(f"{where}: {folder}: got {got}, expected the same; copy both from one model")
+
+
+def _refuse_pieces_alone(folder: Path, names: Sequence[str]) -> None:
+    """Refuse a tokenizer that transformers reads with another package alone, and its error is misleading.
+
+    Raises:
+        DataError: there is only a `.model` file of sentencepiece, and that package is not installed.
+    """
+    pieces = [name for name in names if name.endswith(".model")]
+    others = ("tokenizer.json", "vocab.txt", "vocab.json")
+    if pieces and not any(name in names for name in others) and find_spec("sentencepiece") is None:
+        rule = "tokenizer.json beside it, or the package that reads it"
+        remedy = "copy tokenizer.json of the same model there, or run `.venv/bin/pip install sentencepiece`"
+        raise DataError(f"text.encoder: {folder}: got {pieces[0]} alone, expected {rule}; {remedy}")
 
 
 def _refuse_damaged(file: Path, where: str, kind: type[VideomarError]) -> None:

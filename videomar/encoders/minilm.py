@@ -39,9 +39,9 @@ class MiniLMText:
         self._config = json.loads((folder / _CONFIG).read_text("utf-8"))
         self.channels: int = self._config["hidden_size"]
         self._weights = load_file(folder / _WEIGHTS)
-        self._tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self.tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
         self._check_length()
 
     @cached_property
@@ -65,7 +65,7 @@ class MiniLMText:
 
     def _ids(self, text: str) -> list[int]:
         """Return the ids of a text, cut before the last special token."""
-        ids = self._tokenizer.encode(text).ids
+        ids = self.tokenizer.encode(text).ids
         if len(ids) <= self.max_tokens:
             return ids
         _log.warning("a caption is cut: it has %d tokens, text.max_tokens is %d", len(ids), self.max_tokens)
@@ -83,7 +83,7 @@ class MiniLMText:
         return x
 
     def _check_length(self) -> None:
-        taken = len(self._tokenizer.encode(self.prefix).ids)
+        taken = len(self.tokenizer.encode(self.prefix).ids)
         positions = self._config["max_position_embeddings"]
         if not taken < self.max_tokens <= positions:
             rule = f"more than the {taken} of prefix and special tokens, and at most {positions}"

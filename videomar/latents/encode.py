@@ -25,6 +25,7 @@ from videomar.latents.clip_encoder import Encoded, Video
 from videomar.latents.encode_captions import encode_captions
 from videomar.latents.encode_ray import encode_on_ray
 from videomar.latents.keys import cached_sizes, expected_metadata
+from videomar.latents.readable_captions import find_losses, read_captions, warn_of_losses
 from videomar.latents.shards import num_bytes
 from videomar.media.shapes import at_sizes, ledger_shapes
 from videomar.provenance.code_hash import CAPTIONS, LATENTS, code_hash
@@ -50,7 +51,8 @@ def encode_clips(
 
     Returns:
         The number of clips, of latents and captions that were encoded and that were kept (a clip has a
-        latent for each base size), shards written, damaged shards rebuilt.
+        latent for each base size), shards written, damaged shards rebuilt; of different captions, and of
+        those that the text encoder cannot read or that it cuts (`captions`, `_unreadable`, `_cut`).
 
     Raises:
         DataError: a video or the tokenizer cannot be read, or `encode.moments` is set and it has none.
@@ -65,6 +67,7 @@ def encode_clips(
     clip_parts = zip(clips["video_sha256"], clips["start_s"], clips["clip_shape"], strict=True)
     clips["key"] = [_key(sha, start, asdict(shape), content_hash, dtype) for sha, start, shape in clip_parts]
     clips["text_key"] = [_text_key(caption, text.content_hash, dtype) for caption in clips["caption"]]
+    figures = _caption_figures(clips, text, params)
     clips["fps"] = params.ingest.fps
     metadata = expected_metadata(params) | {
         "tokenizer": content_hash,
@@ -92,6 +95,7 @@ def encode_clips(
         "shards_written": written,
         "shards_damaged": len(cache.damages),
         "megabytes": num_bytes(out) / 1e6,
+        **figures,
     }
 
 
@@ -134,6 +138,17 @@ def _add_captions(
             cache.add(caption.key, dtype, caption.shape, caption.data, caption.made_on)
         added += len(captions)
     return added
+
+
+def _caption_figures(
+    clips: pandas.DataFrame, text: TransformersText | NoText, params: Params
+) -> dict[str, float]:
+    """Count the different captions, and those that are not read whole, which a warning names."""
+    captions = sorted(set(clips["caption"]))
+    losses = find_losses(captions, read_captions(text, captions), params.text.max_tokens)
+    warn_of_losses(losses, params.text.max_tokens)
+    counts = {"": losses.num_captions, "_unreadable": len(losses.unreadable), "_cut": len(losses.cut)}
+    return {f"captions{name}": float(count) for name, count in counts.items()}
 
 
 def _key(video_sha256: str, start_s: float, pixels: dict[str, Any], tokenizer: str, dtype: str) -> str:

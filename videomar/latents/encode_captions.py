@@ -18,6 +18,7 @@ from videomar.config import TextParams
 from videomar.encoders.text import NoText, TransformersText, load_text_encoder
 from videomar.errors import DataError, ParamsError, VideomarError
 from videomar.latents.clip_encoder import Encoded, stored_bytes
+from videomar.latents.readable_captions import read_captions
 
 _WHERE = "resources.text.device"
 _BATCH = 32
@@ -112,8 +113,8 @@ def encode_captions(
         for captions in batches_of(list(keys), counter, params.max_tokens)
         if not all(is_known(keys[caption]) for caption in captions)
     ]
-    num_tokens = sum(counter.num_tokens([caption for batch in batches for caption in batch.captions]))
-    work = counter.num_bytes * num_tokens
+    lengths = lengths_of([caption for batch in batches for caption in batch.captions], counter)
+    work = counter.num_bytes * sum(min(length, params.max_tokens) for length in lengths)
     device = _device_here(params, work, len(batches))
     encoded = (
         _encode_here(batches, params, dtype, device) if device else _encode_on_ray(batches, params, dtype)
@@ -134,10 +135,15 @@ def batches_of(captions: Sequence[str], counter: TransformersText | NoText, most
     """
     ordered = list(captions)
     if most > _LENGTH_STEP:
-        lengths = counter.num_tokens(ordered)
+        lengths = [min(length, most) for length in lengths_of(ordered, counter)]
         order = sorted(range(len(ordered)), key=lambda number: -(-lengths[number] // _LENGTH_STEP))
         ordered = [ordered[number] for number in order]
     return [ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH)]
+
+
+def lengths_of(captions: Sequence[str], counter: TransformersText | NoText) -> list[int]:
+    """Tokens of each caption, not cut."""
+    return [reading.num_tokens for reading in read_captions(counter, captions)]
 
 
 def pays_to_start_ray(work: float, workers: int, on_gpu: bool) -> bool:

@@ -36,6 +36,7 @@ from videomar.report.galleries import (
 from videomar.report.ledger_sheet import summarise_ledger
 from videomar.report.score_table import long_table, of_same_truth, read_scores
 from videomar.report.tables import (
+    caption_lines,
     evaluation_phases,
     fingerprint_lines,
     gate_intervals,
@@ -139,6 +140,7 @@ def _about_pipeline(layout: Layout, release: Release) -> dict[str, Any]:
         "training_charts": training_charts(read_curve(layout.plots / "train.csv")),
         "tokenizer_charts": tokenizer_charts(read_curve(layout.plots / "tokenizer.csv")),
         "ledger": summarise_ledger(layout.ledger),
+        "captions": caption_lines(metrics, layout),
         "stages": stage_costs(metrics),
         "versions": installed_versions(),
     }

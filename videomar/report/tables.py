@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from videomar.config import load_own_params
+from videomar.config.layout import Layout
+from videomar.curation.ledger import kept_clips, read_ledger
+from videomar.errors import VideomarError
 from videomar.evaluation.generated import GROUPS
 from videomar.evaluation.metrics.catalogue import METRICS
 from videomar.report.score_table import number
@@ -132,6 +136,27 @@ def stage_costs(metrics: Mapping[str, Mapping[str, float]]) -> list[dict[str, An
         for cost in costs:
             cost[f"{name}_share"] = 100 * cost[name] / largest
     return sorted(costs, key=lambda cost: -cost["seconds"])
+
+
+def caption_lines(metrics: Mapping[str, Mapping[str, float]], layout: Layout) -> list[str]:
+    """Say which captions the text encoder did not read whole; nothing if it read all.
+
+    The stage that encodes counts them. Their words are named as long as the encoder's files are there.
+    """
+    counts = metrics.get("encode", {})
+    total, unreadable, cut = (int(counts.get(f"captions{key}", 0)) for key in ("", "_unreadable", "_cut"))
+    if not unreadable and not cut:
+        return []
+    from videomar.encoders.text import load_text_encoder  # here: it imports torch
+    from videomar.latents.readable_captions import find_losses, read_captions
+
+    captions = sorted(set(kept_clips(read_ledger(layout.ledger, thumbnails=False))["caption"]))
+    try:
+        text = load_own_params(layout.params).text
+        readings = read_captions(load_text_encoder(text, with_weights=False), captions)
+    except VideomarError:
+        return [f"The text encoder could not read {unreadable} of {total} captions, and cut {cut}."]
+    return find_losses(captions, readings, text.max_tokens).lines(text.max_tokens)
 
 
 def evaluation_phases(details: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from videomar.encoders.minilm import load_prompt_encoder
 from videomar.encoders.text import pad_states
 from videomar.encoders.tokenizer import to_pictures, to_unit_range
 from videomar.errors import DataError
+from videomar.latents.readable_captions import prompt_note
 from videomar.media.cover import cover
 from videomar.media.shapes import clip_size
 from videomar.model.generation import generate_frames
@@ -167,6 +168,10 @@ class ClipGenerator:
     def fps(self) -> float:
         """Frames a second of its clips."""
         return self.params.ingest.fps
+
+    def prompt_note(self, prompt: str) -> str:
+        """Say in one line that the text encoder cannot read a prompt; empty if it can."""
+        return prompt_note(self._encoder, prompt)
 
     def pictures(self, picture: Picture, note: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
         """Return a picture, or those of a video, as an array (F, H, W, 3).
