@@ -158,9 +158,7 @@ def write_qwen2(folder):
     [write_xlm_r, write_t5_like("MT5"), write_t5_like("UMT5"), write_bert, write_qwen2],
     ids=["xlm_r", "mt5", "umt5", "bert", "qwen2"],
 )
-def test_multilingual_encoder_is_one_key_away_and_keeps_captions_apart(
-    params, tmp_path, write
-):
+def test_multilingual_encoder_is_one_key_away_and_keeps_captions_apart(params, tmp_path, write):
     torch.manual_seed(0)
     write(tmp_path)
     text = dataclasses.replace(params.text, encoder=str(tmp_path), prefix="", max_tokens=30)
