@@ -1,7 +1,9 @@
 """One pass with bounded memory finds the clips that the whole video holds."""
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +29,17 @@ Found = tuple[ClipSpan, list[float]]
 NOTHING_SAID = Captions("words", [])
 
 
-def blocks_of(frames: NDArray[np.uint8], times: NDArray[np.float64], size: int) -> Iterator[Block]:
+def blocks_of(
+    frames: NDArray[np.uint8], times: NDArray[np.float64], size: int, jumps: Sequence[int] = ()
+) -> Iterator[Block]:
     for first in range(0, len(times), size):
-        yield frames[first : first + size], times[first : first + size]
+        cuts = tuple(jump - first for jump in jumps if first <= jump < first + size)
+        yield Block(frames[first : first + size], times[first : first + size], cuts)
 
 
 def look(params: IngestParams, clip: ClipSpan, video: Block) -> Found:
     """The clip and the times of the frames that training would see."""
-    times = video[1]
+    times = video.times
     shape = dataclasses.replace(params, num_frames=max(2, clip.num_frames), shorter_clips=())
     return clip, [] if clip.reason else times[clip_frames(times, clip.start_s, shape)].tolist()
 
@@ -49,7 +54,7 @@ def expected(
 ) -> set[str]:
     shots = trim_shots(captions.spans, video_end(times)) or find_shots(frames, times, captions.whole, params)
     unique = {
-        (clip.start_s, clip.end_s): look(params, clip, (frames, times))
+        (clip.start_s, clip.end_s): look(params, clip, Block(frames, times))
         for clip in reversed(split_into_clips(shots, params))
     }
     return {repr(item) for item in unique.values()}
@@ -92,6 +97,28 @@ def test_clips_of_captioned_spans_are_those_of_the_whole_video(
     assert scanned(blocks_of(frames, times, size), captions, ingest_params) == wanted
 
 
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+@pytest.mark.parametrize("spans", [(), ((0.0, 9.0), (0.3, 9.5), (2.0, 3.1), (12.0, 900.0))])
+def test_no_clip_spans_a_jump_of_the_stream(
+    size: int, spans: tuple[tuple[float, float], ...], ingest_params: IngestParams
+) -> None:
+    """The jumps, where the picture stays the same, split shots and spans: as if they were written so."""
+    frames, times = np.zeros((400, 8, 8, 3), np.uint8), np.arange(400) / 24
+    jumps = [30, 31, 64, 199, 350]
+    edges = [0.0, *times[jumps].tolist(), video_end(times)]
+    pieces = [
+        Shot(max(start, before), min(end, after), "words")
+        for start, end in spans or [(0.0, math.inf)]
+        for before, after in pairwise(edges)
+        if max(start, before) < min(end, after)
+    ]
+    unique = {(clip.start_s, clip.end_s): clip for clip in split_into_clips(pieces, ingest_params)}
+    wanted = {repr(look(ingest_params, clip, Block(frames, times))) for clip in unique.values()}
+    captions = Captions("words", [Shot(start, end, "words") for start, end in spans])
+    assert len(wanted) > 15
+    assert scanned(blocks_of(frames, times, size, jumps), captions, ingest_params) == wanted
+
+
 @pytest.mark.parametrize(
     "name", ["plain.mp4", "rotated.mp4", "uneven.mp4", "edit_list.mp4", "long_gop.mp4", "transport.ts"]
 )
@@ -114,11 +141,11 @@ def test_frames_held_do_not_grow_with_the_video(ingest_params: IngestParams) -> 
     held = []
 
     def take(clip: ClipSpan, video: Block) -> None:
-        held.append(len(video[1]))
+        held.append(len(video.times))
 
     def endless() -> Iterator[Block]:
         for first in range(0, 20_000, 64):
-            yield np.zeros((64, 4, 4, 3), np.uint8), np.arange(first, first + 64) / 24
+            yield Block(np.zeros((64, 4, 4, 3), np.uint8), np.arange(first, first + 64) / 24)
 
     scan_clips(Path("a.mp4"), endless(), NOTHING_SAID, ingest_params, take)
     assert len(held) > 1600

@@ -96,7 +96,7 @@ def test_where_the_first_decoder_fails_the_second_goes_on(
     def fails(*_: object) -> Iterator[decode.Block]:
         for first in range(0, handed_out, 64):
             part = slice(first, min(first + 64, handed_out))
-            yield 255 - frames[part], times[part].astype(np.float32).astype(float)
+            yield decode.Block(255 - frames[part], times[part].astype(np.float32).astype(float))
         raise decode._DecoderError
 
     monkeypatch.setattr(decode, "_decord_blocks", fails)

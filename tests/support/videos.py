@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from videomar.config import CurateParams, IngestParams
 from videomar.curation.shots import Shot, video_end
 from videomar.media.cuts import find_cuts
-from videomar.media.decode import Block, open_video
+from videomar.media.decode import open_video
 from videomar.media.mp4 import find_ffmpeg
 from videomar.media.probe import VideoInfo
 from videomar.media.shapes import ClipShape
@@ -21,10 +21,13 @@ from videomar.media.shapes import ClipShape
 ODD_NAME = "-a \"b'é\n.mp4"
 
 
-def read_video(path: Path, info: VideoInfo, height_px: int) -> Block:
+def read_video(
+    path: Path, info: VideoInfo, height_px: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """All frames (F, H, W, 3) of a video and their times (F,)."""
     blocks = list(open_video(path, info, height_px))
-    return np.concatenate([frames for frames, _ in blocks]), np.concatenate([times for _, times in blocks])
+    times = np.concatenate([block.times for block in blocks])
+    return np.concatenate([block.frames for block in blocks]), times
 
 
 def find_shots(

@@ -219,7 +219,7 @@ def _counted(blocks: Iterator[Block]) -> Iterator[Block]:
 
 def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: Block) -> ClipRow:
     report_progress()  # a captioner may take longer than all frames
-    frames, times = around
+    frames, times = around.frames, around.times
     size = clip_size(info.width, info.height, file.params)
     if clip.reason is None:
         chosen = clip_frames(

@@ -1,7 +1,7 @@
 """The clips of a video: windows inside its shots, found in one pass over its frames.
 
-A shot goes from cut to cut, or is a span with a caption. Its clips begin `stride_frames` apart and never
-cross its end:
+A shot goes from cut to cut, or is a span with a caption. Where the stream's own times jump, both end. Clips
+of a shot begin `stride_frames` apart and never cross its end:
 
     frames   |----------- shot -----------|------ shot ------|--|
     clips    [--------]                   [--------]          x   too_short
@@ -177,17 +177,17 @@ class _Scan(Generic[_Taken]):
 
     def add(self, block: Block) -> None:
         """Take the clips that end in a block."""
-        frames, times = block
+        frames, times = block.frames, block.times
         self.all_times.append(times)
-        cuts: list[float] = []
+        cuts = set(block.cuts)
         if self.finds_shots:
             before = self.window.frames[-1:] if len(self.window.frames) else frames[:0]
             found = find_cuts(np.concatenate([before, frames]), self.params.shot_threshold)
-            cuts = [float(times[cut - len(before)]) for cut in found]
+            cuts |= {cut - len(before) for cut in found}
         self.window.append(block)
         self.window.check_memory()
-        for cut_s in cuts:
-            self._cut(cut_s)
+        for cut in sorted(cuts):
+            self._cut(float(times[cut]))
         now_s = float(times[-1])
         for item in self.open:
             self._take_complete(item, now_s)
@@ -206,11 +206,12 @@ class _Scan(Generic[_Taken]):
         return [taken for _, taken in self.results.values()]
 
     def _cut(self, cut_s: float) -> None:
-        """The shot that is open ends where the next begins."""
-        item = self.open[0]
-        self._close(item, Shot(item.shot.start_s, cut_s, self.caption))
-        self.open = [_Open(Shot(cut_s, math.inf, self.caption), self.num_shots)]
-        self.num_shots += 1
+        """The shots that are open end here, and what is left of each begins again."""
+        for item in [item for item in self.open if item.shot.start_s < cut_s < item.shot.end_s]:
+            self._close(item, replace(item.shot, end_s=cut_s))
+            order = self.num_shots if self.finds_shots else item.order
+            self.open.append(_Open(replace(item.shot, start_s=cut_s), order))
+            self.num_shots += 1
 
     def _take_complete(self, item: _Open, now_s: float) -> None:
         """Take the clips of a shot that end before a time, wherever the shot may end later."""
@@ -234,7 +235,7 @@ class _Scan(Generic[_Taken]):
         clip = replace(clip, shot_s=round(item.shot.start_s, 3))
         span = clip.start_s, clip.end_s
         if span not in self.results or item.order < self.results[span][0]:
-            self.results[span] = item.order, self.take(clip, (self.window.frames, self.window.times))
+            self.results[span] = item.order, self.take(clip, Block(self.window.frames, self.window.times))
 
     def _next_start(self, item: _Open) -> float:
         return item.shot.start_s + item.taken * (self.params.stride_frames / self.params.fps)

@@ -47,7 +47,7 @@ class FrameWindow:
 
     def append(self, block: Block) -> None:
         """Add the frames of the next block."""
-        frames, times = block
+        frames, times = block.frames, block.times
         if len(self.times):
             frames, times = np.concatenate([self.frames, frames]), np.concatenate([self.times, times])
         self.frames, self.times = frames, times
@@ -165,7 +165,7 @@ def read_context(path: Path, params: IngestParams) -> NDArray[np.uint8]:
     try:
         info = probe(path)
         blocks = open_video(path, info, info.height)
-        frames, times = _last_frames(path, blocks, params.num_frames / params.fps)
+        frames, times, *_ = _last_frames(path, blocks, params.num_frames / params.fps)
     except UnreadableError as error:
         raise DataError(
             f"{path}: got a file that is no readable video ({error.reason}), expected a picture or a video; "
@@ -181,11 +181,13 @@ def _last_frames(path: Path, blocks: Iterator[Block], length_s: float) -> Block:
     # Whole blocks, not a FrameWindow: frames are of full size here, and each would be copied several times.
     held: list[Block] = []
     for block in blocks:
-        begin_s = block[1][-1] - length_s
-        held = [*((frames, times) for frames, times in held if times[-1] >= begin_s), block]
-        arrays = [frames for frames, _ in held]
+        begin_s = block.times[-1] - length_s
+        held = [*(before for before in held if before.times[-1] >= begin_s), block]
+        arrays = [block.frames for block in held]
         _check_memory(path, sum(frames.nbytes for frames in arrays), sum(map(len, arrays)))
-    return np.concatenate([frames for frames, _ in held]), np.concatenate([times for _, times in held])
+    return Block(
+        np.concatenate([block.frames for block in held]), np.concatenate([block.times for block in held])
+    )
 
 
 def clip_frames(

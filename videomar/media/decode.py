@@ -20,7 +20,7 @@ Axes: F frames, H W rows and columns in pixels.
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from videomar.media.probe import UnreadableError, VideoInfo
 from videomar.media.streams import open_container, video_stream
+from videomar.media.timeline import FrameCounts
 
 
 def _import_decord() -> Any:
@@ -50,8 +51,24 @@ def _import_decord() -> Any:
 
 decord = _import_decord()
 
-Block = tuple[NDArray[np.uint8], NDArray[np.float64]]
-"""Frames (F, H, W, 3) and the seconds (F,) from the first frame of the video, rising."""
+
+class Block(NamedTuple):
+    """Some frames of a video, in order.
+
+    times    0.0   0.1   0.2 | 0.3   0.4
+    cuts                       3          the stream's own clock jumped here
+    """
+
+    frames: NDArray[np.uint8]
+    """(F, H, W, 3)."""
+    times: NDArray[np.float64]
+    """Seconds (F,) from the first frame of the video, rising over all blocks."""
+    cuts: tuple[int, ...] = ()
+    """Indices of the frames that do not go on from the frame before, however alike they look: there the times
+    of the stream jump or start again, and no clip may go across."""
+    counts: FrameCounts = FrameCounts()
+    """Of the video up to the end of this block; those of the last block are the video's."""
+
 
 _BLOCK = 64  # frames in a block
 _TICK_S = 0.001  # shorter than any frame is on show
@@ -94,16 +111,17 @@ def open_video(path: Path, info: VideoInfo, height_px: int, until_s: float | Non
     last_s = -np.inf
     try:
         for block in _decord_blocks(path, info, size, until_s):
-            last_s = block[1][-1]
+            last_s = block.times[-1]
             yield block
         return
     except _DecoderError:
         pass
-    for frames, times in _pyav_blocks(path, info, size):
+    for block in _pyav_blocks(path, info, size):
         # The decoders round the same time differently, by less than a tick.
-        missing = times > last_s + _TICK_S
-        if missing.any():
-            yield frames[missing], times[missing]
+        first = int(np.searchsorted(block.times, last_s + _TICK_S, side="right"))
+        if first < len(block.times):
+            cuts = tuple(cut - first for cut in block.cuts if cut >= first)
+            yield block._replace(frames=block.frames[first:], times=block.times[first:], cuts=cuts)
 
 
 def _decord_blocks(
@@ -141,7 +159,7 @@ def _decord_blocks(
             block = reader.get_batch(range(first, last)).asnumpy()
         except (decord.DECORDError, RuntimeError, ValueError) as error:
             raise _DecoderError(str(error)) from None
-        yield block, times[first:last]
+        yield Block(block, times[first:last])
     _check_complete(path, info, times)
 
 
@@ -160,7 +178,7 @@ def _pyav_blocks(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator
             pending.append(frame)
             times.append(time)
             if len(pending) == _BLOCK:
-                yield np.stack(pending), np.array(times[-_BLOCK:])
+                yield Block(np.stack(pending), np.array(times[-_BLOCK:]))
                 pending.clear()
     except (av.FFmpegError, ValueError) as error:
         message = getattr(error, "strerror", None) or str(error)
@@ -169,7 +187,7 @@ def _pyav_blocks(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator
     if not times:
         raise UnreadableError("unreadable: not one frame", path)
     if pending:
-        yield np.stack(pending), np.array(times[-len(pending) :])
+        yield Block(np.stack(pending), np.array(times[-len(pending) :]))
     _check_complete(path, info, np.array(times))
 
 

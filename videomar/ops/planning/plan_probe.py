@@ -99,8 +99,8 @@ def decode_probe(subject: Subject, send: Send) -> None:
     size = clip_size(info.width, info.height, subject.params.ingest)
 
     start, frames = time.perf_counter(), 0
-    for block, _ in open_video(path, info, cover_height(info, size)):
-        frames += len(block)
+    for block in open_video(path, info, cover_height(info, size)):
+        frames += len(block.times)
         if time.perf_counter() - start > _DECODE_S:
             break
     send(("decode", frames / (time.perf_counter() - start)))
