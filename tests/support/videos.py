@@ -21,9 +21,7 @@ from videomar.media.shapes import ClipShape
 ODD_NAME = "-a \"b'é\n.mp4"
 
 
-def read_video(
-    path: Path, info: VideoInfo, height_px: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+def read_video(path: Path, info: VideoInfo, height_px: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """All frames (F, H, W, 3) of a video and their times (F,)."""
     blocks = list(open_video(path, info, height_px))
     times = np.concatenate([block.times for block in blocks])
