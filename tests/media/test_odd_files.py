@@ -73,7 +73,7 @@ ROWS: list[tuple[str, str, int | str]] = [("plain.mp4", name, PLAIN) for name in
     ("truncated.mp4", "truncated.mp4", "damaged: "),
     ("empty.mp4", "empty.mp4", "empty_file"),
     ("sound.mp4", "sound.mp4", "no_video_stream"),
-    ("picture.mp4", "picture.mp4", "not_a_video"),
+    ("picture.mp4", "picture.mp4", "still_picture: "),
     ("ffconcat.mp4", "ffconcat.mp4", "not_a_video"),
     ("hls.mp4", "hls.mp4", "not_a_video"),
 ]

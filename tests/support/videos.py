@@ -47,6 +47,7 @@ def ingest_params() -> IngestParams:
         num_frames=9,
         shorter_clips=(),
         stride_frames=4,
+        still_pictures=False,
         shot_threshold=27.0,
         timeout_s=60.0,
         memory_gb=2.0,

@@ -38,6 +38,8 @@ def show(
         title=f"{summary.num_clips} clips of {summary.num_videos} videos",
     )
     print_table(("group", "split", "kept clips"), summary.splits)
+    if summary.num_stills:
+        typer.echo(f"{summary.num_stills} of the kept clips are still pictures, clips of one frame")
     if summary.unreadable:
         title = f"{summary.num_unreadable} files could not be read"
         print_table(("file", "reason"), summary.unreadable, title)

@@ -49,6 +49,9 @@ class IngestParams:
     taken. Each is 1 + a multiple of the tokenizer's time stride."""
     stride_frames: Annotated[int, at_least(1)]
     """Frames between the starts of neighbouring clips of one shot."""
+    still_pictures: bool
+    """Whether each still picture of the folder is a clip of one frame, for stages of `train.curriculum` with
+    `num_latent_frames: 1`; else it is a row of the ledger with the reason `still_picture`."""
     shot_threshold: float
     """Content change that starts a new shot (PySceneDetect's ContentDetector; 27 is its usual value)."""
     timeout_s: Resource[Annotated[float, ABOVE_0]]

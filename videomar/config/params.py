@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # them, and the code stored with a model reads its file with this function.
 _CAME_LATER: Mapping[str, Mapping[str, object]] = {
     "samples": {"ffmpeg": "packaged"},
+    "ingest": {"still_pictures": False},
     "train": {"start_from": None, "lora": None},
 }
 

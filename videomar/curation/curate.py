@@ -29,7 +29,8 @@ def curate_clips(candidates: Path, takedowns: Path, out: Path, params: CuratePar
         params: The limits.
 
     Raises:
-        DataError: there are no candidates, or none is kept; the message names the commonest reasons.
+        DataError: there are no candidates, or none is kept; the message names the commonest reasons. Or all
+            that are kept are still pictures.
     """
     ledger = judge_all(read_candidates(candidates), params, read_takedowns(takedowns))
     figures = count_verdicts(ledger)
@@ -40,6 +41,11 @@ def curate_clips(candidates: Path, takedowns: Path, out: Path, params: CuratePar
         raise DataError(
             f"{candidates}: got no clip that is kept, expected at least 1; commonest reasons: {listed}; "
             "add videos, or change the limits in section `curate` of params.yaml"
+        )
+    if figures["kept"] == figures.get("kept_still_pictures"):
+        raise DataError(
+            f"{candidates}: got still pictures alone ({figures['kept']:.0f} kept), expected a clip of a video: "
+            "a model learns motion from nothing else; add videos, or change the limits in section `curate`"
         )
     write_ledger(out, ledger)
     return figures
@@ -109,17 +115,21 @@ def judge(size_px: float, scores: Mapping[str, float], params: CurateParams) -> 
 def count_verdicts(ledger: pandas.DataFrame) -> dict[str, float]:
     """Count considered, kept and rejected clips, kept ones by split and rejected ones by reason.
 
+    `kept_still_pictures`, of the kept ones, is absent if there are none.
+
     Raises:
         DataError: a row is kept with a reason, or rejected without one.
     """
     # `unreadable: moov atom not found` counts as `unreadable`.
     codes = Counter(str(reason).split(":")[0] for reason in ledger["reason"].dropna())
     kept = ledger[ledger["kept"]]
+    stills = int((kept["num_frames"] == 1).sum())
     figures: dict[str, float] = {
         "considered": len(ledger),
         "kept": len(kept),
         "rejected": sum(codes.values()),
         **{f"kept_{split}": int((kept["split"] == split).sum()) for split in SPLITS},
+        **({"kept_still_pictures": stills} if stills else {}),
         **{f"rejected_{code}": count for code, count in sorted(codes.items())},
     }
     require_sum("ledger", figures, "considered", ["kept", "rejected"])

@@ -6,7 +6,7 @@ Axes: F frames, H W rows and columns in pixels.
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +32,7 @@ from videomar.curation.learned_scores import load_scorer, score_learned
 from videomar.curation.ledger import ClipRow, require_sum, write_candidates
 from videomar.curation.sandbox import report_progress, run_isolated
 from videomar.curation.scores import score
-from videomar.curation.shots import ClipSpan, clip_id, scan_clips
+from videomar.curation.shots import Captions, ClipSpan, clip_id, scan_clips
 from videomar.errors import DataError
 from videomar.files import sha256_of
 from videomar.media.clip_reader import clip_frames, cover_height, crop_to_size
@@ -42,6 +42,8 @@ from videomar.media.shapes import ClipShape, clip_size
 from videomar.provenance.code_hash import source_hash
 from videomar.sources.listing import UNREADABLE, find_source, list_videos, printable, walk
 
+STILL = "still_picture: to train on it set ingest.still_pictures to true"
+"""Reason of a picture that does not move."""
 _THUMBNAIL_PX = 64
 
 
@@ -96,6 +98,7 @@ def count_candidates(videos: Sequence[str], rows: Sequence[ClipRow]) -> dict[str
     Returns:
         `videos` = `read` + `unreadable`: files; a duplicate counts as unreadable.
         `clips_considered` = `clips` + `too_short` (+ `rejected_...`, if ingest gets other reasons).
+        `still_pictures`: of `clips`, those of one frame; absent if there are none.
         `uncaptioned`: of `clips`, those with an empty caption.
 
     Raises:
@@ -109,6 +112,7 @@ def count_candidates(videos: Sequence[str], rows: Sequence[ClipRow]) -> dict[str
         )
     found = [row for row in rows if row.clip_id is not None]
     clips = [row for row in found if row.reason is None]
+    stills = sum(row.num_frames == 1 for row in clips)
     rejected = Counter(str(row.reason).split(":")[0] for row in found if row.reason is not None)
     figures: dict[str, float] = {
         "videos": len(videos),
@@ -117,6 +121,7 @@ def count_candidates(videos: Sequence[str], rows: Sequence[ClipRow]) -> dict[str
         "clips_considered": len(found),
         "clips": len(clips),
         "too_short": rejected.pop("too_short", 0),
+        **({"still_pictures": stills} if stills else {}),
         **{f"rejected_{code}": count for code, count in sorted(rejected.items())},
         "uncaptioned": sum(not row.caption for row in clips),
     }
@@ -200,9 +205,15 @@ def ingest_file(file: _File) -> list[ClipRow]:
     try:
         captions = read_captions(path, file.raw)
         info = probe(path)
+        if info.still and not file.params.still_pictures:
+            return [file.row(STILL)]
         height_px = cover_height(info, clip_size(info.width, info.height, file.params))
         take = partial(_row_of_clip, file, info)
-        found = scan_clips(path, _counted(open_video(path, info, height_px)), captions, file.params, take)
+        blocks = _counted(open_video(path, info, height_px))
+        if info.still:
+            found = _take_still(blocks, captions, file.params, take)
+        else:
+            found = scan_clips(path, blocks, captions, file.params, take)
     except UnreadableError as error:
         return [file.row(error.reason)]
     except CaptionsError as error:
@@ -215,6 +226,18 @@ def _counted(blocks: Iterator[Block]) -> Iterator[Block]:
     for block in blocks:
         report_progress()
         yield block
+
+
+def _take_still(
+    blocks: Iterable[Block],
+    captions: Captions,
+    params: IngestParams,
+    take: Callable[[ClipSpan, Block], ClipRow],
+) -> list[ClipRow]:
+    """The only frame of a still picture as a clip, which counts as long as one frame."""
+    caption = captions.whole or next((shot.caption for shot in captions.spans), "")
+    clip = ClipSpan(0.0, round(1 / params.fps, 3), caption, None, 1)
+    return [take(clip, block) for block in blocks]
 
 
 def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: Block) -> ClipRow:
@@ -250,13 +273,13 @@ def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: Block) ->
         height=info.height,
         stream=info.stream,
         reason=clip.reason,
-        thumbnail=_thumbnail(three, size),
+        thumbnail=_thumbnail(three[: clip.num_frames or None], size),
         **scored,
     )
 
 
 def _thumbnail(three: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
-    """Frames (3, H, W, 3) side by side as a JPEG, cropped to the proportions of `size` (width, height)."""
+    """Frames (n, H, W, 3) side by side as a JPEG, cropped to the proportions of `size` (width, height)."""
     width = max(1, round(_THUMBNAIL_PX * size[0] / size[1]))
     _, jpeg = cv2.imencode(".jpg", np.hstack(list(crop_to_size(three, (width, _THUMBNAIL_PX))))[..., ::-1])
     return jpeg.tobytes()

@@ -3,6 +3,8 @@
 Axes: F frames, H W rows and columns in pixels.
 """
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,8 @@ def score(clip: NDArray[np.uint8]) -> dict[str, float]:
     """Return the scores that `CurateParams` sets limits for.
 
     Args:
-        clip: (F, H, W, 3), F at least 2.
+        clip: (F, H, W, 3). A still picture, F = 1, has no motion, frozen share or flicker: they are NaN,
+            which no limit of `CurateParams` is compared with.
 
     Returns:
         `motion`: mean absolute difference of neighbouring frames, of 255, mean over colours.
@@ -33,14 +36,15 @@ def score(clip: NDArray[np.uint8]) -> dict[str, float]:
     luma = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]).astype(np.float32)
     # In colour, because a body may be as light as its background.
     change = np.abs(np.diff(clip.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))
+    moves = len(clip) > 1
     edges = [cv2.Laplacian(frame, cv2.CV_32F).var() for frame in luma]
     return {
-        "motion": float(change.mean()),
+        "motion": float(change.mean()) if moves else math.nan,
         "brightness": float(luma.mean()),
         "contrast": float(clip.std(axis=(1, 2), dtype=np.float32).mean(axis=1).min()),
         "sharpness": float(np.mean(edges)),
-        "frozen_share": float((change < _SAME_PICTURE).mean()),
-        "flicker": _flicker(luma.mean(axis=(1, 2))),
+        "frozen_share": float((change < _SAME_PICTURE).mean()) if moves else math.nan,
+        "flicker": _flicker(luma.mean(axis=(1, 2))) if moves else math.nan,
         "letterbox_share": _letterbox_share(luma),
     }
 

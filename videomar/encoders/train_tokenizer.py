@@ -67,6 +67,7 @@ def train_from_ledger(raw: Path, ledger: Path, out: Path, plot: Path, params: Pa
     """
     rows = kept_clips(read_ledger(ledger, thumbnails=False))
     train, held_out = (rows[rows["split"] == split].reset_index(drop=True) for split in ("train", "test"))
+    held_out = held_out[held_out["num_frames"] > 1].reset_index(drop=True)  # its figures are of video alone
     if not len(train):
         raise DataError(
             f"{ledger}: got no clip in split train, expected some; add videos or lower curate's bars"

@@ -47,7 +47,7 @@ class BatchSpec:
     """Share of simulated clips, if the cache has both kinds."""
     seed: int
     num_latent_frames: int = 0
-    """Clips are cut to so many, and shorter ones left out; 0 = whole clips."""
+    """Clips are cut to so many, and shorter ones left out; 0 = whole clips. Only 1 draws still pictures."""
     size_px: int = 0
     """Base size that the clips were encoded at; 0 = the largest."""
     moments: bool = False
@@ -98,6 +98,7 @@ class LatentDataset:
         self._std = StoredColumn("latents_std", rows) if has_moments else None
         _refuse_long(self._text, max_text_tokens)
         self.sizes_px = np.array([row["size_px"] for row in table])
+        self.lengths = np.array([shape[1] for shape in self._latents.shapes])
         self.simulated = np.array([row["group"] == "simulated" for row in table])
         self._schedules: dict[BatchSpec, BatchSchedule] = {}
         conditions = [{name: row[name] for name in CONDITIONS} for row in table]
@@ -160,6 +161,33 @@ class LatentDataset:
         conditions = {name: values[index] for name, values in self.conditions.items()}
         return Batch(latents, text, mask, conditions, clip_ids)
 
+    def usable(self, num_latent_frames: int, size_px: int = 0) -> NDArray[np.int64]:
+        """Rows of one base size that a stage of so many latent frames may learn from, whatever their length.
+
+        Still pictures, clips of one latent frame, are for stages of one latent frame alone: elsewhere a
+        folder of a million of them would leave no step for the videos.
+        """
+        sized = self.sizes_px == (size_px or self.sizes_px.max())
+        return np.flatnonzero(sized & ((self.lengths > 1) | (num_latent_frames == 1)))
+
+    def fitting(self, num_latent_frames: int, size_px: int = 0) -> NDArray[np.int64]:
+        """Those of `usable` that are long enough.
+
+        Raises:
+            DataError: no clip has the size, or none is long enough.
+        """
+        if size_px and size_px not in self.sizes_px:
+            rule = f"one of {sorted(set(self.sizes_px.tolist()))}; see encode.smaller_sizes_px"
+            raise DataError(f"size_px: got {size_px}, expected {rule}")
+        usable = self.usable(num_latent_frames, size_px)
+        fitting = usable[self.lengths[usable] >= num_latent_frames]
+        if not len(fitting):
+            rule = "1, because all clips are still pictures; add videos"
+            if len(usable):
+                rule = f"at most {self.lengths[usable].max()}, the longest clips' length"
+            raise DataError(f"num_latent_frames: got {num_latent_frames}, expected {rule}")
+        return fitting
+
     def _deviations(self, index: NDArray[np.int64], spec: BatchSpec) -> NDArray[np.float32]:
         if self._std is None:
             rule = "the deviations too; set encode.moments to true and run `dvc repro encode`"
@@ -173,15 +201,7 @@ class LatentDataset:
             DataError: no clip has its size, or none is long enough.
         """
         if spec not in self._schedules:
-            chosen = self.sizes_px == (spec.size_px or self.sizes_px.max())
-            if not chosen.any():
-                rule = f"one of {sorted(set(self.sizes_px.tolist()))}; see encode.smaller_sizes_px"
-                raise DataError(f"size_px: got {spec.size_px}, expected {rule}")
-            lengths = np.array([shape[1] for shape in self._latents.shapes])
-            fitting = np.flatnonzero(chosen & (lengths >= spec.num_latent_frames))
-            if not len(fitting):
-                rule = f"at most {lengths[chosen].max()}, the longest clips' length"
-                raise DataError(f"num_latent_frames: got {spec.num_latent_frames}, expected {rule}")
+            fitting = self.fitting(spec.num_latent_frames, spec.size_px)
             buckets = find_buckets(self._latents.shapes, self.simulated, fitting)
             self._schedules[spec] = BatchSchedule(buckets, spec.batch_size, spec.simulated_share, spec.seed)
         return self._schedules[spec]

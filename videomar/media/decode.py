@@ -26,6 +26,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from videomar.media.picture_files import CONTAINER, PictureError, read_frames
 from videomar.media.probe import UnreadableError, VideoInfo
 from videomar.media.streams import open_container, video_stream
 from videomar.media.timeline import FrameCounts
@@ -172,7 +173,7 @@ def _pyav_blocks(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator
     pending: list[NDArray[np.uint8]] = []
     times: list[float] = []
     try:
-        for time, frame in _decode_pyav(path, info, size):
+        for time, frame in _decode(path, info, size):
             if times and time <= times[-1]:
                 continue  # never on show: another frame begins at the same time
             pending.append(frame)
@@ -180,7 +181,7 @@ def _pyav_blocks(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator
             if len(pending) == _BLOCK:
                 yield Block(np.stack(pending), np.array(times[-_BLOCK:]))
                 pending.clear()
-    except (av.FFmpegError, ValueError) as error:
+    except (av.FFmpegError, ValueError, PictureError) as error:
         message = getattr(error, "strerror", None) or str(error)
         state = f"damaged: {message} after {len(times)} frames" if times else f"unreadable: {message}"
         raise UnreadableError(state, path) from None
@@ -201,6 +202,13 @@ def _check_complete(path: Path, info: VideoInfo, times: NDArray[np.float64]) -> 
     count_short = info.num_frames is not None and len(times) < 0.95 * info.num_frames
     if count_short and times[-1] + frame_s < 0.95 * info.duration_s:
         raise UnreadableError(f"damaged: {len(times)} of {info.num_frames} frames", path)
+
+
+def _decode(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    """Time since the first frame and pixels of every frame, by PyAV, or by Pillow for some pictures."""
+    if info.container == CONTAINER:
+        return read_frames(path, info.num_frames or 1, size)
+    return _decode_pyav(path, info, size)
 
 
 def _decode_pyav(

@@ -13,10 +13,11 @@ from av.video.reformatter import ColorPrimaries, ColorTrc
 from av.video.stream import VideoStream
 
 from videomar.errors import DataError
+from videomar.media.picture_files import CONTAINER, PictureError, PictureFile, read_header
 from videomar.media.streams import choose_stream, open_container, video_stream
 
 # Formats that ffmpeg reads as "video" although they are pictures, text, or lists of other files.
-_NO_VIDEO_FORMATS = ("image2", "_pipe", "tty", "concat", "hls", "dash", "imf", "lavfi", "subviewer", "srt")
+_NO_VIDEO_FORMATS = ("image2", "_pipe", "tty", "concat", "hls", "dash", "imf", "lavfi", "subviewer", "srt", "ico", "msp")
 _HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 _INTERLACED = (2, 3, 4, 5)  # AVFieldOrder: two fields, in any order of coding and display
 _ALPHA_FORMATS = ("yuva", "rgba", "argb", "bgra", "abgr", "gbrap", "ya8", "ya16", "pal8")
@@ -76,7 +77,12 @@ class VideoInfo:
     """Whether pixels have an opacity."""
     codec: str
     container: str
-    """FFmpeg's names for the file format, as `mov,mp4,m4a,3gp,3g2,mj2`."""
+    """FFmpeg's names for the file format, as `mov,mp4,m4a,3gp,3g2,mj2`; or `picture`, see `picture_files`."""
+
+    @property
+    def still(self) -> bool:
+        """Whether it is a picture that does not move."""
+        return self.container == CONTAINER and self.num_frames == 1
 
 
 class Orientation(NamedTuple):
@@ -123,6 +129,22 @@ def probe(path: Path) -> VideoInfo:
     if path.stat().st_size == 0:
         raise UnreadableError("empty_file", path)
     try:
+        picture = read_header(path)
+        if picture is not None:
+            return _info_of_picture(picture)
+        try:
+            return _probe_video(path)
+        except UnreadableError as error:
+            picture = read_header(path, refused=True) if error.reason == "not_a_video" else None
+            if picture is None:
+                raise
+        return _info_of_picture(picture)
+    except PictureError as error:
+        raise UnreadableError(str(error), path) from None
+
+
+def _probe_video(path: Path) -> VideoInfo:
+    try:
         with open_container(path) as container:
             if any(name in container.format.name for name in _NO_VIDEO_FORMATS):
                 raise UnreadableError("not_a_video", path)
@@ -135,6 +157,29 @@ def probe(path: Path) -> VideoInfo:
             return _info(container, stream, choice.description)
     except (av.FFmpegError, ValueError):
         raise UnreadableError("not_a_video", path) from None
+
+
+def _info_of_picture(picture: PictureFile) -> VideoInfo:
+    return VideoInfo(
+        stream_index=0,
+        stream=None,
+        ffmpeg_choice=False,
+        width=picture.width,
+        height=picture.height,
+        coded_width=picture.width,
+        coded_height=picture.height,
+        fps=0.0,
+        duration_s=0.0,
+        num_frames=picture.num_frames,
+        rotation=0,
+        mirrored=False,
+        sample_aspect_ratio=1.0,
+        interlaced=False,
+        wide_colour=False,
+        has_alpha=False,
+        codec=picture.kind,
+        container=CONTAINER,
+    )
 
 
 def _info(container: InputContainer, stream: VideoStream, choice: str | None) -> VideoInfo:

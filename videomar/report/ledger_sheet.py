@@ -52,6 +52,8 @@ class LedgerSummary:
 
     num_videos: int
     num_clips: int
+    num_stills: int
+    """Kept clips that are still pictures."""
     kept: Sequence[Verdict]
     """By group."""
     rejected: Sequence[Verdict]
@@ -76,6 +78,7 @@ def summarise_ledger(path: Path) -> LedgerSummary:
     return LedgerSummary(
         num_videos=ledger["video"].nunique(),
         num_clips=len(clips),
+        num_stills=int((kept["num_frames"] == 1).sum()),
         kept=[_verdict(group, rows, len(clips), each) for group, rows in reversed(groups)],
         rejected=[_verdict(reason, rows, len(clips), _REJECTED_SHOWN) for reason, rows in reasons],
         splits=[(str(group), str(split), int(count)) for (group, split), count in splits.items()],

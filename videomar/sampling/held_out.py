@@ -43,7 +43,8 @@ class HeldOut(NamedTuple):
 def read_held_out(paths: Any, params: Params) -> HeldOut:
     """The clips that section `suite` asks for, from the test split.
 
-    Clips of videos that an ancestor of the model was trained on are no held-out clips, and left out.
+    Clips of videos that an ancestor of the model was trained on are no held-out clips, and left out. So are
+    still pictures, which have nothing to continue.
 
     Args:
         paths: `raw`, `ledger`, `latents`; and `named`, the listing of these videos, which may be missing.
@@ -52,7 +53,8 @@ def read_held_out(paths: Any, params: Params) -> HeldOut:
     Raises:
         DataError: the split is empty, or an ancestor saw all of it.
     """
-    everything = kept_clips(read_ledger(paths.ledger), split=SPLIT)
+    kept = kept_clips(read_ledger(paths.ledger), split=SPLIT)
+    everything = kept[kept["num_frames"] > 1].reset_index(drop=True)
     unseen = everything[~everything["video_sha256"].isin(read_seen(getattr(paths, "named", None)))]
     rows = choose_clips(unseen, params.suite)
     if rows.empty and len(everything):
@@ -61,9 +63,8 @@ def read_held_out(paths: Any, params: Params) -> HeldOut:
             "train.start_from was trained on, expected others; add videos, or start from other weights"
         )
     if rows.empty:
-        raise DataError(
-            f"{paths.ledger}: got no clip in split {SPLIT}, expected some; add videos or relax curate"
-        )
+        got = f"no clip of a video in split {SPLIT}"
+        raise DataError(f"{paths.ledger}: got {got}, expected some; add videos or relax curate")
     cache = LatentDataset(paths.latents, SPLIT, params.text.max_tokens)
     index = cache.largest
     stored = [cache.rows([index[clip_id]]) for clip_id in rows["clip_id"]]

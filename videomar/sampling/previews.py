@@ -95,11 +95,11 @@ def _held_out(
         data = LatentDataset(latents, split, max_text_tokens)
     except DataError:
         return None
-    largest = list(data.largest.values())
-    shape = data.latent_shapes[largest[0]]
-    alike = [number for number in largest if data.latent_shapes[number] == shape and shape[1] > _CONTEXT]
-    if not alike:
+    # Of a still picture there is nothing to continue.
+    largest = [number for number in data.largest.values() if data.lengths[number] > _CONTEXT]
+    if not largest:
         return None
+    alike = [number for number in largest if data.latent_shapes[number] == data.latent_shapes[largest[0]]]
     index = np.array(alike)[np.linspace(0, len(alike) - 1, min(CLIPS, len(alike))).round().astype(int)]
     batch = data.rows(np.unique(index))
     return from_numpy(batch.latents), (from_numpy(batch.text), from_numpy(batch.text_mask))

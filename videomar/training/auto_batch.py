@@ -21,7 +21,7 @@ from videomar.compute.device import repeat_exactly
 from videomar.compute.seeding import step_generator
 from videomar.config import TrainParams
 from videomar.config.training import AUTO
-from videomar.errors import ParamsError
+from videomar.errors import DataError, ParamsError
 from videomar.files import write_json
 from videomar.latents.dataset import LatentDataset
 from videomar.model.objective import Clips
@@ -107,7 +107,10 @@ def _trial(
     shape: ModelShape, dataset: LatentDataset, number: int, params: TrainParams, worker: Worker
 ) -> Trial:
     stage = params.curriculum[number]
-    sized = (dataset.sizes_px == (stage.size_px or dataset.sizes_px.max())).nonzero()[0].tolist()
+    try:
+        sized = dataset.fitting(stage.num_latent_frames, stage.size_px).tolist()
+    except DataError as error:
+        raise DataError(f"train.curriculum: stage {number}: {error}") from None
     largest = max(sized, key=lambda row: math.prod(dataset.latent_shapes[row]))
     clip = clips_on(torch.device("cpu"), dataset.rows([largest], stage.num_latent_frames))
     # A batch larger than the split would only repeat clips.

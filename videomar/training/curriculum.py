@@ -5,13 +5,17 @@ ended, and everything else is a function of the step and these ends.
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from videomar.config import CurriculumStage, TrainParams
 from videomar.errors import DataError
-from videomar.latents.dataset import BatchSpec, LatentDataset
+from videomar.latents.dataset import BatchSpec, LatentDataset, Splits
 
+_log = logging.getLogger(__name__)
 STEPS, TARGET = "steps", "target"
 
 
@@ -97,8 +101,15 @@ def draw_of(stage: CurriculumStage, params: TrainParams) -> BatchSpec:
     )
 
 
+def val_of(data: Splits, stage: CurriculumStage, params: TrainParams) -> LatentDataset | None:
+    """Return the held-out clips that a stage is validated on; None = it has no validation."""
+    if data.val is None or not params.validate_every:
+        return None
+    return data.val if len(data.val.usable(stage.num_latent_frames, stage.size_px)) else None
+
+
 def check_served(dataset: LatentDataset, params: TrainParams) -> None:
-    """Check before step 0 that the cache holds clips for every stage.
+    """Check before step 0 that the cache holds clips for every stage, and warn of clips that none draws.
 
     Raises:
         DataError: no clip is long enough for a stage, or none has its size.
@@ -109,3 +120,10 @@ def check_served(dataset: LatentDataset, params: TrainParams) -> None:
             dataset.batch_at(0, draw, 0, draw.batch_size)
         except DataError as error:
             raise DataError(f"train.curriculum: stage {number}: {error}") from None
+    stills = {dataset.clip_ids[row] for row in np.flatnonzero(dataset.lengths == 1)}
+    if stills and all(stage.num_latent_frames != 1 for stage in params.curriculum):
+        _log.warning(
+            "train.curriculum: no stage draws the %d still pictures of split train; "
+            "put one with num_latent_frames: 1 first",
+            len(stills),
+        )

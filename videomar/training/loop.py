@@ -26,7 +26,14 @@ from videomar.files import LOG_FILE, write_csv
 from videomar.latents.dataset import LatentDataset, Splits
 from videomar.model.videomar import VideoMAR
 from videomar.training.auto_batch import with_batch_sizes
-from videomar.training.curriculum import check_served, draw_of, position_at, stage_params, stop_reason
+from videomar.training.curriculum import (
+    check_served,
+    draw_of,
+    position_at,
+    stage_params,
+    stop_reason,
+    val_of,
+)
 from videomar.training.micro_batches import Ahead, Part, backward, clips_on, parts_of
 from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
 from videomar.training.parallelize import (
@@ -146,15 +153,16 @@ def train(
         is_last = done - position.start >= stage.steps
         saving = is_last or done % params.checkpoint_every == 0
         metrics: dict[str, float] = {}
-        if data.val and params.validate_every and (is_last or done % params.validate_every == 0):
-            metrics["val_loss"] = validation_loss(ema_loss_of, data.val, stage, params, worker)
+        val = val_of(data, stage, params)
+        if val and (is_last or done % params.validate_every == 0):
+            metrics["val_loss"] = validation_loss(ema_loss_of, val, stage, params, worker)
         reason = stop_reason(position, done, metrics.get("val_loss"))
-        if saving and data.val and params.validate_every:
+        if saving and val:
             # A validation made only to rank this checkpoint must not reach the target or the log: how often
             # checkpoints are written must not change the result of a run.
             rank = metrics.get("val_loss")
             if rank is None and params.keep_best:
-                rank = validation_loss(ema_loss_of, data.val, stage, params, worker)
+                rank = validation_loss(ema_loss_of, val, stage, params, worker)
             progress.note_checkpoint(rank, position.number)
         if reason or metrics or done % params.log_every == 0:
             numbers = {"grad_norm": grad_norm, "learning_rate": rate, "skipped": progress.all_skipped}
@@ -202,7 +210,7 @@ def validation_loss(
     fixed = dataclasses.replace(
         params, objective="all_frames", cond_drop_prob=0.0, condition_drop_prob=0.0, history_noise=0.0
     )
-    sized = np.flatnonzero(val.sizes_px == (stage.size_px or val.sizes_px.max()))
+    sized = val.usable(stage.num_latent_frames, stage.size_px)
     count = min(params.validation_clips, len(sized))
     index = sized[np.linspace(0, len(sized) - 1, count).round().astype(np.int64)]
     losses = torch.zeros(count, dtype=torch.float64, device=worker.device)
@@ -221,7 +229,8 @@ def _check(data: Splits, params: TrainParams, worker: Worker) -> None:
     """Refuse what would fail later, before step 0."""
     refuse_emulated(params.precision, worker.device)
     check_served(data.train, params)
-    if data.val is None and any(stage.target_loss is not None for stage in params.curriculum):
+    aiming = [stage for stage in params.curriculum if stage.target_loss is not None]
+    if any(val_of(data, stage, params) is None for stage in aiming):
         raise DataError(
             "train.curriculum: got a target_loss and no clip in split val, expected some to validate on; "
             "raise curate.val_share, or set target_loss to null"

@@ -205,6 +205,8 @@ def _subject(
     video = max(videos.read, key=lambda item: item[1].duration_s, default=None)
     largest = max(clips.shapes, key=lambda shape: shape.height_px * shape.width_px * shape.num_frames)
     some = spread(shapes, 256)
+    if (most := max(shapes, key=lambda item: math.prod(item[1]))) not in some:
+        some.append(most)  # where still pictures crowd out the videos
     return Subject(replace(params), model, some, val_clips, largest, tokenizer, video)
 
 

@@ -123,6 +123,9 @@ def fitting_clips(videos: Videos, params: Params) -> PlannedClips:
     shapes: list[ClipShape] = []
     for _, info in videos.read:
         width, height = clip_size(info.width, info.height, ingest)
+        if info.still:
+            shapes += [ClipShape(height, width, ingest.fps, 1)] * ingest.still_pictures
+            continue
         fitting = (info.duration_s * ingest.fps - ingest.num_frames) / ingest.stride_frames
         shapes += [ClipShape(height, width, ingest.fps, ingest.num_frames)] * max(0, 1 + math.floor(fitting))
     # The sample stands for the videos whose headers were not read.
@@ -133,7 +136,7 @@ def fitting_clips(videos: Videos, params: Params) -> PlannedClips:
 def made_with(clips: PlannedClips, params: Params) -> bool:
     """Whether clips of a ledger have the sizes and lengths that section `ingest` asks for."""
     ingest = params.ingest
-    lengths = {ingest.num_frames, *ingest.shorter_clips}
+    lengths = {ingest.num_frames, *ingest.shorter_clips, *([1] if ingest.still_pictures else [])}
     return all(
         shape.num_frames in lengths
         and abs(math.sqrt(shape.height_px * shape.width_px) - ingest.size_px) <= ingest.side_multiple_px
@@ -186,6 +189,8 @@ def tokens_of(shape: LatentShape, patch_size: int, stage: CurriculumStage | None
 def shapes_of_stage(shapes: Sequence[tuple[int, LatentShape]], stage: CurriculumStage) -> list[LatentShape]:
     """Latent shapes that a curriculum stage draws from: those of its size, not yet cut to its length.
 
+    Still pictures, of one latent frame, are for stages of one latent frame alone.
+
     Raises:
         ParamsError: nothing is encoded at that size.
     """
@@ -194,7 +199,12 @@ def shapes_of_stage(shapes: Sequence[tuple[int, LatentShape]], stage: Curriculum
     if wanted not in sizes:
         rule = f"a size that is encoded, {' or '.join(map(str, sizes))}; add it to encode.smaller_sizes_px"
         raise ParamsError(f"train.curriculum: got a stage of {wanted} pixels, expected {rule}")
-    return [shape for size, shape in shapes if size == wanted]
+    sized = [shape for size, shape in shapes if size == wanted]
+    used = [shape for shape in sized if shape[1] > 1 or stage.num_latent_frames == 1]
+    if not used:
+        rule = "1, because all clips are still pictures; add videos"
+        raise ParamsError(f"plan: got a stage of {stage.num_latent_frames} latent frames, expected {rule}")
+    return used
 
 
 def refuse_partial_tokens(shapes: Sequence[tuple[int, LatentShape]], params: Params) -> None:
