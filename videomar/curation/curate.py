@@ -44,7 +44,7 @@ def curate_clips(candidates: Path, takedowns: Path, out: Path, params: CuratePar
         )
     if figures["kept"] == figures.get("kept_still_pictures"):
         raise DataError(
-            f"{candidates}: got still pictures alone ({figures['kept']:.0f} kept), expected a clip of a video: "
+            f"{candidates}: got still pictures alone ({figures['kept']:.0f} kept), expected clips of videos: "
             "a model learns motion from nothing else; add videos, or change the limits in section `curate`"
         )
     write_ledger(out, ledger)

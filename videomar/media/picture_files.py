@@ -131,7 +131,9 @@ def _colours_bytes(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def read_frames(path: Path, num_frames: int, size: tuple[int, int]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+def read_frames(
+    path: Path, num_frames: int, size: tuple[int, int]
+) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     """Yield the time since the first and the pixels (H, W, 3) of every frame; size is (width, height).
 
     Raises:

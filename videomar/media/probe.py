@@ -17,7 +17,20 @@ from videomar.media.picture_files import CONTAINER, PictureError, PictureFile, r
 from videomar.media.streams import choose_stream, open_container, video_stream
 
 # Formats that ffmpeg reads as "video" although they are pictures, text, or lists of other files.
-_NO_VIDEO_FORMATS = ("image2", "_pipe", "tty", "concat", "hls", "dash", "imf", "lavfi", "subviewer", "srt", "ico", "msp")
+_NO_VIDEO_FORMATS = (
+    "image2",
+    "_pipe",
+    "tty",
+    "concat",
+    "hls",
+    "dash",
+    "imf",
+    "lavfi",
+    "subviewer",
+    "srt",
+    "ico",
+    "msp",
+)
 _HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 _INTERLACED = (2, 3, 4, 5)  # AVFieldOrder: two fields, in any order of coding and display
 _ALPHA_FORMATS = ("yuva", "rgba", "argb", "bgra", "abgr", "gbrap", "ya8", "ya16", "pal8")
