@@ -166,4 +166,5 @@ def _on_black(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _scaled(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     if pixels.shape[1::-1] == size:
         return pixels
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.uint8)
