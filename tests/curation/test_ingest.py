@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.videos import ODD_NAME, run_ffmpeg
 from videomar.config import CurateParams, IngestParams
+from videomar.curation.captions.caption_report import KINDS
 from videomar.curation.duplicates import find_clusters
 from videomar.curation.ingest import group_of, ingest_videos
 from videomar.curation.ledger import SCORES, read_candidates
@@ -27,9 +28,14 @@ Copy = Callable[..., Path]
 
 
 def counts(
-    videos: int, unreadable: int, clips: int, too_short: int = 0, uncaptioned: int = 0
+    videos: int,
+    unreadable: int,
+    clips: int,
+    too_short: int = 0,
+    uncaptioned: int = 0,
+    unused: Mapping[str, int] | None = None,
 ) -> dict[str, float]:
-    """The figures of ingest, whose sums are filled in."""
+    """The figures of ingest, whose sums are filled in; `unused` are captions by their kind."""
     return {
         "videos": videos,
         "read": videos - unreadable,
@@ -38,6 +44,7 @@ def counts(
         "clips": clips,
         "too_short": too_short,
         "uncaptioned": uncaptioned,
+        **{f"captions_{kind}": float((unused or {}).get(kind, 0)) for kind in KINDS},
     }
 
 
@@ -51,7 +58,7 @@ def test_every_file_is_a_row_with_clips_or_a_reason(
     (raw / "notes.txt").write_text("not a video")
     figures = ingest_videos(raw, tmp_path / "out.parquet", ingest_params)
     rows = read_candidates(tmp_path / "out.parquet")
-    assert figures == counts(7, 6, 4, uncaptioned=4)
+    assert figures == counts(7, 6, 4, uncaptioned=4, unused={"orphaned": 1})
     reasons = rows[rows["clip_id"].isna()].set_index("video")["reason"].to_dict()
     assert reasons.pop("truncated.mp4").startswith("damaged: ")
     assert reasons == {
@@ -129,7 +136,7 @@ def test_caption_spans_take_the_place_of_shots(
     (raw / "uneven.json").write_text("{")
     figures = ingest_videos(raw, tmp_path / "out.parquet", ingest_params)
     rows = read_candidates(tmp_path / "out.parquet").set_index("caption")
-    assert figures == counts(2, 1, 1, too_short=1)
+    assert figures == counts(2, 1, 1, too_short=1, unused={"unreadable": 1})
     assert rows.loc["short", "reason"] == "too_short"
     assert rows.loc["one", "end_s"] == 1.125
     assert rows["reason"].str.startswith("unreadable_captions").any()

@@ -11,7 +11,15 @@ import pandas
 
 from videomar.config import CurateParams
 from videomar.curation.duplicates import find_clusters
-from videomar.curation.ledger import LEARNED, SCORES, SPLITS, read_candidates, require_sum, write_ledger
+from videomar.curation.ledger import (
+    LEARNED,
+    SCORES,
+    SPLITS,
+    read_candidates,
+    read_note,
+    require_sum,
+    write_ledger,
+)
 from videomar.curation.splits import assign_split
 from videomar.curation.takedowns import read_takedowns
 from videomar.errors import DataError
@@ -47,7 +55,7 @@ def curate_clips(candidates: Path, takedowns: Path, out: Path, params: CuratePar
             f"{candidates}: got still pictures alone ({figures['kept']:.0f} kept), expected clips of videos: "
             "a model learns motion from nothing else; add videos, or change the limits in section `curate`"
         )
-    write_ledger(out, ledger)
+    write_ledger(out, ledger, read_note(candidates))
     return figures
 
 
@@ -73,7 +81,7 @@ def judge_all(
     reasons = pandas.Series([_verdict(row, params) for row in judged], index=ledger.index, dtype=object)
     taken = ledger["video_sha256"].map(removed or {}).astype(object)
     ledger["reason"] = reasons.where(taken.isna(), "removed: " + taken)
-    ledger.loc[taken.notna(), ["thumbnail", "caption"]] = None
+    ledger.loc[taken.notna(), ["thumbnail", "caption", "caption_from"]] = None
     ledger["cluster"] = find_clusters(ledger[ledger["reason"].isna() | taken.notna()], params).reindex(
         ledger.index
     )

@@ -4,8 +4,9 @@ Axes: F frames, H W rows and columns in pixels.
 """
 
 import json
+import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,14 +20,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from videomar.config import IngestParams
-from videomar.curation.captions import (
-    DEVICE_VARIABLE,
-    CaptionsError,
-    caption_clip,
-    check_table,
-    load_captioner,
-    read_captions,
-)
+from videomar.curation.captions.caption_report import CAPTIONER, CaptionReport
+from videomar.curation.captions.captioner import DEVICE_VARIABLE, caption_clip, load_captioner
+from videomar.curation.captions.find_captions import NONE, FoundCaptions, find_captions, share_captions
 from videomar.curation.duplicates import fingerprint
 from videomar.curation.learned_scores import load_scorer, score_learned
 from videomar.curation.ledger import ClipRow, require_sum, write_candidates
@@ -40,8 +36,17 @@ from videomar.media.decode import Block, open_video
 from videomar.media.probe import UnreadableError, VideoInfo, probe
 from videomar.media.shapes import ClipShape, clip_size
 from videomar.provenance.code_hash import source_hash
-from videomar.sources.listing import UNREADABLE, find_source, list_videos, printable, walk
+from videomar.sources.listing import (
+    ARCHIVES,
+    UNREADABLE,
+    find_source,
+    is_sidecar,
+    list_files,
+    printable,
+    walk,
+)
 
+_log = logging.getLogger(__name__)
 STILL = "still_picture: to train on it set ingest.still_pictures to true"
 """Reason of a picture that does not move."""
 _THUMBNAIL_PX = 64
@@ -55,6 +60,7 @@ class _File:
     video: str
     sha256: str
     params: IngestParams
+    found: FoundCaptions = NONE
 
     def row(self, reason: str | None = None) -> ClipRow:
         """Return a row about the file as a whole."""
@@ -66,26 +72,32 @@ class _File:
 def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float]:
     """Write the rows of all videos in a folder, with their clips and scores; return counts of them.
 
-    Every file is taken for a video except dotfiles and captions (.txt, .json, .csv, .parquet). Each is read
+    Every file is taken for a video except dotfiles, captions and notes (see `is_sidecar`). Each is read
     in a child process that must go on, within a memory limit: one that hangs, crashes, grows or cannot be
     read becomes one row with the reason.
 
     Raises:
         DataError: the folder is missing or empty, or its table of captions cannot be understood.
     """
-    videos, unreadable = (list_videos(raw), _unreadable(raw)) if raw.is_dir() else ([], {})
-    if not videos and not unreadable:
+    files, unreadable = (list_files(raw), _unreadable(raw)) if raw.is_dir() else ([], {})
+    videos = [name for name in files if not is_sidecar(name)]
+    broken = {name: why for name, why in unreadable.items() if not is_sidecar(name)}
+    if not videos and not broken:
         raise DataError(
             f"{raw}: got no files, expected videos; put some there, or run the stage `samples` first"
         )
     params = _load_learned_here(params)
-    problems = check_table(raw, videos)
-    rows = [_File(raw, name, "", params).row(f"unreadable: {why}") for name, why in unreadable.items()]
-    rows += _ingest(raw, videos, params)
+    found, report = find_captions(raw, videos, sorted({*files} - {*videos}))
+    for name in sorted({*unreadable} - {*broken}):
+        report.add("unreadable", f"{name}: {unreadable[name]}")
+    rows = [_File(raw, name, "", params).row(f"unreadable: {why}") for name, why in broken.items()]
+    rows += _ingest([_File(raw, name, "", params, found[name]) for name in videos], params, report)
     rows.sort(key=lambda row: (row.video, row.start_s or 0.0, row.end_s or 0.0, row.clip_id or ""))
-    figures = count_candidates([*map(printable, videos), *unreadable], rows)
-    write_candidates(out, rows)
-    return figures | problems
+    figures = count_candidates([*map(printable, videos), *broken], rows)
+    write_candidates(out, rows, report.to_json())
+    if figures["uncaptioned"]:
+        _log.warning("captions: %d of %d clips have no words", figures["uncaptioned"], figures["clips"])
+    return figures | report.figures()
 
 
 def count_candidates(videos: Sequence[str], rows: Sequence[ClipRow]) -> dict[str, float]:
@@ -148,23 +160,33 @@ def group_of(video: str) -> str:
     return "simulated" if video.startswith("simulated/") else "real"
 
 
-def _ingest(raw: Path, videos: list[str], params: IngestParams) -> Iterator[ClipRow]:
+def _ingest(files: list[_File], params: IngestParams, report: CaptionReport) -> Iterator[ClipRow]:
     """Yield the rows of all files; of files with equal bytes only the first is read."""
-    files: dict[str, _File] = {}
-    readable = [video for video in videos if printable(video) == video]
-    for video in sorted(set(videos) - set(readable)):
-        yield _File(raw, printable(video), "", params).row("unreadable: the file name is not UTF-8")
-    videos = readable
+    readable = [file for file in files if printable(file.video) == file.video]
+    for file in files:
+        if printable(file.video) != file.video:
+            named = replace(file, video=printable(file.video))
+            yield named.row("unreadable: the file name is not UTF-8")
+    first: dict[str, _File] = {}
+    copies: dict[str, list[str]] = defaultdict(list)
     with ThreadPoolExecutor(params.num_workers) as pool:
-        for video, digest in zip(videos, pool.map(_sha256, (raw / video for video in videos)), strict=True):
-            file = _File(raw, video, digest if isinstance(digest, str) else "", params)
+        digests = pool.map(_sha256, (file.raw / file.video for file in readable))
+        for file, digest in zip(readable, digests, strict=True):
             if isinstance(digest, OSError):
                 yield file.row(f"unreadable: {digest.strerror}")
-            elif digest in files:
+                continue
+            file = replace(file, sha256=digest)
+            if digest in first:
+                copies[first[digest].video].append(file.video)
                 yield file.row("duplicate_file")
+            elif Path(file.video).suffix.lower() in ARCHIVES:
+                yield file.row("archive: unpack it, so that its videos can be read")
             else:
-                files[digest] = file
-    tasks = list(files.values())
+                first[digest] = file
+    found = {file.video: file.found for file in readable}
+    share_captions(found, copies, report)
+    tasks = [replace(file, found=found[file.video]) for file in first.values()]
+    _say_captions(tasks, params, report)
     prepare = partial(_load_learned, params) if params.captioner is not None or params.scorers else None
     results = run_isolated(
         ingest_file, tasks, params.timeout_s, params.num_workers, params.memory_gb, prepare
@@ -198,26 +220,34 @@ def _load_learned(params: IngestParams) -> None:
         load_captioner(params.captioner)
 
 
+def _say_captions(tasks: Sequence[_File], params: IngestParams, report: CaptionReport) -> None:
+    """Warn before the long work starts, if videos lack captions or captions are not used."""
+    for file in tasks:
+        report.count_source(file.found.source)
+    if report.is_worth_a_warning():
+        _log.warning("%s", "\n  ".join(report.lines(params.captioner is not None)))
+
+
 def ingest_file(file: _File) -> list[ClipRow]:
     """Return the rows of one video; the work of a child process."""
     cv2.setNumThreads(1)
     path = file.raw / file.video
     try:
-        captions = read_captions(path, file.raw)
         info = probe(path)
         if info.still and not file.params.still_pictures:
             return [file.row(STILL)]
+        if file.found.error is not None:
+            return [file.row(f"unreadable_captions: {file.found.error}"[:200])]
         height_px = cover_height(info, clip_size(info.width, info.height, file.params))
         take = partial(_row_of_clip, file, info)
         blocks = _counted(open_video(path, info, height_px))
+        captions = file.found.captions
         if info.still:
             found = _take_still(blocks, captions, file.params, take)
         else:
             found = scan_clips(path, blocks, captions, file.params, take)
     except UnreadableError as error:
         return [file.row(error.reason)]
-    except CaptionsError as error:
-        return [file.row(f"unreadable_captions: {error}"[:200])]
     return found or [file.row("unreadable_captions: all clips begin after the end of the video")]
 
 
@@ -253,12 +283,14 @@ def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: Block) ->
         chosen = np.searchsorted(times, shown_s, side="right") - 1
     pixels = frames[chosen]
     three = pixels[[0, len(pixels) // 2, -1]]
-    scored: dict[str, Any] = {"caption": clip.caption}
+    words, source = clip.caption, file.found.source if clip.caption else None
+    scored: dict[str, Any] = {}
     if clip.reason is None:
         scored = {"clip_width_px": size[0], "clip_height_px": size[1], "num_frames": clip.num_frames}
         shown = crop_to_size(pixels, size)
         scored |= score(shown) | {"learned": score_learned(shown, file.params.scorers, file.params.device)}
-        scored["caption"] = clip.caption or caption_clip(shown, file.params.captioner)
+        if not words and (words := caption_clip(shown, file.params.captioner)):
+            source = f"{CAPTIONER}{file.params.captioner}"
         # Of a square, so that clips of several shapes can be compared.
         scored["fingerprint"] = fingerprint(crop_to_size(three, (file.params.size_px,) * 2))
     return ClipRow(
@@ -272,6 +304,8 @@ def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: Block) ->
         width=info.width,
         height=info.height,
         stream=info.stream,
+        caption=words,
+        caption_from=source,
         reason=clip.reason,
         thumbnail=_thumbnail(three[: clip.num_frames or None], size),
         **scored,

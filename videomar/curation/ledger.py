@@ -28,6 +28,7 @@ LEARNED = "score_"
 """Prefix of the columns of learned scores."""
 SPLITS = ("train", "val", "test")
 GROUPS = ("simulated", "real")
+_NOTE = b"videomar.captions"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +45,8 @@ class ClipRow:
     shot_s: float | None = None
     """Where the clip's shot begins: clips with one `video` and `shot_s` are of one shot."""
     caption: str | None = None
+    caption_from: str | None = None
+    """The file that has the caption, relative to data/raw, or `captioner NAME`; null without a caption."""
     group: str
     """`simulated` or `real`."""
     width: int | None = None
@@ -85,12 +88,12 @@ VERDICT_SCHEMA = pa.schema([("kept", pa.bool_()), ("split", pa.string()), ("clus
 LEDGER_SCHEMA = pa.schema([*CANDIDATE_SCHEMA, *VERDICT_SCHEMA])
 
 
-def write_candidates(path: Path, candidates: list[ClipRow]) -> None:
-    """Write the rows of ingest to a Parquet file, atomically."""
+def write_candidates(path: Path, candidates: list[ClipRow], note: str | None = None) -> None:
+    """Write the rows of ingest to a Parquet file, atomically; `note` is text about the folder as a whole."""
     names = sorted({name for row in candidates for name in row.learned})
     schema = _with_learned(CANDIDATE_SCHEMA, [LEARNED + name for name in names])
     rows = [asdict(row) | {LEARNED + name: row.learned.get(name) for name in names} for row in candidates]
-    _write(path, pa.Table.from_pylist(rows, schema=schema))
+    _write(path, pa.Table.from_pylist(rows, schema=schema), note)
 
 
 def read_candidates(path: Path) -> pandas.DataFrame:
@@ -102,10 +105,16 @@ def read_candidates(path: Path) -> pandas.DataFrame:
     return _read(path, CANDIDATE_SCHEMA, "ingest")
 
 
-def write_ledger(path: Path, ledger: pandas.DataFrame) -> None:
-    """Write the ledger to a Parquet file, atomically."""
+def read_note(path: Path) -> str | None:
+    """Return the text about the folder as a whole that candidates and ledger carry, if there is one."""
+    found = (pq.read_schema(path).metadata or {}).get(_NOTE)
+    return None if found is None else found.decode("utf-8")
+
+
+def write_ledger(path: Path, ledger: pandas.DataFrame, note: str | None = None) -> None:
+    """Write the ledger to a Parquet file, atomically, with the note of its candidates."""
     schema = _with_learned(LEDGER_SCHEMA, [name for name in ledger if name.startswith(LEARNED)])
-    _write(path, pa.Table.from_pandas(ledger, schema=schema, preserve_index=False))
+    _write(path, pa.Table.from_pandas(ledger, schema=schema, preserve_index=False), note)
 
 
 def read_ledger(path: Path, thumbnails: bool = True) -> pandas.DataFrame:
@@ -153,7 +162,9 @@ def _with_learned(schema: pa.Schema, columns: list[str]) -> pa.Schema:
     return pa.schema([*schema, *((name, pa.float64()) for name in columns)])
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def _write(path: Path, table: pa.Table, note: str | None) -> None:
+    if note is not None:
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _NOTE: note.encode("utf-8")})
     with atomic_write(path) as draft:
         pq.write_table(table, draft)
 

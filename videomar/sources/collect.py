@@ -17,8 +17,8 @@ from videomar.media.mp4 import ffmpeg_version, find_ffmpeg
 from videomar.sources.bucket import RECIPE, fetch_folder, read_recipe
 from videomar.sources.films import cut_film, fetch_film, read_sources
 from videomar.sources.listing import (
-    SIDECARS,
     UNREADABLE,
+    is_sidecar,
     list_files,
     list_videos,
     printable,
@@ -115,7 +115,7 @@ def _follow_recipe(recipe: Path, draft: Path, params: SamplesParams, program: Pa
 def _mirror(source: Path, draft: Path, out: Path) -> None:
     """Link or copy all files except dotfiles, and write down those that cannot be read."""
     entries = list(walk(source))
-    if not any(Path(entry.name).suffix.lower() not in SIDECARS for entry in entries):
+    if not any(not is_sidecar(entry.name) for entry in entries):
         raise DataError(f"{source}: got no videos, expected at least one; put videos there")
     unreadable: dict[str, str] = {}
     for entry in tqdm(entries, desc="collecting videos", unit="file", disable=None):

@@ -17,8 +17,12 @@ from videomar.config import Params
 from videomar.errors import DataError
 from videomar.files import sha256_of, write_json
 
-SIDECARS = (".txt", ".json", ".csv", ".parquet")
-"""Suffixes of caption files beside videos: never taken for videos."""
+_CAPTIONS = (".txt", ".json", ".caption", ".csv", ".parquet", ".tsv", ".jsonl", ".ndjson")
+_NOTES = (".cls", ".toml", ".yaml", ".yml", ".md", ".srt", ".vtt")
+SIDECARS = (*_CAPTIONS, *_NOTES)
+"""Suffixes of captions, and of what else is usual among videos: never taken for videos."""
+ARCHIVES = (".tar", ".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+"""Suffixes of archives: videos inside are not read."""
 UNREADABLE = ".unreadable.json"
 """File in the raw folder that names the entries that could not be collected, with the reasons."""
 _SMALL_BYTES = 65_536
@@ -94,7 +98,12 @@ def list_files(folder: Path) -> list[str]:
 
 def list_videos(folder: Path) -> list[str]:
     """Those of `list_files` that may be videos."""
-    return [name for name in list_files(folder) if Path(name).suffix.lower() not in SIDECARS]
+    return [name for name in list_files(folder) if not is_sidecar(name)]
+
+
+def is_sidecar(name: str) -> bool:
+    """Whether a file is one of captions or notes, by its suffix in any letter case."""
+    return Path(name).suffix.lower() in SIDECARS
 
 
 def printable(name: str) -> str:
