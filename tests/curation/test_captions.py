@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from videomar.config import IngestParams
+from videomar.config import IngestParams, Params
 from videomar.curation.captions.caption_report import CaptionReport, summarise_captions
 from videomar.curation.captions.caption_text import CaptionsError, parse_captions
 from videomar.curation.captions.find_captions import FoundCaptions, find_captions
@@ -362,7 +362,9 @@ def test_folder_with_everything_wrong_says_it_all(tmp_path: Path) -> None:
         "guessed": 1,
         "other": 2,
     }
-    text = "\n".join(report.lines(False))
+    assert "other 1 are trained without words" in report.lines(False)[0]
+    assert len(report.lines(True)) == 1 + len(report.unused())
+    text = "\n".join(example for kind in report.unused() for example in kind.examples)
     for part in (
         "captions.csv line 4: got ',' expected after '\"'",
         "captions.csv line 6: got video '', expected the name of a video",

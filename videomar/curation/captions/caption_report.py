@@ -22,7 +22,7 @@ KINDS = {
 CAPTIONER = "captioner "
 """Begins the source of a caption that the user's function gave."""
 BESIDE_VIDEOS = "files beside the videos"
-_EXAMPLES = 3
+_STORED, _SHOWN = 20, 3  # examples of each kind
 _EXAMPLE_CHARACTERS = 160
 _SOURCES = 5
 
@@ -52,7 +52,7 @@ class CaptionReport:
     def add(self, kind: str, example: str) -> None:
         """Count one of a kind; the first few are named."""
         self.counts[kind] += 1
-        if len(self.examples[kind]) < _EXAMPLES:
+        if len(self.examples[kind]) < _STORED:
             self.examples[kind].append(example[:_EXAMPLE_CHARACTERS])
 
     def count_source(self, source: str | None) -> None:
@@ -124,8 +124,8 @@ def _kind_of_source(source: str, tables: Container[str]) -> str:
 
 
 def unused_lines(unused: Iterable[Unused]) -> list[str]:
-    """Return a line for each kind of what was not used, with examples."""
+    """Return a line for each kind of what was not used, with a few examples."""
     return [
-        f"{number} {what}: {'; '.join(examples)}{'; ...' if number > len(examples) else ''}"
+        f"{number} {what}: {'; '.join(examples[:_SHOWN])}{'; ...' if number > _SHOWN else ''}"
         for what, number, examples in unused
     ]
