@@ -362,7 +362,12 @@ def test_folder_with_everything_wrong_says_it_all(tmp_path: Path) -> None:
         "guessed": 1,
         "other": 2,
     }
-    assert "other 1 are trained without words" in report.lines(False)[0]
+    for captions in found.values():
+        report.count_source(captions.source)
+    assert report.lines(False)[0] == (
+        "captions: 5 of 6 videos have one (2 from captions.csv, 2 from files beside the videos, "
+        "1 from deep/metadata.jsonl); the clips of the other 1 are trained without words"
+    )
     assert len(report.lines(True)) == 1 + len(report.unused())
     text = "\n".join(example for kind in report.unused() for example in kind.examples)
     for part in (
