@@ -80,6 +80,13 @@ def rgb_pixels(picture: Image.Image, note: Note | None = None) -> NDArray[np.uin
     return _turned(pixels, _orientation(picture))
 
 
+def displayed_size(picture: Image.Image) -> tuple[int, int]:
+    """Width and height of the part of an open picture that is used, as displayed, before it is made smaller."""
+    left, top, right, bottom = middle(picture.size)
+    size = right - left, bottom - top
+    return size[::-1] if _TURNS.get(_orientation(picture), (False, False, False))[2] else size
+
+
 def middle(size: tuple[int, int]) -> _Box:
     """Return the part of a picture that is used: left, top, right, bottom."""
     width, height = (min(side, LONGEST * min(size)) for side in size)

@@ -17,20 +17,7 @@ from videomar.media.picture_files import CONTAINER, PictureError, PictureFile, r
 from videomar.media.streams import choose_stream, open_container, video_stream
 
 # Formats that ffmpeg reads as "video" although they are pictures, text, or lists of other files.
-_NO_VIDEO_FORMATS = (
-    "image2",
-    "_pipe",
-    "tty",
-    "concat",
-    "hls",
-    "dash",
-    "imf",
-    "lavfi",
-    "subviewer",
-    "srt",
-    "ico",
-    "msp",
-)
+_NO_VIDEO_FORMATS = ("image2", "_pipe", "tty", "concat", "hls", "dash", "imf", "lavfi", "subviewer", "srt")
 _HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 _INTERLACED = (2, 3, 4, 5)  # AVFieldOrder: two fields, in any order of coding and display
 _ALPHA_FORMATS = ("yuva", "rgba", "argb", "bgra", "abgr", "gbrap", "ya8", "ya16", "pal8")
@@ -143,17 +130,9 @@ def probe(path: Path) -> VideoInfo:
         raise UnreadableError("empty_file", path)
     try:
         picture = read_header(path)
-        if picture is not None:
-            return _info_of_picture(picture)
-        try:
-            return _probe_video(path)
-        except UnreadableError as error:
-            picture = read_header(path, refused=True) if error.reason == "not_a_video" else None
-            if picture is None:
-                raise
-        return _info_of_picture(picture)
     except PictureError as error:
         raise UnreadableError(str(error), path) from None
+    return _probe_video(path) if picture is None else _info_of_picture(picture)
 
 
 def _probe_video(path: Path) -> VideoInfo:
