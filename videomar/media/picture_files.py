@@ -92,7 +92,7 @@ def read_frames(
 
 
 def _short(error: DataError, path: Path) -> str:
-    """What was found and what to do, of a message; the ledger names the file, and what it expects is known."""
+    """What a message found and advises; the ledger names the file beside it."""
     got, _, rest = str(error).removeprefix(f"{path}: got ").partition(", expected ")
     return f"{got}; {rest.rpartition('; ')[2]}" if rest else got
 

@@ -81,7 +81,7 @@ def rgb_pixels(picture: Image.Image, note: Note | None = None) -> NDArray[np.uin
 
 
 def displayed_size(picture: Image.Image) -> tuple[int, int]:
-    """Width and height of the part of an open picture that is used, as displayed, before it is made smaller."""
+    """Width and height of the part of an open picture that is used, as displayed."""
     left, top, right, bottom = middle(picture.size)
     size = right - left, bottom - top
     return size[::-1] if _TURNS.get(_orientation(picture), (False, False, False))[2] else size
