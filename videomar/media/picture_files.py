@@ -26,7 +26,7 @@ CONTAINER = "picture"
 """`VideoInfo.container` of the files that this module reads."""
 _MOVING_BY_PYAV = ("GIF", "PNG")
 _GIF, _EXTENSION, _PICTURE = b"GIF8", 0x21, 0x2C  # first bytes of a GIF, and of its blocks
-# Frames of up to 10 ms are shown for a tenth of a second, as by browsers: whoever gives no time means that.
+# Browsers show frames of up to 10 ms for a tenth of a second: files without times mean that.
 _SHORTEST_S, _UNTIMED_S = 0.011, 0.1
 
 
