@@ -51,7 +51,12 @@ _READERS = {
     "JXL": ("JPEG XL", "pillow_jxl", "pillow-jxl-plugin"),
 }
 _SEQUENCE_NAMES = (".mjpg", ".mjpeg")  # JPEG files one after another, and nothing that says so
-_REDUCED_COPY = 1  # bit of TIFF's tag NewSubfileType
+_MOST = {"WEBP": MAX_PIXELS // 2}  # four copies of its pixels are made
+_UNBOUNDED = ("fits_gzip",)  # decompressed whole, whatever comes out
+_ICONS = ("CUR", "ICNS", "ICO")
+# Tags of TIFF, and the bit of the first that says so.
+_SUBFILE_TYPE, _TILE_WIDTH, _TILE_HEIGHT = 254, 322, 323
+_REDUCED_COPY = 1
 
 
 def is_picture(path: Path) -> bool:
@@ -103,6 +108,8 @@ def open_picture(source: Path | bytes) -> Iterator[Image.Image]:
             _check_readers(kinds, where)
             if not kinds:
                 raise ValueError("its first bytes are those of no picture")
+            if any(kind in _ICONS for kind in kinds):
+                _check_icons(file.read(), where)
             with Image.open(file, formats=kinds) as picture:
                 _check_size(picture, where)
                 yield picture
@@ -224,20 +231,48 @@ def _check_size(picture: Image.Image, where: Path | str) -> None:
     Raises:
         DataError: too large still, or only a small copy of the picture that is meant.
     """
-    size = picture.size
-    if picture.format in ("JPEG", "MPO") and math.prod(size) > KEPT_PIXELS:
-        step = math.ceil(math.sqrt(math.prod(size) / KEPT_PIXELS))
-        picture.draft(None, (max(1, size[0] // step), max(1, size[1] // step)))
-    if math.prod(picture.size) > MAX_PIXELS or max(picture.size) > _MAX_SIDE:
-        raise _too_large(where, f"{size[0]}x{size[1]} pixels")
+    full, size = picture.size, _size_while_decoded(picture)
     tags = getattr(picture, "tag_v2", {})
-    if int(tags.get(254) or 0) & _REDUCED_COPY:
+    tile = int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_HEIGHT, 0))
+    most = _MOST.get(str(picture.format), MAX_PIXELS)
+    if math.prod(size) > most or max(size) > _MAX_SIDE or tile > KEPT_PIXELS:
+        raise _too_large(where, f"{full[0]}x{full[1]} pixels", most)
+    if any(part.codec_name in _UNBOUNDED for part in getattr(picture, "tile", ())):
+        raise DataError(f"{where}: got a compressed FITS file, expected {FORMATS}; save it as one of these")
+    if int(tags.get(_SUBFILE_TYPE) or 0) & _REDUCED_COPY:
         got = "a small copy of another picture first, as camera raw files have"
         raise DataError(f"{where}: got {got}, expected {FORMATS}; develop it and save it as JPEG")
 
 
-def _too_large(where: Path | str, got: str) -> DataError:
-    rule = f"at most {MAX_PIXELS}, and {_MAX_SIDE} along a side"
+def _size_while_decoded(picture: Image.Image) -> tuple[int, int]:
+    """Set the decoders that can skip detail to skip it, and return the size that is left."""
+    width, height = picture.size
+    step = math.ceil(math.sqrt(width * height / KEPT_PIXELS))
+    # All of a progressive file is in memory whatever is asked of it.
+    if picture.format in ("JPEG", "MPO") and step > 1 and not picture.info.get("progressive"):
+        picture.draft(None, (max(1, width // step), max(1, height // step)))
+        return picture.size
+    if picture.format == "JPEG2000" and step > 1:
+        halvings = math.ceil(math.log2(step))
+        vars(type(picture))["reduce"].__set__(picture, halvings)
+        return math.ceil(width / 2**halvings), math.ceil(height / 2**halvings)
+    return width, height
+
+
+def _check_icons(inside: bytes, where: Path | str) -> None:
+    """Refuse icons with larger pictures inside than icons have: Pillow would load them to learn their size.
+
+    Raises:
+        DataError: there is one.
+    """
+    for width, height in re.findall(rb"(?si)ihdr(.{4})(.{4})", inside):
+        size = int.from_bytes(width), int.from_bytes(height)
+        if math.prod(size) > KEPT_PIXELS:
+            raise _too_large(where, f"{max(size)}x{min(size)} pixels", KEPT_PIXELS)
+
+
+def _too_large(where: Path | str, got: str, most: int = MAX_PIXELS) -> DataError:
+    rule = f"at most {most}, and {_MAX_SIDE} along a side"
     return DataError(f"{where}: got {got}, expected {rule}; scale it down")
 
 
@@ -245,5 +280,10 @@ def _unreadable(where: Path | str, error: Exception) -> DataError:
     reason = " ".join(str(error).split()) or type(error).__name__
     # Pillow names the file or its address in memory.
     reason = re.sub(r"^cannot identify image file .*", "it is damaged", reason)
+    reason = re.sub(
+        r"^(Decompressed data too large|Too much memory used) .*",
+        "over 1 MB of text or profile in it",
+        reason,
+    )
     rule = f"{FORMATS}; save it again as one of these"
     return DataError(f"{where}: got no readable picture ({reason[:200]}), expected {rule}")

@@ -70,7 +70,7 @@ def rgb_pixels(picture: Image.Image, note: Note | None = None) -> NDArray[np.uin
     left, top, right, bottom = box = middle(picture.size)
     if right - left < picture.width or bottom - top < picture.height:
         say(f"only its middle is used, because one side is over {LONGEST} times the other")
-    step = math.ceil(math.sqrt((right - left) * (bottom - top) / KEPT_PIXELS))
+    step = _step(right - left, bottom - top)
     convert = _converter(picture, box, say)
     pixels = np.empty((math.ceil((bottom - top) / step), math.ceil((right - left) / step), 3), np.uint8)
     for first, band in _bands(picture, box, step):
@@ -85,6 +85,11 @@ def displayed_size(picture: Image.Image) -> tuple[int, int]:
     left, top, right, bottom = middle(picture.size)
     size = right - left, bottom - top
     return size[::-1] if _TURNS.get(_orientation(picture), (False, False, False))[2] else size
+
+
+def _step(width: int, height: int) -> int:
+    """Pixels along each side that become one."""
+    return math.ceil(math.sqrt(width * height / KEPT_PIXELS))
 
 
 def middle(size: tuple[int, int]) -> _Box:
