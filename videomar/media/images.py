@@ -279,11 +279,13 @@ def _too_large(where: Path | str, got: str, most: int = MAX_PIXELS) -> DataError
 def _unreadable(where: Path | str, error: Exception) -> DataError:
     reason = " ".join(str(error).split()) or type(error).__name__
     # Pillow names the file or its address in memory.
-    reason = re.sub(r"^cannot identify image file .*", "it is damaged", reason)
+    reason = re.sub(
+        r"^cannot identify image file .*", "damaged, or of a kind that Pillow does not read", reason
+    )
     reason = re.sub(
         r"^(Decompressed data too large|Too much memory used) .*",
         "over 1 MB of text or profile in it",
         reason,
     )
-    rule = f"{FORMATS}; save it again as one of these"
+    rule = f"{FORMATS}; save it as one of these"
     return DataError(f"{where}: got no readable picture ({reason[:200]}), expected {rule}")

@@ -122,7 +122,7 @@ def _converter(picture: Image.Image, box: _Box, say: Note) -> Callable[[Image.Im
         if deep:
             band = Image.fromarray(_eight_bits(_values(band, picture), black, white))
         elif opacity is not None:
-            band = band.convert("RGBA").convert("RGB")
+            band = _straight(band).convert("RGB")
         if profile is not None:
             mode, transform = profile
             flat = band if band.mode == mode else band.convert(mode)
@@ -142,7 +142,12 @@ def _opacity(band: Image.Image) -> Image.Image:
     if band.mode in _DEEP:  # one value is transparent
         opaque = np.asarray(band) != band.info["transparency"]
         return Image.fromarray(opaque.astype(np.uint8) * 255)
-    return band.convert("RGBA").getchannel("A")
+    return _straight(band).getchannel("A")
+
+
+def _straight(band: Image.Image) -> Image.Image:
+    """Colours that do not hold their opacity, mode RGBA."""
+    return (band.convert("LA") if band.mode == "La" else band).convert("RGBA")
 
 
 def _some_transparent(picture: Image.Image, box: _Box) -> bool:
@@ -169,7 +174,8 @@ def _value_range(picture: Image.Image, box: _Box, say: Note) -> tuple[float, flo
         black, white = 0.0, 2.0**16 - 1  # Pillow has scaled them to that
     else:
         black, white = _guessed_range(picture, box)
-        say(f"it is shown from {black:g} as black to {white:g} as white")
+        if (black, white) != (0.0, 1.0):
+            say(f"it is shown from {black:g} as black to {white:g} as white")
     return (white, black) if tags.get(_PHOTOMETRIC) == 0 else (black, white)
 
 
