@@ -1,6 +1,7 @@
 """Clips in one pass, each as soon as it is complete; the end of a video as context."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,9 +37,9 @@ def test_clips_come_while_the_video_is_read(
     events: list[str] = []
     append = clip_reader.FrameWindow.append
 
-    def appended(window: clip_reader.FrameWindow, block: clip_reader.Block) -> None:
+    def appended(window: clip_reader.FrameWindow, *block: Any) -> None:
         events.append("block")
-        append(window, block)
+        append(window, *block)
 
     monkeypatch.setattr(clip_reader.FrameWindow, "append", appended)
     starts_s = [99.0, 0.0, 9.5, 3.1]

@@ -31,7 +31,7 @@ from videomar.curation.scores import score
 from videomar.curation.shots import Captions, ClipSpan, clip_id, scan_clips
 from videomar.errors import DataError
 from videomar.files import sha256_of
-from videomar.media.clip_reader import clip_frames, cover_height, crop_to_size
+from videomar.media.clip_reader import FrameWindow, Need, clip_frames, cover_height, crop_frame
 from videomar.media.decode import Block, open_video
 from videomar.media.probe import UnreadableError, VideoInfo, probe
 from videomar.media.shapes import ClipShape, clip_size
@@ -50,6 +50,7 @@ _log = logging.getLogger(__name__)
 STILL = "still_picture: to train on it set ingest.still_pictures to true"
 """Reason of a picture that does not move."""
 _THUMBNAIL_PX = 64
+_THUMBNAIL, _SHOWN, _SQUARE = range(3)  # pictures of one frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,14 +239,15 @@ def ingest_file(file: _File) -> list[ClipRow]:
             return [file.row(STILL)]
         if file.found.error is not None:
             return [file.row(f"unreadable_captions: {file.found.error}"[:200])]
-        height_px = cover_height(info, clip_size(info.width, info.height, file.params))
+        size = clip_size(info.width, info.height, file.params)
         take = partial(_row_of_clip, file, info)
-        blocks = _counted(open_video(path, info, height_px))
+        blocks = _counted(open_video(path, info, cover_height(info, size)))
+        reduce = partial(_reduce, size, file.params.size_px)
         captions = file.found.captions
         if info.still:
-            found = _take_still(blocks, captions, file.params, take)
+            found = _take_still(FrameWindow(path, reduce), blocks, captions, file.params, take)
         else:
-            found = scan_clips(path, blocks, captions, file.params, take)
+            found = scan_clips(path, blocks, captions, file.params, take, reduce)
     except UnreadableError as error:
         return [file.row(error.reason)]
     return found or [file.row("unreadable_captions: all clips begin after the end of the video")]
@@ -259,21 +261,23 @@ def _counted(blocks: Iterator[Block]) -> Iterator[Block]:
 
 
 def _take_still(
+    window: FrameWindow,
     blocks: Iterable[Block],
     captions: Captions,
     params: IngestParams,
-    take: Callable[[ClipSpan, Block], ClipRow],
+    take: Callable[[ClipSpan, FrameWindow], ClipRow],
 ) -> list[ClipRow]:
     """The only frame of a still picture as a clip, which counts as long as one frame."""
     caption = captions.whole or next((shot.caption for shot in captions.spans), "")
     clip = ClipSpan(0.0, round(1 / params.fps, 3), caption, None, 1)
-    return [take(clip, block) for block in blocks]
+    for block in blocks:
+        window.append(block, lambda begins, _: np.full(len(begins), Need.WHOLE))
+    return [take(clip, window)]
 
 
-def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: Block) -> ClipRow:
+def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: FrameWindow) -> ClipRow:
     report_progress()  # a captioner may take longer than all frames
-    frames, times = around.frames, around.times
-    size = clip_size(info.width, info.height, file.params)
+    size, times = clip_size(info.width, info.height, file.params), around.times
     if clip.reason is None:
         chosen = clip_frames(
             times, clip.start_s, ClipShape(size[1], size[0], file.params.fps, clip.num_frames)
@@ -281,18 +285,17 @@ def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: Block) ->
     else:
         shown_s = clip.start_s + (clip.end_s - clip.start_s) * np.array([0.1, 0.5, 0.9])
         chosen = np.searchsorted(times, shown_s, side="right") - 1
-    pixels = frames[chosen]
-    three = pixels[[0, len(pixels) // 2, -1]]
+    frames = [around.frames[index] for index in chosen]
+    three = [frames[0], frames[len(frames) // 2], frames[-1]]
     words, source = clip.caption, file.found.source if clip.caption else None
     scored: dict[str, Any] = {}
     if clip.reason is None:
         scored = {"clip_width_px": size[0], "clip_height_px": size[1], "num_frames": clip.num_frames}
-        shown = crop_to_size(pixels, size)
+        shown = np.stack([frame[_SHOWN] for frame in frames])
         scored |= score(shown) | {"learned": score_learned(shown, file.params.scorers, file.params.device)}
         if not words and (words := caption_clip(shown, file.params.captioner)):
             source = f"{CAPTIONER}{file.params.captioner}"
-        # Of a square, so that clips of several shapes can be compared.
-        scored["fingerprint"] = fingerprint(crop_to_size(three, (file.params.size_px,) * 2))
+        scored["fingerprint"] = fingerprint(np.stack([frame[_SQUARE] for frame in three]))
     return ClipRow(
         video=file.video,
         video_sha256=file.sha256,
@@ -307,15 +310,26 @@ def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: Block) ->
         caption=words,
         caption_from=source,
         reason=clip.reason,
-        thumbnail=_thumbnail(three[: clip.num_frames or None], size),
+        thumbnail=_thumbnail([frame[_THUMBNAIL] for frame in three[: clip.num_frames or None]]),
         **scored,
     )
 
 
-def _thumbnail(three: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
-    """Frames (n, H, W, 3) side by side as a JPEG, cropped to the proportions of `size` (width, height)."""
-    width = max(1, round(_THUMBNAIL_PX * size[0] / size[1]))
-    _, jpeg = cv2.imencode(".jpg", np.hstack(list(crop_to_size(three, (width, _THUMBNAIL_PX))))[..., ::-1])
+def _reduce(
+    size: tuple[int, int], size_px: int, frame: NDArray[np.uint8], need: Need
+) -> tuple[NDArray[np.uint8], ...]:
+    """What the row of a clip needs of a frame: at `_THUMBNAIL`, `_SHOWN` and `_SQUARE`, or the first alone."""
+    thumbnail = crop_frame(frame, (max(1, round(_THUMBNAIL_PX * size[0] / size[1])), _THUMBNAIL_PX))
+    if need == Need.GLANCE:
+        return (thumbnail,)
+    shown, square = crop_frame(frame, size), (size_px, size_px)
+    # Fingerprints are of a square, so that clips of several shapes can be compared.
+    return thumbnail, shown, shown if size == square else crop_frame(frame, square)
+
+
+def _thumbnail(three: list[NDArray[np.uint8]]) -> bytes:
+    """Small frames (H, W, 3) side by side as a JPEG."""
+    _, jpeg = cv2.imencode(".jpg", np.hstack(three)[..., ::-1])
     return jpeg.tobytes()
 
 

@@ -8,7 +8,8 @@ of a shot begin `stride_frames` apart and never cross its end:
                  [--------]                   [--------]
                      [--------]
 
-Held at a time are the frames from the start of the next clip on, so memory does not grow with the video.
+Held at a time are the frames that clips show from the start of the next clip on, reduced to what clips need
+of them: memory grows neither with the length of the video nor with its size or frame rate.
 
 Axes: F frames, H W rows and columns in pixels.
 """
@@ -17,6 +18,8 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -24,12 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomar.config import IngestParams
-from videomar.media.clip_reader import FrameWindow
+from videomar.media.clip_reader import FrameWindow, Need, Reduced
 from videomar.media.cuts import find_cuts
 from videomar.media.decode import Block
 
 # Times are kept to the millisecond: they are part of a clip's id.
 _TICK_S = 0.001
+# A frame is chosen for a time on the grid that is rounded, and a tick added to it: between these.
+_EARLY_S, _LATE_S = 0.0004, 0.002
 
 _Taken = TypeVar("_Taken")
 
@@ -119,7 +124,8 @@ def scan_clips(
     blocks: Iterable[Block],
     captions: Captions,
     params: IngestParams,
-    take: Callable[[ClipSpan, Block], _Taken],
+    take: Callable[[ClipSpan, FrameWindow], _Taken],
+    reduce: Callable[[NDArray[np.uint8], Need], Reduced] = lambda frame, _: (frame.copy(),),
 ) -> list[_Taken]:
     """Return what `take` makes of every clip of a video, each as soon as its last frame has arrived.
 
@@ -130,12 +136,14 @@ def scan_clips(
         blocks: Its frames and their times, see `open_video`.
         captions: Spans in it replace shot detection.
         params: `shot_threshold` and the shape of clips.
-        take: Called with a clip and the frames and times around it; not for a second clip of one span.
+        take: Called with a clip and the frames around it; not for a second clip of one span.
+        reduce: Makes of a frame what `take` needs of it. A frame of `Need.GLANCE` is in no clip, but may be
+            in a shot that turns out to be too short for one.
 
     Raises:
         UnreadableError: what the blocks raise, or `too_long: ...` where one clip does not fit into memory.
     """
-    scan = _Scan(path, captions, params, take)
+    scan = _Scan(FrameWindow(path, reduce), captions, params, take)
     for block in blocks:
         scan.add(block)
     return scan.finish()
@@ -160,9 +168,13 @@ class _Scan(Generic[_Taken]):
     """Remembers the open shots, the frames that their next clips need, and the times of all frames."""
 
     def __init__(
-        self, path: Path, captions: Captions, params: IngestParams, take: Callable[[ClipSpan, Block], _Taken]
+        self,
+        window: FrameWindow,
+        captions: Captions,
+        params: IngestParams,
+        take: Callable[[ClipSpan, FrameWindow], _Taken],
     ) -> None:
-        self.params, self.take = params, take
+        self.params, self.take, self.window = params, take, window
         # Whether a shorter clip is wanted of a shot that goes on is known when it ends.
         self.whole_clips = replace(params, shorter_clips=())
         self.caption = captions.whole
@@ -170,7 +182,8 @@ class _Scan(Generic[_Taken]):
         spans = captions.spans or [Shot(0.0, math.inf, captions.whole)]
         self.open = [_Open(shot, order) for order, shot in enumerate(spans)]
         self.num_shots = len(spans)
-        self.window = FrameWindow(path)
+        self.shortest_s = min((params.num_frames, *params.shorter_clips)) / params.fps
+        self.before: NDArray[np.uint8] | None = None  # the last frame, to compare the next with
         self.all_times: list[NDArray[np.float64]] = []
         # By span: two captions of the same span would be two clips of one id; the first stands.
         self.results: dict[tuple[float, float], tuple[int, _Taken]] = {}
@@ -181,11 +194,12 @@ class _Scan(Generic[_Taken]):
         self.all_times.append(times)
         cuts = set(block.cuts)
         if self.finds_shots:
-            before = self.window.frames[-1:] if len(self.window.frames) else frames[:0]
+            before = frames[:0] if self.before is None else self.before
             found = find_cuts(np.concatenate([before, frames]), self.params.shot_threshold)
             cuts |= {cut - len(before) for cut in found}
-        self.window.append(block)
-        self.window.check_memory()
+            self.before = frames[-1:].copy()
+        shots = self._shots_within(times, sorted(float(times[cut]) for cut in cuts))
+        self.window.append(block, partial(self._need, shots))
         for cut in sorted(cuts):
             self._cut(float(times[cut]))
         now_s = float(times[-1])
@@ -194,6 +208,35 @@ class _Scan(Generic[_Taken]):
         for item in [item for item in self.open if item.shot.end_s <= now_s]:
             self._close(item, item.shot)
         self._drop_frames(now_s)
+
+    def _shots_within(self, times: NDArray[np.float64], cuts_s: list[float]) -> list[Shot]:
+        """The parts between cuts of all open shots, as far as frames of these times may be in them."""
+        shots = [item.shot for item in self.open if item.shot.start_s < times[-1] + _LATE_S]
+        edges = [-math.inf, *cuts_s, math.inf]
+        parts = [
+            Shot(max(shot.start_s, after), min(shot.end_s, before))
+            for shot in shots
+            for after, before in pairwise(edges)
+        ]
+        return [part for part in parts if part.start_s < part.end_s]
+
+    def _need(
+        self, shots: list[Shot], begins: NDArray[np.float64], ends: NDArray[np.float64]
+    ) -> NDArray[np.int_]:
+        """What clips of these shots need of frames from `begins` to `ends`, seconds (n,): a little too much.
+
+        Clips begin on a grid, `1 / fps` apart from the start of the shot, but their starts are rounded.
+        """
+        needs = np.zeros(len(begins), np.int_)
+        for shot in shots:
+            inside = (ends > shot.start_s - _LATE_S) & (begins < shot.end_s + _LATE_S)
+            step = np.maximum(np.ceil((begins - _LATE_S - shot.start_s) * self.params.fps), 0)
+            shown = inside & (shot.start_s + step / self.params.fps < ends - _EARLY_S)
+            needs[shown] = Need.WHOLE
+            # The shot may end before it holds a clip, whatever its caption promises.
+            young = inside & (begins < shot.start_s + self.shortest_s + _LATE_S)
+            needs[young] = np.maximum(needs[young], Need.GLANCE)
+        return needs
 
     def finish(self) -> list[_Taken]:
         """Take the clips that the end of the video completes; return what was taken of all."""
@@ -235,7 +278,7 @@ class _Scan(Generic[_Taken]):
         clip = replace(clip, shot_s=round(item.shot.start_s, 3))
         span = clip.start_s, clip.end_s
         if span not in self.results or item.order < self.results[span][0]:
-            self.results[span] = item.order, self.take(clip, Block(self.window.frames, self.window.times))
+            self.results[span] = item.order, self.take(clip, self.window)
 
     def _next_start(self, item: _Open) -> float:
         return item.shot.start_s + item.taken * (self.params.stride_frames / self.params.fps)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from enum import IntEnum
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,37 +34,70 @@ _BEHIND_S = 0.01
 _MAX_BYTES = 1_500_000_000  # of small frames that one video may take in memory
 
 
-class FrameWindow:
-    """Remembers the frames of a stream that are still needed, and their times; its user drops the older ones.
+class Need(IntEnum):
+    """How much of a frame is needed."""
 
-    appended so far   0 1 2 3 4 5 6 7 8 9 ...
-    keep_from(4)              4 5 6 7 8 9
+    NONE = 0
+    GLANCE = 1
+    """What a thumbnail shows."""
+    WHOLE = 2
+    """What a clip shows."""
+
+
+Reduced = tuple[NDArray[np.uint8], ...]
+"""What is kept of one frame: small pictures (H, W, 3)."""
+
+
+class FrameWindow:
+    """Remembers the frames of a stream that are still needed, each reduced as soon as it arrives.
+
+    stream          0 1 2 3 4 5 6 7 8 9 ...
+    on a clip's grid  0     3     6     9
+    keep_from(1)            3     6     9      memory follows the clips, not the frame rate of the stream
+
+    The last frame is kept in any case: how long it is on show is known when the next one comes.
+
+    Attributes:
+        frames: What is kept of each, in order.
+        times: When they begin, seconds (n,).
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.frames: NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
+    def __init__(self, path: Path, reduce: Callable[[NDArray[np.uint8], Need], Reduced]) -> None:
+        self._path, self._reduce = path, reduce
+        self.frames: list[Reduced] = []
         self.times: NDArray[np.float64] = np.empty(0)
 
-    def append(self, block: Block) -> None:
-        """Add the frames of the next block."""
-        frames, times = block.frames, block.times
-        if len(self.times):
-            frames, times = np.concatenate([self.frames, frames]), np.concatenate([self.times, times])
-        self.frames, self.times = frames, times
+    def append(
+        self,
+        block: Block,
+        need: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.int_]],
+    ) -> None:
+        """Add what is needed of the next block.
 
-    def keep_from(self, first: int) -> None:
-        """Drop the frames before an index."""
-        # A copy: a view would keep the memory of the whole array.
-        self.frames, self.times = self.frames[first:].copy(), self.times[first:]
-
-    def check_memory(self) -> None:
-        """Refuse to hold more frames of one video than fit.
+        Args:
+            block: Its frames.
+            need: Returns the `Need` of frames that begin and end at these times, seconds (n,) each.
 
         Raises:
-            UnreadableError: `too_long: ...`.
+            UnreadableError: `too_long: ...` where the frames of one video do not fit into memory.
         """
-        _check_memory(self.path, self.frames.nbytes, len(self.frames))
+        times = np.concatenate([self.times[-1:], block.times])
+        needs = need(times, np.append(times[1:], np.inf))
+        needs[-1] = Need.WHOLE
+        if len(self.frames):
+            if needs[0] == Need.NONE:
+                self.frames.pop()
+                self.times = self.times[:-1]
+            needs = needs[1:]
+        new = np.flatnonzero(needs)
+        self.frames += [self._reduce(block.frames[index], Need(needs[index])) for index in new]
+        self.times = np.concatenate([self.times, block.times[new]])
+        held = sum(picture.nbytes for frame in self.frames for picture in frame)
+        _check_memory(self._path, held, len(self.frames))
+
+    def keep_from(self, first: int) -> None:
+        """Drop the frames before an index of those kept."""
+        self.frames, self.times = self.frames[first:], self.times[first:]
 
 
 def map_clips(
@@ -92,20 +126,25 @@ def map_clips(
     size = shape.width_px, shape.height_px
     order = sorted(range(len(starts_s)), key=starts_s.__getitem__)
     length_s = (shape.num_frames - 1) / shape.fps
-    window, waiting, results = FrameWindow(path), list(order), dict[int, _Result]()
+    window = FrameWindow(path, lambda frame, _: (crop_frame(frame, size),))
+    waiting, results = list(order), dict[int, _Result]()
+    wanted_s = np.sort(np.concatenate([np.empty(0), *(_shown_at(start, shape) for start in starts_s)]))
+
+    def need(begins: NDArray[np.float64], ends: NDArray[np.float64]) -> NDArray[np.int_]:
+        first, behind = np.searchsorted(wanted_s, begins), np.searchsorted(wanted_s, ends)
+        return np.where(behind > first, Need.WHOLE, Need.NONE)
 
     def use_next() -> None:
         number = waiting.pop(0)
-        chosen = window.frames[clip_frames(window.times, starts_s[number], shape)]
-        results[number] = use(crop_to_size(chosen, size))
+        chosen = clip_frames(window.times, starts_s[number], shape)
+        results[number] = use(np.stack([window.frames[index][0] for index in chosen]))
 
     for block in open_video(path, info, cover_height(info, size), until_s):
-        window.append(block)
+        window.append(block, need)
         while waiting and window.times[-1] > starts_s[waiting[0]] + length_s + _BEHIND_S:
             use_next()
         times = window.times
         window.keep_from(clip_frames(times, starts_s[waiting[0]], shape)[0] if waiting else len(times) - 1)
-        window.check_memory()
     while waiting:
         use_next()
     return [results[number] for number in range(len(starts_s))]
@@ -197,8 +236,12 @@ def clip_frames(
 
     Not the nearest: where a frame is held before a cut, the nearest may be the first of the next shot.
     """
-    wanted_s = start_s + np.arange(shape.num_frames) / shape.fps
-    return np.maximum(np.searchsorted(times, wanted_s + _TICK_S, side="right") - 1, 0)
+    return np.maximum(np.searchsorted(times, _shown_at(start_s, shape), side="right") - 1, 0)
+
+
+def _shown_at(start_s: float, shape: IngestParams | ClipShape) -> NDArray[np.float64]:
+    """When the frames of a clip are on show, seconds (F,): late enough for starts that were rounded down."""
+    return start_s + np.arange(shape.num_frames) / shape.fps + _TICK_S
 
 
 def cover_height(info: VideoInfo, size: tuple[int, int]) -> int:
@@ -220,6 +263,11 @@ def crop_to_size(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
         return centres
     method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
     return np.stack([cv2.resize(frame, size, interpolation=method) for frame in centres])
+
+
+def crop_frame(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """As `crop_to_size`, of one frame (H, W, 3); it shares no memory with the frame."""
+    return crop_to_size(frame[None], size)[0].copy()
 
 
 def _check_memory(path: Path, num_bytes: int, num_frames: int) -> None:
