@@ -4,7 +4,6 @@ import dataclasses
 import shutil
 import socket
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -209,15 +208,17 @@ def test_list_that_points_to_the_network_is_refused_unasked(
     assert read_candidates(tmp_path / "out.parquet")["reason"].tolist() == ["not_a_video"]
 
 
-def test_file_that_takes_too_much_memory_costs_itself(
-    videos: Path, tmp_path: Path, ingest_params: IngestParams, copied: Callable[..., Path]
+@pytest.mark.parametrize(("size", "rate", "size_px"), [("1920x1080", 120, 512), ("3840x2160", 30, 512)])
+def test_memory_follows_the_clips_and_not_the_source(
+    size: str, rate: int, size_px: int, tmp_path: Path, ingest_params: IngestParams
 ) -> None:
-    raw = copied("plain.mp4")
-    # A block of frames at this size is more than the limit.
-    large = "color=gray:size=1920x1080:rate=24:duration=3"
+    """Of 2 GB by default; the frames of one clip would take 0.8 GB at twice the clip's size."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    large = f"color=gray:size={size}:rate={rate}:duration=1.2"
     run_ffmpeg(raw, "-f", "lavfi", "-i", large, "-preset", "ultrafast", "a_large.mp4")
-    params = dataclasses.replace(ingest_params, size_px=540, memory_gb=0.5)
+    params = dataclasses.replace(ingest_params, size_px=size_px, memory_gb=0.7)
     ingest_videos(raw, tmp_path / "out.parquet", params)
     rows = read_candidates(tmp_path / "out.parquet")
-    assert rows[rows["video"] == "a_large.mp4"]["reason"].tolist() == ["out_of_memory"]
-    assert rows[rows["video"] == "plain.mp4"]["clip_id"].notna().sum() == PLAIN
+    assert rows["reason"].isna().all()
+    assert rows["num_frames"].tolist() == [9]

@@ -318,7 +318,7 @@ def _row_of_clip(file: _File, info: VideoInfo, clip: ClipSpan, around: FrameWind
 def _reduce(
     size: tuple[int, int], size_px: int, frame: NDArray[np.uint8], need: Need
 ) -> tuple[NDArray[np.uint8], ...]:
-    """What the row of a clip needs of a frame: at `_THUMBNAIL`, `_SHOWN` and `_SQUARE`, or the first alone."""
+    """What a row needs of a frame: pictures at `_THUMBNAIL`, `_SHOWN` and `_SQUARE`, or the first alone."""
     thumbnail = crop_frame(frame, (max(1, round(_THUMBNAIL_PX * size[0] / size[1])), _THUMBNAIL_PX))
     if need == Need.GLANCE:
         return (thumbnail,)

@@ -20,6 +20,7 @@ Axes: F frames, H W rows and columns in pixels.
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 import av
@@ -71,7 +72,9 @@ class Block(NamedTuple):
     """Of the video up to the end of this block; those of the last block are the video's."""
 
 
-_BLOCK = 64  # frames in a block
+_BLOCK = 64  # frames in a block at most
+_BLOCK_BYTES = 32_000_000  # of a block; one of a single frame may have more
+_STEADY_S = 1.0  # a decoder that takes longer for a block hands out what it has: progress shows
 _TICK_S = 0.001  # shorter than any frame is on show
 # Formats with an index. In others decord lands beside the frame it seeks, silently: of an MPEG program stream
 # it returned 178 of 190 frames, the first 12 missing and the last repeated, with times that rise.
@@ -154,13 +157,16 @@ def _decord_blocks(
     end = len(times) if until_s is None else max(1, int(np.searchsorted(times, until_s, side="right")))
     # At a few widths (16, 24, 32, 48, 96) decord fails with the first frame: it copies rows of 64 bytes.
     # Every frame in order: where decord seeks or skips it may return other pictures without an error.
-    for first in range(0, end, _BLOCK):
-        last = min(first + _BLOCK, end)
+    first, count, most = 0, _block_frames(size), _block_frames(size)
+    while first < end:
+        last, began_s = min(first + count, end), monotonic()
         try:
             block = reader.get_batch(range(first, last)).asnumpy()
         except (decord.DECORDError, RuntimeError, ValueError) as error:
             raise _DecoderError(str(error)) from None
+        count = max(1, count // 2) if monotonic() - began_s > _STEADY_S else min(2 * count, most)
         yield Block(block, times[first:last])
+        first = last
     _check_complete(path, info, times)
 
 
@@ -172,15 +178,17 @@ def _pyav_blocks(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator
     """
     pending: list[NDArray[np.uint8]] = []
     times: list[float] = []
+    most, began_s = _block_frames(size), monotonic()
     try:
         for time, frame in _decode(path, info, size):
             if times and time <= times[-1]:
                 continue  # never on show: another frame begins at the same time
             pending.append(frame)
             times.append(time)
-            if len(pending) == _BLOCK:
-                yield Block(np.stack(pending), np.array(times[-_BLOCK:]))
+            if len(pending) == most or monotonic() - began_s > _STEADY_S:
+                yield Block(np.stack(pending), np.array(times[-len(pending) :]))
                 pending.clear()
+                began_s = monotonic()
     except (av.FFmpegError, ValueError, PictureError) as error:
         message = getattr(error, "strerror", None) or str(error)
         state = f"damaged: {message} after {len(times)} frames" if times else f"unreadable: {message}"
@@ -190,6 +198,11 @@ def _pyav_blocks(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator
     if pending:
         yield Block(np.stack(pending), np.array(times[-len(pending) :]))
     _check_complete(path, info, np.array(times))
+
+
+def _block_frames(size: tuple[int, int]) -> int:
+    """Most frames in a block: fewer of large ones, so that a block takes the same memory."""
+    return max(1, min(_BLOCK, _BLOCK_BYTES // (3 * size[0] * size[1])))
 
 
 def _check_complete(path: Path, info: VideoInfo, times: NDArray[np.float64]) -> None:
