@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.videos import run_ffmpeg
 
-_SOURCE = "testsrc2=size={size}:rate={rate}:duration={seconds},rotate=t/2"
+_SOURCE = "testsrc2=size={size}:rate={rate}:duration={seconds},rotate=t/2,gblur=1"
 
 
 def _film(size: str = "160x112", rate: int = 24, seconds: float = 1, filters: str = "") -> str:
@@ -22,15 +22,15 @@ def _film(size: str = "160x112", rate: int = 24, seconds: float = 1, filters: st
 # Extension of a file, then the codecs that are put into it.
 _CODECS = """
 mp4   libx264 libx265 mpeg4 libxvid libaom-av1 libvpx-vp9 mjpeg mpeg2video mpeg1video png libopenjpeg
-mov   libx264 libx265 mpeg4 prores_ks prores_aw dnxhd mjpeg qtrle png rawvideo svq1 cinepak cfhd rpza h263p
+mov   libx264 libx265 mpeg4 prores_ks prores_aw dnxhd mjpeg qtrle png svq1 cinepak cfhd rpza h263p
 mov   libopenjpeg ffv1 dxv r210 v210 v308 v408 v410 yuv4 huffyuv utvideo magicyuv mpeg2video avui tiff targa
 avi   mpeg4 libxvid libx264 msmpeg4v2 msmpeg4 mjpeg ljpeg ffv1 huffyuv ffvhuff utvideo rawvideo cinepak msvideo1
-avi   zmbv png magicyuv cljr asv1 asv2 snow zlib wmv1 wmv2 libvpx targa jpegls mpeg2video mpeg1video libx265
-avi   dxv flv libopenjpeg vc2 amv speedhq svq1
+avi   zmbv png magicyuv cljr asv1 asv2 snow zlib wmv1 wmv2 libvpx targa jpegls mpeg2video mpeg1video
+avi   flv libopenjpeg vc2 amv speedhq svq1
 mkv   libx264 libx265 libvpx libvpx-vp9 libaom-av1 mpeg4 libxvid mpeg2video mpeg1video libtheora ffv1 prores_ks
 mkv   mjpeg snow vc2 utvideo huffyuv rawvideo wmv2 dnxhd h263p cinepak msmpeg4 magicyuv v210 flv
 webm  libvpx libvpx-vp9 libaom-av1
-ts    libx264 libx265 mpeg2video mpeg1video mpeg4 libopenjpeg vc2
+ts    libx264 libx265 mpeg2video mpeg1video mpeg4 vc2
 m2ts  libx264 libx265 mpeg2video
 mpg   mpeg1video mpeg2video libx264
 vob   mpeg2video
@@ -59,7 +59,6 @@ obu   libaom-av1
 ismv  libx264
 wtv   mpeg2video
 apng  apng
-webp  libwebp_anim
 """
 _OPTIONS = {
     "libx264": "-threads 1",
@@ -153,7 +152,6 @@ _ODD: dict[str, str] = {
         for kind in ("mp4", "mov", "mkv", "avi", "ts", "flv", "nut", "m2ts", "mxf", "wmv", "h264")
     },
     "b_frames_h265.mkv": f"{_film()} -c:v libx265 {_OPTIONS['libx265']}:bframes=4 -pix_fmt yuv420p out.mkv",
-    "b_frames_h265.avi": f"{_film()} -c:v libx265 {_OPTIONS['libx265']}:bframes=4 -pix_fmt yuv420p out.avi",
     "b_frames_mpeg2.avi": f"{_film()} -c:v mpeg2video -bf 2 -q:v 2 out.avi",
     "b_frames_packed.avi": f"{_film()} -c:v libxvid -bf 2 -q:v 2 -vtag DIVX -flags +cgop out.avi",
     "b_frames_mpeg4.mp4": f"{_film()} -c:v mpeg4 -bf 3 -q:v 2 out.mp4",
@@ -256,6 +254,7 @@ _ODD: dict[str, str] = {
             ("rgb_h264", "libx264rgb", "rgb24", "mp4"),
             ("rgb_vp9", "libvpx-vp9", "gbrp", "webm"),
             ("rgb_raw", "rawvideo", "rgb555le", "avi"),
+            ("uyvy_raw", "rawvideo", "uyvy422", "mov"),
             ("full_range_h264", "libx264", "yuvj420p", "mp4"),
             ("full_range_mjpeg", "mjpeg", "yuvj444p", "avi"),
             ("colour_422_h264", "libx264", "yuv422p", "mkv"),
@@ -280,6 +279,7 @@ _ODD: dict[str, str] = {
     "live.mkv": f"{_BASE} && -i base.mp4 -c copy -live 1 out.mkv",
     "cluster_a_frame.mkv": f"{_BASE} && -i base.mp4 -c copy -cluster_time_limit 10 out.mkv",
     "hvc1.mp4": f"{_film()} -c:v libx265 {_OPTIONS['libx265']} -tag:v hvc1 -pix_fmt yuv420p out.mp4",
+    "mirrored_exif.mov": f"{_film()} -c:v tiff a.mov && -display_hflip -i a.mov -c copy out.mov",
     "timecode.mov": f"{_film()} {_H264} -timecode 01:00:00:00 out.mov",
     "size_changes.ts": f"{_film()} -c:v mpeg2video -q:v 2 a.ts && {_film('240x168')} -c:v mpeg2video -q:v 2 b.ts"
     " && -i concat:a.ts|b.ts -c copy out.ts",
@@ -290,11 +290,23 @@ _ODD: dict[str, str] = {
 }
 
 
+# What a player does to films of these names, as filters of ffmpeg, and why ffmpeg by itself does not.
+_SHOWN = {
+    "interlaced_": "bwdif=mode=send_frame:deint=interlaced",  # shows both fields at once
+    "alpha_": "format=gbrap,premultiply=inplace=1,format=gbrp",  # leaves opacity out
+    "alpha_vp9": "null",  # neither sees it: it is in a second stream
+}
+
+
 @dataclass(frozen=True, slots=True)
 class MatrixFile:
     """One film to make."""
 
     name: str
+    video: int
+    """Which video stream of the file is the film, counted from 0."""
+    filters: str
+    """What a player does to it, as filters of ffmpeg."""
     commands: tuple[tuple[str, ...], ...]
     """Arguments of ffmpeg; the last argument of the last is the film's file."""
 
@@ -313,7 +325,12 @@ def matrix_files() -> dict[str, MatrixFile]:
             options = _OPTIONS.get(codec, "-q:v 2" if codec in _LOSSY else "")
             more = "-mpegts_m2ts_mode 1" if kind == "m2ts" else "-plays 0" if kind == "apng" else ""
             plain[f"{codec}.{kind}"] = f"{_film()} -c:v {codec} {options} {more} out.{kind}"
-    return {
-        name: MatrixFile(name, tuple(tuple(shlex.split(part)) for part in text.split("&&")))
-        for name, text in (plain | _ODD).items()
-    }
+    return {name: _matrix_file(name, commands) for name, commands in (plain | _ODD).items()}
+
+
+def _matrix_file(name: str, commands: str) -> MatrixFile:
+    filters = [filters for start, filters in _SHOWN.items() if name.startswith(start)]
+    # mp4 and mov move a cover behind the film.
+    behind = "_before" in name and not name.startswith("cover")
+    parts = tuple(tuple(shlex.split(part)) for part in commands.split("&&"))
+    return MatrixFile(name, int(behind), filters[-1] if filters else "null", parts)

@@ -154,6 +154,9 @@ def _decord_blocks(
     if times[0] < 0 or not (np.diff(times) > 0).all():
         raise _DecoderError("timestamps that do not rise from 0")
     times = times - times[0]
+    # An edit list may hide the end, too; of other containers the length is an estimate.
+    if "mov" in info.container and 0 < info.duration_s <= times[-1] + _TICK_S:
+        raise _DecoderError("frames behind the end of the edit list")
     end = len(times) if until_s is None else max(1, int(np.searchsorted(times, until_s, side="right")))
     # At a few widths (16, 24, 32, 48, 96) decord fails with the first frame: it copies rows of 64 bytes.
     # Every frame in order: where decord seeks or skips it may return other pictures without an error.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import SideData, Type
 from av.video.reformatter import ColorPrimaries, ColorTrc
 from av.video.stream import VideoStream
 
@@ -21,6 +21,17 @@ _NO_VIDEO_FORMATS = ("image2", "_pipe", "tty", "concat", "hls", "dash", "imf", "
 _HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 _INTERLACED = (2, 3, 4, 5)  # AVFieldOrder: two fields, in any order of coding and display
 _ALPHA_FORMATS = ("yuva", "rgba", "argb", "bgra", "abgr", "gbrap", "ya8", "ya16", "pal8")
+
+
+def _unknown_type(kinds: type[Type], value: int) -> Type:
+    unknown = object.__new__(kinds)
+    unknown.__dict__.update(_name_=f"UNKNOWN_{value}", _value_=value)
+    return unknown
+
+
+# A frame with side data that PyAV has no name for, as the EXIF tags of a camera's Motion JPEG, would show none
+# of it: reading any raises ValueError.
+Type._missing_ = classmethod(_unknown_type)  # type: ignore[assignment]
 
 
 class UnreadableError(DataError):

@@ -21,6 +21,8 @@ from videomar.errors import DataError
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 _EQUAL = 0.95  # of the longest: copies of one film differ by a few frames
 _MAX_HOLD_S = 10.0  # that one picture counts: a jump in the times of a stream does not make it long
+_ROWS_OF_JPEG = (".mjpeg", ".mjpg")
+_JPEG = b"\xff\xd8\xff"
 _NAMED = 4  # streams in the description
 
 
@@ -64,8 +66,12 @@ def open_container(path: Path) -> InputContainer:
     Raises:
         av.FFmpegError, ValueError: it is no file that FFmpeg knows.
     """
+    kind = None
+    if path.suffix.lower() in _ROWS_OF_JPEG:
+        with path.open("rb") as file:
+            kind = "mjpeg" if file.read(3) == _JPEG else None  # FFmpeg itself would take it for a picture
     # The prefix keeps a name with a leading dash or a colon from being read as anything else.
-    return av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"})
+    return av.open(f"file:{path.absolute()}", format=kind, options={"protocol_whitelist": "file"})
 
 
 def choose_stream(path: Path, container: InputContainer) -> StreamChoice | None:

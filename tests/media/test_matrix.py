@@ -1,0 +1,64 @@
+"""Every codec in every container with every oddity: the frames that we read are those that ffmpeg shows.
+
+The table of what is different says why. A few files are in every test run, all of them in `make faults`:
+
+    python -m pytest tests/media/test_matrix.py -m slow
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.ffmpeg_reference import Distance, distance_from_ffmpeg
+from tests.support.matrix_files import matrix_files
+
+_TIME_S, _PIXELS, _ASPECT = 0.0011, 5.0, 0.01
+"""Largest distances. Containers round times to the millisecond; two builds of FFmpeg enlarge colour, and
+pixels that are not square, a little differently: a picture that is another differs by 20 and more."""
+
+
+class Known(NamedTuple):
+    """How far a film may be from ffmpeg's, and why that is right."""
+
+    why: str
+    lost: int = 0
+    time_s: float = 0.0
+    pixels: float = 0.0
+
+
+_TONES = "HDR is mapped to BT.709, ffmpeg shows it as it is"
+KNOWN: dict[str, Known] = {
+    "hdr_pq.mp4": Known(_TONES, pixels=25),
+    "hdr_hlg.mkv": Known(_TONES, pixels=12),
+    "hdr_pq_vp9.webm": Known(_TONES, pixels=25),
+    "hdr_pq_turned.mp4": Known(_TONES, pixels=25),
+}
+FAST = [
+    "libxvid.avi",
+]
+FILES = matrix_files()
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in FILES]
+)
+def test_film_is_read_as_ffmpeg_shows_it(tmp_path: Path, name: str) -> None:
+    file = FILES[name]
+    found = distance_from_ffmpeg(file.make(tmp_path), file.video, file.filters)
+    known = KNOWN.get(name, Known(""))
+    assert found.lost == known.lost
+    assert found.misplaced == 0
+    assert found.aspect == pytest.approx(1, abs=_ASPECT)
+    assert found.time_s <= max(_TIME_S, known.time_s)
+    assert found.pixels <= max(_PIXELS, known.pixels)
+    assert name not in KNOWN or not _is_equal(found), f"no longer different: {known.why}"
+
+
+def _is_equal(found: Distance) -> bool:
+    return found.lost == 0 and found.time_s <= _TIME_S and found.pixels <= _PIXELS
+
+
+def test_matrix_is_large_and_every_difference_has_a_film() -> None:
+    assert len(FILES) >= 300
+    assert set(KNOWN) | set(FAST) <= set(FILES)
