@@ -236,3 +236,18 @@ def test_decoder_loads_no_library_of_cuda(tmp_path: Path) -> None:
     )
     assert "libdecord" in done.stdout
     assert "libnvblas" not in done.stdout
+
+
+def test_frames_behind_the_end_of_an_edit_list_are_not_shown(videos: Path, tmp_path: Path) -> None:
+    """A film whose end was trimmed on a phone still holds what was trimmed."""
+    data = bytearray((videos / "plain.mp4").read_bytes())
+    length = data.index(b"elst") + 12
+    assert int.from_bytes(data[length : length + 4], "big") == 3000
+    data[length : length + 4] = (1500).to_bytes(4, "big")
+    path = tmp_path / "trimmed.mp4"
+    path.write_bytes(data)
+    frames, times = read_video(path, probe(path), 1000)
+    shown = ffmpeg_frames(path, 96, 64)
+    assert len(shown) == len(frames) == 36
+    assert np.abs(frames.astype(int) - shown).mean(axis=(1, 2, 3)).max() < 1
+    assert times[-1] == pytest.approx(35 / 24)

@@ -73,13 +73,13 @@ class Distance:
 
 
 def distance_from_ffmpeg(path: Path, video: int = 0, filters: str = "null") -> Distance:
-    """Compare every frame of a film as we read it with ffmpeg's; the arguments are those of `shown_by_ffmpeg`."""
+    """Compare every frame of a film as we read it with ffmpeg's; arguments as of `shown_by_ffmpeg`."""
     info = probe(path)
     frames, times = read_video(path, info, 1000)
     shown = shown_by_ffmpeg(path, (frames.shape[2], frames.shape[1]), video, filters)
     common = min(len(frames), len(shown.frames))
     apart = [
-        [_apart(frames[index], shown.frames[other]) for other in (index, max(0, index - 1), min(index + 1, common - 1))]
+        [_apart(frames[index], shown.frames[other]) for other in _near(index, common)]
         for index in range(common)
     ]
     return Distance(
@@ -89,6 +89,11 @@ def distance_from_ffmpeg(path: Path, video: int = 0, filters: str = "null") -> D
         misplaced=sum(own > min(others) for own, *others in apart),
         aspect=(info.width / info.height) / (shown.size[0] / shown.size[1]),
     )
+
+
+def _near(index: int, count: int) -> tuple[int, int, int]:
+    """The index, and those before and behind it."""
+    return index, max(0, index - 1), min(index + 1, count - 1)
 
 
 def _apart(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> float:

@@ -24,11 +24,11 @@ _CODECS = """
 mp4   libx264 libx265 mpeg4 libxvid libaom-av1 libvpx-vp9 mjpeg mpeg2video mpeg1video png libopenjpeg
 mov   libx264 libx265 mpeg4 prores_ks prores_aw dnxhd mjpeg qtrle png svq1 cinepak cfhd rpza h263p
 mov   libopenjpeg ffv1 dxv r210 v210 v308 v408 v410 yuv4 huffyuv utvideo magicyuv mpeg2video avui tiff targa
-avi   mpeg4 libxvid libx264 msmpeg4v2 msmpeg4 mjpeg ljpeg ffv1 huffyuv ffvhuff utvideo rawvideo cinepak msvideo1
-avi   zmbv png magicyuv cljr asv1 asv2 snow zlib wmv1 wmv2 libvpx targa jpegls mpeg2video mpeg1video
+avi   mpeg4 libxvid libx264 msmpeg4v2 msmpeg4 mjpeg ljpeg ffv1 huffyuv ffvhuff utvideo rawvideo cinepak
+avi   msvideo1 zmbv png magicyuv cljr asv1 asv2 snow zlib wmv1 wmv2 libvpx targa jpegls mpeg2video mpeg1video
 avi   flv libopenjpeg vc2 amv speedhq svq1
-mkv   libx264 libx265 libvpx libvpx-vp9 libaom-av1 mpeg4 libxvid mpeg2video mpeg1video libtheora ffv1 prores_ks
-mkv   mjpeg snow vc2 utvideo huffyuv rawvideo wmv2 dnxhd h263p cinepak msmpeg4 magicyuv v210 flv
+mkv   libx264 libx265 libvpx libvpx-vp9 libaom-av1 mpeg4 libxvid mpeg2video mpeg1video libtheora ffv1
+mkv   prores_ks mjpeg snow vc2 utvideo huffyuv rawvideo wmv2 dnxhd h263p cinepak msmpeg4 magicyuv v210 flv
 webm  libvpx libvpx-vp9 libaom-av1
 ts    libx264 libx265 mpeg2video mpeg1video mpeg4 vc2
 m2ts  libx264 libx265 mpeg2video
@@ -102,6 +102,13 @@ _DISPLAYS = {
     "90_hflip": "-display_rotation 90 -display_hflip",
     "270_hflip": "-display_rotation 270 -display_hflip",
 }
+_COPIED = f"{_BASE} && -i base.mp4 -c copy"
+_SHIFTED = f"{_BASE} && -itsoffset -0.5 -i base.mp4 -c copy -avoid_negative_ts disabled"
+_OTHER = _film(filters="hue=h=90")  # a second that follows another
+_FIELDS_DV = _film("720x576", 50, 0.4, "interlace=lowpass=off") + " -c:v dvvideo -flags +ildct"
+_PALETTE = f"{_film()} -vf split[a][b];[a]palettegen[p];[b][p]paletteuse"
+_BT709 = f"{_film(filters='scale=out_color_matrix=bt709')} -colorspace bt709 -color_primaries bt709"
+_BT601 = f"{_film(filters='scale=out_color_matrix=bt601')} -colorspace smpte170m -color_primaries smpte170m"
 
 # Name, then commands separated by `&&`. The extension is that of the last file.
 _ODD: dict[str, str] = {
@@ -111,7 +118,8 @@ _ODD: dict[str, str] = {
         for name, flags in _DISPLAYS.items()
     },
     **{
-        f"display_{name}_sar.mp4": f"{_film()} -vf setsar=4/3 {_H264} a.mp4 && {flags} -i a.mp4 -c copy out.mp4"
+        f"display_{name}_sar.mp4": f"{_film()} -vf setsar=4/3 {_H264} a.mp4"
+        f" && {flags} -i a.mp4 -c copy out.mp4"
         for name, flags in _DISPLAYS.items()
     },
     **{
@@ -148,7 +156,7 @@ _ODD: dict[str, str] = {
     },
     **{f"tiny_{size}.mp4": f"{_film(size)} {_H264} out.mp4" for size in ("16x16", "32x24", "48x32", "96x8")},
     **{
-        f"b_frames.{kind}": f"{_film()} {_H264} -bf 3 -g 12 -x264-params b-pyramid=normal:open-gop=1 out.{kind}"
+        f"b_frames.{kind}": f"{_film()} {_H264} -bf 3 -g 12 -x264-params open-gop=1 out.{kind}"
         for kind in ("mp4", "mov", "mkv", "avi", "ts", "flv", "nut", "m2ts", "mxf", "wmv", "h264")
     },
     "b_frames_h265.mkv": f"{_film()} -c:v libx265 {_OPTIONS['libx265']}:bframes=4 -pix_fmt yuv420p out.mkv",
@@ -161,8 +169,8 @@ _ODD: dict[str, str] = {
     "interlaced_h264_bff.mkv": f"{_FIELDS} {_H264} -flags +ildct+ilme -x264-params bff=1 out.mkv",
     "interlaced_h264.ts": f"{_FIELDS} {_H264} -flags +ildct+ilme -x264-params tff=1 -bf 2 out.ts",
     "interlaced_prores.mov": f"{_FIELDS} -c:v prores_ks -flags +ildct out.mov",
-    "interlaced_dv.dv": f"{_film('720x576', 50, 0.4, 'interlace=lowpass=off')} -c:v dvvideo -flags +ildct out.dv",
-    "interlaced_dv.avi": f"{_film('720x576', 50, 0.4, 'interlace=lowpass=off')} -c:v dvvideo -flags +ildct out.avi",
+    "interlaced_dv.dv": f"{_FIELDS_DV} out.dv",
+    "interlaced_dv.avi": f"{_FIELDS_DV} out.avi",
     "dv_50.mov": f"{_film('720x576', 25, 0.4)} -pix_fmt yuv422p -c:v dvvideo out.mov",
     **{
         f"vfr.{kind}": f"{_film()} {_UNEVEN} {options} out.{kind}"
@@ -180,38 +188,39 @@ _ODD: dict[str, str] = {
     },
     "vfr_b_frames.mp4": f"{_film()} {_UNEVEN} {_H264} -bf 3 out.mp4",
     "held_ten_seconds.mp4": f"{_film()} -vf \"setpts='PTS+gte(N,12)*10/TB'\" -fps_mode vfr {_H264} out.mp4",
-    "one_picture_in_five_seconds.mp4": f"{_film(seconds=0.5)} -vf setpts=N*5/TB -fps_mode vfr {_H264} out.mp4",
+    "one_picture_in_five_seconds.mp4": f"{_film()} -vf setpts=N*5/TB -fps_mode vfr {_H264} out.mp4",
     "rate_1000.mkv": f"{_film()} -vf setpts=N*0.001/TB -enc_time_base 1/1000 -fps_mode vfr {_H264} out.mkv",
     "rate_120.mp4": f"{_film(rate=120, seconds=0.3)} {_H264} out.mp4",
     "rate_ntsc.mp4": f"{_film()} -vf setpts=N*1001/30000/TB -r 30000/1001 {_H264} out.mp4",
-    "negative_times.mp4": f"{_BASE} && -itsoffset -0.5 -i base.mp4 -c copy -avoid_negative_ts disabled out.mp4",
-    "negative_times.mkv": f"{_BASE} && -itsoffset -0.5 -i base.mp4 -c copy -avoid_negative_ts disabled out.mkv",
-    "negative_times.ts": f"{_BASE} && -itsoffset -0.5 -i base.mp4 -c copy -avoid_negative_ts disabled -copyts out.ts",
-    "negative_cts.mp4": f"{_BASE} && -i base.mp4 -c copy -movflags negative_cts_offsets out.mp4",
-    "no_edit_list.mp4": f"{_BASE} && -i base.mp4 -c copy -use_editlist 0 out.mp4",
+    "negative_times.mp4": f"{_SHIFTED} out.mp4",
+    "negative_times.mkv": f"{_SHIFTED} out.mkv",
+    "negative_times.ts": f"{_SHIFTED} -copyts out.ts",
+    "negative_cts.mp4": f"{_COPIED} -movflags negative_cts_offsets out.mp4",
+    "no_edit_list.mp4": f"{_COPIED} -use_editlist 0 out.mp4",
     "edit_list_cut.mp4": f"{_BASE} && -ss 0.7 -i base.mp4 -c copy out.mp4",
     "edit_list_cut.mov": f"{_BASE} && -ss 0.3 -i base.mp4 -c copy out.mov",
     "edit_list_cut.mkv": f"{_BASE} && -ss 0.7 -i base.mp4 -c copy out.mkv",
-    "edit_list_delay.mp4": f"{_BASE} && -itsoffset 1.5 -i base.mp4 -f lavfi -i sine=duration=3 -map 0:v -map 1:a"
-    " -c:v copy out.mp4",
+    "edit_list_delay.mp4": f"{_BASE} && -itsoffset 1.5 -i base.mp4 -f lavfi -i sine=duration=3"
+    " -map 0:v -map 1:a -c:v copy out.mp4",
     **{
-        f"offset_hour.{kind}": f"{_BASE} && -i base.mp4 -c copy -output_ts_offset 3600 out.{kind}"
+        f"offset_hour.{kind}": f"{_COPIED} -output_ts_offset 3600 out.{kind}"
         for kind in ("mp4", "mkv", "ts", "flv", "nut", "wmv")
     },
-    "jump_hour.ts": f"{_film()} {_H264} a.ts && {_film(filters='hue=h=90')} {_H264} -output_ts_offset 3600 b.ts"
+    "jump_hour.ts": f"{_film()} {_H264} a.ts && {_OTHER} {_H264} -output_ts_offset 3600 b.ts"
     " && -i concat:a.ts|b.ts -c copy -copyts out.ts",
-    "jump_back.ts": f"{_film()} {_H264} -output_ts_offset 60 a.ts && {_film(filters='hue=h=90')} {_H264} b.ts"
+    "jump_back.ts": f"{_film()} {_H264} -output_ts_offset 60 a.ts && {_OTHER} {_H264} b.ts"
     " && -i concat:a.ts|b.ts -c copy -copyts out.ts",
-    "restart.ts": f"{_film()} {_H264} a.ts && {_film(filters='hue=h=90')} {_H264} b.ts"
+    "restart.ts": f"{_film()} {_H264} a.ts && {_OTHER} {_H264} b.ts"
     " && -i concat:a.ts|b.ts -c copy -copyts out.ts",
-    "restart.mpg": f"{_film()} -c:v mpeg2video -q:v 2 a.mpg && {_film(filters='hue=h=90')} -c:v mpeg2video -q:v 2"
-    " b.mpg && -i concat:a.mpg|b.mpg -c copy -copyts out.mpg",
-    "wrap.ts": f"{_BASE} && -i base.mp4 -c copy -copyts -muxdelay 0 -output_ts_offset 95443.2 out.ts",
+    "restart.mpg": f"{_film()} -c:v mpeg2video -q:v 2 a.mpg && {_OTHER}"
+    " -c:v mpeg2video -q:v 2 b.mpg && -i concat:a.mpg|b.mpg -c copy -copyts out.mpg",
+    "wrap.ts": f"{_COPIED} -copyts -muxdelay 0 -output_ts_offset 95443.2 out.ts",
     "still_before.mp4": f"{_STILL} {_film()} -map 0 -map 1 {_STILL_CODEC} out.mp4",
     "still_before.mov": f"{_STILL} {_film()} -map 0 -map 1 {_STILL_CODEC} out.mov",
     "still_before.mkv": f"{_STILL} {_film()} -map 0 -map 1 {_STILL_CODEC} out.mkv",
     "still_before.avi": f"{_STILL} {_film()} -map 0 -map 1 {_STILL_CODEC} out.avi",
-    "cover_before.mp4": f"{_STILL} {_film()} -map 0 -map 1 {_STILL_CODEC} -disposition:v:0 attached_pic out.mp4",
+    "cover_before.mp4": f"{_STILL} {_film()} -map 0 -map 1 {_STILL_CODEC}"
+    " -disposition:v:0 attached_pic out.mp4",
     **{
         f"small_before.{kind}": f"{_film('64x64')} {_film()} -map 0 -map 1 {_H264} out.{kind}"
         for kind in ("mp4", "mov", "mkv", "ts", "avi", "nut")
@@ -223,7 +232,8 @@ _ODD: dict[str, str] = {
     "sound.mp4": f"{_film()} -f lavfi -i sine=duration=3 {_H264} out.mp4",
     "sound_first.mkv": f"-f lavfi -i sine=duration=1 {_film()} -map 0 -map 1 {_H264} out.mkv",
     "alpha_qtrle.mov": f"{_film(filters=_HALF)} -c:v qtrle -pix_fmt argb out.mov",
-    "alpha_prores.mov": f"{_film(filters=_HALF)} -c:v prores_ks -profile:v 4444 -pix_fmt yuva444p10le out.mov",
+    "alpha_prores.mov": f"{_film(filters=_HALF)} -c:v prores_ks -profile:v 4444 -pix_fmt yuva444p10le"
+    " out.mov",
     "alpha_png.mov": f"{_film(filters=_HALF)} -c:v png -pix_fmt rgba out.mov",
     "alpha_ffv1.mkv": f"{_film(filters=_HALF)} -c:v ffv1 -pix_fmt bgra out.mkv",
     "alpha_utvideo.avi": f"{_film(filters=_HALF)} -c:v utvideo -pix_fmt gbrap out.avi",
@@ -263,30 +273,27 @@ _ODD: dict[str, str] = {
             ("colour_440_h264", "libx264", "yuv444p", "flv"),
         )
     },
-    "palette_png.mov": f"{_film()} -vf split[a][b];[a]palettegen[p];[b][p]paletteuse -c:v png -pix_fmt pal8 out.mov",
-    "palette_msrle.avi": f"{_film()} -vf split[a][b];[a]palettegen[p];[b][p]paletteuse -c:v msrle out.avi",
-    "palette_smc.mov": f"{_film()} -vf split[a][b];[a]palettegen[p];[b][p]paletteuse -c:v smc out.mov",
-    "palette_raw.avi": f"{_film()} -vf split[a][b];[a]palettegen[p];[b][p]paletteuse -c:v rawvideo -pix_fmt pal8 out.avi",
-    "bt709.mp4": f"{_film(filters='scale=out_color_matrix=bt709')} {_H264} -colorspace bt709 -color_primaries bt709"
-    " -color_trc bt709 out.mp4",
-    "bt601.mkv": f"{_film(filters='scale=out_color_matrix=bt601')} {_H264} -colorspace smpte170m"
-    " -color_primaries smpte170m -color_trc smpte170m out.mkv",
-    "bt709.webm": f"{_film(filters='scale=out_color_matrix=bt709')} -c:v libvpx-vp9 -cpu-used 8 -colorspace bt709"
-    " -color_primaries bt709 -color_trc bt709 -pix_fmt yuv420p out.webm",
-    "fragments.mp4": f"{_BASE} && -i base.mp4 -c copy -movflags frag_keyframe+empty_moov out.mp4",
-    "dash.mp4": f"{_BASE} && -i base.mp4 -c copy -movflags dash+frag_keyframe+empty_moov+default_base_moof out.mp4",
-    "index_first.mov": f"{_BASE} && -i base.mp4 -c copy -movflags faststart out.mov",
-    "live.mkv": f"{_BASE} && -i base.mp4 -c copy -live 1 out.mkv",
-    "cluster_a_frame.mkv": f"{_BASE} && -i base.mp4 -c copy -cluster_time_limit 10 out.mkv",
+    "palette_png.mov": f"{_PALETTE} -c:v png -pix_fmt pal8 out.mov",
+    "palette_msrle.avi": f"{_PALETTE} -c:v msrle out.avi",
+    "palette_smc.mov": f"{_PALETTE} -c:v smc out.mov",
+    "palette_raw.avi": f"{_PALETTE} -c:v rawvideo -pix_fmt pal8 out.avi",
+    "bt709.mp4": f"{_BT709} {_H264} -color_trc bt709 out.mp4",
+    "bt709.webm": f"{_BT709} -c:v libvpx-vp9 -cpu-used 8 -color_trc bt709 -pix_fmt yuv420p out.webm",
+    "bt601.mkv": f"{_BT601} {_H264} -color_trc smpte170m out.mkv",
+    "fragments.mp4": f"{_COPIED} -movflags frag_keyframe+empty_moov out.mp4",
+    "dash.mp4": f"{_COPIED} -movflags dash+frag_keyframe+empty_moov+default_base_moof out.mp4",
+    "index_first.mov": f"{_COPIED} -movflags faststart out.mov",
+    "live.mkv": f"{_COPIED} -live 1 out.mkv",
+    "cluster_a_frame.mkv": f"{_COPIED} -cluster_time_limit 10 out.mkv",
     "hvc1.mp4": f"{_film()} -c:v libx265 {_OPTIONS['libx265']} -tag:v hvc1 -pix_fmt yuv420p out.mp4",
     "mirrored_exif.mov": f"{_film()} -c:v tiff a.mov && -display_hflip -i a.mov -c copy out.mov",
     "timecode.mov": f"{_film()} {_H264} -timecode 01:00:00:00 out.mov",
-    "size_changes.ts": f"{_film()} -c:v mpeg2video -q:v 2 a.ts && {_film('240x168')} -c:v mpeg2video -q:v 2 b.ts"
-    " && -i concat:a.ts|b.ts -c copy out.ts",
+    "size_changes.ts": f"{_film()} -c:v mpeg2video -q:v 2 a.ts && {_film('240x168')}"
+    " -c:v mpeg2video -q:v 2 b.ts && -i concat:a.ts|b.ts -c copy out.ts",
     "one_frame.mp4": f"{_film()} -frames:v 1 {_H264} out.mp4",
     "two_frames.mkv": f"{_film()} -frames:v 2 {_H264} out.mkv",
     "intra_refresh.mp4": f"{_film()} {_H264} -x264-params intra-refresh=1:keyint=12 out.mp4",
-    "cut_between_keys.ts": f"{_BASE} && -i base.mp4 -c copy a.ts && -i a.ts -c copy -ss 0.3 -copyinkf out.ts",
+    "cut_between_keys.ts": f"{_COPIED} a.ts && -i a.ts -c copy -ss 0.3 -copyinkf out.ts",
 }
 
 

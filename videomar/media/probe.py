@@ -29,8 +29,8 @@ def _unknown_type(kinds: type[Type], value: int) -> Type:
     return unknown
 
 
-# A frame with side data that PyAV has no name for, as the EXIF tags of a camera's Motion JPEG, would show none
-# of it: reading any raises ValueError.
+# Without it a frame with side data that PyAV has no name for, as EXIF tags in Motion JPEG, shows none of its
+# side data: reading any raises ValueError.
 Type._missing_ = classmethod(_unknown_type)  # type: ignore[assignment]
 
 
