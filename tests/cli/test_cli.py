@@ -139,7 +139,15 @@ def test_ledger_show_names_reasons_and_files(
     write_ledger(here / "ledger.parquet")
     assert run(monkeypatch, "ledger", "show", "--ledger", "ledger.parquet") == 0
     shown = capsys.readouterr().out
-    for text in ("kept, simulated", "too_dark", "train", "empty_file", EVIL[:10]):
+    for text in (
+        "kept, simulated",
+        "too_dark",
+        "train",
+        "empty_file",
+        EVIL[:10],
+        "my.csv",
+        "rows whose video is not",
+    ):
         assert text in shown
 
 

@@ -325,7 +325,7 @@ HOSTILE: dict[str, str | bytes] = {
     "metadata.json": '{"name": "a card", "version": [1]}',
     "my list.csv": "video,caption\nplain.mp4,old\n",
     "README.txt": "about",
-    "notes.txt": "no video",
+    "no\x1b[2Jtes\n.txt": "no video",
     "IMG_1.JPG.txt": "no video either",
     "plain.json": "{",
     "deep/metadata.jsonl": (
@@ -365,7 +365,7 @@ def test_folder_with_everything_wrong_says_it_all(tmp_path: Path) -> None:
     for captions in found.values():
         report.count_source(captions.source)
     assert report.lines(False)[0] == (
-        "captions: 5 of 6 videos have one (2 from captions.csv, 2 from files beside the videos, "
+        "captions: 5 of 6 videos have one (2 from files beside the videos, 2 from captions.csv, "
         "1 from deep/metadata.jsonl); the clips of the other 1 are trained without words"
     )
     assert len(report.lines(True)) == 1 + len(report.unused())
@@ -376,7 +376,7 @@ def test_folder_with_everything_wrong_says_it_all(tmp_path: Path) -> None:
         "captions.csv line 7: 'gone.mp4'",
         "metadata.csv: got the columns 'iso', 'aperture', expected one for the video (file_name, ",
         "my list.csv: another name",
-        "notes.txt",
+        r"no\x1b[2Jtes\n.txt",
         "plain.json: no JSON",
         "deep/named.txt: got 2.0 MB, expected a caption of at most 1 MB",
         "conflict.mp4 (used: conflict.txt)",
@@ -384,7 +384,7 @@ def test_folder_with_everything_wrong_says_it_all(tmp_path: Path) -> None:
         "é.txt",
     ):
         assert part in text
-    assert all(video in " ".join(HOSTILE) for video in found)
+    assert text.replace("\n", "").isprintable()
 
 
 def test_name_that_fits_two_videos_is_given_to_none(tmp_path: Path) -> None:

@@ -129,6 +129,9 @@ def test_report_has_every_section(html: str) -> None:
         "too dark",
         "Refused",
         "(c) somebody",
+        "1 from my.csv, 0 without words",
+        "1 rows whose video is not here",
+        f"my.csv line 3: {EVIL}",
     ):
         assert text in page.text
     for text in ("best", "median", "worst", "torch", "abc"):

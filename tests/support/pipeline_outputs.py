@@ -22,7 +22,8 @@ from tests.conftest import small_params
 from videomar import checkpoint
 from videomar.checkpoint.manifest import ModelShape
 from videomar.compute.seeding import step_generator
-from videomar.curation.ledger import LEDGER_SCHEMA, read_ledger
+from videomar.curation.captions.caption_report import CaptionReport
+from videomar.curation.ledger import LEDGER_SCHEMA, read_ledger, read_note
 from videomar.curation.ledger import write_ledger as write_ledger_rows
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.evaluation.generated import repeat_last
@@ -105,7 +106,7 @@ def _write_data(root: Path) -> None:
     raw.write_bytes(b"bytes of a video")
     ledger = read_ledger(root / "data/ledger.parquet")
     ledger.loc[ledger["video"] == "simulated/a.mp4", "video_sha256"] = sha256_of(raw)
-    write_ledger_rows(root / "data/ledger.parquet", ledger)
+    write_ledger_rows(root / "data/ledger.parquet", ledger, read_note(root / "data/ledger.parquet"))
     row: dict[str, object] = dict.fromkeys(SCHEMA.names)
     row |= {"clip_id": "1", "key": "k1", "text_key": "t1", "shape": [1, 1, 1, 1], "dtype": "float16"}
     row |= {"latents": b"12", "text": b"34", "text_shape": [1, 1], "caption": EVIL, "group": "simulated"}
@@ -114,16 +115,25 @@ def _write_data(root: Path) -> None:
 
 
 def write_ledger(path: Path) -> None:
-    """A ledger with kept, rejected and unreadable rows, one caption and one name of which are hostile."""
+    """A ledger with kept, rejected and unreadable rows; hostile in a caption, a name and a table's row."""
     picture = io.BytesIO()
     Image.new("RGB", (24, 8), "teal").save(picture, "JPEG")
     clip = {"video": "simulated/a.mp4", "start_s": 1.0, "caption": EVIL, "group": "simulated", "reason": None}
     rows = [
-        {**clip, "clip_id": "1", "kept": True, "split": "train", "thumbnail": picture.getvalue()},
+        {
+            **clip,
+            "clip_id": "1",
+            "kept": True,
+            "split": "train",
+            "caption_from": "my.csv",
+            "thumbnail": picture.getvalue(),
+        },
         {**clip, "clip_id": "2", "kept": False, "reason": "too_dark", "thumbnail": picture.getvalue()},
         {"video": f"{EVIL}.mp4", "group": "real", "kept": False, "reason": "empty_file"},
     ]
-    write_ledger_rows(path, pd.DataFrame(rows, columns=LEDGER_SCHEMA.names))
+    report = CaptionReport(tables=["my.csv"])
+    report.add("unmatched", f"my.csv line 3: {EVIL}")
+    write_ledger_rows(path, pd.DataFrame(rows, columns=LEDGER_SCHEMA.names), report.to_json())
 
 
 def _clip_rows(clip_id: str, group: str, noise: float, rng: np.random.Generator) -> list[dict[str, object]]:

@@ -8,7 +8,9 @@ import typer
 
 from videomar.cli.console import HERE, AsJson, print_json, print_lines, print_table
 
+_EXAMPLES = 5  # of each kind of captions that are not used
 if TYPE_CHECKING:
+    from videomar.curation.captions.caption_report import CaptionSummary
     from videomar.curation.ledger_diff import Changes
 
 app = typer.Typer(no_args_is_help=True, help="Show which clips are kept or rejected, and why.")
@@ -24,7 +26,7 @@ def show(
         Path | None, typer.Option("--sheet", help="Also draw clips of every verdict into this PNG file.")
     ] = None,
 ) -> None:
-    """Show counts per verdict and split, and unreadable files."""
+    """Show counts per verdict and split, where captions come from, what is not used, and unreadable files."""
     from videomar.report.ledger_sheet import draw_sheet, summarise_ledger
 
     summary = summarise_ledger(ledger)
@@ -40,6 +42,7 @@ def show(
     print_table(("group", "split", "kept clips"), summary.splits)
     if summary.num_stills:
         typer.echo(f"{summary.num_stills} of the kept clips are still pictures, clips of one frame")
+    _print_captions(summary.captions)
     if summary.unreadable:
         title = f"{summary.num_unreadable} files could not be read"
         print_table(("file", "reason"), summary.unreadable, title)
@@ -81,6 +84,16 @@ def remove(
 
     print_lines(remove_video(video, reason, raw, ledger, takedowns))
     print_lines(describe_use(digest_of(video, raw, ledger)))
+
+
+def _print_captions(captions: "CaptionSummary") -> None:
+    """Say where the words of kept clips come from, and what of the caption files is not used."""
+    rows = [*captions.sources, *([("no words", captions.num_without)] if captions.num_without else [])]
+    if rows:
+        print_table(("captions", "kept clips"), rows)
+    if captions.unused:
+        shown = ((kind.number, kind.what, "\n".join(kind.examples[:_EXAMPLES])) for kind in captions.unused)
+        print_table(("number", "captions that are not used as they stand", "for example"), shown)
 
 
 def _print_changes(changes: "Changes") -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from videomar.curation.ledger import read_ledger
+from videomar.curation.captions.caption_report import CaptionSummary, summarise_captions
+from videomar.curation.ledger import read_ledger, read_note
 from videomar.files import atomic_write
 from videomar.report.strips import data_address
 
@@ -63,6 +64,8 @@ class LedgerSummary:
     unreadable: Sequence[tuple[str, str]]
     """File and reason."""
     num_unreadable: int
+    captions: CaptionSummary
+    """Of the kept clips, and the caption files that were not used."""
 
 
 def summarise_ledger(path: Path) -> LedgerSummary:
@@ -84,6 +87,9 @@ def summarise_ledger(path: Path) -> LedgerSummary:
         splits=[(str(group), str(split), int(count)) for (group, split), count in splits.items()],
         unreadable=list(zip(files["video"], files["reason"], strict=True))[:_UNREADABLE_SHOWN],
         num_unreadable=len(files),
+        captions=summarise_captions(
+            (source if isinstance(source, str) else None for source in kept["caption_from"]), read_note(path)
+        ),
     )
 
 

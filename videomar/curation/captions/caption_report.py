@@ -53,7 +53,7 @@ class CaptionReport:
         """Count one of a kind; the first few are named."""
         self.counts[kind] += 1
         if len(self.examples[kind]) < _STORED:
-            self.examples[kind].append(example[:_EXAMPLE_CHARACTERS])
+            self.examples[kind].append(_shown(example[:_EXAMPLE_CHARACTERS]))
 
     def count_source(self, source: str | None) -> None:
         """Count a video that is read, and the file that its captions come from, if it has any."""
@@ -121,6 +121,11 @@ def summarise_captions(sources: Iterable[str | None], note: str | None) -> Capti
 
 def _kind_of_source(source: str, tables: Container[str]) -> str:
     return source if source in tables or source.startswith(CAPTIONER) else BESIDE_VIDEOS
+
+
+def _shown(text: str) -> str:
+    """Return text that any terminal shows as it is: file names may hold line feeds and worse."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def unused_lines(unused: Iterable[Unused]) -> list[str]:
