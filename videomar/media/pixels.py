@@ -239,7 +239,9 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation, 1 to 8. Pillow has applied that of TIFF itself, and removed the tag."""
+    """EXIF orientation, 1 to 8, that Pillow does not apply by itself."""
+    if picture.format == "TIFF":  # its size is turned when it is opened, its pixels when they are loaded
+        return 1
     try:
         return int(picture.getexif().get(Base.Orientation, 1))
     except Exception:  # a damaged block of EXIF is no reason to refuse the pixels
