@@ -68,7 +68,7 @@ BESIDE = {
     "several captions": ("a.mp4", "a.json", '{"caption": ["", "a hill", "a lake"]}'),
     "list": ("a.mp4", "a.json", '["a hill", "a lake"]'),
     "text in json": ("a.mp4", "a.json", '"a hill"'),
-    "half a character": ("a.mp4", "a.json", '{"caption": "a hill\\n"}'),
+    "line feed in json": ("a.mp4", "a.json", '{"caption": "a hill\\n"}'),
 }
 
 

@@ -9,13 +9,14 @@ import posixpath
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
 
 _Index = dict[str, list[str]]
 
 
 def fold(name: str) -> str:
     """Return a name as names are compared: in one letter case and one Unicode form."""
+    if name.isascii():
+        return name.casefold()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
@@ -31,7 +32,10 @@ class VideoNames:
         self._endings: tuple[_Index, _Index] = defaultdict(list), defaultdict(list)
         for video in videos:
             self._exact.add(video)
-            self._folders.update(map(str, PurePosixPath(fold(video)).parents))
+            folder = posixpath.dirname(fold(video))
+            while folder and folder not in self._folders:
+                self._folders.add(folder)
+                folder = posixpath.dirname(folder)
             stem = posixpath.splitext(video)[0]
             self._stems[stem].append(video)
             for number, name in enumerate((fold(video), fold(stem))):
