@@ -95,6 +95,30 @@ def test_gate_passes_a_better_and_refuses_a_worse_challenger() -> None:
     assert "over the champion" in refusal(decide_promotion(worse, better, PARAMS))
 
 
+def test_baseline_that_neither_beats_does_not_keep_the_champion_of_other_clips() -> None:
+    better, worse = evaluation(-3.0, 0.5, seed=1), evaluation(-9.0, 0.5, seed=2)
+    decision = decide_promotion(better, worse, PARAMS)
+    assert decision.promote
+    repeat, untrained, line, best, *_ = decision.reasons
+    assert repeat.startswith("Neither is shown to be better: simulated continuation over repeat-last -3.")
+    assert "; the champion: simulated continuation over repeat-last -8." in repeat
+    assert untrained.startswith("Better: simulated continuation over the untrained model +1.")
+    assert line.startswith("Neither is shown to be better")
+    assert best.startswith("Better: simulated continuation over the champion +5.")
+    assert "over the champion" in refusal(decide_promotion(worse, better, PARAMS))
+    assert "over repeat-last" in refusal(decide_promotion(better, None, PARAMS))
+
+
+def test_baseline_that_the_champion_beats_still_counts() -> None:
+    champion = evaluation(2.0, 0.1, seed=1)
+    candidate = evaluation(3.0, 0.1, seed=2)
+    candidate.loc[candidate["kind"] == "continuation_linear", "gain_db"] = 20.0
+    decision = decide_promotion(candidate, champion, PARAMS)
+    assert "over a straight line" in refusal(decision)
+    few = evaluation(-3.0, clips=5), evaluation(-9.0, clips=5)
+    assert "Too few to rank" in refusal(decide_promotion(*few, PARAMS))
+
+
 def test_gate_pairs_by_clip_so_that_difficulty_cancels() -> None:
     # A difference of 0.3 dB is far below the spread of 3 dB between clips, but sure on every single clip.
     champion = evaluation()

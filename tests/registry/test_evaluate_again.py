@@ -244,7 +244,7 @@ def another_size(root: Path) -> Callable[[], None]:
         (without("dvc.yaml"), "dvc.yaml: no such file"),
         (without("data/raw"), "data/raw: no such file or folder, expected what stage sample reads"),
         (without("data/made.parquet"), "stage sample: ended with code 1"),
-        (another_size, r"clips here are cut otherwise than its own (ingest.size_px 32, not 64)"),
+        (another_size, r"made for clips of another shape (ingest.size_px 32, not 64)"),
     ],
 )
 def test_refusal_says_what_differs_and_why_the_champion_could_not_be_judged_again(
@@ -259,6 +259,7 @@ def test_refusal_says_what_differs_and_why_the_champion_could_not_be_judged_agai
     assert decision.reasons[0].startswith("Not comparable with the champion: code ")
     assert ". It could not be judged again: " in decision.reasons[0]
     assert why in decision.reasons[0]
+    assert '`videomar promote 2 --force --reason "..."` promotes the candidate anyway.' in decision.reasons[0]
     assert version_of("1").judged_again == {}
 
 

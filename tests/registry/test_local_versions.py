@@ -11,12 +11,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.pipeline_outputs import working_in
+from videomar.checkpoint import open_model_folder
+from videomar.errors import VideomarError
+from videomar.hub import find
+from videomar.hub.find import find_model as find_by_name
+from videomar.hub.shipped import FOLDER
 from videomar.registry.champion import apply_decision
-from videomar.registry.local_versions import local_model_folder
+from videomar.registry.local_versions import local_candidate, local_model_folder
 from videomar.registry.versions import download_model, find_model, record_decision, version_of
 from videomar.tracking.mlflow_store import open_client
 
 YES = {"promote": True, "reasons": ["better"], "figures": []}
+NO = {"promote": False, "reasons": ["Too few to rank"], "figures": []}
 LOOK = """
 import sys
 from videomar.registry.local_versions import local_model_folder
@@ -34,6 +40,17 @@ def promoted(registered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     with working_in(root):
         apply_decision(record_decision(version_of("1"), YES))
     return root
+
+
+@pytest.fixture
+def refused(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The store of version 1, which the gate refused: the user's first clips are real ones, and few."""
+    (tmp_path / "first/.local").mkdir(parents=True)
+    shutil.copy(registered / ".local/mlflow.db", tmp_path / "first/.local")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path / "first")
+    record_decision(version_of("1"), NO)
+    return tmp_path / "first/.local/mlflow.db"
 
 
 @pytest.fixture
@@ -110,3 +127,39 @@ def test_schema_is_that_of_the_installed_mlflow(promoted: Path, monkeypatch: pyt
     monkeypatch.chdir(promoted)
     open_client()
     assert local_model_folder("1") is not None
+
+
+def test_newest_candidate_stands_in_for_a_champion_that_never_was_and_a_line_says_so(
+    refused: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = open_model_folder(download_model(version_of("1")))
+    assert local_candidate() == ("1", download_model(version_of("1")))
+    assert find_by_name("champion") == expected
+    monkeypatch.setattr(find, "local_candidate", lambda: None)  # as of a server
+    assert find_by_name("champion") == expected
+    line = find._NEWEST % ("1", "shipped")
+    assert line.startswith("no champion here yet: using the newest candidate, version 1; ")
+    assert [record.getMessage() for record in caplog.records] == [line] * 2
+    with pytest.raises(VideomarError, match="got champion, but .* `challenger` names the newest"):
+        find_model("champion")
+
+
+def test_candidate_is_looked_for_only_where_there_never_was_a_champion(store: Path) -> None:
+    assert local_candidate() is None
+    sql("DELETE FROM registered_model_aliases WHERE alias = 'champion'")(store)
+    assert local_candidate() is None  # deleted by hand, which MLflow's history tells
+    sql("DELETE FROM registered_model_tags")(store)
+    assert local_candidate() is not None
+    sql("DELETE FROM registered_model_aliases")(store)
+    assert local_candidate() is None
+    with pytest.raises(VideomarError, match="got champion, but there is none yet; run `make run`"):
+        find_model("champion")
+
+
+def test_shipped_model_stands_in_only_without_a_candidate(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sql("DELETE FROM registered_model_aliases")(store)
+    sql("DELETE FROM registered_model_tags")(store)
+    assert find_by_name("champion").checkpoint == FOLDER
+    assert "using the model that comes with the package" in caplog.text

@@ -47,11 +47,11 @@ _SCHEMA = pa.schema(
 )
 
 
-def write_generated(path: Path, groups: dict[str, int], noise: float = 4.0) -> None:
-    """generated.parquet with so many clips per group; the model is right up to noise."""
+def write_generated(path: Path, groups: dict[str, int], noise: float = 4.0, first: int = 0) -> None:
+    """generated.parquet with so many clips per group, from a number on; the model is right up to noise."""
     rows: list[dict[str, object]] = []
     for group, count in groups.items():
-        for index in range(count):
+        for index in range(first, first + count):
             rows += _clip_rows(f"{group}-{index:03d}", group, noise, np.random.default_rng(index))
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path)
 

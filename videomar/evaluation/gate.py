@@ -74,6 +74,9 @@ def decide_promotion(
     figures (gain from one picture, the other group's continuation, and metrics of `gate.margins`) must not be
     worse by more than their margins. "Above" refers to the lower end of the interval.
 
+    A baseline that the champion is not shown to beat on these clips either, as when it was trained on other
+    ones, is no reason to keep it: then the better of the two is promoted, and the reasons say so.
+
     Two models are compared only if their scores' fingerprints allow it. A champion from before fingerprints
     were recorded is compared on the clips with the same truth, and the reasons mention it.
 
@@ -92,6 +95,7 @@ def decide_promotion(
             sentence = f"Not comparable with the champion: {'; '.join(obstacles)}."
             checks.append(_Check(False, f"{sentence} {not_again}".strip()))
         else:
+            checks = _excuse(checks, _check_baselines(champion, group, params), params)
             checks += _check_champion(candidate.rows, champion.rows, (group, other), params)
             notes = _notes(candidate, champion)
     failed = tuple(check.sentence for check in checks if not check.holds)
@@ -149,6 +153,18 @@ def _check_baselines(candidate: Evidence, group: str, params: GateParams) -> lis
         beyond = gain.loc[clips].sub(single[clips], axis=0).dropna()
         checks.append(_check_above(f"{own} {name}", beyond.to_numpy(), params))
     return checks
+
+
+def _excuse(checks: list[_Check], of_champion: list[_Check], params: GateParams) -> list[_Check]:
+    """Let baselines count no longer that neither of the two is shown to beat, on enough clips to tell."""
+    excused = []
+    for check, other in zip(checks, of_champion, strict=True):
+        figures = check.figure, other.figure
+        if not (check.holds or other.holds) and all(each and each.n >= params.min_clips for each in figures):
+            sentence = f"Neither is shown to be better: {figures[0]}; the champion: {figures[1]}."
+            check = replace(check, holds=True, sentence=sentence)
+        excused.append(check)
+    return excused
 
 
 def _check_champion(

@@ -13,7 +13,7 @@ from videomar.environment import listens
 from videomar.errors import CheckpointError, VideomarError
 from videomar.hub.repository import download
 from videomar.hub.shipped import SHIPPED, shipped_folder
-from videomar.registry.local_versions import local_model_folder
+from videomar.registry.local_versions import local_candidate, local_model_folder
 from videomar.sampling.generate import ClipGenerator
 from videomar.tracking.mlflow_store import store_exists, tracking_uri
 
@@ -21,6 +21,7 @@ CHAMPION = "champion"
 ALIASES = (CHAMPION, "challenger")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HERE = Layout()
+_NEWEST = "no champion here yet: using the newest candidate, version %s; `%s` names the model of the package"
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +35,8 @@ def load(
     Args:
         model: `champion`, `challenger` or a version's number in the MLflow registry of the working folder or
             of MLFLOW_TRACKING_URI; a model folder; a repository on a hub, as `owner/name`; or `shipped`, the
-            model that comes with the package. That one stands in for a champion where there is none yet.
+            model that comes with the package. Where there is no champion yet, the newest candidate stands in
+            for it, or, if there is none either, the shipped model; a warning says so.
         device: `auto` (a GPU if there is one), `cpu` or `cuda`.
         text_encoder: folder of the transformers model that the model was trained with, if it is not packed
             in the model's folder and lies elsewhere than at training.
@@ -74,6 +76,10 @@ def is_registered(name: str) -> bool:
 def _registered(name: str) -> ModelFolder:
     if (folder := local_model_folder(name)) is not None:
         return open_model_folder(folder)
+    if name == CHAMPION and (candidate := local_candidate()) is not None:
+        number, folder = candidate
+        _log.warning(_NEWEST, number, SHIPPED)
+        return open_model_folder(folder)
     if not store_exists():
         if name == CHAMPION:
             return _stand_in()
@@ -81,9 +87,13 @@ def _registered(name: str) -> ModelFolder:
     _check_server(tracking_uri())
     from videomar.registry import versions  # here: it imports MLflow
 
-    if name == CHAMPION and versions.champion() is None:
-        return _stand_in()
     try:
+        if name == CHAMPION and versions.champion() is None:
+            newest = versions.challenger()
+            if newest is None:
+                return _stand_in()
+            _log.warning(_NEWEST, newest.number, SHIPPED)
+            name = newest.number
         version = versions.find_model(name)
     except VideomarError as error:
         raise VideomarError(f"{error}; expected {_choice()}") from None

@@ -10,7 +10,7 @@ its own run, also after a parent was deleted:
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,32 @@ def seen_videos(ancestors: Sequence[Ancestor]) -> dict[str, str]:
         for ancestor in reversed(ancestors)
         for sha256 in ancestor.trained_videos.values()
     }
+
+
+def trained_clips(
+    judged: pandas.DataFrame, trained: Sequence[pandas.DataFrame], in_part: Collection[str]
+) -> set[str]:
+    """Ids of judged clips that are no held-out clips for models which were trained on others.
+
+    Args:
+        judged: Clips with `clip_id`, `video_sha256`, `start_s` and `end_s`.
+        trained: The same of the clips that each model was trained on.
+        in_part: Hashes of the videos of which a part is held out and another trained on today. A clip of them
+            counts as seen if it overlaps with a clip that was trained on; one of another video, if any part
+            of the video was.
+    """
+    parts: dict[str, list[tuple[float, float]]] = {}
+    for clips in trained:
+        for sha256, start_s, end_s in clips[["video_sha256", "start_s", "end_s"]].itertuples(index=False):
+            parts.setdefault(sha256, []).append((start_s, end_s))
+    found = {clip for clips in trained for clip in clips["clip_id"]} & set(judged["clip_id"])
+    for clip in judged.itertuples():
+        seen = parts.get(str(clip.video_sha256), [])
+        if clip.video_sha256 in in_part:
+            seen = [(start, end) for start, end in seen if start < clip.end_s and end > clip.start_s]
+        if seen:
+            found.add(str(clip.clip_id))
+    return found
 
 
 def named_by(starts: Sequence[Path], with_tokenizer: bool) -> dict[str, dict[str, dict[str, str]]]:

@@ -6,6 +6,9 @@ those of the champion are out of date. So before the gate decides:
     scores of both registrations comparable?          -> compare them
     else scores of later evaluations, equal keys?     -> compare those
     else evaluate the champion again (and the candidate, if it is not of today), store the scores, look again
+
+So a candidate that was trained on other clips, as the user's own after the samples, meets the champion on
+clips that are held out for both, and the better one for these clips is promoted.
 """
 
 import sys
@@ -14,14 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import pandas
 from tqdm import tqdm
 
 from videomar.config import load_own_params
 from videomar.config.layout import Layout
 from videomar.errors import DataError, VideomarError
-from videomar.registry.ancestors import TRAIN_SPLIT, seen_videos
+from videomar.registry.ancestors import TRAIN_SPLIT, seen_videos, trained_clips, videos_of
 from videomar.registry.evaluate_again import RunStage, evaluate_again, key_of, run_here, save_scores
-from videomar.registry.trace import trace
+from videomar.registry.trace import Trace, trace
 from videomar.registry.versions import (
     ORIGIN_TAG,
     Version,
@@ -54,7 +58,7 @@ def decide(version: Version, params: Path, run: RunStage = run_here) -> "Decisio
         params: params.yaml, for section `gate`.
         run: Runs a stage, if a version has to be evaluated again.
     """
-    from videomar.evaluation.gate import decide_promotion  # here: an idle release needs no pandas
+    from videomar.evaluation.gate import comparison_obstacles, decide_promotion  # idle: no pandas
 
     best, gate = champion(), load_own_params(params).gate
     if best is None:
@@ -62,13 +66,17 @@ def decide(version: Version, params: Path, run: RunStage = run_here) -> "Decisio
         about = (*_seen_notes(version), *_unknown_notes((version,)))
         return replace(decision, reasons=(*decision.reasons, *about))
     sides = _find_sides(version, best, run)
-    notes: list[str] = []
+    not_again, notes = sides.not_again, list[str]()
+    if comparison_obstacles(sides.candidate, sides.champion):
+        anyway = f'`videomar promote {version.number} --force --reason "..."` promotes the candidate anyway.'
+        not_again = f"{not_again} {anyway}".lstrip()
+    traces = [trace(each) for each in (version, best)]
     inherited = any("parent_weights_sha256" in each.tags for each in (version, best))
     if inherited or sides.candidate.again or sides.champion.again:
-        sides, notes = _leave_out_trained(sides, (version, best))
-    decision = decide_promotion(sides.candidate, sides.champion, gate, sides.not_again)
-    notes = [*_seen_notes(version), *notes, *_unknown_notes((version, best))]
-    return replace(decision, reasons=(*decision.reasons, *notes))
+        sides, notes = _leave_out_trained(sides, traces)
+    decision = decide_promotion(sides.candidate, sides.champion, gate, not_again)
+    about = (*_other_data_notes(*traces), *_seen_notes(version), *notes, *_unknown_notes((version, best)))
+    return replace(decision, reasons=(*decision.reasons, *about))
 
 
 def evidence_of(version: Version, key: str = "") -> "Evidence":
@@ -124,23 +132,28 @@ def _find_sides(candidate: Version, best: Version, run: RunStage) -> _Sides:
     return found or sides
 
 
-def _leave_out_trained(sides: _Sides, versions: Sequence[Version]) -> tuple[_Sides, list[str]]:
+def _leave_out_trained(sides: _Sides, traces: Sequence[Trace]) -> tuple[_Sides, list[str]]:
     """Leave out the clips that one of the two, or a model that it started from, was trained on.
 
-    The held-out videos of today were not all held out when an earlier version was trained. Sentences say how
-    many clips are left out, and which models' clips are not known.
+    The held-out videos of today were not all held out when an earlier version was trained. A clip of a video
+    that the candidate holds out as a whole is left out if the champion was trained on any part of the video;
+    a clip of a video that the candidate holds out in part, if it overlaps with a part that was trained on.
+    Sentences say how many clips are left out, and which models' clips are not known.
     """
-    traces = [trace(version) for version in versions]
     known = [traced.clips for traced in traces if traced.clips is not None]
     ancestors = [ancestor for traced in traces for ancestor in traced.ancestors]
-    seen = set(seen_videos(ancestors))
     inherited = [ancestor.clips for ancestor in ancestors if ancestor.clips is not None]
-    of_train = [clips.loc[clips["split"] == TRAIN_SPLIT, "clip_id"] for clips in (*known, *inherited)]
-    trained = {clip for ids in of_train for clip in ids}
-    trained |= {clip for clips in known for clip in clips.loc[clips["video_sha256"].isin(seen), "clip_id"]}
     unknown = sorted({ancestor.name for ancestor in ancestors if ancestor.clips is None})
     notes = [f"What {name} was trained on is not known: judged clips may be among it." for name in unknown]
     judged = set(sides.candidate.rows["clip_id"])
+    of_train = [clips[clips["split"] == TRAIN_SPLIT] for clips in (*known, *inherited)]
+    trained = {clip for clips in of_train for clip in clips["clip_id"]}
+    if known:
+        spans = pandas.concat(known).drop_duplicates("clip_id")
+        own = traces[0].clips
+        in_part = [] if own is None else own.loc[own["split"] == TRAIN_SPLIT, "video_sha256"]
+        trained |= trained_clips(spans[spans["clip_id"].isin(judged)], of_train, set(in_part))
+        trained |= set(spans.loc[spans["video_sha256"].isin(seen_videos(ancestors)), "clip_id"])
     if not judged & trained:
         return sides, notes
     candidate, best = (
@@ -149,6 +162,22 @@ def _leave_out_trained(sides: _Sides, versions: Sequence[Version]) -> tuple[_Sid
     which = "one of the two, or a model that it started from," if ancestors else "one of the two"
     left = f"Left out: {len(judged & trained)} of {len(judged)} clips, on which {which} was trained."
     return _Sides(candidate, best, sides.not_again), [left, *notes]
+
+
+def _other_data_notes(candidate: Trace, best: Trace) -> list[str]:
+    """A sentence if the champion was trained on mostly other videos than the candidate."""
+    if candidate.clips is None or best.clips is None:
+        return []
+    own, other = (
+        {*videos_of(traced.clips[traced.clips["split"] == TRAIN_SPLIT]).values()}
+        for traced in (candidate, best)
+        if traced.clips is not None
+    )
+    common = len(own & other)
+    if not own or not other or 2 * common >= len(own):
+        return []
+    known = f"{common} of the candidate's {len(own)}" if common else "none of the candidate's"
+    return [f"The champion was trained on other videos ({known}): this compares the two on clips of today."]
 
 
 def _seen_notes(version: Version) -> list[str]:

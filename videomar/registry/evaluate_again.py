@@ -74,7 +74,7 @@ def evaluate_again(version: Version, run: RunStage = run_here) -> Path:
     with FileLock(out.with_suffix(".lock")):
         files = _files_of(version)
         own, present = load_params(files.params, _HERE.params), load_params(_HERE.params)
-        _require_same_cut(version, own.ingest, present.ingest)
+        _require_same_shape(version, own.ingest, present.ingest)
         if files.text_encoder is not None:
             own = replace(own, text=replace(own.text, encoder=str(files.text_encoder.resolve())))
         params = _write_params(own, out)
@@ -144,22 +144,18 @@ def _files_of(version: Version) -> "ModelFolder":
         ) from None
 
 
-def _require_same_cut(version: Version, own: IngestParams, present: IngestParams) -> None:
-    """Refuse a version with another section `ingest`: its training clips were of another kind.
+def _require_same_shape(version: Version, own: IngestParams, present: IngestParams) -> None:
+    """Refuse a version that was trained on clips of another shape: it makes no clips like those here.
 
-    Of one that was registered from a folder only the shape of its clips counts: how clips were cut where it
-    was trained is not known.
+    How clips were found, cut and scored where it was trained does not matter: it is judged on those of here.
     """
     before, now = fixed_keys(own), fixed_keys(present)
-    counted = _SHAPE if version.origin else before
     unlike = [
-        f"ingest.{name} {before[name]}, not {now[name]}" for name in counted if before[name] != now[name]
+        f"ingest.{name} {before[name]}, not {now[name]}" for name in _SHAPE if before[name] != now[name]
     ]
     if unlike:
         remedy = "evaluate it in a pipeline whose params.yaml has these values"
-        raise VideomarError(
-            f"{version}: clips here are cut otherwise than its own ({'; '.join(unlike)}); {remedy}"
-        )
+        raise VideomarError(f"{version}: made for clips of another shape ({'; '.join(unlike)}); {remedy}")
 
 
 def _require_fitting(version: Version, tokenizer: Path, present: IngestParams) -> None:

@@ -133,9 +133,11 @@ def find_model(name: str) -> Version:
         return require_run(version_of(name))
     found = champion() if name == CHAMPION else challenger()
     if found is None:
-        raise VideomarError(
-            f"model: got {name}, but there is none yet; run `make run`, or give a version's number"
+        newest = challenger()
+        remedy = (
+            "run `make run`" if newest is None else f"`{CHALLENGER}` names the newest candidate, {newest}"
         )
+        raise VideomarError(f"model: got {name}, but there is none yet; {remedy}, or give a version's number")
     return require_run(found)
 
 
