@@ -222,3 +222,20 @@ def test_memory_follows_the_clips_and_not_the_source(
     rows = read_candidates(tmp_path / "out.parquet")
     assert rows["reason"].isna().all()
     assert rows["num_frames"].tolist() == [9]
+
+
+def test_ledger_says_which_of_several_streams_was_read(
+    videos: Path, tmp_path: Path, ingest_params: IngestParams
+) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    shutil.copy(videos / "plain.mp4", raw)
+    still = ["-f", "lavfi", "-i", "color=red:size=320x240:rate=25:duration=0.04"]
+    both = ["-i", str(videos / "plain.mp4"), "-map", "0", "-map", "1", "-c:v:0", "mjpeg", "-strict", "-1"]
+    run_ffmpeg(raw, *still, *both, "-c:v:1", "copy", "still_first.mkv")
+    ingest_videos(raw, tmp_path / "out.parquet", ingest_params)
+    rows = read_candidates(tmp_path / "out.parquet")
+    both_rows, plain = (rows[rows["video"] == name] for name in ("still_first.mkv", "plain.mp4"))
+    assert len(both_rows) == PLAIN
+    assert set(both_rows["stream"]) == {"2 of 2: h264 96x64, 3.0 s; 1: mjpeg 320x240, 1 frame"}
+    assert plain["stream"].isna().all()

@@ -63,3 +63,14 @@ def test_show_draws_where_it_is_told(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, words).exit_code == 0
     assert Image.open(tmp_path / "a/b.png").format == "PNG"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.png"]
+
+
+def test_show_lists_videos_with_several_streams(tmp_path: Path) -> None:
+    write_ledger(tmp_path / "ledger.parquet")
+    ledger = read_ledger(tmp_path / "ledger.parquet")
+    words = ["show", "--ledger", str(tmp_path / "ledger.parquet")]
+    assert "several video streams" not in CliRunner().invoke(app, words).output
+    write_csv(tmp_path / "ledger.parquet", ledger.assign(stream="2 of 2: h264 96x64, 3.0 s"))
+    shown = CliRunner().invoke(app, words).output
+    assert f"{ledger['video'].nunique()} videos have several video streams" in shown
+    assert "2 of 2: h264" in shown

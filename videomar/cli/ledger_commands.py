@@ -43,6 +43,9 @@ def show(
     if summary.num_stills:
         typer.echo(f"{summary.num_stills} of the kept clips are still pictures, clips of one frame")
     _print_captions(summary.captions)
+    if summary.streams:
+        title = f"{summary.num_streams} videos have several video streams; one of each is read"
+        print_table(("video", "which"), summary.streams, title)
     if summary.unreadable:
         title = f"{summary.num_unreadable} files could not be read"
         print_table(("file", "reason"), summary.unreadable, title)

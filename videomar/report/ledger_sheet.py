@@ -17,6 +17,7 @@ from videomar.report.strips import data_address
 _KEPT_SHOWN = 24
 _REJECTED_SHOWN = 6
 _UNREADABLE_SHOWN = 50
+_STREAMS_SHOWN = 10
 _COLUMNS = 4
 _GAP_PX = 14
 _TITLE_PX, _LABEL_PX = 34, 18
@@ -64,6 +65,10 @@ class LedgerSummary:
     unreadable: Sequence[tuple[str, str]]
     """File and reason."""
     num_unreadable: int
+    streams: Sequence[tuple[str, str]]
+    """Video and which of its video streams was read, where it has several."""
+    num_streams: int
+    """Such videos."""
     captions: CaptionSummary
     """Of the kept clips, and the caption files that were not used."""
 
@@ -78,6 +83,7 @@ def summarise_ledger(path: Path) -> LedgerSummary:
     reasons.sort(key=lambda pair: -len(pair[1]))
     each = max(_REJECTED_SHOWN, _KEPT_SHOWN // max(1, len(groups)))
     splits = kept.groupby(["group", "split"]).size()
+    several = ledger[ledger["stream"].notna()].drop_duplicates("video")
     return LedgerSummary(
         num_videos=ledger["video"].nunique(),
         num_clips=len(clips),
@@ -87,6 +93,8 @@ def summarise_ledger(path: Path) -> LedgerSummary:
         splits=[(str(group), str(split), int(count)) for (group, split), count in splits.items()],
         unreadable=list(zip(files["video"], files["reason"], strict=True))[:_UNREADABLE_SHOWN],
         num_unreadable=len(files),
+        streams=list(zip(several["video"], several["stream"], strict=True))[:_STREAMS_SHOWN],
+        num_streams=len(several),
         captions=summarise_captions(
             (source if isinstance(source, str) else None for source in kept["caption_from"]), read_note(path)
         ),
