@@ -7,6 +7,7 @@ from stages.stage import Stage
 from videomar.config import Params
 from videomar.config.layout import Layout
 from videomar.config.params import names_of_starts
+from videomar.curation.retries import retry_entry
 from videomar.encoders.check_folders import check_folders
 from videomar.sources.listing import write_listing, write_named
 
@@ -33,12 +34,13 @@ def _check_tokenizer(params: Params) -> None:
 
 
 def _starts(params: Params) -> dict[str, dict[str, dict[str, str]]]:
-    """What stages depend on because of weights to start from."""
+    """What stages depend on because of weights to start from, or of files that failed."""
+    failed = retry_entry(Layout().candidates)
     if not names_of_starts(params):
-        return {}
+        return failed
     from videomar.hub.start import named_starts  # here: it takes seconds to import, in every run
 
-    return named_starts(params)
+    return {**named_starts(params), **failed}
 
 
 if __name__ == "__main__":

@@ -114,6 +114,11 @@ class Stage:
         print(f"{self.name}: delete {self._record} to make it again")
         return True
 
+    def reopen(self, why: str) -> None:
+        """Write metrics and the record after all: a part of the output, which is done, is made again."""
+        print(f"{self.name}: {why}")
+        self._is_done = False
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -288,4 +288,4 @@ def test_clone_of_a_git_that_turns_line_ends_keeps_them(tmp_path: Path) -> None:
     run = tmp_path / "clone/stages/run"
     environment = {**os.environ, "VIDEOMAR_PYTHON": "/bin/echo"}
     done = subprocess.run([run, "curate"], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "-m stages.curate\n"
+    assert done.stdout == "-m stages curate\n"

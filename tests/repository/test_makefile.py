@@ -143,4 +143,4 @@ def test_stages_run_in_the_checkouts_environment_and_not_in_one_that_is_active(
     command = ["./stages/run", "ingest", "--raw", "c d"]
     done = subprocess.run(command, cwd=deep, env=environment, capture_output=True, text=True, check=True)
     place = tmp_path / ("a b/.venv" if near else "foreign")
-    assert done.stdout == f"{place}   -m stages.ingest --raw c d"
+    assert done.stdout == f"{place}   -m stages ingest --raw c d"

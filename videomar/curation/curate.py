@@ -4,6 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from videomar.curation.ledger import (
     require_sum,
     write_ledger,
 )
+from videomar.curation.retries import read_reading
 from videomar.curation.splits import assign_split
 from videomar.curation.takedowns import read_takedowns
 from videomar.errors import DataError
@@ -55,7 +57,8 @@ def curate_clips(candidates: Path, takedowns: Path, out: Path, params: CuratePar
             f"{candidates}: got still pictures alone ({figures['kept']:.0f} kept), expected clips of videos: "
             "a model learns motion from nothing else; add videos, or change the limits in section `curate`"
         )
-    write_ledger(out, ledger, read_note(candidates))
+    # Without the number of attempts: a ledger does not depend on how often files had to be read.
+    write_ledger(out, ledger, read_note(candidates), replace(read_reading(candidates), attempt=0))
     return figures
 
 

@@ -3,6 +3,7 @@
 Axes: F frames, H W rows and columns in pixels.
 """
 
+import errno
 import json
 import logging
 import os
@@ -17,7 +18,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from videomar.config import IngestParams
 from videomar.curation.captions.caption_report import CAPTIONER, CaptionReport
@@ -25,8 +25,16 @@ from videomar.curation.captions.captioner import DEVICE_VARIABLE, caption_clip, 
 from videomar.curation.captions.find_captions import NONE, FoundCaptions, find_captions, share_captions
 from videomar.curation.duplicates import fingerprint
 from videomar.curation.learned_scores import load_scorer, score_learned
-from videomar.curation.ledger import ClipRow, require_sum, write_candidates
-from videomar.curation.sandbox import report_progress, run_isolated
+from videomar.curation.ledger import ClipRow, read_rows, require_sum, write_candidates
+from videomar.curation.read_files import read_files
+from videomar.curation.retries import (
+    Reading,
+    installed_programs,
+    is_retryable,
+    read_reading,
+    refuse_failures,
+)
+from videomar.curation.sandbox import report_progress
 from videomar.curation.scores import score
 from videomar.curation.shots import Captions, ClipSpan, clip_id, scan_clips
 from videomar.errors import DataError
@@ -50,6 +58,8 @@ _log = logging.getLogger(__name__)
 STILL = "still_picture: to train on it set ingest.still_pictures to true"
 """Reason of a picture that does not move."""
 _THUMBNAIL_PX = 64
+# Errors of a file system that say something about a file; all others, as a full table of files, do not.
+_ABOUT_FILES = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _THUMBNAIL, _SHOWN, _SQUARE = range(3)  # pictures of one frame
 
 
@@ -70,15 +80,23 @@ class _File:
         )
 
 
-def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float]:
+def ingest_videos(raw: Path, out: Path, params: IngestParams, keep: bool = False) -> dict[str, float]:
     """Write the rows of all videos in a folder, with their clips and scores; return counts of them.
 
     Every file is taken for a video except dotfiles, captions and notes (see `is_sidecar`). Each is read
     in a child process that must go on, within a memory limit: one that hangs, crashes, grows or cannot be
     read becomes one row with the reason.
 
+    Args:
+        raw: The folder.
+        out: The table of rows.
+        params: Section `ingest`.
+        keep: Read only those files again that failed on this machine last time, see `retries`; the rows of
+            the others, which are in `out`, were made from the same files, parameters and code.
+
     Raises:
-        DataError: the folder is missing or empty, or its table of captions cannot be understood.
+        DataError: the folder is missing or empty, its table of captions cannot be understood, the decoders do
+            not work here, or most files fail for other reasons than their own.
     """
     files, unreadable = (list_files(raw), _unreadable(raw)) if raw.is_dir() else ([], {})
     videos = [name for name in files if not is_sidecar(name)]
@@ -92,10 +110,16 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams) -> dict[str, float
     for name in sorted({*unreadable} - {*broken}):
         report.add("unreadable", f"{name}: {unreadable[name]}")
     rows = [_File(raw, name, "", params).row(f"unreadable: {why}") for name, why in broken.items()]
-    rows += _ingest([_File(raw, name, "", params, found[name]) for name in videos], params, report)
+    before, known = read_reading(out), read_rows(out) if keep else []
+    listed = [_File(raw, name, "", params, found[name]) for name in videos]
+    rows += _ingest(listed, params, report, [row for row in known if not is_retryable(row.reason)])
     rows.sort(key=lambda row: (row.video, row.start_s or 0.0, row.end_s or 0.0, row.clip_id or ""))
     figures = count_candidates([*map(printable, videos), *broken], rows)
-    write_candidates(out, rows, report.to_json())
+    failed = [f"{row.video} ({row.reason})" for row in rows if is_retryable(row.reason)]
+    refuse_failures(raw, failed, len(videos) + len(broken))
+    attempt = before.attempt + (before.unfinished > 0)
+    reading = Reading(programs=installed_programs(), unfinished=len(failed), attempt=attempt)
+    write_candidates(out, rows, report.to_json(), reading)
     if figures["uncaptioned"]:
         _log.warning("captions: %d of %d clips have no words", figures["uncaptioned"], figures["clips"])
     return figures | report.figures()
@@ -110,6 +134,7 @@ def count_candidates(videos: Sequence[str], rows: Sequence[ClipRow]) -> dict[str
 
     Returns:
         `videos` = `read` + `unreadable`: files; a duplicate counts as unreadable.
+        `retryable`: of `unreadable`, those that failed here, see `retries`; absent if there are none.
         `clips_considered` = `clips` + `too_short` (+ `rejected_...`, if ingest gets other reasons).
         `still_pictures`: of `clips`, those of one frame; absent if there are none.
         `uncaptioned`: of `clips`, those with an empty caption.
@@ -126,11 +151,13 @@ def count_candidates(videos: Sequence[str], rows: Sequence[ClipRow]) -> dict[str
     found = [row for row in rows if row.clip_id is not None]
     clips = [row for row in found if row.reason is None]
     stills = sum(row.num_frames == 1 for row in clips)
+    retryable = sum(is_retryable(row.reason) for row in rows)
     rejected = Counter(str(row.reason).split(":")[0] for row in found if row.reason is not None)
     figures: dict[str, float] = {
         "videos": len(videos),
         "read": len({row.video for row in found}),
         "unreadable": sum(row.clip_id is None and row.reason is not None for row in rows),
+        **({"retryable": retryable} if retryable else {}),
         "clips_considered": len(found),
         "clips": len(clips),
         "too_short": rejected.pop("too_short", 0),
@@ -161,8 +188,13 @@ def group_of(video: str) -> str:
     return "simulated" if video.startswith("simulated/") else "real"
 
 
-def _ingest(files: list[_File], params: IngestParams, report: CaptionReport) -> Iterator[ClipRow]:
-    """Yield the rows of all files; of files with equal bytes only the first is read."""
+def _ingest(
+    files: list[_File], params: IngestParams, report: CaptionReport, known: Sequence[ClipRow]
+) -> Iterator[ClipRow]:
+    """Yield the rows of all files; of files with equal bytes only the first is read, unless it is known."""
+    of_known: dict[tuple[str, str | None], list[ClipRow]] = defaultdict(list)
+    for row in known:
+        of_known[row.video, row.video_sha256].append(row)
     readable = [file for file in files if printable(file.video) == file.video]
     for file in files:
         if printable(file.video) != file.video:
@@ -174,7 +206,8 @@ def _ingest(files: list[_File], params: IngestParams, report: CaptionReport) -> 
         digests = pool.map(_sha256, (file.raw / file.video for file in readable))
         for file, digest in zip(readable, digests, strict=True):
             if isinstance(digest, OSError):
-                yield file.row(f"unreadable: {digest.strerror}")
+                ours = digest.errno not in _ABOUT_FILES
+                yield file.row(f"{'failed' if ours else 'unreadable'}: {digest.strerror}")
                 continue
             file = replace(file, sha256=digest)
             if digest in first:
@@ -188,16 +221,12 @@ def _ingest(files: list[_File], params: IngestParams, report: CaptionReport) -> 
     share_captions(found, copies, report)
     tasks = [replace(file, found=found[file.video]) for file in first.values()]
     _say_captions(tasks, params, report)
+    new = [file for file in tasks if (file.video, file.sha256) not in of_known]
     prepare = partial(_load_learned, params) if params.captioner is not None or params.scorers else None
-    results = run_isolated(
-        ingest_file, tasks, params.timeout_s, params.num_workers, params.memory_gb, prepare
-    )
-    bar = tqdm(results, total=len(tasks), desc="reading videos", unit="video", disable=None)
-    for file, result in zip(tasks, bar, strict=True):
-        if isinstance(result, str):
-            yield file.row(result)
-        else:
-            yield from result
+    read = dict(zip((file.video for file in new), read_files(ingest_file, new, params, prepare), strict=True))
+    for file in tasks:
+        result = read.get(file.video, of_known.get((file.video, file.sha256), []))
+        yield from [file.row(result)] if isinstance(result, str) else result
 
 
 def _load_learned_here(params: IngestParams) -> IngestParams:

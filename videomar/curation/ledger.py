@@ -12,6 +12,7 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from videomar.curation.retries import Reading
 from videomar.errors import DataError
 from videomar.files import atomic_write
 
@@ -88,12 +89,21 @@ VERDICT_SCHEMA = pa.schema([("kept", pa.bool_()), ("split", pa.string()), ("clus
 LEDGER_SCHEMA = pa.schema([*CANDIDATE_SCHEMA, *VERDICT_SCHEMA])
 
 
-def write_candidates(path: Path, candidates: list[ClipRow], note: str | None = None) -> None:
-    """Write the rows of ingest to a Parquet file, atomically; `note` is text about the folder as a whole."""
+def write_candidates(
+    path: Path, candidates: list[ClipRow], note: str | None = None, reading: Reading | None = None
+) -> None:
+    """Write the rows of ingest to a Parquet file, atomically.
+
+    Args:
+        path: The file.
+        candidates: The rows.
+        note: Text about the folder as a whole.
+        reading: How the videos were read.
+    """
     names = sorted({name for row in candidates for name in row.learned})
     schema = _with_learned(CANDIDATE_SCHEMA, [LEARNED + name for name in names])
     rows = [asdict(row) | {LEARNED + name: row.learned.get(name) for name in names} for row in candidates]
-    _write(path, pa.Table.from_pylist(rows, schema=schema), note)
+    _write(path, pa.Table.from_pylist(rows, schema=schema), note, reading)
 
 
 def read_candidates(path: Path) -> pandas.DataFrame:
@@ -105,16 +115,37 @@ def read_candidates(path: Path) -> pandas.DataFrame:
     return _read(path, CANDIDATE_SCHEMA, "ingest")
 
 
+def read_rows(path: Path) -> list[ClipRow]:
+    """Read the rows that `write_candidates` wrote, as they were; none if there is no such file.
+
+    Raises:
+        DataError: it is not one of ours.
+    """
+    if not path.is_file():
+        return []
+    names = [each.name for each in fields(ClipRow) if each.name != "learned"]
+    records = _table(path, CANDIDATE_SCHEMA, "ingest").to_pylist()
+    return [
+        ClipRow(
+            **{name: record[name] for name in names},
+            learned={name.removeprefix(LEARNED): record[name] for name in record if name.startswith(LEARNED)},
+        )
+        for record in records
+    ]
+
+
 def read_note(path: Path) -> str | None:
     """Return the text about the folder as a whole that candidates and ledger carry, if there is one."""
     found = (pq.read_schema(path).metadata or {}).get(_NOTE)
     return None if found is None else found.decode("utf-8")
 
 
-def write_ledger(path: Path, ledger: pandas.DataFrame, note: str | None = None) -> None:
-    """Write the ledger to a Parquet file, atomically, with the note of its candidates."""
+def write_ledger(
+    path: Path, ledger: pandas.DataFrame, note: str | None = None, reading: Reading | None = None
+) -> None:
+    """Write the ledger to a Parquet file, atomically, with the note and the reading of its candidates."""
     schema = _with_learned(LEDGER_SCHEMA, [name for name in ledger if name.startswith(LEARNED)])
-    _write(path, pa.Table.from_pandas(ledger, schema=schema, preserve_index=False), note)
+    _write(path, pa.Table.from_pandas(ledger, schema=schema, preserve_index=False), note, reading)
 
 
 def read_ledger(path: Path, thumbnails: bool = True) -> pandas.DataFrame:
@@ -162,14 +193,20 @@ def _with_learned(schema: pa.Schema, columns: list[str]) -> pa.Schema:
     return pa.schema([*schema, *((name, pa.float64()) for name in columns)])
 
 
-def _write(path: Path, table: pa.Table, note: str | None) -> None:
-    if note is not None:
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _NOTE: note.encode("utf-8")})
+def _write(path: Path, table: pa.Table, note: str | None, reading: Reading | None) -> None:
+    notes = {} if note is None else {_NOTE: note.encode("utf-8")}
+    notes |= {} if reading is None else reading.metadata()
+    if notes:
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **notes})
     with atomic_write(path) as draft:
         pq.write_table(table, draft)
 
 
 def _read(path: Path, schema: pa.Schema, stage: str) -> pandas.DataFrame:
+    return _table(path, schema, stage).to_pandas()
+
+
+def _table(path: Path, schema: pa.Schema, stage: str) -> pa.Table:
     if not path.is_file():
         raise DataError(f"{path}: no such file, expected the output of `{stage}`; run that stage first")
     try:
@@ -181,4 +218,4 @@ def _read(path: Path, schema: pa.Schema, stage: str) -> pandas.DataFrame:
         raise DataError(f"{path}: got {error}, expected the output of `{stage}`; run it again") from None
     if table is None:
         raise DataError(f"{path}: lacks {missing}, expected the output of `{stage}`; run that stage again")
-    return table.to_pandas()
+    return table

@@ -13,6 +13,7 @@ import yaml
 from videomar.config import Params, load_own_params, load_params
 from videomar.config.layout import Layout
 from videomar.config.params import names_of_starts
+from videomar.curation.retries import retry_entry
 from videomar.errors import BIN, Finding, OldLayoutError, ParamsError, VideomarError
 from videomar.provenance.checkout import outputs_of
 from videomar.sources.listing import Named, changed_named, is_current
@@ -86,12 +87,13 @@ def pipeline_status() -> Status:
 
 
 def _starts(params: Params) -> Named:
-    """What stages depend on because of weights to start from."""
+    """What stages depend on because of weights to start from, or of files that failed."""
+    failed = retry_entry(_HERE.candidates)
     if not names_of_starts(params):
-        return {}
+        return failed
     from videomar.hub.start import named_starts  # here: it needs torch, which other checks do not
 
-    return named_starts(params)
+    return {**named_starts(params), **failed}
 
 
 def _explain(status: Status, lock: Path, cache: Path) -> Iterator[Finding]:

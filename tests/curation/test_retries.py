@@ -1,0 +1,198 @@
+"""What fails on this machine is no verdict: it is read again, alone, then by the next run, and never kept."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from stages.ingest import main as run_stage
+from tests.conftest import ENVIRONMENT_AT_START
+from tests.support.videos import run_ffmpeg
+from videomar.config import IngestParams
+from videomar.curation.ledger import read_candidates
+from videomar.curation.read_files import read_files
+from videomar.curation.retries import AGAIN, is_retryable, read_reading, refuse_failures, retry_entry
+from videomar.errors import DataError
+from videomar.media import check_decoders
+
+ROOT = Path(__file__).parents[2]
+NEXT = {"ingest": {AGAIN: {"attempt": "1"}}}
+
+
+def fail_first(file: str) -> str:
+    """Does what the name of the file says, the first time."""
+    path = Path(file)
+    if path.exists():
+        path.unlink()
+        if "killed" in path.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "no library" in path.name:
+            raise ImportError("libx.so: cannot open shared object file")
+    if "grows" in path.name:
+        np.ones(75_000_000)
+    if "hangs" in path.name:
+        signal.pause()
+    return path.name
+
+
+def test_file_that_failed_beside_others_is_read_alone(tmp_path: Path, ingest_params: IngestParams) -> None:
+    """With the memory of all processes; what still fails has the reason of that."""
+    names = ["a", "killed", "no library", "grows", "hangs", "z"]
+    for name in names:
+        (tmp_path / name).touch()
+    params = dataclasses.replace(ingest_params, num_workers=2, memory_gb=0.5, timeout_s=1.5)
+    results = read_files(fail_first, [str(tmp_path / name) for name in names], params)
+    assert results == ["a", "killed", "no library", "grows", "timeout", "z"]
+
+
+CAPTIONER = """
+import os, signal
+from pathlib import Path
+
+folder = Path(__file__).parent
+
+def describe(clip):
+    with open(folder / "calls", "a") as calls:
+        calls.write("x")
+    dark = clip.mean() < 60
+    if dark and (left := [*folder.glob("fault*")]):
+        left[0].unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "dark" if dark else "light"
+"""
+
+
+@pytest.fixture
+def raw(videos: Path, tmp_path: Path) -> Path:
+    """A light and a dark video."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    shutil.copy(videos / "plain.mp4", folder / "light.mp4")
+    run_ffmpeg(
+        folder, "-i", str(videos / "plain.mp4"), "-vf", "lutyuv=y=val/4", "-pix_fmt", "yuv420p", "dark.mp4"
+    )
+    return folder
+
+
+def test_next_run_reads_only_what_failed(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process of one of two videos is killed twice: beside the other, and alone."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "captioner_that_dies.py").write_text(CAPTIONER)
+    monkeypatch.syspath_prepend(str(folder))
+    params = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
+    params["ingest"] |= {"captioner": "captioner_that_dies:describe", "num_frames": 9, "shorter_clips": []}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    out = tmp_path / "out.parquet"
+    arguments = ["--raw", str(raw), "--out", str(out), "--metrics", str(tmp_path / "metrics.json")]
+    arguments += ["--params", str(tmp_path / "params.yaml")]
+    monkeypatch.setenv("VIDEOMAR_DEVICE", "cpu")
+
+    for number in range(2):
+        (folder / f"fault{number}").touch()
+    run_stage(arguments)
+    rows = read_candidates(out).set_index("video")
+    assert rows.loc["dark.mp4", "reason"] == "crashed"
+    assert "1 of 2 files that failed here, whatever is in them: dark.mp4 (crashed)" in caplog.text
+    assert (read_reading(out).unfinished, retry_entry(out)) == (1, NEXT)
+    before = rows.loc[["light.mp4"]]
+
+    (folder / "calls").unlink()
+    run_stage(arguments)
+    rows = read_candidates(out).set_index("video")
+    assert set(rows.loc["dark.mp4", "caption"]) == {"dark"}
+    assert len((folder / "calls").read_text()) == len(rows.loc[["dark.mp4"]])
+    assert rows.loc[["light.mp4"]].equals(before)
+    # The same entry as before this run: DVC does not run the stage again.
+    assert (read_reading(out).unfinished, retry_entry(out)) == (0, NEXT)
+
+    (folder / "calls").unlink()
+    run_stage(arguments)
+    assert not (folder / "calls").exists()
+
+
+def test_most_files_that_fail_end_the_stage(tmp_path: Path) -> None:
+    refuse_failures(tmp_path, ["a.mp4 (timeout)"], 2)
+    with pytest.raises(DataError, match="got 2 of 3 files that failed here.*expected at most half"):
+        refuse_failures(tmp_path, ["a.mp4 (timeout)", "b.mp4 (out_of_memory)"], 3)
+
+
+def test_verdicts_are_told_from_failures() -> None:
+    ours = ["timeout", "crashed", "out_of_memory", "failed: Too many open files"]
+    facts = ["damaged: x", "unreadable: y", "too_short", "duplicate_file", None, float("nan")]
+    assert [is_retryable(reason) for reason in [*ours, *facts]] == [True] * 4 + [False] * 6
+
+
+FAKE_DECORD = """
+class logging:
+    FATAL = 0
+    set_level = staticmethod(lambda level: None)
+
+class DECORDError(Exception): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            "raise ImportError('libavcodec.so.58: cannot open shared object file')",
+            "got libavcodec.so.58: cannot",
+        ),
+        (
+            f"import os\n{FAKE_DECORD}\nVideoReader = lambda *_, **__: os.abort()",
+            "decoders: got crashed while",
+        ),
+    ],
+)
+def test_decoder_that_cannot_work_ends_the_stage_in_one_line(
+    videos: Path, tmp_path: Path, module: str, message: str
+) -> None:
+    (tmp_path / "raw").mkdir()
+    shutil.copy(videos / "plain.mp4", tmp_path / "raw")
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake/decord.py").write_text(module)
+    command = [sys.executable, "-m", "stages", "ingest", "--raw", str(tmp_path / "raw")]
+    command += ["--out", str(tmp_path / "out.parquet"), "--metrics", str(tmp_path / "metrics.json")]
+    environment = {**ENVIRONMENT_AT_START, "PYTHONPATH": f"{tmp_path / 'fake'}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ingest: ")]
+    assert done.returncode == 1
+    assert len(lines) == 1, done.stderr
+    assert message in lines[0]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def _raises(*_: object, **__: object) -> None:
+    raise RuntimeError("no codec\nfor this")
+
+
+OTHERS = "got other pictures of a tiny video by PyAV"
+
+
+@pytest.mark.parametrize(
+    ("reader", "fake", "got"),
+    [
+        ("decord.VideoReader", _raises, "got no codec for this"),
+        ("_by_pyav", lambda _: np.zeros((4, 64, 64, 3), np.uint8), OTHERS),
+        ("_by_pyav", lambda _: np.zeros((0, 64, 64, 3), np.uint8), OTHERS),
+    ],
+)
+def test_decoder_that_reads_wrongly_is_refused(
+    reader: str, fake: Callable[..., object], got: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_decoders.check_decoders()
+    monkeypatch.setattr(f"videomar.media.check_decoders.{reader}", fake)
+    with pytest.raises(DataError, match=f"decoders: {got}"):
+        check_decoders.check_decoders()
