@@ -195,7 +195,7 @@ def test_server_turns_a_picture_and_a_prompt_into_a_video(server: str) -> None:
         ({**TABLE, "data": [["/etc/hostname", ""]]}, {}, "paths and addresses are not opened"),
         ({**TABLE, "data": TABLE["data"] * 1000}, {}, "got 1000 rows, expected 1 to 8"),
         ({"columns": ["picture", "prompt"], "data": TABLE["data"]}, {}, "missing inputs ['image']"),
-        ({**TABLE, "data": [[5, None]]}, {}, "got int, expected a PNG, JPEG or WebP file"),
+        ({**TABLE, "data": [[5, None]]}, {}, "got int, expected a JPEG, PNG, WebP"),
         (TABLE, {"frames": 10**6}, "frames: got 1000000, expected 2 to 36"),
         (TABLE, {"frames": "many"}, "Can not safely convert"),
         (TABLE, {"motion": float("nan")}, "motion: got nan"),

@@ -248,10 +248,10 @@ def _size_while_decoded(picture: Image.Image) -> tuple[int, int]:
     """Set the decoders that can skip detail to skip it, and return the size that is left."""
     width, height = picture.size
     step = math.ceil(math.sqrt(width * height / KEPT_PIXELS))
-    # All of a progressive file is in memory whatever is asked of it.
-    if picture.format in ("JPEG", "MPO") and step > 1 and not picture.info.get("progressive"):
+    if picture.format in ("JPEG", "MPO") and step > 1:
         picture.draft(None, (max(1, width // step), max(1, height // step)))
-        return picture.size
+        # All of a progressive file is in memory whatever is asked of it.
+        return (width, height) if picture.info.get("progressive") else picture.size
     if picture.format == "JPEG2000" and step > 1:
         halvings = math.ceil(math.log2(step))
         vars(type(picture))["reduce"].__set__(picture, halvings)
