@@ -46,6 +46,7 @@ GOOD = {
     "strip.png": black_png(3, 4000),
     "transparent.png": clear("P"),
 }
+TEXT = b"a\0\0" + zlib.compress(bytes(2_000_000))
 BAD = {
     "animation.gif": (several("GIF", duration=100), "got an animation, expected one picture"),
     "animation.webp": (several("WEBP", duration=100), "got an animation, expected one picture"),
