@@ -160,6 +160,21 @@ TREES: dict[str, tuple[dict[str, str | bytes], dict[str, str]]] = {
         {"train/b.mp4": "", "a.mp4": "", "test/a.mp4": "", "metadata.csv": "path,text\ntrain/a.mp4,no\n"},
         {"train/b.mp4": "", "a.mp4": "", "test/a.mp4": ""},
     ),
+    "folders side by side": (
+        {
+            "videos/1.mp4": "",
+            "labels/1.txt": "one",
+            "x/videos/1.mp4": "",
+            "x/Captions/1.mp4.txt": "x one",
+            "x/captions/2.txt": "beside nothing",
+            "w/y/1.mp4": "",
+            "w/y/texts/1.txt": "second",
+            "w/y/1.txt": "first",
+            "w/y/z.mp4": "",
+            "w/y/text/z.json": '"up"',
+        },
+        {"videos/1.mp4": "one", "x/videos/1.mp4": "x one", "w/y/1.mp4": "first", "w/y/z.mp4": "up"},
+    ),
     "web dataset": (
         {"000.mp4": "", "000.txt": "words", "000.json": '{"key": "000", "fps": 3}', "000.cls": "7"},
         {"000.mp4": "words"},
@@ -264,7 +279,7 @@ def test_ingest_counts_rows_without_a_video(
     assert set(rows["caption_from"]) == {"captions.csv"}
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "1 of 1 videos have one (1 from captions.csv)" in caplog.text
-    assert "1 rows whose video is not here: captions.csv line 3: 'typo.mp4'" in caplog.text
+    assert "rows whose video is not here (1): captions.csv line 3: 'typo.mp4'" in caplog.text
 
 
 def test_what_is_in_order_is_met_with_silence(

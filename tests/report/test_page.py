@@ -130,7 +130,7 @@ def test_report_has_every_section(html: str) -> None:
         "Refused",
         "(c) somebody",
         "1 from my.csv, 0 without words",
-        "1 rows whose video is not here",
+        "rows whose video is not here: 1",
         f"my.csv line 3: {EVIL}",
     ):
         assert text in page.text

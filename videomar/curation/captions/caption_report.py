@@ -23,7 +23,7 @@ CAPTIONER = "captioner "
 """Begins the source of a caption that the user's function gave."""
 BESIDE_VIDEOS = "files beside the videos"
 _STORED, _SHOWN = 20, 3  # examples of each kind
-_EXAMPLE_CHARACTERS = 160
+_EXAMPLE_CHARACTERS, _LINE = 200, 90  # of an example as it is stored, and on the terminal
 _SOURCES = 5
 
 
@@ -130,7 +130,8 @@ def _shown(text: str) -> str:
 
 def unused_lines(unused: Iterable[Unused]) -> list[str]:
     """Return a line for each kind of what was not used, with a few examples."""
-    return [
-        f"{number} {what}: {'; '.join(examples[:_SHOWN])}{'; ...' if number > _SHOWN else ''}"
-        for what, number, examples in unused
-    ]
+    lines = []
+    for what, number, examples in unused:
+        few = [example if len(example) <= _LINE else example[:_LINE] + "..." for example in examples[:_SHOWN]]
+        lines.append(f"{what} ({number}): {'; '.join([*few, *(['...'] if number > _SHOWN else [])])}")
+    return lines

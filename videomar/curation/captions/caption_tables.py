@@ -47,6 +47,8 @@ NAME_KEYS = (
     "video_file",
     "video_name",
     "clip_path",
+    "image",
+    "image_path",
 )
 """Names of the column with the video, in the order in which they are asked; the first that fits is used."""
 _TIMES = ("start_s", "end_s")

@@ -3,7 +3,8 @@
 The first of these that says anything about a video is used:
 
 1. beside it, in any letter case and Unicode form: `NAME.mp4.json`, `NAME.json`, then `NAME.mp4.txt`,
-   `NAME.txt`, `NAME.mp4.caption`, `NAME.caption`. JSON may hold spans;
+   `NAME.txt`, `NAME.mp4.caption`, `NAME.caption`. JSON may hold spans. After these the same names in a folder
+   such as `captions` or `labels` beside the one of the videos;
 2. tables named `captions`, `metadata`, `prompts` or `dataset`: those of deeper folders first, then in this
    order of names, then csv, parquet, tsv, jsonl, ndjson, json. Of two rows the earlier;
 3. `videos.txt` and `prompts.txt`, lists of one order.
@@ -147,7 +148,8 @@ class _Search:
             self.report.add("unreadable", found.error or "")
         for video in videos:
             is_whole_name = fold(video) == fold(base)
-            rank = 0, BESIDE.index(suffix), not is_whole_name, video != base and not video.startswith(base)
+            is_beside = posixpath.dirname(video) == posixpath.dirname(file)
+            rank = 0, not is_beside, BESIDE.index(suffix), not is_whole_name, not video.startswith(base)
             self.said[video].append(((*rank, file), found))
 
     def _captions_in(self, file: str) -> Captions:

@@ -10,6 +10,8 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+CAPTION_FOLDERS = ("captions", "caption", "labels", "prompts", "prompt", "texts", "text", "txt")
+"""Folders of captions for the videos in a folder beside them."""
 _Index = dict[str, list[str]]
 
 
@@ -77,14 +79,31 @@ class VideoNames:
     def beside(self, sidecar: str) -> tuple[list[str], bool]:
         """Return the videos that a file `NAME.txt` or `NAME.ext.txt` is about, and whether that is unclear.
 
-        Videos that differ in their suffix alone share it.
+        Videos that differ in their suffix alone share it. A file in a folder such as `captions` is about the
+        video of its name in a folder beside that one.
         """
         base = posixpath.splitext(sidecar)[0]
         if exact := [*([base] if base in self._exact else []), *self._stems.get(base, [])]:
             return exact, False
         found = [video for paths in self._paths for video in paths.get(fold(base), [])]
+        found = found or self._in_folder_beside(fold(base).split("/"))
         names = {base_of(video, base) for video in found}
         return found, len(names) > 1
+
+    def _in_folder_beside(self, parts: Sequence[str]) -> list[str]:
+        """Return the videos `videos/NAME.mp4` of `labels/NAME.txt`, for folders that are side by side."""
+        for number, part in enumerate(parts[:-1]):
+            if part in CAPTION_FOLDERS:
+                before, after = list(parts[:number]), list(parts[number + 1 :])
+                for paths, endings in zip(self._paths, self._endings, strict=True):
+                    beside = [
+                        video
+                        for video in endings.get("/".join(after), [])
+                        if fold(video).split("/")[:number] == before and video.count("/") == len(parts) - 1
+                    ]
+                    if found := beside or paths.get("/".join([*before, *after]), []):
+                        return found
+        return []
 
 
 def base_of(video: str, like: str) -> str:
