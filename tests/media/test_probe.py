@@ -8,6 +8,7 @@ import pytest
 from tests.media.test_decode import ffmpeg_frames
 from tests.support.videos import ODD_NAME, read_video, run_ffmpeg
 from videomar.errors import DataError
+from videomar.media import streams
 from videomar.media.probe import Orientation, UnreadableError, nearest_orientation, probe
 
 
@@ -26,6 +27,14 @@ def test_probe_displays_a_rotated_video_upright(videos: Path) -> None:
 def test_probe_widens_wide_pixels(videos: Path) -> None:
     info = probe(videos / "wide_pixels.mp4")
     assert (info.width, info.height, info.coded_width) == (192, 64, 96)
+
+
+@pytest.mark.parametrize("ratio", ["1/1000", "1000/1"])
+def test_shape_of_pixels_that_cannot_be_meant_is_ignored(videos: Path, tmp_path: Path, ratio: str) -> None:
+    short = ["-i", "plain.mp4", "-frames:v", "2", "-vf", f"setsar={ratio}", "-pix_fmt", "yuv420p"]
+    run_ffmpeg(videos, *short, str(tmp_path / "a.mp4"))
+    info = probe(tmp_path / "a.mp4")
+    assert (info.width, info.height) == (96, 64)
 
 
 def test_probe_takes_any_name(videos: Path) -> None:
@@ -112,9 +121,9 @@ _STREAMS = {
 
 @pytest.mark.parametrize("name", _STREAMS)
 def test_film_is_the_longest_then_the_largest_stream(tmp_path: Path, name: str) -> None:
-    streams, container, expected = _STREAMS[name]
+    sources, container, expected = _STREAMS[name]
     inputs, maps, codecs = list[str](), list[str](), list[str]()
-    for number, (size, seconds, codec) in enumerate(streams):
+    for number, (size, seconds, codec) in enumerate(sources):
         inputs += ["-f", "lavfi", "-i", f"testsrc2=size={size}:rate=25:duration={seconds}"]
         maps += ["-map", f"{number}:v"]
         codecs += [f"-c:v:{number}", codec]
@@ -122,7 +131,7 @@ def test_film_is_the_longest_then_the_largest_stream(tmp_path: Path, name: str) 
     run_ffmpeg(tmp_path, *inputs, *maps, *codecs, "-pix_fmt", "yuv420p", "-strict", "-1", str(path))
     info = probe(path)
     assert info.stream_index == expected
-    assert f"{info.width}x{info.height}" == streams[expected][0]
+    assert f"{info.width}x{info.height}" == sources[expected][0]
     assert info.stream is not None
     assert info.stream.startswith(f"{expected + 1} of 2: {info.codec} {info.width}x{info.height}, 2.0 s; ")
     frames, times = read_video(path, info, 1000)
@@ -141,3 +150,14 @@ def test_cover_of_a_song_is_no_film(videos: Path, tmp_path: Path) -> None:
     info = probe(tmp_path / "film.mp4")
     assert (info.stream, info.codec) == (None, "h264")
     assert len(read_video(tmp_path / "film.mp4", info, 64)[1]) == 72
+
+
+def test_of_very_long_streams_the_largest_is_the_film(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of packets are not read only to compare lengths."""
+    monkeypatch.setattr(streams, "_MAX_PACKETS", 40)
+    size = "testsrc2=size={}:rate=25:duration={}".format
+    two = ["-f", "lavfi", "-i", size("64x64", 4), "-f", "lavfi", "-i", size("96x64", 3)]
+    run_ffmpeg(tmp_path, *two, "-map", "0", "-map", "1", "-pix_fmt", "yuv420p", "a.mkv")
+    assert probe(tmp_path / "a.mkv").stream == "2 of 2: h264 96x64, 1.6 s; 1: h264 64x64, over 1.6 s"

@@ -287,6 +287,16 @@ _ODD: dict[str, str] = {
     "cluster_a_frame.mkv": f"{_COPIED} -cluster_time_limit 10 out.mkv",
     "hvc1.mp4": f"{_film()} -c:v libx265 {_OPTIONS['libx265']} -tag:v hvc1 -pix_fmt yuv420p out.mp4",
     "mirrored_exif.mov": f"{_film()} -c:v tiff a.mov && -display_hflip -i a.mov -c copy out.mov",
+    **{
+        f"display_by_codec_{name}.{kind}": f"{_COPIED} -bsf:v h264_metadata=display_orientation=insert:{turn}"
+        f" out.{kind}"
+        for name, turn, kind in (
+            ("90", "rotate=90", "ts"),
+            ("180", "rotate=180", "mp4"),
+            ("hflip", "flip=horizontal", "mkv"),
+            ("vflip", "flip=vertical", "flv"),
+        )
+    },
     "timecode.mov": f"{_film()} {_H264} -timecode 01:00:00:00 out.mov",
     "size_changes.ts": f"{_film()} -c:v mpeg2video -q:v 2 a.ts && {_film('240x168')}"
     " -c:v mpeg2video -q:v 2 b.ts && -i concat:a.ts|b.ts -c copy out.ts",

@@ -19,6 +19,7 @@ from videomar.media.streams import choose_stream, open_container, video_stream
 # Formats that ffmpeg reads as "video" although they are pictures, text, or lists of other files.
 _NO_VIDEO_FORMATS = ("image2", "_pipe", "tty", "concat", "hls", "dash", "imf", "lavfi", "subviewer", "srt")
 _HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+_WIDEST_PIXEL = 8.0  # width over height; anamorphic films have up to 2.4
 _INTERLACED = (2, 3, 4, 5)  # AVFieldOrder: two fields, in any order of coding and display
 _ALPHA_FORMATS = ("yuva", "rgba", "argb", "bgra", "abgr", "gbrap", "ya8", "ya16", "pal8")
 
@@ -188,6 +189,8 @@ def _info_of_picture(picture: PictureFile) -> VideoInfo:
 def _info(container: InputContainer, stream: VideoStream, choice: str | None) -> VideoInfo:
     codec = stream.codec_context
     aspect = float(stream.sample_aspect_ratio or 1)
+    # Wider or narrower ones are mistakes, and would ask for pictures as large as their headers please.
+    aspect = aspect if 1 / _WIDEST_PIXEL <= aspect <= _WIDEST_PIXEL else 1.0
     seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else 0
     default = container.streams.best("video")
     header = VideoInfo(

@@ -23,6 +23,7 @@ _EQUAL = 0.95  # of the longest: copies of one film differ by a few frames
 _MAX_HOLD_S = 10.0  # that one picture counts: a jump in the times of a stream does not make it long
 _ROWS_OF_JPEG = (".mjpeg", ".mjpg")
 _JPEG = b"\xff\xd8\xff"
+_MAX_PACKETS = 200_000  # that are read of one stream, over two hours: all longer streams count as equal
 _NAMED = 4  # streams in the description
 
 
@@ -57,6 +58,7 @@ class _Candidate:
 
     def __str__(self) -> str:
         length = f"{self.duration_s:.1f} s" if self.num_frames > 1 else f"{self.num_frames} frame"
+        length = f"over {length}" if self.num_frames == _MAX_PACKETS else length
         return f"{self.codec or 'no decoder'} {self.width}x{self.height}, {length}"
 
 
@@ -77,7 +79,7 @@ def open_container(path: Path) -> InputContainer:
 def choose_stream(path: Path, container: InputContainer) -> StreamChoice | None:
     """Choose the film among the video streams of a file; None if there is none.
 
-    Of several, all packets are read, not decoded: headers of many formats give one length for all streams.
+    Of several, packets are read, not decoded: headers of many formats give one length for all streams.
 
     Args:
         path: The file.
@@ -135,6 +137,8 @@ def _measure(path: Path, indices: list[int]) -> list[_Candidate]:
                     counts[packet.stream_index] += 1
                 if packet.size and ticks is not None and packet.time_base is not None:
                     times[packet.stream_index].append(float(ticks * packet.time_base))
+                if counts[packet.stream_index] == _MAX_PACKETS:
+                    break
         return [
             _candidate(number, stream, counts[stream.index], times[stream.index])
             for number, stream in enumerate(streams, 1)
