@@ -18,19 +18,22 @@ Axes: F frames, H W rows and columns in pixels.
 """
 
 import importlib.util
+from collections import deque
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from av.format import Flags
 from numpy.typing import NDArray
 
 from videomar.media.picture_files import CONTAINER, PictureError, read_frames
 from videomar.media.probe import UnreadableError, VideoInfo
 from videomar.media.streams import open_container, video_stream
-from videomar.media.timeline import FrameCounts
+from videomar.media.timeline import Clock, FrameCounts, Placed, Stamp, Timeline, lay_out
 
 
 def _import_decord() -> Any:
@@ -76,6 +79,7 @@ _BLOCK = 64  # frames in a block at most
 _BLOCK_BYTES = 32_000_000  # of a block; one of a single frame may have more
 _STEADY_S = 1.0  # a decoder that takes longer for a block hands out what it has: progress shows
 _TICK_S = 0.001  # shorter than any frame is on show
+_MAX_FPS = 1000  # a header with more speaks of ticks, not of frames
 # Formats with an index. In others decord lands beside the frame it seeks, silently: of an MPEG program stream
 # it returned 178 of 190 frames, the first 12 missing and the last repeated, with times that rise.
 _DECORD_CONTAINERS = ("mov", "matroska", "avi")
@@ -154,9 +158,7 @@ def _decord_blocks(
     if times[0] < 0 or not (np.diff(times) > 0).all():
         raise _DecoderError("timestamps that do not rise from 0")
     times = times - times[0]
-    # An edit list may hide the end, too; of other containers the length is an estimate.
-    if "mov" in info.container and 0 < info.duration_s <= times[-1] + _TICK_S:
-        raise _DecoderError("frames behind the end of the edit list")
+    _check_times(path, info, times)
     end = len(times) if until_s is None else max(1, int(np.searchsorted(times, until_s, side="right")))
     # At a few widths (16, 24, 32, 48, 96) decord fails with the first frame: it copies rows of 64 bytes.
     # Every frame in order: where decord seeks or skips it may return other pictures without an error.
@@ -173,6 +175,30 @@ def _decord_blocks(
     _check_complete(path, info, times)
 
 
+def _check_times(path: Path, info: VideoInfo, times: NDArray[np.float64]) -> None:
+    """Refuse times (F,) that are not those of the stream, and streams whose times need a change.
+
+    Raises:
+        _DecoderError: decord would not return each frame in its place.
+    """
+    try:
+        with open_container(path) as container:
+            stream = video_stream(container, info.stream_index)
+            packets = [_stamp(packet) for packet in container.demux(stream) if packet.size]
+            clock = _clock(container, stream)
+    except (av.FFmpegError, ValueError) as error:
+        raise _DecoderError(str(error)) from None
+    shown = [(stamp.pts, number) for number, stamp in enumerate(packets) if stamp.pts is not None]
+    places, counts = lay_out(packets, [number for _, number in sorted(shown)], clock)
+    if len(packets) != len(places) or counts != FrameCounts() or any(stamp.is_hidden for stamp in packets):
+        raise _DecoderError("times that need a change")
+    if len(times) != len(places) or any(place.is_cut for place in places):
+        raise _DecoderError("frames that are missing, or a jump between them")
+    # decord's times have 24 bits.
+    if not np.allclose(times, [place.time_s for place in places], rtol=1e-6, atol=_TICK_S):
+        raise _DecoderError("other times than those of the stream")
+
+
 def _pyav_blocks(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator[Block]:
     """Frames by PyAV; size is (width, height).
 
@@ -180,32 +206,39 @@ def _pyav_blocks(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator
         UnreadableError: `unreadable: ...`, `damaged: ...`.
     """
     pending: list[NDArray[np.uint8]] = []
+    places: list[Placed] = []
     times: list[float] = []
-    most, began_s = _block_frames(size), monotonic()
+    count, most, began_s, counts = 0, _block_frames(size), monotonic(), FrameCounts()
     try:
-        for time, frame in _decode(path, info, size):
-            if times and time <= times[-1]:
-                continue  # never on show: another frame begins at the same time
-            pending.append(frame)
-            times.append(time)
-            if len(pending) == most or monotonic() - began_s > _STEADY_S:
-                yield Block(np.stack(pending), np.array(times[-len(pending) :]))
-                pending.clear()
+        for frame, placed, counts in _placed_frames(path, info, size):
+            pending += frame
+            places += placed
+            times += [place.time_s for place in placed]
+            count += len(frame)
+            while len(places) >= most or (places and monotonic() - began_s > _STEADY_S):
+                num = min(most, len(places))
+                yield _block(pending[:num], places[:num], counts)
+                del pending[:num], places[:num]
                 began_s = monotonic()
     except (av.FFmpegError, ValueError, PictureError) as error:
         message = getattr(error, "strerror", None) or str(error)
-        state = f"damaged: {message} after {len(times)} frames" if times else f"unreadable: {message}"
+        state = f"damaged: {message} after {count} frames" if count else f"unreadable: {message}"
         raise UnreadableError(state, path) from None
-    if not times:
+    if not count:
         raise UnreadableError("unreadable: not one frame", path)
-    if pending:
-        yield Block(np.stack(pending), np.array(times[-len(pending) :]))
+    if places:
+        yield _block(pending, places, counts)
     _check_complete(path, info, np.array(times))
 
 
 def _block_frames(size: tuple[int, int]) -> int:
     """Most frames in a block: fewer of large ones, so that a block takes the same memory."""
     return max(1, min(_BLOCK, _BLOCK_BYTES // (3 * size[0] * size[1])))
+
+
+def _block(frames: list[NDArray[np.uint8]], places: list[Placed], counts: FrameCounts) -> Block:
+    cuts = tuple(index for index, place in enumerate(places) if place.is_cut)
+    return Block(np.stack(frames), np.array([place.time_s for place in places]), cuts, counts)
 
 
 def _check_complete(path: Path, info: VideoInfo, times: NDArray[np.float64]) -> None:
@@ -220,46 +253,90 @@ def _check_complete(path: Path, info: VideoInfo, times: NDArray[np.float64]) -> 
         raise UnreadableError(f"damaged: {len(times)} of {info.num_frames} frames", path)
 
 
-def _decode(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """Time since the first frame and pixels of every frame, by PyAV, or by Pillow for some pictures."""
+_Frame = tuple[list[NDArray[np.uint8]], list[Placed], FrameCounts]
+"""Pixels of the next frame, or none; places of the next frames, which come later; counts so far."""
+
+
+def _placed_frames(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator[_Frame]:
+    """All frames of a file, by PyAV, or by Pillow for some pictures."""
     if info.container == CONTAINER:
-        return read_frames(path, info.num_frames or 1, size)
-    return _decode_pyav(path, info, size)
+        for time_s, pixels in read_frames(path, info.num_frames or 1, size):
+            yield [pixels], [Placed(time_s, False)], FrameCounts()
+        return
+    with open_container(path) as container:
+        yield from _decode_pyav(container, video_stream(container, info.stream_index), info, size)
 
 
 def _decode_pyav(
-    path: Path, info: VideoInfo, size: tuple[int, int]
-) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """Time since the first frame and pixels of every frame, scaled and turned."""
+    container: av.container.InputContainer, stream: av.VideoStream, info: VideoInfo, size: tuple[int, int]
+) -> Iterator[_Frame]:
+    """Every frame, scaled and turned."""
     turns = info.rotation // 90
     width, height = size if turns % 2 == 0 else size[::-1]
     kind = "rgba" if info.has_alpha else "rgb24"
-    with open_container(path) as container:
-        stream = video_stream(container, info.stream_index)
+    filters = _filters(info, width, height, kind)
+    stamped = _StampedFrames(container, stream)
+    for frame in _filtered(iter(stamped), stream, filters) if filters else stamped:
+        small = frame.reformat(width=width, height=height, format=kind, interpolation="BICUBIC")
+        placed = stamped.place_next()
+        yield [_upright(_on_black(small.to_ndarray()), info)], placed, stamped.timeline.counts
+    placed = stamped.timeline.finish()
+    yield [], placed, stamped.timeline.counts
+
+
+class _StampedFrames:
+    """The frames of a stream. Remembers the packet that each frame comes of, while filters hold the frame."""
+
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+        self.container, self.stream = container, stream
         stream.codec_context.thread_count = 1
-        decoded = _whole_frames(container, stream)
-        filters = _filters(info, width, height, kind)
-        first = None
-        time = 0.0
-        for frame in _filtered(decoded, stream, filters) if filters else decoded:
-            time = frame.time if frame.time is not None else time + 1 / (info.fps or 25.0)
-            first = time if first is None else first
-            small = frame.reformat(width=width, height=height, format=kind, interpolation="BICUBIC")
-            yield time - first, _upright(_on_black(small.to_ndarray()), info)
+        stream.codec_context.copy_opaque = True
+        self.timeline = Timeline(_clock(container, stream))
+        self.origins: deque[tuple[int | None, int | None]] = deque()
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        for packet in self.container.demux(self.stream):
+            if packet.size:
+                packet.opaque = self.timeline.sent(_stamp(packet))
+            for frame in packet.decode():
+                if not isinstance(frame, av.VideoFrame):
+                    continue
+                if frame.is_corrupt:
+                    raise ValueError("a corrupt frame")
+                number = frame.opaque
+                self.origins.append((number if isinstance(number, int) else None, frame.pts))
+                yield frame
+
+    def place_next(self) -> list[Placed]:
+        """Note the next frame that has left the filters; return the places that are now final."""
+        return self.timeline.shown(*self.origins.popleft())
+
+
+def _stamp(packet: "av.Packet[av.VideoStream]") -> Stamp:
+    return Stamp(
+        packet.pts,
+        packet.dts,
+        packet.duration or 0,
+        packet.size,
+        is_key=packet.is_keyframe,
+        is_hidden=packet.is_discard,
+    )
+
+
+def _clock(container: av.container.InputContainer, stream: av.VideoStream) -> Clock:
+    flags = Flags(container.format.flags)
+    rates = [rate for rate in (stream.average_rate, stream.base_rate) if rate and rate < _MAX_FPS]
+    return Clock(
+        tick=stream.time_base or Fraction(1, 90_000),
+        step_s=float(1 / rates[0]) if rates else 1 / 25,
+        has_times=Flags.no_timestamps not in flags,
+        may_restart=Flags.ts_discont in flags,
+    )
 
 
 def _upright(pixels: NDArray[np.uint8], info: VideoInfo) -> NDArray[np.uint8]:
     """Pixels (H, W, 3) as stored, mirrored and turned as a player does."""
     return np.rot90(pixels[:, ::-1] if info.mirrored else pixels, k=-(info.rotation // 90))
-
-
-def _whole_frames(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    for frame in container.decode(stream):
-        if not isinstance(frame, av.VideoFrame):
-            continue
-        if frame.is_corrupt:
-            raise ValueError("a corrupt frame")
-        yield frame
 
 
 def _filters(info: VideoInfo, width: int, height: int, kind: str) -> list[tuple[str, str]]:
