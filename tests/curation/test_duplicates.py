@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests.support.videos import run_ffmpeg
 from videomar.config import CurateParams
-from videomar.curation.duplicates import FINGERPRINT_BYTES, find_clusters, fingerprint
+from videomar.curation.duplicates import FINGERPRINT_BYTES, find_clusters, find_shots, fingerprint
 from videomar.media.clip_reader import read_clips
 from videomar.media.shapes import ClipShape
 
@@ -105,3 +105,25 @@ def test_thousands_of_equal_clips_take_no_time(curate_params: CurateParams) -> N
     start = time.monotonic()
     assert find_clusters(clips, curate_params).nunique() == 1
     assert time.monotonic() - start < 5
+
+
+def test_shots_that_come_back_are_one(curate_params: CurateParams) -> None:
+    def clip(video: str, start_s: float, shot_s: float, seed: int) -> dict[str, object]:
+        look = np.random.default_rng(seed).integers(0, 256, (3, 40, 40, 3), np.uint8)
+        frames = cv2.GaussianBlur(look.transpose(1, 2, 0, 3).reshape(40, 40, 9), (9, 9), 5)
+        shown = np.ascontiguousarray(frames.reshape(40, 40, 3, 3).transpose(2, 0, 1, 3))
+        return {
+            "clip_id": f"{video} {start_s}", "video_sha256": video, "start_s": start_s, "end_s": start_s + 2,
+            "shot_s": shot_s, "fingerprint": fingerprint(shown), "cluster": None,
+        }  # fmt: skip
+
+    # To and fro between two cameras; the same look in another video, or two minutes later, is another shot.
+    rows = [clip("a", start, start, seed) for start, seed in ((0, 1), (4, 2), (8, 1), (12, 2), (180, 1))]
+    rows += [clip("a", 20, 20, 3), clip("a", 21, 20, 4), clip("b", 0, 0, 1)]
+    table = pandas.DataFrame([*rows, {"video_sha256": "bad", "clip_id": None}])
+    found = find_shots(table)
+    assert found.tolist()[:5] == ["a 0", "a 4", "a 0", "a 4", "a 180"]
+    assert found.tolist()[5:] == ["a 20", "a 20", "b 0", None]
+    table.loc[[0, 4], "cluster"] = "a 0"
+    assert find_shots(table)[4] == "a 0", "equal clips are of one shot, however far apart"
+    assert find_shots(table.sample(frac=1, random_state=0)).reindex(table.index).equals(find_shots(table))

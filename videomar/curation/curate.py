@@ -11,7 +11,7 @@ from typing import Any
 import pandas
 
 from videomar.config import CurateParams
-from videomar.curation.duplicates import find_clusters
+from videomar.curation.duplicates import find_clusters, find_shots
 from videomar.curation.ledger import (
     LEARNED,
     SCORES,
@@ -65,7 +65,7 @@ def curate_clips(candidates: Path, takedowns: Path, out: Path, params: CuratePar
 def judge_all(
     candidates: pandas.DataFrame, params: CurateParams, removed: Mapping[str, str] | None = None
 ) -> pandas.DataFrame:
-    """Return the candidates, in their order, with `kept`, `reason`, `cluster` and `split`. Pure.
+    """Return the candidates, in their order, with `kept`, `reason`, `cluster`, `shot` and `split`. Pure.
 
     Args:
         candidates: Rows of ingest.
@@ -90,6 +90,7 @@ def judge_all(
     )
     ledger.loc[_repeats(ledger, taken.notna()), "reason"] = "near_duplicate"
     ledger["kept"] = ledger["reason"].isna()
+    ledger["shot"] = find_shots(ledger)
     ledger["split"] = assign_split(ledger, params)
     between = ledger["kept"] & ledger["split"].isna()
     ledger.loc[between, "reason"] = "split_boundary"

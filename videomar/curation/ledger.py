@@ -84,8 +84,11 @@ CANDIDATE_SCHEMA = pa.schema(
         if field.name != "learned"
     ]
 )
-VERDICT_SCHEMA = pa.schema([("kept", pa.bool_()), ("split", pa.string()), ("cluster", pa.string())])
-"""`cluster`: the first `clip_id` of those that look alike; null for clips that were rejected before."""
+VERDICT_SCHEMA = pa.schema(
+    [("kept", pa.bool_()), ("split", pa.string()), ("cluster", pa.string()), ("shot", pa.string())]
+)
+"""`cluster`: the first `clip_id` of those that look alike; null for clips that were rejected before.
+`shot`: the first `clip_id` of its shot, where shots of a video that come back are one."""
 LEDGER_SCHEMA = pa.schema([*CANDIDATE_SCHEMA, *VERDICT_SCHEMA])
 
 

@@ -1,37 +1,76 @@
-"""Splits: which clips are for training, tuning and held-out metrics, by source video, or by time in one.
+"""Splits: which clips are for training, tuning and held-out metrics, by seconds of film and by source.
 
-Videos that share near-duplicate clips count as one, so no cluster of near-duplicates is in two splits.
+A source is a video, or several videos that share near-duplicate clips, so that no cluster of near-duplicates
+is in two splits. Seconds are those of film that kept clips show: where clips overlap, they count once.
+
+`test` and `val` take their shares of a group's seconds, a third of it from each of several sources: short
+sources as a whole, long ones in part. Sources take turns in an order drawn by their content and the seed.
+
+    sources in their order   |--- a ---|-- b --|----------------------- c ------------------------|- d -|
+    test takes                #########         a whole ^        ^ a part of c, up to the cap
+
+Where a new source stands in that order does not depend on the others, and all that it changes for them is
+where the taking ends. So the others change by about as many seconds as the new source has: see
+tests/curation/test_splits.py for the bound.
 """
 
 import hashlib
-import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from videomar.config import CurateParams
 
-_FEWEST_VIDEOS = 3
+_PARTS = 3
+"""Sources that a split comes from, and parts that it takes out of one long source, where there is enough."""
+_WHOLE = 1.5
+"""A source of up to so many times what it may give is given whole: what is left would hardly be of use."""
+_LEAST_CLIPS = 2
+"""No part is shorter than so many clips, because clips at its ends are lost."""
+_RANK = {"train": 0, "val": 1, "test": 2}
+_EPSILON_S = 1e-6
+
+
+class _Source(NamedTuple):
+    """What a source has to give."""
+
+    name: str
+    left_s: float
+    may_be_whole: bool
+
+
+class _Wanted(NamedTuple):
+    """What each split takes of a source, as shares of its seconds; 1 = all of it."""
+
+    test: float
+    val: float
+
+    def whole(self) -> str | None:
+        """The split that has the whole source, or None if it is cut."""
+        if self.test + self.val < _EPSILON_S:
+            return "train"
+        return next((name for name in ("test", "val") if getattr(self, name) > 1 - _EPSILON_S), None)
 
 
 def assign_split(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series:
     """Return `train`, `val` or `test` for each row, or null for a clip that can be in none.
 
-    Clips of one video are alike, so a whole video is in one split, together with all videos that share a
-    cluster with it (its family). In each group of videos `test_share` of the families with kept clips,
-    rounded up, are drawn by their content and the seed, then `val_share` of them. A group of one or two
-    families is split inside the videos, by time:
+    Each group of clips is split by itself. A source that is not in one split as a whole is cut in time, into
+    one to three stretches by its length, each of
 
         |------- train -------| none |-- val --| none |-- test --|
 
-    Clips that overlap the first clip of the next split are in none, because their frames are in both; so are
-    clips that look like one in a later split.
+    with edges between scenes where there are some nearby. Clips that cross an edge are in none, because
+    their frames would be in both; so are clips that look like one in a later split.
 
     Args:
-        clips: `video_sha256`, `group`, `start_s`, `end_s`, `clip_id`, `kept`, `cluster`; rows with `clip_id`
-            null stay null. Rejected clips get the split of their neighbours but do not count.
+        clips: `video_sha256`, `group`, `start_s`, `end_s`, `clip_id`, `kept`, `cluster`, `shot`; rows with
+            `clip_id` null stay null. Rejected clips get the split of their neighbours but do not count.
         params: `val_share`, `test_share`, `seed`.
     """
     split = pandas.Series(None, index=clips.index, dtype=object)
@@ -39,13 +78,17 @@ def assign_split(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series
     family = _families(known)
     # A family that is both simulated and real is drawn once, with the real ones.
     for _, members in family.groupby(known["group"].groupby(family).transform("min")):
-        group = known.loc[members.index]
-        drawn = members[group["kept"]].unique().tolist()
-        if len(drawn) >= _FEWEST_VIDEOS:
-            split.update(members.map(_split_videos(drawn, params)).fillna("train"))
-        else:
-            split.update(_split_times(group, params))
+        split.update(_split_group(known.loc[members.index], members, params))
     return split
+
+
+def seconds_of_film(clips: pandas.DataFrame) -> pandas.Series:
+    """Seconds of its video that each clip shows and no earlier clip does; their sum counts no frame twice."""
+    ordered = clips.sort_values(["video_sha256", "start_s", "end_s"])
+    video = ordered["video_sha256"]
+    until = ordered["end_s"].groupby(video).cummax().groupby(video).shift()
+    begin = np.fmax(ordered["start_s"], until)  # the first of a video has none before it
+    return (ordered["end_s"] - begin).clip(lower=0.0).astype(np.float64).reindex(clips.index)
 
 
 def _families(clips: pandas.DataFrame) -> pandas.Series:
@@ -61,52 +104,181 @@ def _families(clips: pandas.DataFrame) -> pandas.Series:
     return pandas.Series(first.to_numpy(object)[videos], index=clips.index, dtype=object)
 
 
-def _split_videos(videos: list[str], params: CurateParams) -> dict[str, str]:
-    """Split of each video; each split has at least one."""
-    num_test = min(_share(params.test_share, len(videos)), len(videos) - 2)
-    num_val = min(_share(params.val_share, len(videos)), len(videos) - num_test - 1)
-    drawn = sorted(videos, key=lambda video: hashlib.sha256(f"{params.seed} {video}".encode()).digest())
+def _split_group(clips: pandas.DataFrame, family: pandas.Series, params: CurateParams) -> pandas.Series:
+    """Split of each clip of a group; all are train if otherwise none would be."""
+    kept = clips[clips["kept"]]
+    if kept.empty:
+        return pandas.Series("train", index=clips.index, dtype=object)
+    own_s = seconds_of_film(kept)
+    clip_s = float((kept["end_s"] - kept["start_s"]).median())
+    wanted = _share_out(own_s.groupby(family[kept.index]).sum(), clip_s, params)
+    whole = {name: shares.whole() for name, shares in wanted.items()}
+    split = family.map(whole).astype(object)
+    split[~family.isin(list(wanted))] = "train"  # nothing of them is kept
+    for name in sorted(name for name, is_whole in whole.items() if is_whole is None):
+        rows = clips[family == name]
+        split[rows.index] = _split_times(rows, own_s, clip_s, wanted[name])
+    if (split[kept.index] == "train").any():
+        return split
+    return pandas.Series("train", index=clips.index, dtype=object)
+
+
+def _share_out(seconds: pandas.Series, clip_s: float, params: CurateParams) -> dict[str, _Wanted]:
+    """What each source gives to test and val.
+
+    The longest source is never given whole, so that something is left to train on.
+
+    Args:
+        seconds: Of each source.
+        clip_s: Usual length of a clip.
+        params: `val_share`, `test_share`, `seed`.
+    """
+    lengths = {str(name): float(value) for name, value in seconds.items()}
+    total_s, least_s = sum(lengths[name] for name in sorted(lengths)), _LEAST_CLIPS * clip_s
+    longest = max(lengths, key=lambda name: (lengths[name], name))
+    # The place of one source in the order does not depend on the others.
+    order = sorted(lengths, key=lambda name: hashlib.sha256(f"{params.seed} {name}".encode()).digest())
+    sources = [_Source(name, lengths[name], name != longest) for name in order]
+    test = _take(sources, params.test_share * total_s, least_s)
+    # Sources that test has none of come first: two more cuts in one source lose more clips.
+    sources = [
+        _Source(name, lengths[name] - test.get(name, 0.0), name != longest and name not in test)
+        for name in sorted(order, key=lambda name: name in test)
+        if (name != longest and name not in test) or lengths[name] - test.get(name, 0.0) >= 2 * least_s
+    ]
+    val = _take(sources, params.val_share * total_s, least_s)
     return {
-        video: "test" if rank < num_test else "val" if rank < num_test + num_val else "train"
-        for rank, video in enumerate(drawn)
+        name: _Wanted(test.get(name, 0.0) / length, val.get(name, 0.0) / length)
+        for name, length in lengths.items()
     }
 
 
-def _split_times(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series:
-    """Split of each clip of a few videos, by time; all are train if otherwise none would be."""
-    parts = [_split_time(rows, params) for _, rows in clips.groupby("video_sha256")]
-    split = pandas.concat(parts).reindex(clips.index)
-    rank = split.where(clips["kept"]).map({"train": 0, "val": 1, "test": 2})
-    latest = rank.groupby(clips["cluster"]).transform("max").map({0: "train", 1: "val", 2: "test"})
-    held_back = split.where(latest.isna() | (split == latest), None)
-    if (held_back[clips["kept"]] == "train").any() or not clips["kept"].any():
-        return held_back
-    return split.where(split.isna(), "train").fillna("train")
+def _take(sources: Sequence[_Source], target_s: float, least_s: float) -> dict[str, float]:
+    """Seconds that sources give, in their order, until the target is reached as closely as possible.
 
-
-def _split_time(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series:
-    """Split of each clip of one video; one too short for three splits has no val, then no test."""
-    kept = clips[clips["kept"]].sort_values("start_s")
-    num_test, num_val = _share(params.test_share, len(kept)), _share(params.val_share, len(kept))
-    for tried_test, tried_val in ((num_test, num_val), (num_test, 0), (0, 0)):
-        test_s = _last_starts_s(kept, tried_test)
-        val_s = _last_starts_s(kept[kept["end_s"] <= test_s], tried_val) if tried_val else test_s
-        if (kept["end_s"] <= val_s).any():
+    None gives more than a third of the target, or what all have to give equally if they are few.
+    """
+    left = np.array([source.left_s for source in sources])
+    cap_s = max(least_s, target_s / _PARTS, _level(left, target_s))
+    last = [source for source in sources if not source.may_be_whole and source.left_s <= _WHOLE * cap_s]
+    missing_s, taken = target_s, dict[str, float]()
+    for source in [*(source for source in sources if source not in last), *last]:
+        whole = source.may_be_whole and source.left_s <= _WHOLE * cap_s
+        given_s = source.left_s if whole else min(cap_s, source.left_s, missing_s)
+        too_much = given_s > 2 * missing_s if whole else given_s < min(least_s, target_s)
+        if missing_s <= 0 or (taken and too_much):
             break
-    split = pandas.Series(None, index=clips.index, dtype=object)
-    split[clips["end_s"] <= val_s] = "train"
-    split[(clips["start_s"] >= val_s) & (clips["end_s"] <= test_s)] = "val"
-    split[clips["start_s"] >= test_s] = "test"
-    return split
+        taken[source.name] = given_s
+        missing_s -= given_s
+    return taken
 
 
-def _last_starts_s(kept: pandas.DataFrame, count: int) -> float:
-    """Start of the first of the last `count` clips; for none, a time after all clips."""
-    if count == 0:
-        return math.inf
-    return float(kept["start_s"].iloc[-count]) if len(kept) >= count else -math.inf
+def _level(left: NDArray[np.float64], target_s: float) -> float:
+    """The most that each may give so that together they give the target; 0 if they have less."""
+    ordered = np.sort(left)
+    before = np.concatenate([[0.0], np.cumsum(ordered)[:-1]])
+    levels = (target_s - before) / np.arange(len(left), 0, -1)
+    fits = levels <= ordered + _EPSILON_S
+    return float(levels[fits.argmax()]) if fits.any() else 0.0
 
 
-def _share(share: float, count: int) -> int:
-    # A share of 0.12 of 25 is 3.0000000000000004 in floating point, and not 4.
-    return max(1, math.ceil(round(share * count, 9)))
+def _split_times(
+    clips: pandas.DataFrame, own_s: pandas.Series, clip_s: float, wanted: _Wanted
+) -> pandas.Series:
+    """Split of each clip of a source that is cut in time; its videos are cut in the same proportions."""
+    parts = [_split_video(rows, own_s, clip_s, wanted) for _, rows in clips.groupby("video_sha256")]
+    split = pandas.concat(parts).reindex(clips.index)
+    rank = split.where(clips["kept"]).map(_RANK)
+    latest = rank.groupby(clips["cluster"]).transform("max").map({rank: name for name, rank in _RANK.items()})
+    return split.where(latest.isna() | (split == latest), None)
+
+
+def _split_video(
+    clips: pandas.DataFrame, own_s: pandas.Series, clip_s: float, wanted: _Wanted
+) -> pandas.Series:
+    """Split of each clip of one video; one too short for three splits has no val, then no test."""
+    kept = clips[clips["kept"]].sort_values(["start_s", "end_s"])
+    if kept.empty:
+        return pandas.Series("train", index=clips.index, dtype=object)
+    part_s = (wanted.test or wanted.val) * own_s[kept.index].sum()
+    parts = min(_PARTS, max(1, int(part_s / (_LEAST_CLIPS * clip_s))))
+    tries = [(parts, wanted), (1, wanted), *([(1, _Wanted(wanted.test, 0.0))] if wanted.test else [])]
+    for tried, shares in tries:
+        edges, names = _edges(kept, own_s[kept.index].to_numpy(), tried, shares)
+        first = np.searchsorted(edges, clips["start_s"] + _EPSILON_S, side="right") - 1
+        last = np.searchsorted(edges, clips["end_s"] - _EPSILON_S, side="right") - 1
+        found = np.array(names, object)[np.maximum(first, 0)]
+        split = pandas.Series(np.where(np.maximum(first, 0) == last, found, None), clips.index, dtype=object)
+        if set(names) <= set(split[kept.index]):
+            return split
+    return pandas.Series("train", index=clips.index, dtype=object)
+
+
+def _edges(
+    kept: pandas.DataFrame, own_s: NDArray[np.float64], parts: int, wanted: _Wanted
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Times at which a split of one video begins, and the name of each split.
+
+    An edge is where the first clip of the later split begins, so that it keeps its clips; after test or val it
+    is where the last of theirs ends.
+
+    Args:
+        kept: Clips of the video, in their order.
+        own_s: Of each, as `seconds_of_film` counts.
+        parts: Stretches to cut the video into, each with all splits.
+        wanted: Shares of the video.
+    """
+    starts_s, ends_s = kept["start_s"].to_numpy(np.float64), kept["end_s"].to_numpy(np.float64)
+    until_s = np.maximum.accumulate(ends_s)
+    # Where each clip begins, and the video ends, in seconds of film from the first kept clip on.
+    place_s = np.append(np.cumsum(own_s) - (ends_s - starts_s), own_s.sum())
+    scenes = np.append(np.flatnonzero(_begins_scene(kept["shot"])), len(kept))
+    stretch_s = own_s.sum() / parts
+    held_out = {name: getattr(wanted, name) * stretch_s for name in ("val", "test")}
+    held_out = {name: length_s for name, length_s in held_out.items() if length_s > 0}
+    edges, names = [-np.inf], ["train"]
+    for part in range(parts):
+        stretch = part * stretch_s, (part + 1) * stretch_s
+        cuts = _between_scenes(place_s, scenes, stretch, list(held_out.values()))
+        for name, number in zip(held_out, cuts, strict=False):
+            edges.append(starts_s[min(number, len(kept) - 1)])
+            names.append(name)
+        if cuts[-1] < len(kept):
+            edges.append(max(until_s[cuts[-1] - 1], edges[-1]))
+            names.append("train")
+    return np.maximum.accumulate(edges), names
+
+
+def _between_scenes(
+    place_s: NDArray[np.float64],
+    scenes: NDArray[np.intp],
+    stretch: tuple[float, float],
+    lengths_s: Sequence[float],
+) -> list[int]:
+    """Numbers of the clips that begin each part and what follows the last, the parts one after the other.
+
+    All are at the beginnings of scenes if some of the stretch make parts of about these lengths, and of those
+    the ones whose lengths are best; else the parts are at its end.
+    """
+    best: tuple[float, list[int]] = (np.inf, [])
+    plain_s = stretch[1] - sum(lengths_s)
+    inside = scenes[(place_s[scenes] > stretch[0]) & (place_s[scenes] <= stretch[1] + min(lengths_s) / 2)]
+    for first in inside:
+        cuts, off_s = [int(first)], 0.1 * abs(place_s[first] - plain_s)
+        for length_s in lengths_s:
+            away_s = np.abs(place_s[inside] - place_s[cuts[-1]] - length_s)
+            cuts.append(int(inside[away_s.argmin()]))
+            off_s += away_s.min() if away_s.min() <= length_s / 4 else np.inf
+        best = min(best, (float(off_s), cuts))
+    if best[1]:
+        return best[1]
+    marks_s = stretch[1] - np.cumsum([0.0, *reversed(lengths_s)])[::-1]
+    cuts = [int(np.abs(place_s[:-1] - mark_s).argmin()) for mark_s in marks_s]
+    return cuts if stretch[1] < place_s[-1] - _EPSILON_S else [*cuts[:-1], len(place_s) - 1]
+
+
+def _begins_scene(shots: pandas.Series) -> NDArray[np.bool_]:
+    """Which clips begin a scene: no shot goes on, or comes back, from before them."""
+    numbers = pandas.Series(np.arange(len(shots)))
+    until = numbers.groupby(pandas.factorize(shots)[0]).transform("max").cummax().shift(fill_value=-1)
+    return (numbers > until).to_numpy()

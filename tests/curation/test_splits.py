@@ -1,0 +1,182 @@
+"""Splits: shares of time from several sources, no frame in two splits, and little moves when a video is added."""
+
+import dataclasses
+
+import numpy as np
+import pandas
+import pytest
+
+from videomar.config import CurateParams
+from videomar.curation.splits import assign_split, seconds_of_film
+
+CLIP_S, STRIDE_S = 2.0, 1.0
+RANDOM = range(40)
+
+
+def video(name: str, *shots_s: float, group: str = "real", clip_s: float = CLIP_S) -> pandas.DataFrame:
+    """Kept clips of a video whose shots last so long; each shot looks like no other."""
+    rows, start_s = [], 0.0
+    for number, shot_s in enumerate(shots_s):
+        count = int((shot_s - clip_s) / STRIDE_S + 1e-9) + 1
+        rows += [(start_s + STRIDE_S * index, f"{name} shot {number}") for index in range(count)]
+        start_s += shot_s
+    table = pandas.DataFrame(rows, columns=["start_s", "shot"])
+    table["end_s"] = table["start_s"] + clip_s
+    table["clip_id"] = [f"{name} {start}" for start in table["start_s"]]
+    return table.assign(video_sha256=f"sha of {name}", group=group, kept=True, cluster=None)
+
+
+def split_of(videos: list[pandas.DataFrame], params: CurateParams) -> pandas.DataFrame:
+    clips = pandas.concat(videos, ignore_index=True)
+    clips = clips.assign(split=assign_split(clips, params))
+    # As curate does: a clip between two splits is not kept.
+    return clips.assign(kept=clips["kept"] & clips["split"].notna())
+
+
+def seconds_by(clips: pandas.DataFrame, *columns: str) -> pandas.Series:
+    kept = clips[clips["kept"]]
+    return kept.assign(seconds=seconds_of_film(kept)).groupby(list(columns))["seconds"].sum()
+
+
+def some_videos(seed: int, least: int = 1) -> list[pandas.DataFrame]:
+    """A folder of one to 60 videos of very unequal lengths, some of one shot and some of many."""
+    rng = np.random.default_rng(seed)
+    videos = []
+    for number in range(int(rng.choice([least, least + 1, 3, 6, 15, 60]))):
+        length_s = float(np.clip(rng.lognormal(3.5, 1.2), 4, 1500))
+        shots = max(1, int(length_s / rng.choice([6.0, 20.0, 1500.0])))
+        videos.append(video(f"{seed}-{number}", *[round(length_s / shots, 3)] * shots))
+    return videos
+
+
+@pytest.fixture
+def params(curate_params: CurateParams) -> CurateParams:
+    return dataclasses.replace(curate_params, val_share=0.06, test_share=0.12)
+
+
+@pytest.mark.parametrize("seed", RANDOM)
+def test_test_and_val_get_their_shares_of_the_seconds(seed: int, params: CurateParams) -> None:
+    videos = some_videos(seed)
+    whole_s = seconds_by(pandas.concat(videos, ignore_index=True), "group")["real"]
+    found = seconds_by(split_of(videos, params), "split")
+    for name, share in (("test", params.test_share), ("val", params.val_share)):
+        # A source that is drawn whole overshoots by at most half of 1.5 thirds; clips are not divided.
+        allowed_s = share * whole_s / 4 + 3 * CLIP_S
+        assert abs(found.get(name, 0.0) - share * whole_s) <= allowed_s, (name, found, whole_s)
+    assert found["train"] > (1 - 1.5 * (params.test_share + params.val_share)) * whole_s - 24 * CLIP_S
+
+
+@pytest.mark.parametrize("seed", RANDOM)
+def test_no_frame_is_in_two_splits(seed: int, params: CurateParams) -> None:
+    clips = split_of(some_videos(seed), params)
+    kept = clips[clips["kept"]]
+    for _, own in kept.groupby("video_sha256"):
+        for name, members in own.groupby("split"):
+            others = own[own["split"] != name]
+            crossing = (members["start_s"].to_numpy()[:, None] < others["end_s"].to_numpy() - 1e-6) & (
+                others["start_s"].to_numpy() < members["end_s"].to_numpy()[:, None] - 1e-6
+            )
+            assert not crossing.any()
+
+
+def test_the_split_of_six_unequal_videos_is_fair(params: CurateParams) -> None:
+    """Drawn by their number, one of these would be all of test: up to 66 % of the time, and one scene."""
+    videos = [video(f"v{i}", length_s) for i, length_s in enumerate([400.0, 60.0, 50.0, 40.0, 30.0, 26.0])]
+    for seed in range(20):
+        clips = split_of(videos, dataclasses.replace(params, seed=seed))
+        found = seconds_by(clips, "split")
+        assert 0.09 < found["test"] / 606 < 0.15
+        assert 0.04 < found["val"] / 606 < 0.08
+        assert found["train"] / 606 > 0.75
+        assert clips[clips["split"] == "test"]["video_sha256"].nunique() >= 3
+        assert clips[clips["split"] == "train"]["video_sha256"].nunique() >= 3
+
+
+@pytest.mark.parametrize("seed", RANDOM)
+def test_test_comes_from_several_sources_where_there_are_some(seed: int, params: CurateParams) -> None:
+    videos = some_videos(seed, least=3)
+    clips = split_of(videos, params)
+    sources = clips[clips["kept"] & (clips["split"] == "test")]["video_sha256"].nunique()
+    whole_s = seconds_by(clips, "group")["real"]
+    if params.test_share * whole_s > 8 * CLIP_S:
+        assert sources >= min(len(videos), 3) - 1
+    assert sources >= 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_split_depends_on_no_order(seed: int, params: CurateParams) -> None:
+    clips = pandas.concat(some_videos(seed), ignore_index=True)
+    shuffled = clips.sample(frac=1, random_state=seed)
+    assert assign_split(shuffled, params).reindex(clips.index).equals(assign_split(clips, params))
+
+
+@pytest.mark.parametrize("seed", RANDOM)
+def test_a_video_more_or_less_moves_few_others(seed: int, params: CurateParams) -> None:
+    """Bound: three times its own seconds, and what two parts of test and val have: a third of each share."""
+    videos = some_videos(seed, least=2)
+    whole = split_of(videos, params).set_index("clip_id")
+    total_s = seconds_by(whole.reset_index(), "group")["real"]
+    for gone in range(min(4, len(videos))):
+        rest = split_of(videos[:gone] + videos[gone + 1 :], params).set_index("clip_id")
+        gone_s = seconds_by(videos[gone], "group")["real"]
+        both = rest.join(whole[["split"]].rename(columns={"split": "before"}))
+        # Of clips in none, which cross an edge, there may be more or fewer.
+        moved = both[both["split"].notna() & both["before"].notna() & (both["split"] != both["before"])]
+        moved_s = seconds_of_film(moved.reset_index()).sum()
+        part_s = (params.test_share + params.val_share) * total_s / 3
+        assert moved_s <= 3 * gone_s + 2 * part_s + 6 * CLIP_S, (gone_s, moved_s, total_s)
+
+
+def test_among_many_videos_a_new_one_moves_hardly_any(params: CurateParams) -> None:
+    videos = [video(f"v{i}", 20.0 + i % 7) for i in range(400)]
+    before = split_of(videos, params).groupby("video_sha256")["split"].first()
+    after = split_of([*videos, video("new", 24.0)], params).groupby("video_sha256")["split"].first()
+    assert (after[before.index] != before).sum() <= 2
+
+
+def test_each_group_has_its_shares(params: CurateParams) -> None:
+    videos = [video(f"s{i}", 30.0, group="simulated") for i in range(30)]
+    videos += [video(f"r{i}", 10.0) for i in range(40)]
+    found = seconds_by(split_of(videos, params), "group", "split")
+    for group, whole_s in (("simulated", 900.0), ("real", 400.0)):
+        assert found[group, "test"] / whole_s == pytest.approx(0.12, abs=0.02)
+        assert found[group, "val"] / whole_s == pytest.approx(0.06, abs=0.02)
+
+
+def test_a_film_is_tested_at_several_places_and_cut_between_scenes(params: CurateParams) -> None:
+    clips = split_of([video("film", *[7.0] * 80)], params)
+    test = clips[clips["split"] == "test"]
+    # Not its end alone, which would be credits.
+    assert np.histogram(test["start_s"], bins=3, range=(0, 560))[0].min() > 10
+    assert clips["split"].notna().all(), "no clip is lost where the edges are between shots"
+    assert (clips.groupby("shot")["split"].nunique() == 1).all()
+
+
+def test_shots_that_come_back_are_in_one_split(params: CurateParams) -> None:
+    film = video("film", *[7.0] * 80)
+    # As in a dialogue: of sixteen shots four are of two cameras by turns.
+    number = film["shot"].str.split().str[-1].astype(int)
+    film["shot"] = np.where(number % 16 < 4, [f"{n // 16} {n % 2}" for n in number], film["shot"])
+    clips = split_of([film], params)
+    assert (clips[clips["kept"]].groupby("shot")["split"].nunique() == 1).all()
+    assert set(clips["split"]) == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("lengths_s", [(2.0,), (3.0,), (4.0, 4.0), (60.0, 2.0), (5.0, 500.0), (9.0, 60.0, 4.0)])
+def test_few_clips_train_first(lengths_s: tuple[float, ...], params: CurateParams) -> None:
+    clips = split_of([video(f"v{i}", length_s) for i, length_s in enumerate(lengths_s)], params)
+    found = seconds_by(clips, "split")
+    assert found["train"] >= 0.5 * found.sum()
+    if sum(lengths_s) > 20:
+        assert found["test"] > 0
+
+
+@pytest.mark.parametrize("test_share", [0.02, 0.3, 0.5, 0.8])
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_other_shares_are_met(test_share: float, count: int, params: CurateParams) -> None:
+    params = dataclasses.replace(params, test_share=test_share, val_share=0.1)
+    videos = [video(f"v{i}", 90.0 * (1 + i % 3)) for i in range(count)]
+    found = seconds_by(split_of(videos, params), "split")
+    whole_s = sum(90.0 * (1 + i % 3) for i in range(count))
+    assert abs(found["test"] - test_share * whole_s) <= test_share * whole_s / 4 + 3 * CLIP_S
+    assert found["train"] > 0
