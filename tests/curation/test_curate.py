@@ -208,7 +208,7 @@ def test_no_cluster_and_no_video_crosses_splits(
     if num_videos == 40:
         assert ledger["cluster"].value_counts().max() > 1
         # Families of several videos may be cut in time.
-        assert (kept.groupby("video")["split"].nunique() == 1).mean() > 0.7
+        assert (kept.groupby("video")["split"].nunique() == 1).mean() > 0.4
         assert set(kept["split"]) == {"train", "val", "test"}
 
 

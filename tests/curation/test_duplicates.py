@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests.support.videos import run_ffmpeg
 from videomar.config import CurateParams
-from videomar.curation.duplicates import FINGERPRINT_BYTES, find_clusters, find_shots, fingerprint
+from videomar.curation.duplicates import FINGERPRINT_BYTES, find_clusters, fingerprint, join_shots
 from videomar.media.clip_reader import read_clips
 from videomar.media.shapes import ClipShape
 
@@ -120,10 +120,11 @@ def test_shots_that_come_back_are_one(curate_params: CurateParams) -> None:
     # To and fro between two cameras; the same look in another video, or two minutes later, is another shot.
     rows = [clip("a", start, start, seed) for start, seed in ((0, 1), (4, 2), (8, 1), (12, 2), (180, 1))]
     rows += [clip("a", 20, 20, 3), clip("a", 21, 20, 4), clip("b", 0, 0, 1)]
-    table = pandas.DataFrame([*rows, {"video_sha256": "bad", "clip_id": None}])
-    found = find_shots(table)
+    table = pandas.DataFrame([*rows, {"video_sha256": "bad", "clip_id": None}]).astype({"cluster": object})
+    found = join_shots(table)
     assert found.tolist()[:5] == ["a 0", "a 4", "a 0", "a 4", "a 180"]
-    assert found.tolist()[5:] == ["a 20", "a 20", "b 0", None]
+    assert found.tolist()[5:8] == ["a 20", "a 20", "b 0"]
+    assert pandas.isna(found[8])
     table.loc[[0, 4], "cluster"] = "a 0"
-    assert find_shots(table)[4] == "a 0", "equal clips are of one shot, however far apart"
-    assert find_shots(table.sample(frac=1, random_state=0)).reindex(table.index).equals(find_shots(table))
+    assert join_shots(table)[4] == "a 0", "equal clips are of one shot, however far apart"
+    assert join_shots(table.sample(frac=1, random_state=0)).reindex(table.index).equals(join_shots(table))

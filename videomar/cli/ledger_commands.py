@@ -8,10 +8,13 @@ import typer
 
 from videomar.cli.console import HERE, AsJson, print_json, print_lines, print_table
 
-_EXAMPLES = 5  # of each kind of captions that are not used
 if TYPE_CHECKING:
     from videomar.curation.captions.caption_report import CaptionSummary
     from videomar.curation.ledger_diff import Changes
+    from videomar.curation.split_summary import SplitSummary
+
+_EXAMPLES = 5  # of each kind of captions that are not used
+_VIDEOS_SHOWN = 100
 
 app = typer.Typer(no_args_is_help=True, help="Show which clips are kept or rejected, and why.")
 
@@ -40,6 +43,7 @@ def show(
         title=f"{summary.num_clips} clips of {summary.num_videos} videos",
     )
     print_table(("group", "split", "kept clips"), summary.splits)
+    _print_videos(summary.by_video)
     if summary.num_stills:
         typer.echo(f"{summary.num_stills} of the kept clips are still pictures, clips of one frame")
     _print_captions(summary.captions)
@@ -97,6 +101,25 @@ def _print_captions(captions: "CaptionSummary") -> None:
     if captions.unused:
         shown = ((kind.number, kind.what, "\n".join(kind.examples[:_EXAMPLES])) for kind in captions.unused)
         print_table(("number", "captions that are not used as they stand", "for example"), shown)
+
+
+def _print_videos(splits: "SplitSummary") -> None:
+    """Print which video is in which split, the longest first, and warnings."""
+    shown = splits.videos[:_VIDEOS_SHOWN]
+    rest = len(splits.videos) - len(shown)
+    train_s, val_s, test_s = splits.seconds
+    title = f"seconds of film: {train_s:.0f} train, {val_s:.0f} val, {test_s:.0f} test"
+    title += f" ({splits.test_shots} shots of {splits.test_videos} videos)"
+    print_table(
+        ("group", "video", "split", "train s", "val s", "test s", "clips"),
+        (
+            (each.group, each.video, each.split, *(f"{value:.1f}" for value in each.seconds), each.clips)
+            for each in shown
+        ),
+        title=title + (f"; {rest} shorter videos are not listed" if rest else ""),
+    )
+    for line in splits.warnings:
+        typer.echo(f"WARNING: {line}")
 
 
 def _print_changes(changes: "Changes") -> None:

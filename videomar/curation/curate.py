@@ -11,7 +11,7 @@ from typing import Any
 import pandas
 
 from videomar.config import CurateParams
-from videomar.curation.duplicates import find_clusters, find_shots
+from videomar.curation.duplicates import find_clusters, join_shots
 from videomar.curation.ledger import (
     LEARNED,
     SCORES,
@@ -22,6 +22,7 @@ from videomar.curation.ledger import (
     write_ledger,
 )
 from videomar.curation.retries import read_reading
+from videomar.curation.split_summary import summarise_splits
 from videomar.curation.splits import assign_split
 from videomar.curation.takedowns import read_takedowns
 from videomar.errors import DataError
@@ -45,6 +46,7 @@ def curate_clips(candidates: Path, takedowns: Path, out: Path, params: CuratePar
     ledger = judge_all(read_candidates(candidates), params, read_takedowns(takedowns))
     figures = count_verdicts(ledger)
     figures["drop_alarm"] = _drop_alarm(figures, params)
+    figures |= _split_figures(ledger)
     if not figures["kept"]:
         reasons = Counter(ledger["reason"]).most_common(3)
         listed = ", ".join(f"{reason} ({count})" for reason, count in reasons) or "no candidates"
@@ -90,7 +92,7 @@ def judge_all(
     )
     ledger.loc[_repeats(ledger, taken.notna()), "reason"] = "near_duplicate"
     ledger["kept"] = ledger["reason"].isna()
-    ledger["shot"] = find_shots(ledger)
+    ledger["shot"] = join_shots(ledger)
     ledger["split"] = assign_split(ledger, params)
     between = ledger["kept"] & ledger["split"].isna()
     ledger.loc[between, "reason"] = "split_boundary"
@@ -161,6 +163,19 @@ def _repeats(ledger: pandas.DataFrame, taken: pandas.Series) -> pandas.Series:
     ranked = order[ledger["cluster"].notna()].sort_values(["untouched", "size", "video"])
     first = ranked.groupby("cluster")["video"].transform("first").reindex(ledger.index)
     return first.notna() & (first != ledger["video_sha256"]) & ~taken
+
+
+def _split_figures(ledger: pandas.DataFrame) -> dict[str, float]:
+    """Return seconds of film by split, and log a warning for each fault of the test split."""
+    summary = summarise_splits(ledger)
+    for line in summary.warnings:
+        _log.warning("SPLIT: %s; see `videomar ledger show`", line)
+    return {
+        **{f"film_s_{name}": value for name, value in zip(SPLITS, summary.seconds, strict=True)},
+        "test_videos": summary.test_videos,
+        "test_shots": summary.test_shots,
+        "split_warnings": len(summary.warnings),
+    }
 
 
 def _drop_alarm(figures: Mapping[str, float], params: CurateParams) -> float:

@@ -67,12 +67,12 @@ def find_clusters(clips: pandas.DataFrame, params: CurateParams) -> pandas.Serie
     return pandas.Series(first.to_numpy(object), index=known.index, dtype=object).reindex(clips.index)
 
 
-def find_shots(clips: pandas.DataFrame) -> pandas.Series:
+def join_shots(clips: pandas.DataFrame) -> pandas.Series:
     """Return the shot of each row, named by the first `clip_id` of its clips; null for rows without one.
 
-    Shots of one video are one where a later one begins or ends with a frame that looks like one at the ends of
-    the former, as when a film cuts to and fro, or where both hold clips of one cluster. What is compared are
-    the 16 next shots within a minute.
+    Shots of one video are one where a later one begins or ends with a frame that looks like one at the ends
+    of the former, as when a film cuts to and fro, or where both hold clips of one cluster. The
+    16 next shots within a minute are compared.
 
     Args:
         clips: Columns `clip_id`, `video_sha256`, `start_s`, `end_s`, `shot_s`, `fingerprint`, `cluster`.

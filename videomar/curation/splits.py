@@ -3,11 +3,11 @@
 A source is a video, or several videos that share near-duplicate clips, so that no cluster of near-duplicates
 is in two splits. Seconds are those of film that kept clips show: where clips overlap, they count once.
 
-`test` and `val` take their shares of a group's seconds, a third of it from each of several sources: short
+`test` and `val` take their shares of a group's seconds, a quarter of it from each of several sources: short
 sources as a whole, long ones in part. Sources take turns in an order drawn by their content and the seed.
 
-    sources in their order   |--- a ---|-- b --|----------------------- c ------------------------|- d -|
-    test takes                #########         a whole ^        ^ a part of c, up to the cap
+    sources in their order   |--- a ---|----------------------- b ------------------------|-- c --|- d -|
+    test takes                all of it        as much as one may give, at its end         all     none
 
 Where a new source stands in that order does not depend on the others, and all that it changes for them is
 where the taking ends. So the others change by about as many seconds as the new source has: see
@@ -26,12 +26,14 @@ from scipy.sparse.csgraph import connected_components
 
 from videomar.config import CurateParams
 
-_PARTS = 3
-"""Sources that a split comes from, and parts that it takes out of one long source, where there is enough."""
+_PARTS = 4
+"""None gives more than one part of so many of what a split takes; a long video is cut in so many places."""
 _WHOLE = 1.5
 """A source of up to so many times what it may give is given whole: what is left would hardly be of use."""
 _LEAST_CLIPS = 2
 """No part is shorter than so many clips, because clips at its ends are lost."""
+_STRETCH_CLIPS = 64
+"""A stretch of a video that is cut in several is at least so many clips long."""
 _RANK = {"train": 0, "val": 1, "test": 2}
 _EPSILON_S = 1e-6
 
@@ -61,7 +63,7 @@ def assign_split(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series
     """Return `train`, `val` or `test` for each row, or null for a clip that can be in none.
 
     Each group of clips is split by itself. A source that is not in one split as a whole is cut in time, into
-    one to three stretches by its length, each of
+    one to four stretches by its length, each of
 
         |------- train -------| none |-- val --| none |-- test --|
 
@@ -69,15 +71,18 @@ def assign_split(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series
     their frames would be in both; so are clips that look like one in a later split.
 
     Args:
-        clips: `video_sha256`, `group`, `start_s`, `end_s`, `clip_id`, `kept`, `cluster`, `shot`; rows with
-            `clip_id` null stay null. Rejected clips get the split of their neighbours but do not count.
+        clips: `video_sha256`, `group`, `start_s`, `end_s`, `clip_id`, `num_frames`, `kept`, `cluster` and
+            `shot`; rows with `clip_id` null stay null. Rejected clips get the split of their neighbours but
+            do not count.
         params: `val_share`, `test_share`, `seed`.
     """
     split = pandas.Series(None, index=clips.index, dtype=object)
     known = clips[clips["clip_id"].notna()]
     family = _families(known)
     # A family that is both simulated and real is drawn once, with the real ones.
-    for _, members in family.groupby(known["group"].groupby(family).transform("min")):
+    # Still pictures have hardly any seconds, and are not judged: they have their shares by themselves.
+    group = known["group"].where(known["num_frames"] != 1, known["group"] + ", still")
+    for _, members in family.groupby(group.groupby(family).transform("min")):
         split.update(_split_group(known.loc[members.index], members, params))
     return split
 
@@ -110,7 +115,7 @@ def _split_group(clips: pandas.DataFrame, family: pandas.Series, params: CurateP
     if kept.empty:
         return pandas.Series("train", index=clips.index, dtype=object)
     own_s = seconds_of_film(kept)
-    clip_s = float((kept["end_s"] - kept["start_s"]).median())
+    clip_s = float((kept["end_s"] - kept["start_s"]).max())
     wanted = _share_out(own_s.groupby(family[kept.index]).sum(), clip_s, params)
     whole = {name: shares.whole() for name, shares in wanted.items()}
     split = family.map(whole).astype(object)
@@ -130,7 +135,7 @@ def _share_out(seconds: pandas.Series, clip_s: float, params: CurateParams) -> d
 
     Args:
         seconds: Of each source.
-        clip_s: Usual length of a clip.
+        clip_s: Length of the longest clip.
         params: `val_share`, `test_share`, `seed`.
     """
     lengths = {str(name): float(value) for name, value in seconds.items()}
@@ -156,7 +161,7 @@ def _share_out(seconds: pandas.Series, clip_s: float, params: CurateParams) -> d
 def _take(sources: Sequence[_Source], target_s: float, least_s: float) -> dict[str, float]:
     """Seconds that sources give, in their order, until the target is reached as closely as possible.
 
-    None gives more than a third of the target, or what all have to give equally if they are few.
+    None gives more than a quarter of the target, or what all have to give equally if they are few.
     """
     left = np.array([source.left_s for source in sources])
     cap_s = max(least_s, target_s / _PARTS, _level(left, target_s))
@@ -200,8 +205,8 @@ def _split_video(
     kept = clips[clips["kept"]].sort_values(["start_s", "end_s"])
     if kept.empty:
         return pandas.Series("train", index=clips.index, dtype=object)
-    part_s = (wanted.test or wanted.val) * own_s[kept.index].sum()
-    parts = min(_PARTS, max(1, int(part_s / (_LEAST_CLIPS * clip_s))))
+    # By its own length alone: other videos, which come and go, move its edges but do not renumber its parts.
+    parts = min(_PARTS, max(1, int(own_s[kept.index].sum() / _STRETCH_CLIPS / clip_s)))
     tries = [(parts, wanted), (1, wanted), *([(1, _Wanted(wanted.test, 0.0))] if wanted.test else [])]
     for tried, shares in tries:
         edges, names = _edges(kept, own_s[kept.index].to_numpy(), tried, shares)
@@ -219,8 +224,8 @@ def _edges(
 ) -> tuple[NDArray[np.float64], list[str]]:
     """Times at which a split of one video begins, and the name of each split.
 
-    An edge is where the first clip of the later split begins, so that it keeps its clips; after test or val it
-    is where the last of theirs ends.
+    An edge is where the first clip of the later split begins, so that it keeps its clips; after test or val
+    it is where the last of theirs ends.
 
     Args:
         kept: Clips of the video, in their order.

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from videomar.curation.captions.caption_report import CaptionSummary, summarise_captions
 from videomar.curation.ledger import read_ledger, read_note
+from videomar.curation.split_summary import SplitSummary, summarise_splits
 from videomar.files import atomic_write
 from videomar.report.strips import data_address
 
@@ -62,6 +63,8 @@ class LedgerSummary:
     """By reason, most frequent first."""
     splits: Sequence[tuple[str, str, int]]
     """Group, split, kept clips."""
+    by_video: SplitSummary
+    """Which video is in which split, and what is unfair about it."""
     unreadable: Sequence[tuple[str, str]]
     """File and reason."""
     num_unreadable: int
@@ -91,6 +94,7 @@ def summarise_ledger(path: Path) -> LedgerSummary:
         kept=[_verdict(group, rows, len(clips), each) for group, rows in reversed(groups)],
         rejected=[_verdict(reason, rows, len(clips), _REJECTED_SHOWN) for reason, rows in reasons],
         splits=[(str(group), str(split), int(count)) for (group, split), count in splits.items()],
+        by_video=summarise_splits(ledger),
         unreadable=list(zip(files["video"], files["reason"], strict=True))[:_UNREADABLE_SHOWN],
         num_unreadable=len(files),
         streams=list(zip(several["video"], several["stream"], strict=True))[:_STREAMS_SHOWN],
