@@ -71,7 +71,7 @@ def join_shots(clips: pandas.DataFrame) -> pandas.Series:
     """Return the shot of each row, named by the first `clip_id` of its clips; null for rows without one.
 
     Shots of one video are one where a later one begins or ends with a frame that looks like one at the ends
-    of the former, as when a film cuts to and fro, or where both hold clips of one cluster. The
+    of the former, as when a film cuts back and forth, or where both hold clips of one cluster. The
     16 next shots within a minute are compared.
 
     Args:
