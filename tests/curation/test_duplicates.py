@@ -117,7 +117,7 @@ def test_shots_that_come_back_are_one(curate_params: CurateParams) -> None:
             "shot_s": shot_s, "fingerprint": fingerprint(shown), "cluster": None,
         }  # fmt: skip
 
-    # Back and forth between two cameras; the same look in another video, or two minutes later, is another shot.
+    # Back and forth between two cameras; the same look in another video, or much later, is another shot.
     rows = [clip("a", start, start, seed) for start, seed in ((0, 1), (4, 2), (8, 1), (12, 2), (180, 1))]
     rows += [clip("a", 20, 20, 3), clip("a", 21, 20, 4), clip("b", 0, 0, 1)]
     table = pandas.DataFrame([*rows, {"video_sha256": "bad", "clip_id": None}]).astype({"cluster": object})
