@@ -2,10 +2,12 @@
 
 import json
 import logging
+import os
 import shutil
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from random import Random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +22,7 @@ from videomar.curation.ledger import read_candidates, read_note
 from videomar.curation.shots import Captions, Shot
 from videomar.errors import DataError
 from videomar.sources.collect import collect_samples
-from videomar.sources.listing import is_sidecar, list_files
+from videomar.sources.listing import UNREADABLE, is_sidecar, list_files
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 LINE = '{"file_name": "a.mp4", "text": "a hill"}'
@@ -438,6 +440,62 @@ def test_collected_folder_keeps_all_its_captions(
     assert dict(summary.sources).keys() == {"metadata.JSONL", "files beside the videos"}
     assert summary.num_without == 0
     assert [kind.examples for kind in summary.unused] == [("a.TOML",)]
+
+
+def test_caption_file_that_cannot_be_opened_is_no_broken_video(
+    copied: Callable[..., Path], tmp_path: Path, ingest_params: IngestParams
+) -> None:
+    raw = copied("plain.mp4")
+    os.mkfifo(raw / "plain.json")
+    (raw / "captions.csv").symlink_to("gone.csv")
+    (raw / UNREADABLE).write_text('{"PLAIN.TXT": "Permission denied", "lost.mp4": "Permission denied"}')
+    figures = ingest_videos(raw, tmp_path / "out.parquet", ingest_params)
+    rows = read_candidates(tmp_path / "out.parquet")
+    assert set(rows["video"]) == {"plain.mp4", "lost.mp4"}
+    assert figures["captions_unreadable"] == 3
+    assert figures["uncaptioned"] == figures["clips"] == 4
+    note = summarise_captions([None], read_note(tmp_path / "out.parquet"))
+    assert note.unused[0].examples == (
+        "PLAIN.TXT: Permission denied",
+        "captions.csv: No such file or directory",
+        "plain.json: a named pipe",
+    )
+
+
+def test_no_bytes_in_a_caption_file_are_too_odd(tmp_path: Path) -> None:
+    """Damaged files of every kind: captions, a count, or one line; text that can be stored and shown."""
+    random = Random(0)
+    whole = [
+        content.encode() if isinstance(content, str) else content
+        for content in [*(content for *_, content in BESIDE.values()), *HOSTILE.values()]
+    ]
+    whole += [parquet([{"video": "a.mp4", "caption": "x"}]), bytes(range(256)), b"[" * 9999, b"9" * 9999]
+    names = ["a.txt", "a.JSON", "prompts.txt", "videos.txt", "labels/a.caption"]
+    names += [
+        f"{stem}.{suffix}"
+        for stem in ("captions", "metadata")
+        for suffix in ["csv", "tsv", "json", "jsonl", "parquet"]
+    ]
+    outcomes = set()
+    for number in range(300):
+        folder = tmp_path / str(number)
+        for name in random.sample(names, 3):
+            content = bytearray(random.choice(whole)[:20_000])
+            for _ in range(random.randrange(4)):
+                place = random.randrange(len(content) + 1)
+                content[place : place + random.randrange(3)] = random.choice(whole)[: random.randrange(9)]
+            lay(folder, {name: bytes(content)})
+        lay(folder, {"a.mp4": "", "b.mp4": ""})
+        try:
+            found, report = find(folder)
+            text = [report.to_json(), *report.lines(False)]
+            text += [words.captions.whole + (words.error or "") for words in found.values()]
+            outcomes.add("words" if any(found.values()) else "none")
+        except DataError as error:
+            text = [str(error)]
+            outcomes.add("refused")
+        assert all(line.encode() for line in text if line)
+    assert outcomes == {"words", "none", "refused"}
 
 
 def test_archive_of_videos_is_a_row_that_says_what_to_do(

@@ -45,6 +45,7 @@ NAME_KEYS = (
     "filepath",
     "media_path",
     "video_file",
+    "video_file_name",
     "video_name",
     "clip_path",
     "image",
