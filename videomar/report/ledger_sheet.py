@@ -141,7 +141,9 @@ def draw_sheet(summary: LedgerSummary, path: Path) -> None:
     total = f"{summary.num_clips:,} clips of {summary.num_videos:,} videos"
     unread = f", {summary.num_unreadable:,} files could not be read" if summary.num_unreadable else ""
     pen.text((_GAP_PX, _GAP_PX), total + unread, _INK, _font(20))
-    caption = "each: first, middle, last frame" + ("; of a still picture its only one" if summary.num_stills else "")
+    caption = "each: first, middle, last frame" + (
+        "; of a still picture its only one" if summary.num_stills else ""
+    )
     pen.text((width - _GAP_PX, _GAP_PX + 12), caption, _FAINT, _font(12), anchor="rm")
     top = _GAP_PX + _TITLE_PX
     for (title, verdict, colour), cells, height in zip(titled, drawn, heights, strict=True):
