@@ -39,8 +39,8 @@ class CurriculumStage:
     """
 
     num_latent_frames: Annotated[int, at_least(0)]
-    """Latent frames of each clip that are used, T; 0 = all. 1 = the first, and still pictures, which only stages
-    of 1 draw."""
+    """Latent frames of each clip that are used, T; 0 = all; 1 = the first ones, and still pictures, which no
+    other stage draws."""
     steps: Annotated[int, at_least(1)]
     batch_size: int | str
     """Clips in one step, over all workers; `auto` = the largest power of two clips a worker and micro-batch
