@@ -8,15 +8,20 @@ import sys
 from videomar.config.layout import Layout
 from videomar.errors import DataError, VideomarError
 from videomar.files import explain_full_disk
-from videomar.registry.release import describe_champion, report, report_is_about
+from videomar.registry.release import describe_champion, report, report_is_about, summarise
 from videomar.registry.versions import Version, find_released, version_of
 
 
 def main() -> None:
-    """Release what the pipeline made; the last two lines printed are the report's path and the champion."""
+    """Release what the pipeline made.
+
+    After a release: what came out and what to try. The last two lines are the report's path and the champion.
+    """
     try:
         with explain_full_disk():
-            version = _release_if_new()
+            version, is_new = _release_if_new()
+            if is_new:
+                print("", *summarise(version), sep="\n")
             print(f"report: {Layout().report}")
             print(f"champion: {describe_champion(version)}")
     except VideomarError as error:
@@ -26,8 +31,8 @@ def main() -> None:
         sys.exit(f"release: {what}; fix the disk or the path and run again, nothing is half-released")
 
 
-def _release_if_new() -> Version:
-    """Return the version made from the present dvc.lock, after releasing it if it was not released before."""
+def _release_if_new() -> tuple[Version, bool]:
+    """Return the version of the present dvc.lock, released if it was not before, and whether it was not."""
     lock = Layout().lock
     if not lock.is_file():
         raise DataError(f"{lock}: no such file, expected the pipeline's record; run `dvc repro`")
@@ -35,10 +40,10 @@ def _release_if_new() -> Version:
     if released is None:
         from flows.release_flow import release
 
-        return version_of(release())
+        return version_of(release()), True
     if not report_is_about(released):
         report(released.number)
-    return released
+    return released, False
 
 
 if __name__ == "__main__":

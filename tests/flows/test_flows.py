@@ -193,6 +193,7 @@ def test_release_flow_runs_without_a_server_and_then_does_nothing(tmp_path: Path
     last = ["report: reports/index.html", "champion: videomar version 1 (checkpoint step 30)"]
     assert first.stdout.splitlines()[-2:] == last, first.stderr
     assert "gate: promoted" in first.stdout
+    assert "verdict: version 1 is promoted. Better: " in first.stdout
     assert again.stdout.splitlines() == last
     (tmp_path / "dvc.lock").write_text("next")
     (tmp_path / "data/ledger.parquet").unlink()

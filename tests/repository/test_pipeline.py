@@ -151,6 +151,13 @@ def test_release_registers_and_reports_and_then_has_nothing_to_do(checkout):
     assert report == "report: reports/index.html"
     # Eight steps of training cannot beat repeating the last frame, and the gate must say so.
     assert champion.startswith("champion: none (the gate refused")
+    said = dict(line.split(": ", 1) for line in first.stdout.splitlines()[-9:])
+    assert "could not be read" in said["clips"]
+    assert "there is no champion yet" in said["verdict"]
+    done = run(checkout, "sh", "-c", said["try"])
+    assert done.returncode == 0, done.stderr
+    assert "no champion here yet: using the newest candidate, version 1" in done.stderr
+    (checkout / "clip.mp4").unlink()
     page = (checkout / "reports" / "index.html").read_text()
     assert "no video.mp4" in page or "unreadable" in page
     again = run(checkout, sys.executable, "-m", "flows.release")

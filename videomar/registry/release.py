@@ -112,12 +112,24 @@ def promote_version(number: str, force_reason: str, params: Path) -> list[str]:
 
 
 def describe_champion(version: Version) -> str:
-    """Name the champion; if there is none, say why this version did not become it."""
+    """Name the champion; if there is none, say why this version did not become it, and what stands in."""
     best = champion()
     if best is not None:
         return str(best)
-    reasons = version.decision["reasons"] if version.decision is not None else ["not judged yet"]
-    return f"none (the gate refused: {' '.join(reasons)})"
+    if version.decision is None:
+        return "none (not judged yet)"
+    newest = f"Until there is one, `champion` stands for the newest candidate, version {version.number}."
+    return f"none (the gate refused: {version.decision['reasons'][0]} {newest})"
+
+
+def summarise(version: Version) -> list[str]:
+    """Say what came out of a release, where to look, and what to try next."""
+    from videomar.report.closing_words import Outcome, closing_words
+
+    best = champion()
+    decision = version.decision or {"promote": False, "reasons": ["Not judged yet."], "figures": []}
+    number = None if best is None else best.number
+    return closing_words(_HERE, Outcome(number=version.number, decision=decision, champion=number))
 
 
 def report(number: str) -> Path:
