@@ -10,19 +10,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from stages.ingest import main as run_stage
 from tests.conftest import ENVIRONMENT_AT_START
 from tests.support.videos import run_ffmpeg
+from videomar.cli import app as cli
 from videomar.config import IngestParams
-from videomar.curation.ledger import read_candidates
+from videomar.config.layout import Layout
+from videomar.curation.ledger import LEDGER_SCHEMA, read_candidates, write_ledger
 from videomar.curation.read_files import read_files
-from videomar.curation.retries import AGAIN, is_retryable, read_reading, refuse_failures, retry_entry
+from videomar.curation.retries import (
+    AGAIN,
+    Reading,
+    installed_programs,
+    is_retryable,
+    read_reading,
+    refuse_failures,
+    retry_entry,
+)
 from videomar.errors import DataError
 from videomar.media import check_decoders
+from videomar.ops.check_machine import reading_findings
+from videomar.report.ledger_sheet import summarise_ledger
 
 ROOT = Path(__file__).parents[2]
 NEXT = {"ingest": {AGAIN: {"attempt": "1"}}}
@@ -199,3 +213,31 @@ def test_decoder_that_reads_wrongly_is_refused(
     monkeypatch.setattr(f"videomar.media.check_decoders.{reader}", fake)
     with pytest.raises(DataError, match=f"decoders: {got}"):
         check_decoders.check_decoders()
+
+
+def test_doctor_finds_a_ledger_made_with_other_programs(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.ledger.parent.mkdir()
+    assert reading_findings(layout) == []
+    here = installed_programs()
+    assert set(here) >= {"av", "decord2"}
+    rows = pandas.DataFrame({name: [None] for name in LEDGER_SCHEMA.names})
+    rows = rows.assign(video="a.mp4", group="real", kept=False, reason="timeout")
+    for programs, unfinished, expected in [
+        ({}, 0, []),
+        (here, 0, []),
+        (
+            here | {"av": "1.2"},
+            0,
+            [f"was made with av 1.2, here {here['av']}, expected the installed programs"],
+        ),
+        (here, 1, ["has 1 files that failed on this machine, expected verdicts on all"]),
+    ]:
+        write_ledger(layout.ledger, rows, None, Reading(programs=programs, unfinished=unfinished))
+        findings = reading_findings(layout)
+        assert [finding.what for finding in findings] == expected
+        assert all("dvc repro" in finding.fix for finding in findings)
+    summary = summarise_ledger(layout.ledger)
+    assert (summary.num_unreadable, summary.num_retryable) == (1, 1)
+    shown = CliRunner().invoke(cli.app, ["ledger", "show", "--ledger", str(layout.ledger)])
+    assert "1 of these failed on this machine, whatever is in them" in shown.output

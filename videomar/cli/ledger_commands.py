@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from videomar.cli.console import HERE, AsJson, print_json, print_lines, print_table
+from videomar.errors import BIN
 
 if TYPE_CHECKING:
     from videomar.curation.captions.caption_report import CaptionSummary
@@ -53,6 +54,11 @@ def show(
     if summary.unreadable:
         title = f"{summary.num_unreadable} files could not be read"
         print_table(("file", "reason"), summary.unreadable, title)
+    if summary.num_retryable:
+        typer.echo(
+            f"{summary.num_retryable} of these failed on this machine, whatever is in them; "
+            f"`{BIN}dvc repro` reads them again"
+        )
 
 
 @app.command()

@@ -61,15 +61,6 @@ def read_files(
     return results
 
 
-def check_in_child(timeout_s: float = 60.0, memory_gb: float = 2.0) -> None:
-    """Have the decoders read a tiny video in a child process.
-
-    Raises:
-        DataError: they do not work here.
-    """
-    _refuse_decoders(*run_isolated(partial(_work, check_decoders), [None], timeout_s, 1, memory_gb))
-
-
 def _work(function: Callable[..., _Result], file: object) -> _Result | None:
     """The work of a child process: on a file, or a check of the decoders."""
     if file is not None:

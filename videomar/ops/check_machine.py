@@ -5,11 +5,14 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
+from videomar.config.layout import Layout
+from videomar.curation.retries import installed_programs, read_reading
 from videomar.environment import SERVICES, answers, read_services
 from videomar.errors import BIN, Finding
 from videomar.ops.gc import find_drafts
 from videomar.ops.sbom import read_pins
 from videomar.processes import Identity
+from videomar.provenance.made_with import record_of
 from videomar.tracking.run_log import LINES, SENT, read_json
 from videomar.tracking.runs import OUTBOX
 
@@ -73,6 +76,29 @@ def package_findings(lock: Path) -> list[Finding]:
     more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
     what = f"differs from the environment: {', '.join(different[:_SHOWN])}{more}"
     return [Finding(str(lock), what, "rm -f .venv/.ready && make setup")]
+
+
+def reading_findings(layout: Layout) -> list[Finding]:
+    """Compare the programs that read the videos of the ledger with the installed ones.
+
+    Other programs may find other clips, or fail where these succeed. Files that failed are a finding, too.
+    """
+    findings, reading = [], read_reading(layout.ledger)
+    installed = installed_programs()
+    other = [
+        f"{name} {version}, here {installed.get(name, 'none')}"
+        for name, version in sorted(reading.programs.items())
+        if installed.get(name) != version
+    ]
+    if other:
+        # The record says that nothing has changed, for packages are not compared.
+        again = f"rm -f {record_of(layout.candidates)} && {BIN}dvc repro --force ingest && {BIN}dvc repro"
+        what = f"was made with {', '.join(other)}, expected the installed programs"
+        findings.append(Finding(str(layout.ledger), what, again))
+    if reading.unfinished:
+        what = f"has {reading.unfinished} files that failed on this machine, expected verdicts on all"
+        findings.append(Finding(str(layout.ledger), what, f"{BIN}dvc repro"))
+    return findings
 
 
 def leftover_findings() -> list[Finding]:

@@ -20,6 +20,7 @@ from videomar.ops.check_machine import (
     leftover_findings,
     outbox_findings,
     package_findings,
+    reading_findings,
     service_findings,
 )
 from videomar.ops.check_pipeline import params_findings, pipeline_findings
@@ -56,6 +57,7 @@ def examine(layout: Layout) -> Health:
         "dvc.lock": lambda: pipeline_findings(layout.lock, layout.cache),
         "services": service_findings,
         "requirements.lock": lambda: package_findings(layout.pins) if layout.pins.is_file() else [],
+        "ledger": lambda: reading_findings(layout),
         "leftovers": leftover_findings,
         "disk": lambda: disk_findings(Path()),
         "outboxes": lambda: outbox_findings(layout.checkpoints),

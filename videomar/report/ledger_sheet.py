@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from videomar.curation.captions.caption_report import CaptionSummary, summarise_captions
 from videomar.curation.ledger import read_ledger, read_note
+from videomar.curation.retries import is_retryable
 from videomar.curation.split_summary import SplitSummary, summarise_splits
 from videomar.files import atomic_write
 from videomar.report.strips import data_address
@@ -68,6 +69,8 @@ class LedgerSummary:
     unreadable: Sequence[tuple[str, str]]
     """File and reason."""
     num_unreadable: int
+    num_retryable: int
+    """Of the unreadable files, those that failed on this machine, whatever is in them."""
     streams: Sequence[tuple[str, str]]
     """Video and which of its video streams was read, where it has several."""
     num_streams: int
@@ -97,6 +100,7 @@ def summarise_ledger(path: Path) -> LedgerSummary:
         by_video=summarise_splits(ledger),
         unreadable=list(zip(files["video"], files["reason"], strict=True))[:_UNREADABLE_SHOWN],
         num_unreadable=len(files),
+        num_retryable=sum(map(is_retryable, files["reason"])),
         streams=list(zip(several["video"], several["stream"], strict=True))[:_STREAMS_SHOWN],
         num_streams=len(several),
         captions=summarise_captions(
