@@ -222,3 +222,23 @@ def test_places_come_soon_and_do_not_change(seed: int) -> None:
         assert count - len(soon) <= 24
     soon += timeline.finish()
     assert (soon, timeline.counts) == lay_out(packets, order, CLOCK)
+
+
+@pytest.mark.parametrize("count", [12, 20])
+def test_times_that_a_muxer_pushed_on_by_ticks_become_steps(count: int) -> None:
+    """Where a clock fell, and the copy must not: a second of film had the length of one frame."""
+    pushed = [100 * STEP + index for index in range(count)]
+    packets = [Stamp(time, None, 0) for time in [*range(0, 100 * STEP, STEP), *pushed]]
+    packets += [Stamp((101 + index) * STEP, None, 0) for index in range(30)]
+    places, _ = lay_out(packets, range(len(packets)), CLOCK)
+    np.testing.assert_allclose(np.diff(times_of(places)), 1 / RATE, atol=1e-3)
+    assert cuts_of(places) == [100, 100 + count]
+
+
+@pytest.mark.parametrize("count", [1, 5, 20])
+def test_frames_without_a_time_at_the_beginning_come_before_the_first_that_has_one(count: int) -> None:
+    packets = [Stamp(None, None, STEP)] * count + [Stamp(index * STEP, None, STEP) for index in range(40)]
+    places, counts = lay_out(packets, range(len(packets)), CLOCK)
+    np.testing.assert_allclose(times_of(places), np.arange(count + 40) / RATE, atol=1e-9)
+    assert cuts_of(places) == []
+    assert counts.retimed == count

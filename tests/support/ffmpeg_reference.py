@@ -64,6 +64,8 @@ class Distance:
     """Frames that ffmpeg shows and we do not; below 0: frames that only we have."""
     time_s: float
     """Largest difference of a frame's time."""
+    uneven_s: float
+    """Largest difference of a frame's time from even steps of 24 a second."""
     pixels: float
     """Mean difference of the pixels of a frame, of 255, at most."""
     misplaced: int
@@ -85,6 +87,7 @@ def distance_from_ffmpeg(path: Path, video: int = 0, filters: str = "null") -> D
     return Distance(
         lost=len(shown.frames) - len(frames),
         time_s=float(np.abs(times[:common] - shown.times[:common]).max()),
+        uneven_s=float(np.abs(times - np.arange(len(times)) / 24).max()),
         pixels=max(own for own, *_ in apart),
         misplaced=sum(own > min(others) for own, *others in apart),
         aspect=(info.width / info.height) / (shown.size[0] / shown.size[1]),

@@ -1,7 +1,7 @@
 """Small films of every codec and container that the packaged ffmpeg writes, and of every oddity we know of.
 
-Each sample is a list of ffmpeg commands; the last writes the film. A film lasts a second: 24 pictures that
-differ from each other and from their mirror images.
+Each sample is a list of commands, nearly all of ffmpeg; the last writes the film. A film lasts a second: 24
+pictures that differ from each other and from their mirror images.
 """
 
 import shlex
@@ -206,14 +206,21 @@ _ODD: dict[str, str] = {
         f"offset_hour.{kind}": f"{_COPIED} -output_ts_offset 3600 out.{kind}"
         for kind in ("mp4", "mkv", "ts", "flv", "nut", "wmv")
     },
-    "jump_hour.ts": f"{_film()} {_H264} a.ts && {_OTHER} {_H264} -output_ts_offset 3600 b.ts"
-    " && -i concat:a.ts|b.ts -c copy -copyts out.ts",
-    "jump_back.ts": f"{_film()} {_H264} -output_ts_offset 60 a.ts && {_OTHER} {_H264} b.ts"
-    " && -i concat:a.ts|b.ts -c copy -copyts out.ts",
-    "restart.ts": f"{_film()} {_H264} a.ts && {_OTHER} {_H264} b.ts"
-    " && -i concat:a.ts|b.ts -c copy -copyts out.ts",
-    "restart.mpg": f"{_film()} -c:v mpeg2video -q:v 2 a.mpg && {_OTHER}"
-    " -c:v mpeg2video -q:v 2 b.mpg && -i concat:a.mpg|b.mpg -c copy -copyts out.mpg",
+    **{
+        f"{name}.{kind}": f"{_film()} {options} {first} a.{kind} && {_OTHER} {options} {second} b.{kind}"
+        f" && {join}.{kind}"
+        for kind, options in (("ts", _H264), ("mpg", "-c:v mpeg2video -q:v 2"))
+        for name, first, second in (
+            ("jump_hour", "", "-output_ts_offset 3600"),
+            ("jump_back", "-output_ts_offset 60", ""),
+            ("restart", "", ""),
+        )
+        for name, join in (
+            (name, f"join a.{kind} b.{kind} out"),
+            # The muxer pushes times that fall forward by ticks.
+            (f"{name}_copied", f"-i concat:a.{kind}|b.{kind} -c copy -copyts out"),
+        )
+    },
     "wrap.ts": f"{_COPIED} -copyts -muxdelay 0 -output_ts_offset 95443.2 out.ts",
     "still_before.mp4": f"{_STILL} {_film()} -map 0 -map 1 {_STILL_CODEC} out.mp4",
     "still_before.mov": f"{_STILL} {_film()} -map 0 -map 1 {_STILL_CODEC} out.mov",
@@ -325,12 +332,16 @@ class MatrixFile:
     filters: str
     """What a player does to it, as filters of ffmpeg."""
     commands: tuple[tuple[str, ...], ...]
-    """Arguments of ffmpeg; the last argument of the last is the film's file."""
+    """Arguments of ffmpeg, or `join` and files whose bytes are joined. The last of all is the film's file."""
 
     def make(self, folder: Path) -> Path:
         """Write the film, and what it is made of, into an empty folder."""
         for command in self.commands:
-            run_ffmpeg(folder, *command)
+            if command[0] == "join":
+                parts = [(folder / name).read_bytes() for name in command[1:-1]]
+                (folder / command[-1]).write_bytes(b"".join(parts))
+            else:
+                run_ffmpeg(folder, *command)
         return folder / self.commands[-1][-1]
 
 

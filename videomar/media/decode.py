@@ -75,6 +75,7 @@ class Block(NamedTuple):
     """Of the video up to the end of this block; those of the last block are the video's."""
 
 
+_EMPTY_PACKETS = 3  # headers count them as frames: coders of AVI write some for frames that come later
 _BLOCK = 64  # frames in a block at most
 _BLOCK_BYTES = 32_000_000  # of a block; one of a single frame may have more
 _STEADY_S = 1.0  # a decoder that takes longer for a block hands out what it has: progress shows
@@ -248,7 +249,8 @@ def _check_complete(path: Path, info: VideoInfo, times: NDArray[np.float64]) -> 
         UnreadableError: `damaged: ...`.
     """
     frame_s = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-    count_short = info.num_frames is not None and len(times) < 0.95 * info.num_frames
+    missing = (info.num_frames or 0) - len(times)
+    count_short = info.num_frames is not None and missing > max(_EMPTY_PACKETS, 0.05 * info.num_frames)
     if count_short and times[-1] + frame_s < 0.95 * info.duration_s:
         raise UnreadableError(f"damaged: {len(times)} of {info.num_frames} frames", path)
 

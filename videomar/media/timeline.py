@@ -15,7 +15,8 @@ The laws, whatever a container says:
 1. Every frame that the decoder returns has a time; the times begin at 0 and rise.
 2. Times that rise in the order of presentation stay as they are, but for the first, which becomes 0.
 3. Times out of order within the reach of a decoder are the same times, sorted.
-4. Frames with one time share the span up to the next; a frame without a time comes one usual step later.
+4. Frames with one time share the span up to the next, if they fit there; a frame without a time comes one
+   usual step later, or before the first that has one.
 5. Where the times jump or fall, the next frame comes one usual step later and is a cut: no clip goes across.
 
 Axes: F frames.
@@ -37,6 +38,7 @@ _REACH = 24  # frames that a decoder may hold back to reorder them, and more: H.
 _RECENT = 48  # steps whose median is the usual one
 _SAME_S = 0.001  # times this near are the same: some containers round to the millisecond
 _TIE_S = 0.0005  # from one frame to the next: muxers that must not repeat a time add a tick to it
+_MOST_IN_A_STEP = 4  # frames of one time, in a usual step: more do not belong there
 _NO_PICTURE = 8  # bytes: a packet up to this size says that nothing changes, or stands for one before it
 # A longer step is a jump: by the limit of ffmpeg in streams that may be joined from parts with own clocks;
 # elsewhere one picture may be on show for minutes, as a slide or in a screen recording.
@@ -144,6 +146,10 @@ class Timeline:
         # A frame that a part left behind: its time is by another clock.
         own = pts if self.clock.has_times and part == self._part else None
         key = own if own is not None else self._next_key()
+        if own is not None and self._begin is None and all(other is None for other in self._own):
+            # Frames without a time that begin a part come before the first that has one.
+            early = self._next_key() - own if self._own else 0
+            self._keys = [other - early for other in self._keys]
         self._last_in, self._last_duration = key, stamp.duration if stamp else 0
         self._own.append(own)
         bisect.insort(self._keys, key)
@@ -180,7 +186,8 @@ class Timeline:
             else:
                 self._steps.append(step_s)
         if not is_tie:
-            self._share_s = self._share(key)
+            self._share_s, is_pushed = self._share(key)
+            is_cut = is_cut or is_pushed
         self._last_out, self._last_s = key, time_s
         if self._origin is None:
             self._origin = key
@@ -204,14 +211,19 @@ class Timeline:
         gap_s = self._seconds(key - before)
         return gap_s < _TIE_S and gap_s < self._usual_s() / 2
 
-    def _share(self, key: int) -> float:
-        """From frame to frame of this key, the first of which has been taken from the list."""
+    def _share(self, key: int) -> tuple[float, bool]:
+        """From frame to frame of this key, the first of which has been taken from the list.
+
+        Also whether there are more than fit: a clock fell, and a muxer pushed its times forward by ticks.
+        """
         before = key
         for others, after in enumerate(self._keys, 1):
             if not self._is_tie(after, before):
-                return min(self._usual_s(), self._seconds(after - key) / others)
+                share_s = self._seconds(after - key) / others
+                is_pushed = others > _MOST_IN_A_STEP and share_s < self._usual_s() / _MOST_IN_A_STEP
+                return self._usual_s() if is_pushed else min(self._usual_s(), share_s), is_pushed
             before = after
-        return self._usual_s()  # as far as is known
+        return self._usual_s(), False  # as far as is known
 
     def _next_key(self) -> int:
         """For a frame without a time."""
