@@ -54,6 +54,13 @@ def test_prompt_that_the_text_encoder_cannot_read_has_one_line(picture: Path) ->
     assert all(" of 17 frames, " in line for line in frames)
 
 
+def test_prompt_that_is_no_text_is_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"prompt: got '\\udcff cat', which is no text, expected words in UTF-8"
+    ):
+        GenerationRequest(prompt=b"\xff cat".decode("utf-8", "surrogateescape"))
+
+
 def test_long_clip_tells_its_time_before_and_its_frames_meanwhile(
     picture: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,8 @@ def test_no_encoder_loses_nothing(params):
     none = load_text_encoder(dataclasses.replace(params.text, encoder="none"))
     readings = read_captions(none, [*UNREAD, ""])
     assert find_losses([*UNREAD, ""], readings, 24).lines(24) == []
+    assert "trained without words" in prompt_note(none, "a cat")
+    assert prompt_note(none, " ") == ""
 
 
 # Words of two scripts, as a multilingual vocabulary has them.

@@ -118,6 +118,8 @@ def prompt_note(encoder: TextEncoder, prompt: str) -> str:
 
     That a prompt is cut is said by the encoder itself.
     """
+    if isinstance(encoder, NoText) and prompt.strip():
+        return "the model was trained without words (text.encoder: none), so the prompt changes nothing"
     [reading] = read_captions(encoder, [prompt])
     if not reading.is_unreadable:
         return ""

@@ -51,6 +51,9 @@ class GenerationRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if any("\ud800" <= letter <= "\udfff" for letter in self.prompt):
+            rule = "words in UTF-8; check the encoding of the terminal or the script"
+            raise DataError(f"prompt: got {self.prompt[:40]!a}, which is no text, expected {rule}")
         if self.motion is not None and not (math.isfinite(self.motion) and self.motion >= 0):
             raise DataError(
                 f"motion: got {self.motion}, expected a number of at least 0; leave it out for any"
