@@ -88,10 +88,11 @@ def said(
 
 def test_first_run_on_own_clips_says_what_came_out_and_what_to_try(layout: Layout) -> None:
     words = said(layout, refusal(), "1")
-    assert list(words) == ["clips", "words", "quality", "verdict", "look", "try", "better"]
+    assert list(words) == ["clips", "split", "words", "quality", "verdict", "look", "try", "better"]
     assert words["clips"].startswith(
         "5 of 6 kept, from 3 files (4 train, 1 test); not kept: 1 too dark; 1 file could"
     )
+    assert words["split"].startswith(f"all real clips in test are of one video ({HARD_NAME}, ")
     assert words["words"] == "4 of 5 kept clips have none"
     assert words["quality"] == (
         "4.1 dB worse than repeating the last picture, continuing held-out real clips "

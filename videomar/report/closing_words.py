@@ -51,6 +51,7 @@ def closing_words(layout: Layout, outcome: Outcome) -> list[str]:
     metrics = read_metrics(layout.metrics)
     return [
         f"clips: {_clips(summary)}",
+        *(f"split: {line}" for line in summary.by_video.warnings),
         *(f"words: {line}" for line in _words(summary, metrics.get("encode", {}))),
         f"quality: {_quality(outcome.decision, metrics.get('evaluate', {}))}",
         f"verdict: {_verdict(outcome)}",
