@@ -70,8 +70,13 @@ BOMBS: dict[str, tuple[Callable[[Path], bytes], Any, int]] = {
         20,
     ),
     "tile.tiff": (
-        lambda _: tiff(np.arange(8, dtype=np.uint8), tags={322: 30_000, 323: 30_000}),
-        "expected at most 64000000",
+        lambda _: tiff(np.arange(8, dtype=np.uint8), tags={259: 8, 322: 30_000, 323: 30_000}),
+        "got a strip or tile of 900000000 bytes",
+        20,
+    ),
+    "written_in_python.qoi": (
+        lambda _: b"qoif" + struct.pack(">IIBB", 8000, 8000, 3, 0) + b"\xfd" * 1_100_000,
+        TOO_LARGE.format("8000x8000", 16000000),
         20,
     ),
     "archive.fits": (lambda _: fits(), "got a compressed FITS file", 20),

@@ -8,17 +8,19 @@ Axes: H W rows and columns in pixels.
 
 import importlib
 import io
+import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ExifTags import Base
 
 from videomar.errors import DataError
 from videomar.media.pixels import KEPT_PIXELS, Note, rgb_pixels
@@ -52,11 +54,12 @@ _READERS = {
 }
 _SEQUENCE_NAMES = (".mjpg", ".mjpeg")  # JPEG files one after another, and nothing that says so
 _MOST = {"WEBP": MAX_PIXELS // 2}  # four copies of its pixels are made
-_UNBOUNDED = ("fits_gzip",)  # decompressed whole, whatever comes out
+_UNBOUNDED = {"fits_gzip"}  # decompressed whole, whatever comes out
 _ICONS = ("CUR", "ICNS", "ICO")
-# Tags of TIFF, and the bit of the first that says so.
-_SUBFILE_TYPE, _TILE_WIDTH, _TILE_HEIGHT = 254, 322, 323
-_REDUCED_COPY = 1
+_SIZES_INSIDE = rb"(?s)(?:\0\0\0\x0dIHDR|\0\0\0\x16ihdr)(.{8})"  # of PNG and of JPEG 2000
+_REDUCED_COPY = 1  # bit of TIFF's tag NewSubfileType
+# Without a handler of the program's, its messages about damaged files would stand beside ours.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def is_picture(path: Path) -> bool:
@@ -233,15 +236,27 @@ def _check_size(picture: Image.Image, where: Path | str) -> None:
     """
     full, size = picture.size, _size_while_decoded(picture)
     tags = getattr(picture, "tag_v2", {})
-    tile = int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_HEIGHT, 0))
-    most = _MOST.get(str(picture.format), MAX_PIXELS)
-    if math.prod(size) > most or max(size) > _MAX_SIDE or tile > KEPT_PIXELS:
+    codecs = {part.codec_name for part in getattr(picture, "tile", ())}
+    # A decoder written in Python takes two microseconds a pixel.
+    most = KEPT_PIXELS if codecs & Image.DECODERS.keys() else _MOST.get(str(picture.format), MAX_PIXELS)
+    if math.prod(size) > most or max(size) > _MAX_SIDE:
         raise _too_large(where, f"{full[0]}x{full[1]} pixels", most)
-    if any(part.codec_name in _UNBOUNDED for part in getattr(picture, "tile", ())):
+    if "libtiff" in codecs and (part := _part_bytes(tags, size)) > MAX_FILE_BYTES:
+        rule = f"at most {MAX_FILE_BYTES}; save it as JPEG"
+        raise DataError(f"{where}: got a strip or tile of {part} bytes, expected {rule}")
+    if codecs & _UNBOUNDED:
         raise DataError(f"{where}: got a compressed FITS file, expected {FORMATS}; save it as one of these")
-    if int(tags.get(_SUBFILE_TYPE) or 0) & _REDUCED_COPY:
+    if int(tags.get(Base.NewSubfileType) or 0) & _REDUCED_COPY:
         got = "a small copy of another picture first, as camera raw files have"
         raise DataError(f"{where}: got {got}, expected {FORMATS}; develop it and save it as JPEG")
+
+
+def _part_bytes(tags: Mapping[int, Any], size: tuple[int, int]) -> int:
+    """Bytes of a strip or tile of a compressed TIFF, which are unpacked at once."""
+    width, rows = tags.get(Base.TileWidth, size[0]), min(tags.get(Base.RowsPerStrip, size[1]), size[1])
+    bits = tags.get(Base.BitsPerSample, 1)
+    deepest = max(bits) if isinstance(bits, tuple) else bits
+    return int(width * tags.get(Base.TileLength, rows) * tags.get(Base.SamplesPerPixel, 1) * deepest) // 8
 
 
 def _size_while_decoded(picture: Image.Image) -> tuple[int, int]:
@@ -265,10 +280,10 @@ def _check_icons(inside: bytes, where: Path | str) -> None:
     Raises:
         DataError: there is one.
     """
-    for width, height in re.findall(rb"(?si)ihdr(.{4})(.{4})", inside):
-        size = int.from_bytes(width), int.from_bytes(height)
+    for sides in re.findall(_SIZES_INSIDE, inside):
+        size = int.from_bytes(sides[:4]), int.from_bytes(sides[4:])
         if math.prod(size) > KEPT_PIXELS:
-            raise _too_large(where, f"{max(size)}x{min(size)} pixels", KEPT_PIXELS)
+            raise _too_large(where, f"{size[0]}x{size[1]} pixels", KEPT_PIXELS)
 
 
 def _too_large(where: Path | str, got: str, most: int = MAX_PIXELS) -> DataError:

@@ -49,8 +49,6 @@ _TURNS = {
     7: (True, True, True),
     8: (False, True, True),
 }
-# Tags of TIFF.
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SMALLEST, _LARGEST = 258, 262, 339, 340, 341
 
 _Box: TypeAlias = tuple[int, int, int, int]
 
@@ -158,7 +156,7 @@ def _values(band: Image.Image, picture: Image.Image) -> NDArray[Any]:
     """Values of a band of 16 or 32 bits."""
     values = np.asarray(band)
     tags = getattr(picture, "tag_v2", {})
-    unsigned = _one(tags.get(_SAMPLE_FORMAT, 1)) == 1 and _one(tags.get(_BITS, 1)) == 32
+    unsigned = _one(tags.get(Base.SampleFormat, 1)) == 1 and _one(tags.get(Base.BitsPerSample, 1)) == 32
     # Pillow has no mode for them, and gives the larger half as negative numbers.
     return values.view(np.uint32) if picture.mode == "I" and unsigned else values
 
@@ -166,17 +164,17 @@ def _values(band: Image.Image, picture: Image.Image) -> NDArray[Any]:
 def _value_range(picture: Image.Image, box: _Box, say: Note) -> tuple[float, float]:
     """Values that become black and white."""
     tags = getattr(picture, "tag_v2", {})
-    if _LARGEST in tags:
-        black, white = float(_one(tags.get(_SMALLEST, 0))), float(_one(tags[_LARGEST]))
+    if Base.SMaxSampleValue in tags:
+        black, white = float(_one(tags.get(Base.SMinSampleValue, 0))), float(_one(tags[Base.SMaxSampleValue]))
     elif picture.mode not in ("I", "F"):
-        black, white = 0.0, 2.0 ** _one(tags.get(_BITS, 16)) - 1
+        black, white = 0.0, 2.0 ** _one(tags.get(Base.BitsPerSample, 16)) - 1
     elif picture.format == "PPM" and picture.mode == "I":
         black, white = 0.0, 2.0**16 - 1  # Pillow has scaled them to that
     else:
         black, white = _guessed_range(picture, box)
         if (black, white) != (0.0, 1.0):
             say(f"it is shown from {black:g} as black to {white:g} as white")
-    return (white, black) if tags.get(_PHOTOMETRIC) == 0 else (black, white)
+    return (white, black) if tags.get(Base.PhotometricInterpretation) == 0 else (black, white)
 
 
 def _guessed_range(picture: Image.Image, box: _Box) -> tuple[float, float]:
