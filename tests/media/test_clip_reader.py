@@ -1,5 +1,6 @@
 """Clips in one pass, each as soon as it is complete; the end of a video as context."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.videos import ODD_NAME
+from tests.support.videos import ODD_NAME, read_video, run_ffmpeg
 from videomar.config import Params
 from videomar.errors import DataError
 from videomar.media import clip_reader
-from videomar.media.clip_reader import map_clips, read_clips, read_context
+from videomar.media.clip_reader import clip_frames, map_clips, read_clips, read_context
+from videomar.media.decode import open_video
 from videomar.media.mp4 import write_mp4
-from videomar.media.probe import UnreadableError
+from videomar.media.probe import UnreadableError, probe
 from videomar.media.shapes import ClipShape
 
 STARTS_S = [1.5, 0.0, 0.25, 1.5, 5.0]
@@ -80,15 +82,70 @@ def test_end_of_a_video_comes_at_the_frame_rate_of_clips(tmp_path: Path, params:
     assert seen == pytest.approx(4.0 * np.arange(59 - 32, 60, 2), abs=3)
 
 
-def test_of_a_long_video_only_the_end_is_held(
-    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Films of 70 seconds; the brightness of a frame tells its second, the key frames lie 4 seconds apart."""
+    folder = tmp_path_factory.mktemp("films")
+    grey = "color=black:size=64x64:rate=24:duration=70,format=gray,geq=lum='mod(N*3,240)'"
+    options = ["-g", "96", "-bf", "2", "-pix_fmt", "yuv420p", "-preset", "ultrafast"]
+    run_ffmpeg(folder, "-f", "lavfi", "-i", grey, *options, "film.mp4")
+    for name in ("film.mkv", "film.ts", "film.avi"):
+        run_ffmpeg(folder, "-i", "film.mp4", "-c", "copy", name)
+    run_ffmpeg(folder, "-i", "film.mp4", "-c", "copy", "-movflags", "faststart", "front.mp4")
+    whole = (folder / "front.mp4").read_bytes()
+    (folder / "truncated.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    return folder
+
+
+@pytest.mark.parametrize("held_bytes", [300_000_000, 0])
+@pytest.mark.parametrize("name", ["film.mp4", "film.mkv", "film.ts", "film.avi"])
+def test_end_of_a_long_video_has_the_frames_of_reading_it_all(
+    films: Path, name: str, held_bytes: int, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """200 frames, of which a clip spans 17 and the decoder returns 64 at a time."""
-    write_mp4(tmp_path / "a.mp4", np.zeros((200, 32, 32, 3), np.uint8), 8.0)
-    held: list[int] = []
-    monkeypatch.setattr(clip_reader, "_check_memory", lambda _path, _bytes, frames: held.append(frames))
-    assert len(read_context(tmp_path / "a.mp4", params.ingest)) == 17
-    assert max(held) <= 128
+    """Whether its index is used or not, and whether the last seconds fit into memory or are read twice."""
+    monkeypatch.setattr(clip_reader, "_HELD_BYTES", held_bytes)
+    frames, times = read_video(films / name, probe(films / name), 64)
+    shape = ClipShape(64, 64, params.ingest.fps, params.ingest.num_frames)
+    start_s = times[-1] - (shape.num_frames - 1) / shape.fps
+    expected = frames[clip_frames(times, start_s, shape)]
+    given = read_context(films / name, params.ingest, (64, 64))
+    assert given.shape == expected.shape
+    # The decoders round differently; the next frame is lighter by three.
+    assert np.abs(given.astype(int) - expected).mean(axis=(1, 2, 3)).max() < 1
+
+
+def test_of_a_long_video_only_the_end_is_read_where_its_index_leads_there(
+    films: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: dict[str, list[int]] = {}
+
+    def counted(path: Path, *arguments: Any) -> Iterator[clip_reader.Block]:
+        for block in open_video(path, *arguments):
+            read.setdefault(path.name, []).append(len(block.times))
+            yield block
+
+    monkeypatch.setattr(clip_reader, "open_video", counted)
+    for name in ("film.mp4", "film.mkv", "film.ts"):
+        assert len(read_context(films / name, params.ingest)) == params.ingest.num_frames
+    assert sum(read["film.mp4"]) < 10 * 24
+    assert sum(read["film.mkv"]) < 10 * 24
+    assert sum(read["film.ts"]) == 70 * 24
+
+
+def test_end_of_a_video_that_breaks_off_is_refused(films: Path, params: Params) -> None:
+    with pytest.raises(DataError, match=r"no readable video \(damaged"):
+        read_context(films / "truncated.mp4", params.ingest)
+
+
+@pytest.mark.parametrize(("size", "rate"), [("3840x2160", 24), pytest.param("1920x1080", 120, marks=pytest.mark.slow)])
+def test_large_and_fast_video_is_context_at_the_size_that_is_needed(
+    size: str, rate: int, tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = f"color=gray:size={size}:rate={rate}:duration=2.5"
+    run_ffmpeg(tmp_path, "-f", "lavfi", "-i", large, "-preset", "ultrafast", "-pix_fmt", "yuv420p", "a.mp4")
+    monkeypatch.setattr(clip_reader, "_MAX_BYTES", 1)
+    frames = read_context(tmp_path / "a.mp4", params.ingest, (256, 256))
+    assert frames.shape == (17, 512, 910, 3)
 
 
 def test_short_video_is_context_as_a_whole(tmp_path: Path, params: Params) -> None:

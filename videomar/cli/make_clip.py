@@ -42,7 +42,7 @@ def make_clip(
     from videomar.sampling.forecast import check_memory, seconds_needed, warnings_of
 
     generator = load(model, device)
-    context = generator.pictures(given, lambda line: report(f"note: {given.name}: {line}"))
+    context = generator.pictures(given, lambda line: report(f"note: {given.name}: {line}"), request.size)
     plan = generator.plan(context, request)
     check_memory(generator, plan)
     for line in (*warnings_of(generator, plan), generator.prompt_note(request.prompt)):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomar.errors import DataError
-from videomar.media.decode import decord
+from videomar.media.decord_library import decord
 
 _SIDE_PX = 64
 _COLOURS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [128, 128, 128]], np.uint8)

@@ -5,6 +5,7 @@ A video of any length is read in one pass, in which memory holds about one clip.
 Axes: F frames, H W rows and columns in pixels, n clips.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -24,7 +25,7 @@ from videomar.errors import DataError
 from videomar.media.decode import Block, open_video
 from videomar.media.images import is_picture, read_picture
 from videomar.media.probe import UnreadableError, VideoInfo, probe
-from videomar.media.shapes import ClipShape, ledger_shapes
+from videomar.media.shapes import ClipShape, clip_size, ledger_shapes
 
 _Result = TypeVar("_Result")
 
@@ -32,6 +33,10 @@ _TICK_S = 0.001  # starts of clips, and the times in some containers, are rounde
 # A frame that begins this much after the end of a clip is behind it, whatever times are rounded to.
 _BEHIND_S = 0.01
 _MAX_BYTES = 1_500_000_000  # of small frames that one video may take in memory
+_HELD_BYTES = 300_000_000  # of frames from the end of a video, before it is read a second time
+_SPARE_S = 2.0  # read before the end that is needed: the frames beside a key frame may not be
+_WORTH_S = 30.0  # a shorter video is read as a whole
+_WITH_INDEX = ("mov", "matroska")
 
 
 class Need(IntEnum):
@@ -191,10 +196,17 @@ def read_ledger_clips(raw: Path, rows: pandas.DataFrame, params: IngestParams) -
     return clips
 
 
-def read_context(path: Path, params: IngestParams) -> NDArray[np.uint8]:
+def read_context(path: Path, params: IngestParams, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Pictures (F, H, W, 3) to generate from: a picture file, or the last ones of a video.
 
     Of a video, pictures come at the frame rate of clips: as many as a clip has, or fewer if it is shorter.
+    They cover the clip twice, as the frames that training is shown before they are cropped. Only the end of a
+    long video is read, if its index leads there.
+
+    Args:
+        path: The file.
+        params: Section `ingest`: length and frame rate.
+        size: Width and height of the clip, pixels; None = the size that a clip of the video has.
 
     Raises:
         DataError: no such file, or neither a picture nor a readable video.
@@ -203,30 +215,49 @@ def read_context(path: Path, params: IngestParams) -> NDArray[np.uint8]:
         return read_picture(path)[None]
     try:
         info = probe(path)
-        blocks = open_video(path, info, info.height)
-        frames, times, *_ = _last_frames(path, blocks, params.num_frames / params.fps)
+        height_px = cover_height(info, size or clip_size(info.width, info.height, params))
+        from_s = info.duration_s - (params.num_frames - 1) / params.fps - _SPARE_S
+        if from_s > _WORTH_S and any(name in info.container for name in _WITH_INDEX):
+            with contextlib.suppress(UnreadableError):
+                frames = _last_frames(lambda: open_video(path, info, height_px, None, from_s), params)
+                if len(frames) == params.num_frames:
+                    return frames
+        return _last_frames(lambda: open_video(path, info, height_px), params)
     except UnreadableError as error:
         raise DataError(
             f"{path}: got a file that is no readable video ({error.reason}), expected a picture or a video; "
             "check that it opens in a player"
         ) from None
+
+
+def _last_frames(read: Callable[[], Iterator[Block]], params: IngestParams) -> NDArray[np.uint8]:
+    """The last frames (F, H, W, 3) of a stream, at the frame rate of clips.
+
+    Which these are is known at its end. So all frames of the last seconds are held, or where these are too
+    many, as at 120 frames a second in 4K, the stream is read once more for them.
+    """
+    held: list[Block] = []
+    times_of_blocks: list[NDArray[np.float64]] = []
+    fits = True
+    for block in read():
+        times_of_blocks.append(block.times)
+        begin_s = block.times[-1] - (params.num_frames - 1) / params.fps
+        # With the last frame that begins before: it is still on show then.
+        first = sum(later.times[0] <= begin_s for later in [*held, block][1:])
+        held = [*held, block][first:] if fits else []
+        fits = fits and sum(before.frames.nbytes for before in held) <= _HELD_BYTES
+    times = np.concatenate(times_of_blocks)
     count = min(params.num_frames, 1 + int((times[-1] - times[0]) * params.fps))
     start_s = float(times[-1]) - (count - 1) / params.fps
-    return frames[clip_frames(times, start_s, replace(params, num_frames=count))]
-
-
-def _last_frames(path: Path, blocks: Iterator[Block], length_s: float) -> Block:
-    """The end of a stream, at least `length_s` before its last frame."""
-    # Whole blocks, not a FrameWindow: frames are of full size here, and each would be copied several times.
-    held: list[Block] = []
-    for block in blocks:
-        begin_s = block.times[-1] - length_s
-        held = [*(before for before in held if before.times[-1] >= begin_s), block]
-        arrays = [block.frames for block in held]
-        _check_memory(path, sum(frames.nbytes for frames in arrays), sum(map(len, arrays)))
-    return Block(
-        np.concatenate([block.frames for block in held]), np.concatenate([block.times for block in held])
-    )
+    chosen = clip_frames(times, start_s, replace(params, num_frames=count, shorter_clips=()))
+    wanted, found, position = set(chosen.tolist()), dict[int, NDArray[np.uint8]](), 0
+    if fits:
+        position = len(times) - sum(len(block.times) for block in held)
+    for block in held if fits else read():
+        here = wanted.intersection(range(position, position + len(block.times)))
+        found |= {index: block.frames[index - position].copy() for index in here}
+        position += len(block.times)
+    return np.stack([found[index] for index in chosen.tolist()])
 
 
 def clip_frames(

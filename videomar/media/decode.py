@@ -17,7 +17,6 @@ break off between two packets look complete: of these, the part that exists is r
 Axes: F frames, H W rows and columns in pixels.
 """
 
-import importlib.util
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
@@ -30,31 +29,11 @@ import numpy as np
 from av.format import Flags
 from numpy.typing import NDArray
 
+from videomar.media.decord_library import decord
 from videomar.media.picture_files import CONTAINER, PictureError, read_frames
 from videomar.media.probe import UnreadableError, VideoInfo
 from videomar.media.streams import open_container, video_stream
 from videomar.media.timeline import Clock, FrameCounts, Placed, Stamp, Timeline, lay_out
-
-
-def _import_decord() -> Any:
-    """Import decord, but not the libraries of CUDA that it would load from the packages of torch.
-
-    It would load all of them into the whole process. One, nvblas, then replaces the BLAS of numpy and scipy,
-    and without a GPU the process ends with a segmentation fault.
-    """
-    find_spec = importlib.util.find_spec
-    importlib.util.find_spec = lambda name, package=None: (
-        None if name == "nvidia" else find_spec(name, package)
-    )
-    try:
-        import decord
-    finally:
-        importlib.util.find_spec = find_spec
-    decord.logging.set_level(decord.logging.FATAL)
-    return decord
-
-
-decord = _import_decord()
 
 
 class Block(NamedTuple):
@@ -91,7 +70,13 @@ class _DecoderError(Exception):
     """This decoder cannot read this file."""
 
 
-def open_video(path: Path, info: VideoInfo, height_px: int, until_s: float | None = None) -> Iterator[Block]:
+def open_video(
+    path: Path,
+    info: VideoInfo,
+    height_px: int,
+    until_s: float | None = None,
+    from_s: float | None = None,
+) -> Iterator[Block]:
     """Yield the frames of a video in blocks, in order.
 
     Where decord fails on the way, PyAV reads the file once more and goes on behind the last frame:
@@ -108,6 +93,9 @@ def open_video(path: Path, info: VideoInfo, height_px: int, until_s: float | Non
         info: Its header, from `probe`.
         height_px: Height of the frames, pixels; a smaller video keeps its own.
         until_s: Frames that begin later are not needed; they may come nevertheless.
+        from_s: The file is read from a key frame before this time on, as far as its index is right: check
+            that enough frames come. Times then count from the first of them, and nothing is known of the
+            frames before.
 
     Yields:
         Frames (F, H, W, 3) and their times (F,), which rise from 0 over all blocks.
@@ -117,6 +105,9 @@ def open_video(path: Path, info: VideoInfo, height_px: int, until_s: float | Non
     """
     height = min(height_px, info.height)
     size = max(1, round(info.width * height / info.height)), height
+    if from_s is not None:
+        yield from _pyav_blocks(path, info, size, from_s)
+        return
     last_s = -np.inf
     try:
         for block in _decord_blocks(path, info, size, until_s):
@@ -200,8 +191,10 @@ def _check_times(path: Path, info: VideoInfo, times: NDArray[np.float64]) -> Non
         raise _DecoderError("other times than those of the stream")
 
 
-def _pyav_blocks(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator[Block]:
-    """Frames by PyAV; size is (width, height).
+def _pyav_blocks(
+    path: Path, info: VideoInfo, size: tuple[int, int], from_s: float | None = None
+) -> Iterator[Block]:
+    """Frames by PyAV, all or from about a time on; size is (width, height).
 
     Raises:
         UnreadableError: `unreadable: ...`, `damaged: ...`.
@@ -211,7 +204,7 @@ def _pyav_blocks(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator
     times: list[float] = []
     count, most, began_s, counts = 0, _block_frames(size), monotonic(), FrameCounts()
     try:
-        for frame, placed, counts in _placed_frames(path, info, size):
+        for frame, placed, counts in _placed_frames(path, info, size, from_s):
             pending += frame
             places += placed
             times += [place.time_s for place in placed]
@@ -229,7 +222,8 @@ def _pyav_blocks(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator
         raise UnreadableError("unreadable: not one frame", path)
     if places:
         yield _block(pending, places, counts)
-    _check_complete(path, info, np.array(times))
+    if from_s is None:
+        _check_complete(path, info, np.array(times))
 
 
 def _block_frames(size: tuple[int, int]) -> int:
@@ -259,14 +253,19 @@ _Frame = tuple[list[NDArray[np.uint8]], list[Placed], FrameCounts]
 """Pixels of the next frame, or none; places of the next frames, which come later; counts so far."""
 
 
-def _placed_frames(path: Path, info: VideoInfo, size: tuple[int, int]) -> Iterator[_Frame]:
-    """All frames of a file, by PyAV, or by Pillow for some pictures."""
+def _placed_frames(
+    path: Path, info: VideoInfo, size: tuple[int, int], from_s: float | None
+) -> Iterator[_Frame]:
+    """Frames of a file, by PyAV, or by Pillow for some pictures."""
     if info.container == CONTAINER:
         for time_s, pixels in read_frames(path, info.num_frames or 1, size):
             yield [pixels], [Placed(time_s, False)], FrameCounts()
         return
     with open_container(path) as container:
-        yield from _decode_pyav(container, video_stream(container, info.stream_index), info, size)
+        stream = video_stream(container, info.stream_index)
+        if from_s is not None and stream.time_base:
+            container.seek(round(from_s / stream.time_base) + (stream.start_time or 0), stream=stream)
+        yield from _decode_pyav(container, stream, info, size)
 
 
 def _decode_pyav(

@@ -151,7 +151,8 @@ class ClipGenerator:
         Raises:
             DataError: there is no such picture, or the model cannot make such a clip.
         """
-        *_, clip = self.partial_clips(self.pictures(picture), _request(prompt, options))
+        request = _request(prompt, options)
+        *_, clip = self.partial_clips(self.pictures(picture, size=request.size), request)
         return self.decode(clip)
 
     def stream(
@@ -162,8 +163,8 @@ class ClipGenerator:
         Those of the picture come first. Stop iterating to cancel the rest. A frame may differ from that of
         the whole clip by rounding: by one grey level.
         """
-        shown = 0
-        for clip in self.partial_clips(self.pictures(picture), _request(prompt, options)):
+        shown, request = 0, _request(prompt, options)
+        for clip in self.partial_clips(self.pictures(picture, size=request.size), request):
             yield from self.decode(clip)[shown:]
             shown = clip.num_frames
 
@@ -176,17 +177,26 @@ class ClipGenerator:
         """Say in one line that the text encoder cannot read a prompt; empty if it can."""
         return prompt_note(self._encoder, prompt)
 
-    def pictures(self, picture: Picture, note: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
-        """Return a picture, or those of a video, as an array (F, H, W, 3).
+    def pictures(
+        self,
+        picture: Picture,
+        note: Callable[[str], None] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Return a picture, or the last ones of a video that are used, as an array (F, H, W, 3).
 
         Args:
             picture: As in a call.
             note: Called with what a user should know about how a picture was read.
+            size: Width and height that are asked for, pixels; a video is not read larger than they need.
 
         Raises:
             DataError: it is no such thing, or cannot be read.
         """
-        return _pictures(picture, self.params.ingest, note)
+        ingest, tokenizer = self.params.ingest, self.tokenizer
+        most = max(1, tokenizer.num_latent_frames(ingest.num_frames) // 2)
+        ingest = replace(ingest, num_frames=max(2, tokenizer.num_frames(most)), shorter_clips=())
+        return _pictures(picture, ingest, note, size)
 
     def partial_clips(self, context: NDArray[np.uint8], request: GenerationRequest) -> Iterator[PartialClip]:
         """Continue pictures (F0, H, W, 3): yield the context, then the clip after each new latent frame.
@@ -301,7 +311,12 @@ def _check_size(size: tuple[int, int], side: int) -> None:
         raise DataError(f"size: got {size[0]}x{size[1]} pixels, expected multiples of {side}; ask for {near}")
 
 
-def _pictures(picture: object, params: IngestParams, note: Callable[[str], None] | None) -> NDArray[np.uint8]:
+def _pictures(
+    picture: object,
+    params: IngestParams,
+    note: Callable[[str], None] | None,
+    size: tuple[int, int] | None,
+) -> NDArray[np.uint8]:
     """Return pictures (F, H, W, 3) of anything that `ClipGenerator` takes."""
     if isinstance(picture, str | PathLike):
         from videomar.media.images import is_picture, read_picture  # here: a bare GPU machine lacks pillow
@@ -311,7 +326,7 @@ def _pictures(picture: object, params: IngestParams, note: Callable[[str], None]
             return read_picture(path, note)[None]
         from videomar.media.clip_reader import read_context  # here: decoders come with the pipeline
 
-        return read_context(path, params)
+        return read_context(path, params, size)
     if hasattr(picture, "convert"):  # a PIL image of any mode
         from videomar.media.images import convert_picture
 
