@@ -137,7 +137,10 @@ def test_end_of_a_video_that_breaks_off_is_refused(films: Path, params: Params) 
         read_context(films / "truncated.mp4", params.ingest)
 
 
-@pytest.mark.parametrize(("size", "rate"), [("3840x2160", 24), pytest.param("1920x1080", 120, marks=pytest.mark.slow)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(("size", "rate"), [("3840x2160", 24), pytest.param("1920x1080", 120, marks=SLOW)])
 def test_large_and_fast_video_is_context_at_the_size_that_is_needed(
     size: str, rate: int, tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
