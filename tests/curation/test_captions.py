@@ -204,6 +204,30 @@ def test_right_video_gets_the_words(case: str, tmp_path: Path) -> None:
     assert {video: words.captions.whole for video, words in found.items()} == expected
 
 
+@pytest.mark.parametrize(
+    ("sidecar", "content", "kind", "is_rejected"),
+    [
+        ("a.json", "[[0, 1], [2, 3]]", "empty", False),
+        ("a.json", '{"iso": 100}', "empty", False),
+        ("a.json", "[]", "empty", False),
+        ("a.json", "[" + "0, " * 400_000 + "0]", "unreadable", False),
+        ("a.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\1\0\0\0\1\0\x08\2\0\0\0", "unreadable", False),
+        ("a.txt", b"\1\0\2\0\x20\0\3\0" * 9, "unreadable", False),
+        ("a.txt", "", "empty", False),
+        ("a.json", '{"clips": [{"start_s": 0, "end_', "unreadable", True),
+        ("a.json", '{"clips": [{"start_s": 0}]}', "unreadable", True),
+    ],
+)
+def test_video_is_rejected_only_for_spans_that_cannot_be_read(
+    sidecar: str, content: str | bytes, kind: str, is_rejected: bool, tmp_path: Path
+) -> None:
+    lay(tmp_path, {"a.mp4": "", sidecar: content})
+    found, report = find(tmp_path)
+    assert not found["a.mp4"]
+    assert (found["a.mp4"].error is not None) == is_rejected
+    assert report.counts == {kind: 1}
+
+
 def test_spans_come_from_json_and_from_tables(tmp_path: Path) -> None:
     table = (
         'Video,caption,start_s,end_s\ndeep/a.mp4,a hill,,\nb.mp4,first,0,1.5\nb.mp4,"then, ""more""",1.5,3\n'
@@ -223,7 +247,6 @@ def test_spans_come_from_json_and_from_tables(tmp_path: Path) -> None:
     [
         ("{", "no JSON"),
         ("[" * 100_000, "no JSON"),
-        ("[]", "expected an object"),
         ('{"caption": 3}', "expected `caption`"),
         ('{"clips": 3}', "expected `clips`"),
         ('{"clips": [{"start_s": 2, "end_s": 1, "caption": ""}]}', r"clips\[0\]"),

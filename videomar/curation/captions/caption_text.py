@@ -45,16 +45,18 @@ def decode_text(data: bytes) -> Decoded:
         CaptionsError: it is none of these.
     """
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if data.startswith(mark)), None)
-    if encoding is None and data.count(0) > len(data) // 4:  # letters of UTF-16 without a mark
+    has_mark, is_guess = encoding is not None, False
+    if not has_mark and data.count(0) > len(data) // 4:  # letters of UTF-16
         encoding = "utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"
-    text, is_guess = None, False
     try:
         text = data.decode(encoding or "utf-8")
     except UnicodeDecodeError:
-        beyond = sum(byte > 127 for byte in data)
-        if encoding is None and beyond <= _MAX_WESTERN_SHARE * len(data):
-            text, is_guess = data.decode("cp1252", "replace"), True
-    if text is None or "\0" in text or ("\ufffd" in text and is_guess):
+        is_guess = encoding is None and sum(byte > 127 for byte in data) <= _MAX_WESTERN_SHARE * len(data)
+        text = data.decode("cp1252", "replace") if is_guess else "\0"
+    is_text = "\0" not in text and not (is_guess and "\ufffd" in text)
+    if is_text and encoding is not None and not has_mark:
+        is_text = "".join(text.split()).isprintable()
+    if not is_text:
         raise CaptionsError("got bytes of an unknown encoding, expected text; save it as UTF-8")
     return Decoded(text, is_guess)
 
@@ -112,9 +114,10 @@ def parse_captions(text: str) -> Captions:
 
     `{"caption": "..."}`, also under another of CAPTION_KEYS, `{"clips": [{"start_s", "end_s", "caption"},
     ...]}` or both; a text; a list of captions, of which the first is used; or the list of clips alone.
+    Other JSON has no captions.
 
     Raises:
-        CaptionsError: it is none of these.
+        CaptionsError: it is no JSON, or its caption or clips are none.
     """
     content = load_json(text)
     if isinstance(content, str):
@@ -123,8 +126,8 @@ def parse_captions(text: str) -> Captions:
         content = {"caption": content}
     elif isinstance(content, list) and content and all(isinstance(item, dict) for item in content):
         content = {"clips": content} if "start_s" in content[0] else content[0]
-    if not isinstance(content, dict):
-        raise CaptionsError(f"got {shown(content)}, expected an object with `caption` or `clips`")
+    if not isinstance(content, dict):  # poses, boxes: about something else
+        return Captions("", [])
     values = fold_keys(content)
     spans = values.get("clips") or []
     if not isinstance(spans, list):

@@ -40,6 +40,10 @@ _MAX_BESIDE_BYTES = 1 << 20  # a file of text that is larger is no caption
 _Rank = tuple[int | str, ...]
 
 
+class _NoCaptionError(CaptionsError):
+    """A file that is about something else."""
+
+
 @dataclass(frozen=True, slots=True)
 class FoundCaptions:
     """What was found for one video."""
@@ -48,7 +52,7 @@ class FoundCaptions:
     source: str | None = None
     """The file that says so."""
     error: str | None = None
-    """Why a file beside the video cannot be understood, where no other says anything."""
+    """Why JSON beside the video cannot be understood, where no other file says anything."""
 
     def __bool__(self) -> bool:
         return says_anything(self.captions)
@@ -144,8 +148,12 @@ class _Search:
             found = FoundCaptions(self._captions_in(file), printable(file))
         except (CaptionsError, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
+            self.report.add("unreadable", f"{printable(file)}: {why}")
+            # JSON may hold spans: without them parts of the video would be used that are not meant to be.
+            may_hold_spans = suffix == ".json" and not isinstance(error, _NoCaptionError)
+            if not may_hold_spans:
+                return
             found = FoundCaptions(NONE.captions, None, f"{printable(file)}: {why}")
-            self.report.add("unreadable", found.error or "")
         for video in videos:
             is_whole_name = fold(video) == fold(base)
             is_beside = posixpath.dirname(video) == posixpath.dirname(file)
@@ -156,7 +164,7 @@ class _Search:
         path = self.raw / file
         size = path.stat().st_size
         if size > _MAX_BESIDE_BYTES:
-            raise CaptionsError(f"got {size / 1e6:.1f} MB, expected a caption of at most 1 MB")
+            raise _NoCaptionError(f"got {size / 1e6:.1f} MB, expected a caption of at most 1 MB")
         text, is_guess = decode_text(path.read_bytes())
         if is_guess:
             self.report.add("guessed", printable(file))
