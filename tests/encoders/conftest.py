@@ -175,7 +175,7 @@ def write_run(root, rows, name="a.mp4", seconds=6, size="64x64"):
         asdict(ClipRow(video=name, clip_id=f"c{n}", group=group, start_s=start_s, **shape)) | {"split": split}
         for n, (split, group, start_s, shape) in enumerate(rows)
     ]
-    write_ledger(root / "ledger.parquet", pandas.DataFrame(made).assign(kept=True, cluster=None))
+    write_ledger(root / "ledger.parquet", pandas.DataFrame(made).assign(kept=True, cluster=None, shot=None))
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,7 @@ def mixed(params, tmp_path_factory):
     ingest_videos(raw, folder / "candidates.parquet", params.ingest)
     project = Project(folder, params)
     rows = read_candidates(folder / "candidates.parquet")
-    rows = rows.assign(kept=rows["reason"].isna(), split="train", cluster=None)
+    rows = rows.assign(kept=rows["reason"].isna(), split="train", cluster=None, shot=None)
     rows.loc[rows.groupby("video").tail(2).index, "split"] = "test"
     project.rows = rows.to_dict("records")
     project.encode(encode_here)

@@ -60,7 +60,9 @@ def project(params, tmp_path_factory):
     ingest_videos(folder / "raw", folder / "candidates.parquet", params.ingest)
     made = Project(folder, params)
     rows = read_candidates(folder / "candidates.parquet")
-    made.rows = rows.assign(kept=rows["reason"].isna(), split="test", cluster=None).to_dict("records")
+    made.rows = rows.assign(kept=rows["reason"].isna(), split="test", cluster=None, shot=None).to_dict(
+        "records"
+    )
     made.encode(encode_here)
     data = LatentDataset(made.out, "test", params.text.max_tokens)
     shape = ModelShape(params.model, data.latent_channels, data.text_channels, params.text.max_tokens)
