@@ -51,6 +51,9 @@ def show(
     if summary.streams:
         title = f"{summary.num_streams} videos have several video streams; one of each is read"
         print_table(("video", "which"), summary.streams, title)
+    if summary.frames:
+        title = f"{summary.num_frames_changed} videos have frames that were not in their place"
+        print_table(("video", "lost", "invented", "other time"), summary.frames, title)
     if summary.unreadable:
         title = f"{summary.num_unreadable} files could not be read"
         print_table(("file", "reason"), summary.unreadable, title)

@@ -7,7 +7,7 @@ import errno
 import json
 import logging
 import os
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from videomar.curation.captions.captioner import DEVICE_VARIABLE, caption_clip, 
 from videomar.curation.captions.find_captions import NONE, FoundCaptions, find_captions, share_captions
 from videomar.curation.duplicates import fingerprint
 from videomar.curation.learned_scores import load_scorer, score_learned
-from videomar.curation.ledger import ClipRow, read_rows, require_sum, write_candidates
+from videomar.curation.ledger import CHANGED_FRAMES, ClipRow, read_rows, require_sum, write_candidates
 from videomar.curation.read_files import read_files
 from videomar.curation.retries import (
     Reading,
@@ -43,6 +43,7 @@ from videomar.media.clip_reader import FrameWindow, Need, clip_frames, cover_hei
 from videomar.media.decode import Block, open_video
 from videomar.media.probe import UnreadableError, VideoInfo, probe
 from videomar.media.shapes import ClipShape, clip_size
+from videomar.media.timeline import FrameCounts
 from videomar.provenance.code_hash import source_hash
 from videomar.sources.listing import (
     ARCHIVES,
@@ -138,6 +139,7 @@ def count_candidates(videos: Sequence[str], rows: Sequence[ClipRow]) -> dict[str
         `clips_considered` = `clips` + `too_short` (+ `rejected_...`, if ingest gets other reasons).
         `still_pictures`: of `clips`, those of one frame; absent if there are none.
         `uncaptioned`: of `clips`, those with an empty caption.
+        `lost_frames`, `invented_frames`, `retimed_frames`: sums over the videos; absent if there are none.
 
     Raises:
         DataError: a file has no row, a row no file, or the counts do not add up.
@@ -164,9 +166,17 @@ def count_candidates(videos: Sequence[str], rows: Sequence[ClipRow]) -> dict[str
         **({"still_pictures": stills} if stills else {}),
         **{f"rejected_{code}": count for code, count in sorted(rejected.items())},
         "uncaptioned": sum(not row.caption for row in clips),
+        **_count_frames(found),
     }
     require_sum("ingest", figures, "videos", ["read", "unreadable"])
     return figures
+
+
+def _count_frames(rows: Sequence[ClipRow]) -> dict[str, int]:
+    """Sums over the videos, as far as there are any."""
+    videos = {row.video: row for row in rows}.values()  # each row has its whole video's
+    sums = {name: sum(getattr(row, name) or 0 for row in videos) for name in CHANGED_FRAMES}
+    return {name: count for name, count in sums.items() if count}
 
 
 def learned_parts(params: IngestParams) -> dict[str, Path | str]:
@@ -270,7 +280,8 @@ def ingest_file(file: _File) -> list[ClipRow]:
             return [file.row(f"unreadable_captions: {file.found.error}"[:200])]
         size = clip_size(info.width, info.height, file.params)
         take = partial(_row_of_clip, file, info)
-        blocks = _counted(open_video(path, info, cover_height(info, size)))
+        counts = deque[FrameCounts](maxlen=1)
+        blocks = _counted(open_video(path, info, cover_height(info, size)), counts)
         reduce = partial(_reduce, size, file.params.size_px)
         captions = file.found.captions
         if info.still:
@@ -279,13 +290,18 @@ def ingest_file(file: _File) -> list[ClipRow]:
             found = scan_clips(path, blocks, captions, file.params, take, reduce)
     except UnreadableError as error:
         return [file.row(error.reason)]
-    return found or [file.row("unreadable_captions: all clips begin after the end of the video")]
+    [whole] = counts
+    return [
+        replace(row, lost_frames=whole.lost, invented_frames=whole.invented, retimed_frames=whole.retimed)
+        for row in found
+    ] or [file.row("unreadable_captions: all clips begin after the end of the video")]
 
 
-def _counted(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The blocks; each is progress."""
+def _counted(blocks: Iterator[Block], counts: deque[FrameCounts]) -> Iterator[Block]:
+    """The blocks, each of which is progress; the counts of the last are left in `counts`."""
     for block in blocks:
         report_progress()
+        counts.append(block.counts)
         yield block
 
 

@@ -29,6 +29,8 @@ LEARNED = "score_"
 """Prefix of the columns of learned scores."""
 SPLITS = ("train", "val", "test")
 GROUPS = ("simulated", "real")
+CHANGED_FRAMES = ("lost_frames", "invented_frames", "retimed_frames")
+"""Columns that say of a whole video what was not in its place, see `media.timeline.FrameCounts`."""
 _NOTE = b"videomar.captions"
 
 
@@ -55,6 +57,12 @@ class ClipRow:
     height: int | None = None
     stream: str | None = None
     """Which of several video streams was read, and what the others were; null where there is only one."""
+    lost_frames: int | None = None
+    """Of the whole video: frames that the file has and no decoder returned; see `FrameCounts`."""
+    invented_frames: int | None = None
+    """Of the whole video: frames that the decoder returned beyond those in the file."""
+    retimed_frames: int | None = None
+    """Of the whole video: frames whose time the file lacks or gets wrong, as behind a jump of its clock."""
     clip_width_px: int | None = None
     """Of the clip's frames; null, as `num_frames`, where there is no clip to read."""
     clip_height_px: int | None = None

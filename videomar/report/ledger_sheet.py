@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from videomar.curation.captions.caption_report import CaptionSummary, summarise_captions
-from videomar.curation.ledger import read_ledger, read_note
+from videomar.curation.ledger import CHANGED_FRAMES, read_ledger, read_note
 from videomar.curation.retries import is_retryable
 from videomar.curation.split_summary import SplitSummary, summarise_splits
 from videomar.files import atomic_write
@@ -75,6 +75,10 @@ class LedgerSummary:
     """Video and which of its video streams was read, where it has several."""
     num_streams: int
     """Such videos."""
+    frames: Sequence[tuple[str, ...]]
+    """Videos with frames that were lost, invented or have another time, and how many of each."""
+    num_frames_changed: int
+    """Such videos."""
     captions: CaptionSummary
     """Of the kept clips, and the caption files that were not used."""
 
@@ -90,6 +94,8 @@ def summarise_ledger(path: Path) -> LedgerSummary:
     each = max(_REJECTED_SHOWN, _KEPT_SHOWN // max(1, len(groups)))
     splits = kept.groupby(["group", "split"]).size()
     several = ledger[ledger["stream"].notna()].drop_duplicates("video")
+    changed = ledger[(ledger[list(CHANGED_FRAMES)] > 0).any(axis=1)].drop_duplicates("video")
+    counted = changed[["video", *CHANGED_FRAMES]].head(_STREAMS_SHOWN).itertuples(index=False)
     return LedgerSummary(
         num_videos=ledger["video"].nunique(),
         num_clips=len(clips),
@@ -103,6 +109,8 @@ def summarise_ledger(path: Path) -> LedgerSummary:
         num_retryable=sum(map(is_retryable, files["reason"])),
         streams=list(zip(several["video"], several["stream"], strict=True))[:_STREAMS_SHOWN],
         num_streams=len(several),
+        frames=[(str(video), *(f"{count:,.0f}" for count in counts)) for video, *counts in counted],
+        num_frames_changed=len(changed),
         captions=summarise_captions(
             (source if isinstance(source, str) else None for source in kept["caption_from"]), read_note(path)
         ),
