@@ -213,6 +213,7 @@ def test_right_video_gets_the_words(case: str, tmp_path: Path) -> None:
         ("a.json", "[" + "0, " * 400_000 + "0]", "unreadable", False),
         ("a.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\1\0\0\0\1\0\x08\2\0\0\0", "unreadable", False),
         ("a.txt", b"\1\0\2\0\x20\0\3\0" * 9, "unreadable", False),
+        ("labels/a.txt", "0 0.51 0.43 .2 0.31\n1 .5 .5 .5 .5\n", "unreadable", False),
         ("a.txt", "", "empty", False),
         ("a.json", '{"clips": [{"start_s": 0, "end_', "unreadable", True),
         ("a.json", '{"clips": [{"start_s": 0}]}', "unreadable", True),

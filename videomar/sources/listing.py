@@ -18,7 +18,10 @@ from videomar.errors import DataError
 from videomar.files import sha256_of, write_json
 
 _CAPTIONS = (".txt", ".json", ".caption", ".csv", ".parquet", ".tsv", ".jsonl", ".ndjson")
-_NOTES = (".cls", ".toml", ".yaml", ".yml", ".md", ".srt", ".vtt")
+_NOTES = (
+    *(".cls", ".toml", ".yaml", ".yml", ".md", ".log", ".description"),
+    *(".srt", ".vtt", ".ass", ".xml", ".xmp", ".nfo"),
+)
 SIDECARS = (*_CAPTIONS, *_NOTES)
 """Suffixes of captions, and of what else is usual among videos: never taken for videos."""
 ARCHIVES = (".tar", ".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")

@@ -13,6 +13,7 @@ Of a file that is there twice, the name that is kept takes the captions of the o
 """
 
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ _TABLE_NAMES = ("captions", "caption", "metadata", "prompts", "prompt", "dataset
 _MUST_BE_READ = _TABLE_NAMES[:2]
 _LISTS = ("videos", "video"), ("prompts", "prompt", "captions", "caption")
 _NOTES = ("readme", "license", "licence", "credits", "notice", "changelog", "requirements")
+# A line of a detector's training data, such as `0 0.51 0.43 0.20 0.31`, is in files of the same names.
+_BOX = re.compile(r"\s*\d+(\s+\d*\.\d+){4}")
 _MAX_BESIDE_BYTES = 1 << 20  # a file of text that is larger is no caption
 
 _Rank = tuple[int | str, ...]
@@ -168,7 +171,11 @@ class _Search:
         text, is_guess = decode_text(path.read_bytes())
         if is_guess:
             self.report.add("guessed", printable(file))
-        return parse_captions(text) if _parts(file)[1] == ".json" else Captions(one_line(text), [])
+        if _parts(file)[1] == ".json":
+            return parse_captions(text)
+        if _BOX.match(text):
+            raise _NoCaptionError("got boxes of objects, expected words")
+        return Captions(one_line(text), [])
 
     def read_table(self, file: str) -> None:
         """Add what a table says to what is said about its videos.
