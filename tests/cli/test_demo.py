@@ -22,6 +22,7 @@ from tests.support.tiny_model import write_tiny_model
 from videomar.cli.demo import _answer, open_page, page, stream_clip
 from videomar.config import Params
 from videomar.errors import DataError, VideomarError
+from videomar.media.images import MAX_FILE_BYTES
 from videomar.report.example_pictures import read_examples
 from videomar.sampling.generate import ClipGenerator, GenerationRequest
 
@@ -194,7 +195,7 @@ def upload(address: str, content: bytes) -> tuple[int, str]:
 @pytest.mark.slow
 def test_upload_beyond_its_bound_is_refused_and_others_are_not_heard(address: str) -> None:
     assert upload(address, bytes(1000))[0] == 200
-    assert upload(address, bytes(17 * 2**20))[0] == 413
+    assert upload(address, bytes(MAX_FILE_BYTES + 2**20))[0] == 413
     with socket.socket() as other, pytest.raises(ConnectionRefusedError):
         other.connect(("127.0.0.2", urlsplit(address).port))  # this machine too, but the page is not there
 
