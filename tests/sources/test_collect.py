@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import json
 import os
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -196,3 +198,44 @@ def test_shipped_recipe_is_well_formed() -> None:
     assert [film.folder for film in films] == ["bbb", "city"]
     readme = (ROOT / "samples" / "README.md").read_text()
     assert all(film.attribution.split(" of ")[0] in readme for film in films)
+
+
+def test_tar_archives_are_unpacked(tmp_path: Path, samples_params: SamplesParams) -> None:
+    own, raw = tmp_path / "own", tmp_path / "raw"
+    for folder in (own / "in" / "shard-1", tmp_path / "made" / "deep"):
+        folder.mkdir(parents=True)
+    for name in ("0.mp4", "0.txt", "deep/1.mp4", ".hidden.mp4"):
+        (tmp_path / "made" / name).write_bytes(name.encode() * 5000)
+    (own / "in" / "shard-1" / "0.txt").write_text("beside the archive")
+    shutil.make_archive(str(own / "in" / "shard-1"), "tar", tmp_path / "made")
+    shutil.make_archive(str(own / "b"), "gztar", tmp_path / "made")
+    whole = (own / "in" / "shard-1.tar").read_bytes()
+    (own / "cut.TAR").write_bytes(whole[: len(whole) // 3])
+    (own / "text.tgz").write_text("no archive")
+    with tarfile.open(own / "evil.tar", "w") as evil:
+        for name, link in (
+            ("../out.mp4", None),
+            ("/etc/x.mp4", None),
+            ("link.mp4", "/etc/passwd"),
+            ("x" * 300, None),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = (tarfile.SYMTYPE, link) if link else (tarfile.REGTYPE, "")
+            evil.addfile(member)
+    figures = collect_samples(own, raw, samples_params)
+    found = set(files(raw)) - {".collected.json", ".unreadable.json"}
+    cut = {name for name in found if name.startswith("cut/")}
+    assert found - cut == {
+        *(f"{folder}/{name}" for folder in ("b", "in/shard-1") for name in ("0.mp4", "0.txt", "deep/1.mp4")),
+        "evil/etc/x.mp4",
+    }
+    assert all((raw / name).stat().st_size == len(name.removeprefix("cut/")) * 5000 for name in cut)
+    assert (raw / "in/shard-1/0.txt").read_text() == "beside the archive"
+    assert (raw / "in/shard-1/deep/1.mp4").read_bytes() == b"deep/1.mp4" * 5000
+    reasons = json.loads((raw / ".unreadable.json").read_text())
+    assert set(reasons) == {"in/shard-1/0.txt", "cut.TAR", "text.tgz", f"evil/{'x' * 300}"}
+    assert reasons["cut.TAR"].startswith("a damaged archive (")
+    assert figures["videos"] == 5 + sum(name.endswith(".mp4") for name in cut)
+    (own / "b.tar.gz").unlink()
+    collect_samples(own, raw, samples_params)
+    assert not (raw / "b").exists()

@@ -4,9 +4,14 @@ import contextlib
 import errno
 import filecmp
 import json
+import lzma
 import os
+import re
 import shutil
-from pathlib import Path
+import tarfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 from tqdm import tqdm
 
@@ -31,6 +36,7 @@ from videomar.storage import Location, parse_location
 _RECIPE = "SOURCES.yaml"
 _LIST = ".collected.json"
 _ENCODER = ".ffmpeg"
+_TAR = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
 # Errors of a file that cannot be read. Any other error is a fault of this machine's disk.
 _NOT_READABLE = (
     errno.EACCES,
@@ -48,8 +54,9 @@ def collect_samples(location: Location, out: Path, params: SamplesParams) -> dic
 
     A folder with a SOURCES.yaml is a recipe: simulated clips are drawn, packaged films fetched and cut. One
     with a STORE.url stands for the folder of an object store that it names. Any other is mirrored, with its
-    sub-folders and caption files. `out/.collected.json` lists the files that were put there, so that the next
-    collection can remove those it no longer holds; files put there by hand are never touched.
+    sub-folders and caption files; tar archives, such as the shards of WebDataset, are unpacked into folders.
+    `out/.collected.json` lists the files that were put there, so that the next collection can remove those it
+    no longer holds; files put there by hand are never touched.
     `out/.ffmpeg` is the version of the program that encoded a recipe's clips.
 
     Raises:
@@ -118,8 +125,13 @@ def _mirror(source: Path, draft: Path, out: Path) -> None:
     if not any(not is_sidecar(entry.name) for entry in entries):
         raise DataError(f"{source}: got no videos, expected at least one; put videos there")
     unreadable: dict[str, str] = {}
+    # Archives last: a file that is also there beside them is the one to take.
+    entries.sort(key=lambda entry: _TAR.search(entry.name) is not None)
     for entry in tqdm(entries, desc="collecting videos", unit="file", disable=None):
         name = printable(entry.name)  # DVC stores names as UTF-8
+        if entry.reason is None and _TAR.search(name):
+            unreadable |= _unpack(source / entry.name, name, draft)
+            continue
         reason = entry.reason or _collect(source / entry.name, out / name, draft / name)
         if reason is not None:
             unreadable[name] = reason
@@ -139,6 +151,50 @@ def _collect(origin: Path, old: Path, new: Path) -> str | None:
             raise
         with contextlib.suppress(OSError):
             new.unlink()
+        return str(error.strerror)
+    return None
+
+
+def _unpack(archive: Path, name: str, draft: Path) -> dict[str, str]:
+    """Write the files of a tar archive into a folder of its name, no dotfiles; return what is not read."""
+    folder = _TAR.sub("", name)
+    failed: dict[str, str] = {}
+    try:
+        with tarfile.open(archive) as shard:
+            for member in shard:
+                parts = PurePosixPath(printable(member.name).lstrip("/")).parts
+                hidden = any(part.startswith(".") for part in parts)  # also a way out of the folder
+                content = shard.extractfile(member) if member.isfile() and parts and not hidden else None
+                if content is None:
+                    continue
+                inside = "/".join((folder, *parts))
+                if (reason := _write_member(content, draft / inside)) is not None:
+                    failed[inside] = reason
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        failed[name] = f"a damaged archive ({error})"
+    except OSError as error:
+        if error.errno is not None and error.errno not in _NOT_READABLE:
+            raise
+        failed[name] = f"a damaged archive ({error.strerror or error})"
+    return failed
+
+
+def _write_member(content: IO[bytes], new: Path) -> str | None:
+    """Write a file of an archive where none is; return why it cannot be written, else None."""
+    try:
+        if new.exists():
+            return "another file has this name"
+        new.parent.mkdir(parents=True, exist_ok=True)
+        with new.open("wb") as file:
+            shutil.copyfileobj(content, file)
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError):
+        new.unlink()
+        raise
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        if error.errno not in (*_NOT_READABLE, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise
         return str(error.strerror)
     return None
 
