@@ -304,6 +304,23 @@ _ODD: dict[str, str] = {
             ("vflip", "flip=vertical", "flv"),
         )
     },
+    "interlaced_mirrored.mp4": f"{_FIELDS} {_H264} -flags +ildct+ilme a.mp4"
+    " && -display_hflip -i a.mp4 -c copy out.mp4",
+    "alpha_mirrored.mov": f"{_film(filters=_HALF)} -c:v png -pix_fmt rgba a.mov"
+    " && -display_rotation 90 -display_hflip -i a.mov -c copy out.mov",
+    "vfr_turned.mp4": f"{_film()} {_UNEVEN} {_H264} a.mp4 && -display_rotation 270 -i a.mp4 -c copy out.mp4",
+    "edit_list_turned.mp4": f"{_BASE} && -display_rotation 90 -ss 0.7 -i base.mp4 -c copy out.mp4",
+    "odd_size_turned.mov": f"{_ODD_SIZE} -vf setsar=3/2 {_H264} -pix_fmt yuv444p a.mov"
+    " && -display_rotation 90 -i a.mov -c copy out.mov",
+    "ten_bit_turned.mkv": f"{_film()} {_H264} -pix_fmt yuv420p10le a.mkv"
+    " && -display_rotation 180 -display_vflip -i a.mkv -c copy out.mkv",
+    "palette_turned.mov": f"{_PALETTE} -c:v png -pix_fmt pal8 a.mov"
+    " && -display_rotation 90 -i a.mov -c copy out.mov",
+    **{
+        f"sar_of_container.{kind}": f"{_film()} -vf setsar=8/9 {_H264} a.{kind}"
+        f" && -i a.{kind} -c copy -aspect 2:1 out.{kind}"
+        for kind in ("mp4", "mov", "mkv")
+    },
     "timecode.mov": f"{_film()} {_H264} -timecode 01:00:00:00 out.mov",
     "size_changes.ts": f"{_film()} -c:v mpeg2video -q:v 2 a.ts && {_film('240x168')}"
     " -c:v mpeg2video -q:v 2 b.ts && -i concat:a.ts|b.ts -c copy out.ts",
