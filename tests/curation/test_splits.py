@@ -185,9 +185,11 @@ def test_other_shares_are_met(test_share: float, count: int, params: CurateParam
     assert found["train"] > 0
 
 
-def test_still_pictures_have_shares_of_their_own(params: CurateParams) -> None:
+def test_still_pictures_have_shares_of_their_own_and_none_is_test(params: CurateParams) -> None:
     stills = [video(f"still {i}", 0.125, clip_s=0.125).assign(num_frames=1) for i in range(100)]
     clips = split_of([*stills, *(video(f"v{i}", 30.0) for i in range(9))], params)
     found = clips.groupby(["num_frames", "split"])["video_sha256"].nunique()
-    assert found[1, "test"] == 12
+    assert found[1].to_dict() == {"train": 94, "val": 6}
+    without = split_of([video(f"v{i}", 30.0) for i in range(9)], params)
+    assert clips[clips["num_frames"] == 17]["split"].tolist() == without["split"].tolist()
     assert found[17, "test"] >= 1

@@ -116,7 +116,7 @@ def test_each_still_picture_is_a_clip_of_one_frame(mixed):
         assert row["start_s"] == 0.0
         assert [row["motion"], row["frozen_share"], row["flicker"]] == [None] * 3
         assert min(row["contrast"], row["sharpness"], row["brightness"]) > 0
-        assert row["split"] is not None
+        assert row["split"] in ("train", "val")
 
 
 def test_animations_are_clips_with_their_own_times(mixed):

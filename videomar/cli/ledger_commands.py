@@ -45,8 +45,10 @@ def show(
     )
     print_table(("group", "split", "kept clips"), summary.splits)
     _print_videos(summary.by_video)
-    if summary.num_stills:
-        typer.echo(f"{summary.num_stills} of the kept clips are still pictures, clips of one frame")
+    if summary.stills:
+        total = sum(count for _, count in summary.stills)
+        parts = ", ".join(f"{count} {split}" for split, count in summary.stills)
+        typer.echo(f"{total} of the kept clips are still pictures, clips of one frame: {parts}")
     _print_captions(summary.captions)
     if summary.streams:
         title = f"{summary.num_streams} videos have several video streams; one of each is read"

@@ -42,8 +42,9 @@ class SplitSummary:
 
 
 def summarise_splits(ledger: pandas.DataFrame) -> SplitSummary:
-    """Count the seconds of each video by split. Pure; rows without a clip and rejected clips are left out."""
+    """Count the seconds of each video by split. Pure; rejected clips and still pictures are left out."""
     kept = kept_clips(ledger)
+    kept = kept[kept["num_frames"] != 1]
     kept = kept.assign(seconds=seconds_of_film(kept), video=kept["video"].astype(object))
     table = kept.pivot_table(index=["group", "video"], columns="split", values="seconds", aggfunc="sum")
     table = table.reindex(columns=list(SPLITS)).fillna(0.0)

@@ -79,11 +79,13 @@ def assign_split(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series
     split = pandas.Series(None, index=clips.index, dtype=object)
     known = clips[clips["clip_id"].notna()]
     family = _families(known)
-    # A family that is both simulated and real is drawn once, with the real ones.
-    # Still pictures have hardly any seconds, and are not judged: they have their shares by themselves.
-    group = known["group"].where(known["num_frames"] != 1, known["group"] + ", still")
-    for _, members in family.groupby(group.groupby(family).transform("min")):
-        split.update(_split_group(known.loc[members.index], members, params))
+    # A family that is both simulated and real is drawn once, with the real ones. Still pictures have hardly
+    # any seconds: they have their shares by themselves. Nothing judges them, so what would be test is train.
+    group = known["group"].groupby(family).transform("min")
+    still = (known["num_frames"] == 1).groupby(family).transform("all")
+    for (_, is_still), members in family.groupby([group, still]):
+        found = _split_group(known.loc[members.index], members, params)
+        split.update(found.where(found != "test", "train") if is_still else found)
     return split
 
 

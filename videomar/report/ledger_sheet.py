@@ -56,8 +56,8 @@ class LedgerSummary:
 
     num_videos: int
     num_clips: int
-    num_stills: int
-    """Kept clips that are still pictures."""
+    stills: Sequence[tuple[str, int]]
+    """Kept clips that are still pictures, by split; empty if there are none."""
     kept: Sequence[Verdict]
     """By group."""
     rejected: Sequence[Verdict]
@@ -99,7 +99,10 @@ def summarise_ledger(path: Path) -> LedgerSummary:
     return LedgerSummary(
         num_videos=ledger["video"].nunique(),
         num_clips=len(clips),
-        num_stills=int((kept["num_frames"] == 1).sum()),
+        stills=[
+            (str(split), int(count))
+            for split, count in kept[kept["num_frames"] == 1].groupby("split").size().items()
+        ],
         kept=[_verdict(group, rows, len(clips), each) for group, rows in reversed(groups)],
         rejected=[_verdict(reason, rows, len(clips), _REJECTED_SHOWN) for reason, rows in reasons],
         splits=[(str(group), str(split), int(count)) for (group, split), count in splits.items()],
@@ -154,7 +157,7 @@ def draw_sheet(summary: LedgerSummary, path: Path) -> None:
     unread = f", {summary.num_unreadable:,} files could not be read" if summary.num_unreadable else ""
     pen.text((_GAP_PX, _GAP_PX), total + unread, _INK, _font(20))
     caption = "each: first, middle, last frame" + (
-        "; of a still picture its only one" if summary.num_stills else ""
+        "; of a still picture its only one" if summary.stills else ""
     )
     pen.text((width - _GAP_PX, _GAP_PX + 12), caption, _FAINT, _font(12), anchor="rm")
     top = _GAP_PX + _TITLE_PX
