@@ -26,7 +26,7 @@ from videomar.curation.ledger import LEDGER_SCHEMA, read_candidates, write_ledge
 from videomar.curation.read_files import read_files
 from videomar.curation.retries import (
     AGAIN,
-    Reading,
+    VideoReading,
     installed_programs,
     is_retryable,
     read_reading,
@@ -233,7 +233,7 @@ def test_doctor_finds_a_ledger_made_with_other_programs(tmp_path: Path) -> None:
         ),
         (here, 1, ["has 1 files that failed on this machine, expected verdicts on all"]),
     ]:
-        write_ledger(layout.ledger, rows, None, Reading(programs=programs, unfinished=unfinished))
+        write_ledger(layout.ledger, rows, None, VideoReading(programs=programs, unfinished=unfinished))
         findings = reading_findings(layout)
         assert [finding.what for finding in findings] == expected
         assert all("dvc repro" in finding.fix for finding in findings)

@@ -1,14 +1,17 @@
 """What headers say, and which files are refused with which reason."""
 
+import errno
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from tests.media.test_decode import ffmpeg_frames
 from tests.support.videos import ODD_NAME, read_video, run_ffmpeg
 from videomar.errors import DataError
-from videomar.media import streams
+from videomar.media import decode, streams
+from videomar.media import probe as probe_module
 from videomar.media.probe import Orientation, UnreadableError, nearest_orientation, probe
 
 
@@ -161,3 +164,23 @@ def test_of_very_long_streams_the_largest_is_the_film(
     two = ["-f", "lavfi", "-i", size("64x64", 4), "-f", "lavfi", "-i", size("96x64", 3)]
     run_ffmpeg(tmp_path, *two, "-map", "0", "-map", "1", "-pix_fmt", "yuv420p", "a.mkv")
     assert probe(tmp_path / "a.mkv").stream == "2 of 2: h264 96x64, 1.6 s; 1: h264 64x64, over 1.6 s"
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.ENOSPC])
+def test_fault_of_this_machine_is_no_verdict_on_the_file(
+    videos: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = probe(videos / "transport.ts")
+
+    def fails(*_: object) -> None:
+        av.error.err_check(-number)
+
+    for module in (probe_module, decode):
+        monkeypatch.setattr(module, "open_container", fails)
+    for read in (
+        lambda: probe(videos / "transport.ts"),
+        lambda: list(decode.open_video(videos / "transport.ts", info, 64)),
+    ):
+        with pytest.raises(DataError, match="from this machine, expected room") as refused:
+            read()
+        assert not isinstance(refused.value, UnreadableError)

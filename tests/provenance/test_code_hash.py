@@ -68,7 +68,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
         ("latents/buckets.py", "default_rng([", "default_rng([1, ", {*NETWORK}),
         # All noise.
         ("compute/seeding.py", "0x9E3779B97F4A7C15", "0x9E3779B97F4A7C17", {*NETWORK, "train_tokenizer"}),
-        ("media/decode.py", "decord.logging.FATAL", "decord.logging.ERROR", {*DATA}),
+        ("media/decord_library.py", "decord.logging.FATAL", "decord.logging.ERROR", {*DATA}),
         ("curation/scores.py", "", "ADDED = 1\n", {"ingest"}),
         ("curation/splits.py", "", "ADDED = 1\n", {"curate"}),
         ("sources/simulate.py", "", "ADDED = 1\n", {"samples"}),

@@ -28,7 +28,7 @@ from videomar.curation.learned_scores import load_scorer, score_learned
 from videomar.curation.ledger import CHANGED_FRAMES, ClipRow, read_rows, require_sum, write_candidates
 from videomar.curation.read_files import read_files
 from videomar.curation.retries import (
-    Reading,
+    VideoReading,
     installed_programs,
     is_retryable,
     read_reading,
@@ -119,7 +119,7 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams, keep: bool = False
     failed = [f"{row.video} ({row.reason})" for row in rows if is_retryable(row.reason)]
     refuse_failures(raw, failed, len(videos) + len(broken))
     attempt = before.attempt + (before.unfinished > 0)
-    reading = Reading(programs=installed_programs(), unfinished=len(failed), attempt=attempt)
+    reading = VideoReading(programs=installed_programs(), unfinished=len(failed), attempt=attempt)
     write_candidates(out, rows, report.to_json(), reading)
     if figures["uncaptioned"]:
         _log.warning("captions: %d of %d clips have no words", figures["uncaptioned"], figures["clips"])

@@ -12,7 +12,7 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from videomar.curation.retries import Reading
+from videomar.curation.retries import VideoReading
 from videomar.errors import DataError
 from videomar.files import atomic_write
 
@@ -101,7 +101,7 @@ LEDGER_SCHEMA = pa.schema([*CANDIDATE_SCHEMA, *VERDICT_SCHEMA])
 
 
 def write_candidates(
-    path: Path, candidates: list[ClipRow], note: str | None = None, reading: Reading | None = None
+    path: Path, candidates: list[ClipRow], note: str | None = None, reading: VideoReading | None = None
 ) -> None:
     """Write the rows of ingest to a Parquet file, atomically.
 
@@ -152,7 +152,7 @@ def read_note(path: Path) -> str | None:
 
 
 def write_ledger(
-    path: Path, ledger: pandas.DataFrame, note: str | None = None, reading: Reading | None = None
+    path: Path, ledger: pandas.DataFrame, note: str | None = None, reading: VideoReading | None = None
 ) -> None:
     """Write the ledger to a Parquet file, atomically, with the note and the reading of its candidates."""
     schema = _with_learned(LEDGER_SCHEMA, [name for name in ledger if name.startswith(LEARNED)])
@@ -204,7 +204,7 @@ def _with_learned(schema: pa.Schema, columns: list[str]) -> pa.Schema:
     return pa.schema([*schema, *((name, pa.float64()) for name in columns)])
 
 
-def _write(path: Path, table: pa.Table, note: str | None, reading: Reading | None) -> None:
+def _write(path: Path, table: pa.Table, note: str | None, reading: VideoReading | None) -> None:
     notes = {} if note is None else {_NOTE: note.encode("utf-8")}
     notes |= {} if reading is None else reading.metadata()
     if notes:

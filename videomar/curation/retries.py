@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 RETRYABLE = ("timeout", "crashed", "out_of_memory", "failed")
 """Reasons, up to the colon, that say nothing about the file."""
 KEY = b"videomar.reading"
-"""Key of a `Reading` in the metadata of the Parquet files of candidates and ledger."""
+"""Key of a `VideoReading` in the metadata of the Parquet files of candidates and ledger."""
 AGAIN = "files to read again"
 """Name of the entry in `named/ingest.json`."""
 _SHOWN = 5  # names of files in a message
@@ -36,7 +36,7 @@ _PROGRAMS = ("av", "decord2", "opencv-python-headless", "scenedetect-headless")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
+class VideoReading:
     """How the videos of a table were read."""
 
     programs: dict[str, str] = field(default_factory=dict)
@@ -56,13 +56,15 @@ def installed_programs() -> dict[str, str]:
     return package_versions(_PROGRAMS)
 
 
-def read_reading(table: Path) -> Reading:
+def read_reading(table: Path) -> VideoReading:
     """Read what a Parquet file says about its reading; an empty one if there is none, or it is older."""
     try:
         found = json.loads((pq.read_schema(table).metadata or {})[KEY])
-        return Reading(**{each.name: found[each.name] for each in fields(Reading) if each.name in found})
+        return VideoReading(
+            **{each.name: found[each.name] for each in fields(VideoReading) if each.name in found}
+        )
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
-        return Reading()
+        return VideoReading()
 
 
 def is_retryable(reason: object) -> bool:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from videomar.media.decord_library import decord
 from videomar.media.picture_files import CONTAINER, PictureError, read_frames
-from videomar.media.probe import UnreadableError, VideoInfo
+from videomar.media.probe import UnreadableError, VideoInfo, refuse_our_faults
 from videomar.media.streams import open_container, video_stream
 from videomar.media.timeline import Clock, FrameCounts, Placed, Stamp, Timeline, lay_out
 
@@ -215,6 +215,7 @@ def _pyav_blocks(
                 del pending[:num], places[:num]
                 began_s = monotonic()
     except (av.FFmpegError, ValueError, PictureError) as error:
+        refuse_our_faults(error, path)
         message = getattr(error, "strerror", None) or str(error)
         state = f"damaged: {message} after {count} frames" if count else f"unreadable: {message}"
         raise UnreadableError(state, path) from None

@@ -1,6 +1,7 @@
 """The header of a video file: which stream is its film, size, orientation, colour, length."""
 
 import contextlib
+import errno
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from videomar.media.streams import choose_stream, open_container, video_stream
 
 # Formats that ffmpeg reads as "video" although they are pictures, text, or lists of other files.
 _NO_VIDEO_FORMATS = ("image2", "_pipe", "tty", "concat", "hls", "dash", "imf", "lavfi", "subviewer", "srt")
+_OUR_FAULTS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ESTALE, errno.ETIMEDOUT)
 _HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 _WIDEST_PIXEL = 8.0  # width over height; anamorphic films have up to 2.4
 _INTERLACED = (2, 3, 4, 5)  # AVFieldOrder: two fields, in any order of coding and display
@@ -50,6 +52,19 @@ class UnreadableError(DataError):
     def __str__(self) -> str:
         path = self.args[1]
         return f"{path}: got {self.reason}, expected a video; check that the file opens in a player"
+
+
+def refuse_our_faults(error: Exception, path: Path) -> None:
+    """Do not take an error of this machine for one of a file: no verdict may come of it.
+
+    Raises:
+        DataError: memory or the table of open files is full, or the disk is away.
+    """
+    if getattr(error, "errno", None) in _OUR_FAULTS:
+        got = getattr(error, "strerror", None) or str(error)
+        raise DataError(
+            f"{path}: got {got} from this machine, expected room to read it; free some and try again"
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,7 +174,8 @@ def _probe_video(path: Path) -> VideoInfo:
             if stream.codec_context is None:
                 raise UnreadableError("unreadable: no decoder for its codec", path)
             return _info(container, stream, choice.description)
-    except (av.FFmpegError, ValueError):
+    except (av.FFmpegError, ValueError) as error:
+        refuse_our_faults(error, path)
         raise UnreadableError("not_a_video", path) from None
 
 
