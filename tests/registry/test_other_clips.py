@@ -16,7 +16,7 @@ from videomar.evaluation.gate import Decision
 from videomar.latents.parquet import SCHEMA
 from videomar.latents.shards import write_shards
 from videomar.registry import decide, release
-from videomar.registry.ancestors import trained_clips
+from videomar.registry.ancestors import describe_parts, trained_clips
 from videomar.registry.versions import MODEL, champion, version_of
 from videomar.tracking.mlflow_store import open_client
 
@@ -172,3 +172,10 @@ def test_clip_is_held_out_by_its_video_and_by_its_time_where_the_video_is_split_
     assert trained_clips(judged, trained, ["part"]) == {"a", "c", "d"}
     assert trained_clips(judged, trained, []) == {"a", "b", "c", "d"}
     assert trained_clips(judged, [], ["part"]) == set()
+
+
+def test_parts_of_a_video_are_joined_where_they_overlap() -> None:
+    assert describe_parts([(20.0, 22.0), (0.0, 2.0), (1.0, 3.0), (3.0, 4.0)]) == "0.000-4.000 20.000-22.000"
+    assert describe_parts([(0.0, 2.0), (float("nan"), 1.0)]) == "all"
+    unknown = clips(("e", "part", float("nan")))
+    assert trained_clips(clips(("a", "part", 0)), [unknown], ["part"]) == {"a"}

@@ -11,6 +11,7 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -99,6 +100,20 @@ def test_clips_of_videos_that_an_ancestor_saw_are_left_out_and_counted(project, 
     assert held_out.num_seen == 2
     assert set(held_out.rows["clip_id"]) == set(rows["clip_id"][2:]) - {None}
     assert seen_input(paths.named) != seen_input(tmp_path / "none.json") == {}
+
+    apart = rows["start_s"][0], rows["end_s"][0]
+    in_part = rows.iloc[[0]].assign(
+        clip_id="trained", split="train", start_s=apart[1] + 1, end_s=apart[1] + 3
+    )
+    write_ledger(paths.ledger, pandas.concat([rows, in_part], ignore_index=True))
+    for parts, num_seen in (
+        (f"{apart[1] + 1:.3f}-{apart[1] + 3:.3f}", 0),
+        (f"0.000-{apart[1]:.3f} 90.000-95.000", 2),
+        ("all", 2),
+    ):
+        write_json(paths.named, {SEEN: {seen: parts}})
+        assert read_held_out(paths, project.params).num_seen == num_seen
+    write_ledger(paths.ledger, rows)
     write_json(paths.named, {SEEN: dict.fromkeys(rows["video_sha256"], "videomar version 1")})
     with pytest.raises(DataError, match="all of videos that the model of train.start_from was trained on"):
         read_held_out(paths, project.params)

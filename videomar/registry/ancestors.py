@@ -9,6 +9,7 @@ its own run, also after a parent was deleted:
 """
 
 import json
+import math
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,13 +172,32 @@ def write_evidence_of_shipped(origin: Path, evidence: Path) -> None:
         clips.to_parquet(evidence / LINEAGE, index=False)
 
 
-def seen_videos(ancestors: Sequence[Ancestor]) -> dict[str, str]:
-    """Name of the nearest ancestor that was trained on a video, by the video's sha256."""
-    return {
-        sha256: ancestor.name
-        for ancestor in reversed(ancestors)
-        for sha256 in ancestor.trained_videos.values()
-    }
+def seen_parts(ancestors: Sequence[Ancestor]) -> dict[str, str]:
+    """Seconds of each video that ancestors were trained on, by the video's sha256, as `held_out` reads it."""
+    parts: dict[str, list[tuple[float, float]]] = {}
+    for clips in (ancestor.clips for ancestor in ancestors):
+        if clips is not None:
+            trained = clips[clips["split"] == TRAIN_SPLIT].dropna(subset=["video_sha256"])
+            columns = trained[["video_sha256", "start_s", "end_s"]]
+            for sha256, start_s, end_s in columns.itertuples(index=False):
+                parts.setdefault(sha256, []).append((start_s, end_s))
+    return {sha256: describe_parts(parts[sha256]) for sha256 in sorted(parts)}
+
+
+def describe_parts(parts: Sequence[tuple[float, float]]) -> str:
+    """Join parts of a video that overlap, and write them as `0.000-12.500 20.000-31.000`, in seconds.
+
+    `all` if the times of one are not known.
+    """
+    if any(math.isnan(start_s) or math.isnan(end_s) for start_s, end_s in parts):
+        return "all"
+    joined: list[tuple[float, float]] = []
+    for start_s, end_s in sorted(parts):
+        if joined and start_s <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end_s, joined[-1][1])
+        else:
+            joined.append((start_s, end_s))
+    return " ".join(f"{start_s:.3f}-{end_s:.3f}" for start_s, end_s in joined)
 
 
 def trained_clips(
@@ -199,8 +219,8 @@ def trained_clips(
     found = {clip for clips in trained for clip in clips["clip_id"]} & set(judged["clip_id"])
     for clip in judged.itertuples():
         seen = parts.get(str(clip.video_sha256), [])
-        if clip.video_sha256 in in_part:
-            seen = [(start, end) for start, end in seen if start < clip.end_s and end > clip.start_s]
+        if clip.video_sha256 in in_part:  # where an old record has no times, nobody can say that it was apart
+            seen = [(start, end) for start, end in seen if not (start >= clip.end_s or end <= clip.start_s)]
         if seen:
             found.add(str(clip.clip_id))
     return found
@@ -209,7 +229,8 @@ def trained_clips(
 def named_by(starts: Sequence[Path], with_tokenizer: bool) -> dict[str, dict[str, dict[str, str]]]:
     """Return what each stage depends on because of weights to start from, as `listing.write_named` takes it.
 
-    The weights, their tokenizer, and the videos that their models were trained on, by hash; never the name.
+    The weights, their tokenizer, and what their models were trained on: videos by hash, and their seconds;
+    never the name.
 
     Args:
         starts: Folders of `kept_start`.
@@ -224,7 +245,7 @@ def named_by(starts: Sequence[Path], with_tokenizer: bool) -> dict[str, dict[str
     if with_tokenizer and tokenizers:
         named["train_tokenizer"] = {_KEY: {"tokenizer": content_sha256(tokenizers[0])}}
     unknown = {each.name: each.weights_sha256 for each in ancestors if each.clips is None}
-    named["sample"] = {SEEN: seen_videos(ancestors), UNKNOWN: unknown}
+    named["sample"] = {SEEN: seen_parts(ancestors), UNKNOWN: unknown}
     return named
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from videomar.config import load_own_params
 from videomar.config.layout import Layout
 from videomar.errors import DataError, VideomarError
-from videomar.registry.ancestors import TRAIN_SPLIT, seen_videos, trained_clips, videos_of
+from videomar.registry.ancestors import TRAIN_SPLIT, trained_clips, videos_of
 from videomar.registry.evaluate_again import RunStage, evaluate_again, key_of, run_here, save_scores
 from videomar.registry.trace import Trace, trace
 from videomar.registry.versions import (
@@ -153,7 +153,6 @@ def _leave_out_trained(sides: _Sides, traces: Sequence[Trace]) -> tuple[_Sides, 
         own = traces[0].clips
         in_part = [] if own is None else own.loc[own["split"] == TRAIN_SPLIT, "video_sha256"]
         trained |= trained_clips(spans[spans["clip_id"].isin(judged)], of_train, set(in_part))
-        trained |= set(spans.loc[spans["video_sha256"].isin(seen_videos(ancestors)), "clip_id"])
     if not judged & trained:
         return sides, notes
     candidate, best = (

@@ -83,9 +83,12 @@ def evaluate_again(version: Version, run: RunStage = run_here) -> Path:
         if fixed_keys(own.text) != fixed_keys(present.text) or _is_other_tokenizer(files.tokenizer):
             _require_fitting(version, files.tokenizer, present.ingest)
             names = ["encode", *names]
-            paths[str(_HERE.ledger)] = _write_held_out(Layout(out).ledger)
         stages = _stages()
         for stage in tqdm(names, desc=f"judging version {version.number} again", unit="stage", disable=None):
+            if stage == "encode":  # the stages after it tell by the whole ledger which videos are held out
+                paths[str(_HERE.ledger)] = _write_held_out(Layout(out).ledger)
+            else:
+                paths.pop(str(_HERE.ledger), None)
             _require_inputs(stage, stages[stage], paths)
             command = command_elsewhere(stages[stage], paths, out)
             _remove_files(out, stages[stage])

@@ -5,7 +5,8 @@ Axes: F frames, H W rows and columns in pixels, C channels, T latent frames.
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from videomar.latents.dataset import LatentDataset
 from videomar.media.clip_reader import read_ledger_clips
 
 SPLIT = "test"
+# A part of a video, in seconds, as registry/ancestors.py writes it.
+_PART = re.compile(r"(\d+\.?\d*)-(\d+\.?\d*)")
 
 
 class HeldOut(NamedTuple):
@@ -79,17 +82,37 @@ def read_held_out(paths: Any, params: Params) -> HeldOut:
     return HeldOut(rows, pictures, latents, text, text_mask, wrong_prompts(rows), extra, num_seen)
 
 
-def read_seen(named: Path | None) -> list[str]:
-    """Read the sha256 of the videos that ancestors were trained on; none without a listing."""
+def read_seen(named: Path | None) -> dict[str, str]:
+    """Read which parts of videos ancestors were trained on, by the video's sha256; none without a listing."""
     if named is None or not named.is_file():
-        return []
-    return sorted(json.loads(named.read_text("utf-8")).get(SEEN, {}))
+        return {}
+    return dict(sorted(json.loads(named.read_text("utf-8")).get(SEEN, {}).items()))
 
 
 def seen_input(named: Path) -> dict[str, str]:
     """Return what generated clips are compared by because of `read_seen`; empty if there is nothing."""
     seen = read_seen(named)
     return {"seen": hashlib.sha256(json.dumps(seen).encode()).hexdigest()} if seen else {}
+
+
+def _are_seen(rows: pandas.DataFrame, seen: Mapping[str, str], in_part: Container[str]) -> pandas.Series:
+    """Whether an ancestor was trained on each clip, or, but for videos that are split in time, on its video.
+
+    Args:
+        rows: Clips of the test split.
+        seen: By the video's sha256, its parts in seconds, as `0.000-12.500 20.000-31.000`; words mean all.
+        in_part: Hashes of the videos of which another part is trained on here.
+    """
+
+    def is_seen(clip: Any) -> bool:
+        if clip.video_sha256 not in seen:
+            return False
+        parts = _PART.findall(seen[clip.video_sha256])
+        if clip.video_sha256 not in in_part or not parts:
+            return True
+        return any(float(start) < clip.end_s and float(end) > clip.start_s for start, end in parts)
+
+    return pandas.Series([is_seen(clip) for clip in rows.itertuples()], index=rows.index, dtype=bool)
 
 
 def batches_of_one_shape(
