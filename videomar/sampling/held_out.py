@@ -46,8 +46,9 @@ class HeldOut(NamedTuple):
 def read_held_out(paths: Any, params: Params) -> HeldOut:
     """The clips that section `suite` asks for, from the test split.
 
-    Clips of videos that an ancestor of the model was trained on are no held-out clips, and left out. So are
-    still pictures, which have nothing to continue.
+    Clips of videos that an ancestor of the model was trained on are no held-out clips, and left out; of a
+    video that is split in time here, those that overlap with what the ancestor was trained on. So are still
+    pictures, which have nothing to continue.
 
     Args:
         paths: `raw`, `ledger`, `latents`; and `named`, the listing of these videos, which may be missing.
@@ -56,9 +57,10 @@ def read_held_out(paths: Any, params: Params) -> HeldOut:
     Raises:
         DataError: the split is empty, or an ancestor saw all of it.
     """
-    kept = kept_clips(read_ledger(paths.ledger), split=SPLIT)
-    everything = kept[kept["num_frames"] > 1].reset_index(drop=True)
-    unseen = everything[~everything["video_sha256"].isin(read_seen(getattr(paths, "named", None)))]
+    kept = kept_clips(read_ledger(paths.ledger))
+    everything = kept[(kept["split"] == SPLIT) & (kept["num_frames"] > 1)].reset_index(drop=True)
+    in_part = set(kept.loc[kept["split"] == "train", "video_sha256"])
+    unseen = everything[~_are_seen(everything, read_seen(getattr(paths, "named", None)), in_part)]
     rows = choose_clips(unseen, params.suite)
     if rows.empty and len(everything):
         raise DataError(
