@@ -11,7 +11,6 @@ import io
 import logging
 import math
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 from videomar.errors import DataError
-from videomar.media.pixels import KEPT_PIXELS, Note, rgb_pixels
+from videomar.media.pixels import KEPT_PIXELS, Note, rgb_pixels, without_warnings
 
 MAX_PIXELS = 64_000_000
 """Of a picture while it is decoded."""
@@ -113,7 +112,9 @@ def open_picture(source: Path | bytes) -> Iterator[Image.Image]:
                 raise ValueError("its first bytes are those of no picture")
             if any(kind in _ICONS for kind in kinds):
                 _check_icons(file.read(), where)
-            with Image.open(file, formats=kinds) as picture:
+            with without_warnings():
+                picture = Image.open(file, formats=kinds)
+            with picture:
                 _check_size(picture, where)
                 yield picture
 
@@ -169,10 +170,7 @@ def parse_size(text: str, where: str) -> tuple[int, int]:
 def _one_line(where: Path | str) -> Iterator[None]:
     """Turn whatever Pillow raises inside the block into a DataError."""
     try:
-        # Its warnings are about damage and size, which end as errors here, or in a picture that can be seen.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except DataError:
         raise
     except FileNotFoundError:
@@ -197,15 +195,23 @@ def _kinds(start: bytes, suffix: str) -> list[str]:
     start = start.ljust(16, b"\0")  # a shorter file is none, and Pillow reads as many
     if start.startswith(_JPEG_XL):
         return ["JXL"]
-    Image.init()
-    kinds = [
+    Image.preinit()  # the commonest; all of them take a tenth of a second
+    kinds = _accepting(start)
+    if not {"GIF", "JPEG", "PNG"}.intersection(kinds):
+        Image.init()
+        kinds = _accepting(start)
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS and "HEIF" not in kinds:
+        kinds.append("HEIF")
+    return kinds + [kind for kind, names in _BY_NAME.items() if suffix.lower() in names]
+
+
+def _accepting(start: bytes) -> list[str]:
+    """Formats with a signature, of those whose readers are loaded, that these bytes may begin."""
+    return [
         kind
         for kind, (_, accepts) in Image.OPEN.items()
         if kind not in (*_NO_PICTURES, *_BY_NAME) and accepts is not None and accepts(start) is True
     ]
-    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS and "HEIF" not in kinds:
-        kinds.append("HEIF")
-    return kinds + [kind for kind, names in _BY_NAME.items() if suffix.lower() in names]
 
 
 def _check_readers(kinds: list[str], where: Path | str) -> None:

@@ -18,7 +18,9 @@ Axes: H W rows and columns in pixels.
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -64,7 +66,8 @@ def rgb_pixels(picture: Image.Image, note: Note | None = None) -> NDArray[np.uin
         Exception: whatever Pillow raises on damaged files.
     """
     say = note or (lambda _: None)
-    picture.load()
+    with without_warnings():
+        picture.load()
     left, top, right, bottom = box = middle(picture.size)
     if right - left < picture.width or bottom - top < picture.height:
         say(f"only its middle is used, because one side is over {LONGEST} times the other")
@@ -76,6 +79,14 @@ def rgb_pixels(picture: Image.Image, note: Note | None = None) -> NDArray[np.uin
         rows = np.asarray(rgb.reduce(step) if step > 1 else rgb)
         pixels[first // step : first // step + len(rows)] = rows
     return _turned(pixels, _orientation(picture))
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keep Pillow's from a user: they are about damage and size, which end as errors, or can be seen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def displayed_size(picture: Image.Image) -> tuple[int, int]:
@@ -199,7 +210,8 @@ def _one(value: Any) -> float:
 
 def _eight_bits(values: NDArray[Any], black: float, white: float) -> NDArray[np.uint8]:
     # A picture of one value has no range: it is black.
-    share = (values.astype(np.float64) - black) / ((white - black) or math.inf)
+    with np.errstate(all="ignore"):  # of floats that are no numbers
+        share = (values.astype(np.float64) - black) / ((white - black) or math.inf)
     return (np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -241,7 +253,8 @@ def _orientation(picture: Image.Image) -> int:
     if picture.format == "TIFF":  # its size is turned when it is opened, its pixels when they are loaded
         return 1
     try:
-        return int(picture.getexif().get(Base.Orientation, 1))
+        with without_warnings():
+            return int(picture.getexif().get(Base.Orientation, 1))
     except Exception:  # a damaged block of EXIF is no reason to refuse the pixels
         return 1
 
