@@ -23,6 +23,14 @@ from videomar.latents.dataset import BatchSpec, LatentDataset, Splits
 from videomar.latents.keys import expected_metadata
 from videomar.latents.shards import read_rows
 from videomar.media.images import read_picture
+from videomar.ops.planning.plan_counts import (
+    PlannedClips,
+    PlannedStrides,
+    cached_shapes,
+    fitting_clips,
+    read_headers,
+    shapes_of_stage,
+)
 from videomar.sampling.sample import sample_held_out
 from videomar.training.curriculum import draw_of
 from videomar.training.loop import train
@@ -203,6 +211,19 @@ def test_unused_still_pictures_are_named_at_the_start_of_training(mixed, tmp_pat
     wanted = BatchSpec(batch_size=2, simulated_share=0.5, seed=0, num_latent_frames=4)
     with pytest.raises(DataError, match="num_latent_frames: got 4, expected at most 3"):
         data.batch_at(0, wanted)
+
+
+def test_plan_counts_each_still_picture_as_a_clip_where_they_are_asked_for(mixed):
+    videos = read_headers(mixed.folder / "raw")
+    asked = fitting_clips(videos, mixed.params).shapes
+    unasked = fitting_clips(videos, with_ingest(mixed.params, still_pictures=False)).shapes
+    assert [shape.num_frames for shape in asked].count(1) == STILLS + 2  # neither is opened for duplicates
+    assert {shape.num_frames for shape in unasked} == {9}
+    strides = PlannedStrides(4, 4, 8)
+    shapes = cached_shapes(PlannedClips(asked, False), mixed.params, strides)
+    first, *_, last = mixed.params.train.curriculum
+    assert {shape[1] for shape in shapes_of_stage(shapes, first)} == {1, 3}
+    assert {shape[1] for shape in shapes_of_stage(shapes, last)} == {3}
 
 
 def test_generation_begins_with_the_pixels_that_training_saw(mixed):
