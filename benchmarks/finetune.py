@@ -269,10 +269,10 @@ def differences(tuned: pd.DataFrame, other: pd.DataFrame, params: Params) -> Ite
     """Yield task, metric and how much better the first table is, for all metrics of clips that both have."""
     for kind in ("continuation", "image"):
         for column in ("gain_db", *(metric.key for metric in METRICS if metric.better != "neither")):
-            values = paired(tuned, other, (_GROUP, kind), column)
-            if len(values):
+            scores = paired(tuned, other, (_GROUP, kind), column)
+            if len(scores.values):
                 unit = "dB" if column == "gain_db" else ""
-                figure = interval(f"{kind} {column}", values, params.gate)
+                figure = interval(f"{kind} {column}", scores.values, params.gate, scores.shots)
                 yield kind, column, dataclasses.replace(figure, unit=unit)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from videomar.evaluation.bootstrap import ends_of, shot_weights, shots_of
 from videomar.evaluation.generated import GROUPS, ClipKinds, is_stretched, psnr_by_frame, repeat_last
 from videomar.evaluation.score_clips import CLIP_METRICS, frames_psnr, start_of, with_repeat
 
@@ -46,17 +47,34 @@ _RESAMPLES = 1999
 _SEEDED = re.compile(r"_seed\d+$")
 
 
-def summarise(rows: pd.DataFrame) -> dict[str, float]:
+def summarise(rows: pd.DataFrame, seed: int = 0) -> dict[str, float]:
     """Means over clips by group, kind and metric, flat; absent ones have no keys.
+
+    Those of real clips, which overlap, have `_low` and `_high` beside them: ends of the 95 % bootstrap
+    interval, which draws shots. `sim_shots` and `real_shots` say of how many shots the clips are.
 
     Args:
         rows: evaluation.parquet.
+        seed: Of the resampling.
     """
     metrics: dict[str, float] = {}
+    shots = shots_of(rows)
     for group, prefix in GROUPS.items():
         of_group = rows[rows["group"] == group]
-        named = _decibels(of_group) | _catalogue_means(of_group) if len(of_group) else {}
-        metrics |= {f"{prefix}_{name}": value for name, value in named.items()}
+        if of_group.empty:
+            continue
+        values = _decibels(of_group) | _catalogue_values(of_group)
+        metrics |= {f"{prefix}_{name}": float(of_clips.mean()) for name, of_clips in values.items()}
+        metrics[f"{prefix}_clips"] = float(of_group["clip_id"].nunique())
+        if shots is not None:
+            metrics[f"{prefix}_shots"] = float(shots[of_group["clip_id"].unique()].nunique())
+        if group == "real":
+            for name, of_clips in values.items():
+                labels = None if shots is None else shots[of_clips.index].to_numpy(object)
+                ends = mean_band(of_clips.to_numpy(np.float64)[:, None], seed, labels)
+                low, high = (float(end[0]) for end in ends)
+                if np.isfinite(low):
+                    metrics |= {f"{prefix}_{name}_low": low, f"{prefix}_{name}_high": high}
     return metrics
 
 
@@ -69,34 +87,43 @@ def frame_table(clips: Sequence[ClipKinds], seed: int) -> pd.DataFrame:
         [row for kinds in clips for row in _frame_scores(with_repeat(kinds))],
         columns=["clip_id", *FRAME_COLUMNS[:6]],
     )
+    shots = {kinds["truth"].clip_id: kinds["truth"].shot for kinds in clips}
     tables = []
     for _, own in scores.groupby(["group", "kind"]):
         means = own.groupby(["group", "kind", "frame"], as_index=False).mean(numeric_only=True)
         # Clips that exist at a frame are resampled together: one row a clip, NaN before and behind it.
-        table = own.pivot(index="clip_id", columns="frame", values="model_db").to_numpy()
-        low, high = mean_band(table, seed)
+        table = own.pivot(index="clip_id", columns="frame", values="model_db")
+        labels = [shots[clip_id] or clip_id for clip_id in table.index]
+        low, high = mean_band(table.to_numpy(), seed, np.array(labels, object))
         tables.append(means.assign(model_low=low, model_high=high))
     return pd.concat(tables).round(4) if tables else pd.DataFrame(columns=list(FRAME_COLUMNS))
 
 
-def mean_band(scores: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ends of the 95 % percentile bootstrap band of the mean over clips: scores (N, F) -> (F,), (F,).
+def mean_band(
+    scores: NDArray[np.float64], seed: int, shots: NDArray[np.object_] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends of the 95 % bootstrap band of the mean over clips: scores (N, F) -> (F,), (F,).
 
-    Whole clips are drawn, so that the frames of one clip stay together: the band is around the mean at each
-    frame, and neighbouring frames move up and down together. A frame of one clip has no band: NaN.
+    Whole shots are drawn, so that the frames of one clip and the clips of one shot stay together: the band is
+    around the mean at each frame, and neighbouring frames move up and down together. A frame of one shot has
+    no band: NaN.
+
+    Args:
+        scores: A row for each clip, NaN where it has no such frame.
+        seed: Of the resampling.
+        shots: The shot of each clip (N,); None = each is one.
     """
     low, high = np.full((2, scores.shape[1]), np.nan)
     present = ~np.isnan(scores)
+    labels = np.arange(len(scores)).astype(object) if shots is None else shots
     # Frames that exist in the same clips share their draws.
     for pattern in np.unique(present, axis=1).T:
-        n, frames = int(pattern.sum()), (present == pattern[:, None]).all(axis=0)
-        if n < 2:
+        frames = (present == pattern[:, None]).all(axis=0)
+        own = scores[pattern][:, frames]
+        if len(set(labels[pattern])) < 2:
             continue
-        draws = np.random.default_rng(seed).integers(0, n, (_RESAMPLES, n))
-        # How often each clip was drawn, as weights: means of all resamples in one product.
-        cells = (draws + n * np.arange(_RESAMPLES)[:, None]).ravel()
-        weights = np.bincount(cells, minlength=draws.size).reshape(draws.shape) / n
-        low[frames], high[frames] = np.quantile(weights @ scores[pattern][:, frames], [0.025, 0.975], axis=0)
+        weights, count = shot_weights(labels[pattern], len(own), _RESAMPLES, np.random.default_rng(seed))
+        low[frames], high[frames] = ends_of(weights @ own, own.mean(axis=0), count, 0.95)
     return low, high
 
 
@@ -124,34 +151,30 @@ def _frame_scores(kinds: ClipKinds) -> Iterator[tuple[Any, ...]]:
             yield clip.clip_id, clip.group, kind, frame, model[frame], repeat[frame], tokenizer[frame]
 
 
-def _decibels(rows: pd.DataFrame) -> dict[str, float]:
-    """PSNR and gains of one group, keyed without the group's prefix."""
+def _decibels(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """PSNR and gains of the clips of one group, by clip_id, keyed without the group's prefix."""
     table = {
         column: rows.pivot_table(index="clip_id", columns="kind", values=column)
         for column in ("psnr_db", "repeat_psnr_db", "gain_db")
     }
-    metrics = {
-        name: float(table[column][kind].mean())
-        for name, (column, kind) in _NAMED.items()
-        if kind in table[column]
-    }
+    values = {name: table[column][kind] for name, (column, kind) in _NAMED.items() if kind in table[column]}
     psnr = table["psnr_db"]
     if {"image", "image_wrong_prompt"} <= set(psnr.columns):
-        metrics["prompt_margin_db"] = float((psnr["image"] - psnr["image_wrong_prompt"]).mean())
+        values["prompt_margin_db"] = psnr["image"] - psnr["image_wrong_prompt"]
     for kind in psnr.columns:
         if re.fullmatch(r"continuation_\d+", kind):
-            metrics[f"{kind}_psnr_gain_db"] = float(table["gain_db"][kind].mean())
-    return {**metrics, "clips": float(len(psnr))}
+            values[f"{kind}_psnr_gain_db"] = table["gain_db"][kind]
+    return {name: of_clips.dropna() for name, of_clips in values.items()}
 
 
-def _catalogue_means(rows: pd.DataFrame) -> dict[str, float]:
-    """Means of the catalogue's metrics over the clips that have them, keyed without the group's prefix."""
+def _catalogue_values(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """The catalogue's metrics of the clips that have them, by clip_id, keyed without the group's prefix."""
     wanted = {name: (kind, _METRICS) for name, kind in _MODEL.items()} | _OTHERS
-    metrics = {}
+    values = {}
     for name, (kind, keys) in wanted.items():
-        of_kind = rows[rows["kind"] == kind]
+        of_kind = rows[rows["kind"] == kind].set_index("clip_id")
         for key in keys:
-            values = of_kind[key].dropna() if key in of_kind else []
-            if len(values):
-                metrics[f"{name}{key}"] = float(np.mean(values))
-    return metrics
+            found = of_kind[key].dropna() if key in of_kind else pd.Series(dtype=np.float64)
+            if len(found):
+                values[f"{name}{key}"] = found
+    return values

@@ -1,9 +1,9 @@
 """The gate: decides from numbers alone whether a candidate becomes champion.
 
 Both the clips and the noise that they are generated from are random. So intervals come from a bootstrap that
-resamples clips and, independently, seeds. A challenger is compared with the champion clip by clip and seed by
-seed, which removes the spread between easy and hard clips. A challenger that is better only by one lucky seed
-is not better in the resamples without that seed.
+resamples shots, with all their clips, and, independently, seeds. A challenger is compared with the champion
+clip by clip and seed by seed, which removes the spread between easy and hard clips. A challenger that is
+better only by one lucky seed is not better in the resamples without that seed.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -14,9 +14,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from videomar.config import GateParams
-from videomar.evaluation.bootstrap import Figure, by_clip_and_seed, interval, paired
+from videomar.evaluation.bootstrap import (
+    Figure,
+    PairedScores,
+    by_clip_and_seed,
+    interval,
+    paired,
+    shots_of,
+    with_shots,
+)
 from videomar.evaluation.fingerprint import INFORMATIVE, Fingerprint, differences, incomparable_keys
 
+_LEAST_SHOTS = 3
+"""The gate does not rank models on fewer, unless `min_clips` is less: no interval of two says anything."""
 _BASELINES = {"continuation_untrained": "the untrained model", "continuation_linear": "a straight line"}
 
 
@@ -25,7 +35,7 @@ class Evidence:
     """The scores of a model and their origin."""
 
     rows: pd.DataFrame
-    """evaluation.parquet: clip_id, group, kind, psnr_db, repeat_psnr_db, gain_db, and metrics by key."""
+    """evaluation.parquet: clip_id, group, kind, shot, psnr_db, repeat_psnr_db, gain_db; metrics by key."""
     fingerprint: Fingerprint | None = None
     """What its scores depend on; None for models that were judged before it was recorded."""
     unreadable: str = ""
@@ -100,6 +110,8 @@ def decide_promotion(
             notes = _notes(candidate, champion)
     failed = tuple(check.sentence for check in checks if not check.holds)
     reasons = failed or tuple(check.sentence for check in checks)
+    if shots_of(candidate.rows) is None and (champion is None or shots_of(champion.rows) is None):
+        notes.append("Shots are not recorded: clips count as independent, and intervals are too narrow.")
     figures = tuple(check.figure for check in checks if check.figure is not None)
     champion_evidence = champion.folder if champion is not None else None
     return Decision(not failed, (*reasons, *notes), figures, candidate.folder, champion_evidence)
@@ -142,7 +154,7 @@ def _check_baselines(candidate: Evidence, group: str, params: GateParams) -> lis
     rows = candidate.rows
     gain = by_clip_and_seed(rows, group, "continuation", "gain_db")
     own = f"{group} continuation over"
-    checks = [_check_above(f"{own} repeat-last", gain.dropna().to_numpy(), params)]
+    checks = [_check_above(f"{own} repeat-last", with_shots(gain, rows), params)]
     for kind, name in _BASELINES.items():
         baseline = by_clip_and_seed(rows, group, kind, "gain_db")
         if baseline.empty and kind == "continuation_linear" and candidate.fingerprint is None:
@@ -150,8 +162,8 @@ def _check_baselines(candidate: Evidence, group: str, params: GateParams) -> lis
             continue
         single = baseline[0] if 0 in baseline else pd.Series(dtype=np.float64)
         clips = gain.index.intersection(single.index)
-        beyond = gain.loc[clips].sub(single[clips], axis=0).dropna()
-        checks.append(_check_above(f"{own} {name}", beyond.to_numpy(), params))
+        beyond = with_shots(gain.loc[clips].sub(single[clips], axis=0), rows)
+        checks.append(_check_above(f"{own} {name}", beyond, params))
     return checks
 
 
@@ -171,32 +183,34 @@ def _check_champion(
     candidate: pd.DataFrame, champion: pd.DataFrame, groups: tuple[str, str], params: GateParams
 ) -> list[_Check]:
     group, other = groups
-    values = paired(candidate, champion, (group, "continuation"), "gain_db")
-    checks = [_check_better(f"{group} continuation over the champion", values, params)]
+    scores = paired(candidate, champion, (group, "continuation"), "gain_db")
+    checks = [_check_better(f"{group} continuation over the champion", scores, params)]
     for where in ((group, "image"), (other, "continuation")):
         name = f"{where[0]} {'image-to-video' if where[1] == 'image' else where[1]} over the champion"
-        values = paired(candidate, champion, where, "gain_db")
-        checks.append(_check_not_worse(name, values, params.margin_db, params))
+        scores = paired(candidate, champion, where, "gain_db")
+        checks.append(_check_not_worse(name, scores, params.margin_db, params))
     for metric, margin in params.margins.items():
-        values = paired(candidate, champion, (group, "continuation"), metric)
+        scores = paired(candidate, champion, (group, "continuation"), metric)
         name = f"{group} {metric} over the champion"
-        checks.append(_check_not_worse(name, values, margin, params, unit=""))
+        checks.append(_check_not_worse(name, scores, margin, params, unit=""))
     return checks
 
 
-def _check_better(name: str, values: NDArray[np.float64], params: GateParams) -> _Check:
+def _check_better(name: str, scores: PairedScores, params: GateParams) -> _Check:
+    values = scores.values
     if len(values) >= params.min_clips and not np.any(values):
-        figure = interval(name, values, params)
+        figure = interval(name, values, params, scores.shots)
         return _Check(False, f"No better: equal to the champion on all {len(values)} common clips.", figure)
-    return _check_above(name, values, params)
+    return _check_above(name, scores, params)
 
 
-def _check_above(name: str, values: NDArray[np.float64], params: GateParams) -> _Check:
-    figure, seeds = interval(name, values, params), _seeds(values)
-    if figure.n < params.min_clips:
-        sentence = (
-            f"Too few to rank: {name} has {figure.n} common clips, expected at least {params.min_clips}."
-        )
+def _check_above(name: str, scores: PairedScores, params: GateParams) -> _Check:
+    values = scores.values
+    figure, seeds = interval(name, values, params, scores.shots), _seeds(values)
+    least_shots = min(_LEAST_SHOTS, params.min_clips)
+    if figure.n < params.min_clips or _shots(figure) < least_shots:
+        rule = f"at least {params.min_clips}" + ("" if figure.shots is None else f" of {least_shots}")
+        sentence = f"Too few to rank: {name} has {figure.common}, expected {rule}."
         return _Check(False, sentence, figure if figure.n else None)
     if figure.low > 0:
         return _Check(True, f"Better: {figure}{seeds}.", figure)
@@ -207,16 +221,25 @@ def _check_above(name: str, values: NDArray[np.float64], params: GateParams) -> 
 
 
 def _check_not_worse(
-    name: str, values: NDArray[np.float64], margin: float, params: GateParams, unit: str = "dB"
+    name: str, scores: PairedScores, margin: float, params: GateParams, unit: str = "dB"
 ) -> _Check:
-    """Non-inferiority on a secondary figure, which does not count if too few clips are common."""
-    figure = replace(interval(name, values, params), unit=unit, limit=-margin)
-    if figure.n < params.min_clips:
-        return _Check(True, f"Not compared: {name} ({figure.n} common clips).")
-    result, limit = f"{figure}{_seeds(values)}", f"{margin:.2f} {unit}".strip()
+    """Non-inferiority on a secondary figure, which does not count if too few clips or shots are common.
+
+    Of few shots, not even a model that is no worse could be shown to be so.
+    """
+    figure = interval(name, scores.values, params, scores.shots)
+    figure = replace(figure, unit=unit, limit=-margin)
+    if min(figure.n, _shots(figure)) < params.min_clips:
+        return _Check(True, f"Not compared: {name} ({figure.common}).")
+    result, limit = f"{figure}{_seeds(scores.values)}", f"{margin:.2f} {unit}".strip()
     if figure.low > figure.limit:
         return _Check(True, f"Not worse: {result}; margin {limit}.", figure)
     return _Check(False, f"May be worse: {result}; the lower end must be above -{limit}.", figure)
+
+
+def _shots(figure: Figure) -> int:
+    """Shots of a figure; where they are not recorded, its clips."""
+    return figure.n if figure.shots is None else figure.shots
 
 
 def _seeds(values: NDArray[np.float64]) -> str:

@@ -36,6 +36,8 @@ class Clip:
     fps: float
     frames: NDArray[np.uint8]
     """(F, H, W, 3) uint8."""
+    shot: str | None = None
+    """Shot of the source, which overlapping clips share; None in files from before it was recorded."""
 
 
 ClipKinds = dict[str, Clip]
@@ -107,9 +109,9 @@ def read_generated(path: Path) -> list[ClipKinds]:
 
 def _clip(row: dict[str, object]) -> Clip:
     frames = np.frombuffer(row["frames"], np.uint8).reshape(row["shape"])  # type: ignore[call-overload]
-    fields = {name: row[name] for name in Clip.__dataclass_fields__ if name != "frames"}
+    fields = {name: row[name] for name in Clip.__dataclass_fields__ if name not in ("frames", "shot")}
     fields |= {name: row[name] or "" for name in ("caption", "prompt")}  # real clips often have no caption
-    return Clip(**fields, frames=frames)  # type: ignore[arg-type]
+    return Clip(**fields, frames=frames, shot=row.get("shot"))  # type: ignore[arg-type]
 
 
 def _check_truth(where: str, kinds: ClipKinds) -> None:

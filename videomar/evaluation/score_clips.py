@@ -21,7 +21,7 @@ from videomar.evaluation.metrics.backbone import Backbone
 from videomar.evaluation.metrics.catalogue import METRICS, Metric
 
 CLIP_METRICS = tuple(metric for metric in METRICS if metric.per != "set")
-COLUMNS = ("clip_id", "group", "kind", "psnr_db", "repeat_psnr_db", "gain_db")
+COLUMNS = ("clip_id", "group", "kind", "shot", "psnr_db", "repeat_psnr_db", "gain_db")
 _KINDS = ("continuation", "image")
 _BASELINES = ("continuation_untrained", "continuation_linear", "continuation_repeat", "tokenizer")
 _OF_PIXELS = {"psnr"}
@@ -44,7 +44,7 @@ class ClipScorer:
         """One row for each clip and kind, with a float column for each metric of the catalogue."""
         columns = [*COLUMNS, *(metric.key for metric in CLIP_METRICS)]
         rows = [row for kinds in clips for row in self.rows(kinds)]
-        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], np.float64))
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[4:], np.float64))
 
     def rows(self, kinds: ClipKinds) -> list[dict[str, Any]]:
         """One row for each kind of a clip but the truth, `continuation_repeat` added: COLUMNS and metrics."""
@@ -54,7 +54,7 @@ class ClipScorer:
 
     def _row(self, kinds: ClipKinds, clip: Clip) -> dict[str, Any]:
         row: dict[str, Any] = dict.fromkeys([*COLUMNS, *(metric.key for metric in CLIP_METRICS)], np.nan)
-        row |= {"clip_id": clip.clip_id, "group": clip.group, "kind": clip.kind}
+        row |= {"clip_id": clip.clip_id, "group": clip.group, "kind": clip.kind, "shot": clip.shot}
         start, truth = start_of(kinds, clip), kinds["truth"].frames
         if not is_stretched(clip.kind):
             row["psnr_db"] = psnr_db(clip.frames[start:], truth[start:])

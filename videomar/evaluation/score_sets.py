@@ -53,8 +53,10 @@ def frechet_results(
             made, true = ([kinds[which].frames for kinds in chosen] for which in (kind, "truth"))
             if not chosen:
                 continue
+            known = all(kinds["truth"].shot for kinds in chosen)
+            shots = [kinds["truth"].shot for kinds in chosen] if known else None
             try:
-                results[f"{prefix}_{name}frechet"] = frechet_of_clips(made, true, cached, seed)
+                results[f"{prefix}_{name}frechet"] = frechet_of_clips(made, true, cached, seed, shots)
             except DataError as error:
                 skipped["frechet"] = str(error)
     return results

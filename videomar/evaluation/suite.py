@@ -52,7 +52,7 @@ def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:
     frames = frame_table(clips, suite.seed)
     extractor, frechet = _frechet(clips, scorer, suite, device)
     seeds = max(1, len(metadata.get("seeds", ())))
-    metrics = summarise(rows) | drift_metrics(frames)
+    metrics = summarise(rows, suite.seed) | drift_metrics(frames)
     metrics |= seed_metrics(clips, scorer.backbone, seeds, scorer.skipped)
     metrics |= {key: score.value for key, score in frechet.items()}
     fingerprint = _fingerprint(clips, metadata, scorer, extractor, environment(device))

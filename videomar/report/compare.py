@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 
+from videomar.evaluation.aggregate import mean_band
 from videomar.evaluation.metrics.catalogue import METRICS, Metric
-from videomar.report.score_table import CHIEF, number
+from videomar.report.score_table import CHIEF, clips_of_shots, number
 from videomar.report.strips import label_of
-
-_RESAMPLES = 999
 
 
 def metric_panels(scores: pd.DataFrame) -> list[dict[str, Any]]:
@@ -24,8 +22,10 @@ def metric_panels(scores: pd.DataFrame) -> list[dict[str, Any]]:
     for title, of_task in scores.groupby("task", sort=False):
         means = of_task.pivot_table("value", "metric", "look", sort=False)
         counts = of_task[of_task["look"] == "model"]["metric"].value_counts()
+        shots = of_task[of_task["look"] == "model"].groupby("metric")["shot"].nunique()
         rows = [
             _metric_row(metric, means.loc[metric.key].dropna(), int(counts[metric.key]))
+            | {"count": clips_of_shots(int(counts[metric.key]), int(shots[metric.key]))}
             for metric in METRICS
             if metric.key in counts
         ]
@@ -75,6 +75,8 @@ def _comparisons(scores: pd.DataFrame, keys: tuple[str, ...]) -> list[dict[str, 
     comparisons = []
     for title, of_task in scores.groupby("task", sort=False):
         rivals = [look for look in of_task["look"].unique() if look != "model"]
+        # Our own rows come first: an earlier champion's may not name shots.
+        shots = of_task.drop_duplicates("clip_id").set_index("clip_id")["shot"]
         table = of_task.pivot(index=["metric", "clip_id"], columns="look", values="value")
         rows = []
         for metric in METRICS:
@@ -84,22 +86,24 @@ def _comparisons(scores: pd.DataFrame, keys: tuple[str, ...]) -> list[dict[str, 
             for rival in rivals:
                 pairs = of_metric[["model", rival]].dropna()
                 if len(pairs):
-                    rows.append(_difference(metric, rival, pairs["model"], pairs[rival]))
+                    rows.append(_difference(metric, rival, pairs, shots[pairs.index]))
         comparisons.append({"title": title, "rows": rows})
     return [comparison for comparison in comparisons if comparison["rows"]]
 
 
-def _difference(metric: Metric, rival: str, own: pd.Series, other: pd.Series) -> dict[str, Any]:
+def _difference(metric: Metric, rival: str, pairs: pd.DataFrame, shots: pd.Series) -> dict[str, Any]:
     """One metric of both models on the same clips; places are percent from the left, 50 = no difference."""
+    own, other = pairs["model"], pairs[rival]
     gains = (metric.goodness(own) - metric.goodness(other)).to_numpy(np.float64)
     sideless = metric.better == "neither"
-    low, high = _mean_interval(gains)
+    low, high = _mean_interval(gains, shots.to_numpy(object))
     # Shown as differences of the metric itself, except for `nearer 1`: there of the distance to 1.
     ends = (-high, -low) if metric.better == "lower" else (low, high)
     value = float(gains.mean()) if metric.better == "nearer 1" else float((own - other).mean())
     texts = [number(each, signed=True, beside=(value, *ends)) for each in (value, *ends)]
     verdict = "better" if low > 0 else "worse" if high < 0 else "open"
-    widest = max(float(np.abs(gains).max()), 1e-12)
+    undecided = sideless or shots.nunique() < 2
+    widest = max(float(np.abs(gains).max()), abs(low), abs(high), 1e-12)
     return {
         "metric": metric,
         "rival": label_of(rival),
@@ -108,21 +112,18 @@ def _difference(metric: Metric, rival: str, own: pd.Series, other: pd.Series) ->
         "value": texts[0],
         "interval": f"{texts[1]} to {texts[2]}",
         "n": len(gains),
+        "shots": shots.nunique(),
+        "count": clips_of_shots(len(gains), shots.nunique()),
         "sideless": sideless,
         "wins": 0 if sideless else int((gains > 0).sum()),
-        "verdict": "open" if sideless else verdict,
+        "verdict": "open" if undecided else verdict,
         "dots": [round(50 + 47 * float(gain) / widest, 2) for gain in gains],
         "left": 50 + 47 * low / widest,
         "width": 47 * (high - low) / widest,
     }
 
 
-def _mean_interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over clips, 95 %."""
-    if len(values) < 2:
-        return float(values[0]), float(values[0])
-    rng = np.random.default_rng(0)
-    ends = bootstrap(
-        (values,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=rng
-    ).confidence_interval
-    return float(ends.low), float(ends.high)
+def _mean_interval(values: NDArray[np.float64], shots: NDArray[np.object_]) -> tuple[float, float]:
+    """Bootstrap interval of the mean over clips, 95 %, by shots; of one shot the mean itself."""
+    low, high = (float(end[0]) for end in mean_band(values[:, None], 0, shots))
+    return (low, high) if np.isfinite(low) else (float(values.mean()),) * 2

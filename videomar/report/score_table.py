@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from videomar.errors import DataError
-from videomar.evaluation.bootstrap import SAME_TRUTH_DB
+from videomar.evaluation.bootstrap import SAME_TRUTH_DB, shots_of
 from videomar.evaluation.generated import GROUPS
 from videomar.evaluation.metrics.catalogue import METRICS
 from videomar.report.strips import part_of
@@ -23,7 +23,7 @@ TASKS = {
 }
 """Group of clips, and kind of the model's clips, by title."""
 _BASELINES = {"tokenizer", "untrained", "linear", "repeat", "wrong_prompt"}
-_CLIP = ["group", "kind", "clip_id"]
+_CLIP = ["group", "kind", "clip_id", "shot"]
 
 
 def read_scores(path: Path) -> pd.DataFrame:
@@ -41,15 +41,16 @@ def read_scores(path: Path) -> pd.DataFrame:
 
 
 def long_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row for each finite value: task (title), look, metric (key), clip_id, value.
+    """One row for each finite value: task (title), look, metric (key), clip_id, shot, value.
 
     The look says whose clip it is, and is its CSS class: `model`, or the baseline's part of its kind. The
-    rows of a task are in the order of looks, the model's first.
+    rows of a task are in the order of looks, the model's first. Without recorded shots, each clip is one.
 
     Args:
         rows: evaluation.parquet.
     """
-    rows = rows.assign(psnr=rows["psnr_db"])
+    shots = rows["clip_id"] if shots_of(rows) is None else rows["shot"]
+    rows = rows.assign(psnr=rows["psnr_db"], shot=shots)
     keys = [metric.key for metric in METRICS if metric.key in rows]
     values = pd.concat([rows.melt(_CLIP, keys, "metric"), _repeated(rows)])
     values["value"] = pd.to_numeric(values["value"], errors="coerce")
@@ -61,13 +62,13 @@ def long_table(rows: pd.DataFrame) -> pd.DataFrame:
         for kind in [own, *kinds]:
             look = "model" if kind == own else part_of(kind)
             tables.append(of_group[of_group["kind"] == kind].assign(task=title, look=look))
-    return pd.concat(tables)[["task", "look", "metric", "clip_id", "value"]]
+    return pd.concat(tables)[["task", "look", "metric", "clip_id", "shot", "value"]]
 
 
 def of_same_truth(champion: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The champion's rows that were judged against the same truth as ours; repeat-last tells truths apart."""
-    own = rows[[*_CLIP, "repeat_psnr_db"]]
-    both = champion[_CLIP].merge(own, "left", _CLIP)["repeat_psnr_db"].to_numpy()
+    own = rows[[*_CLIP[:3], "repeat_psnr_db"]]
+    both = champion[_CLIP[:3]].merge(own, "left", _CLIP[:3])["repeat_psnr_db"].to_numpy()
     return champion[np.abs(both - champion["repeat_psnr_db"].to_numpy()) <= SAME_TRUTH_DB]
 
 
@@ -80,6 +81,13 @@ def number(value: float, signed: bool = False, beside: tuple[float, ...] = ()) -
     digits = 3 if size < 0.9995 else 2 if size < 99.995 else 1
     text = f"{value:{'+' if signed else ''}.{digits}f}"
     return text.replace("-", "−") if value else text.replace("-", "+" if signed else "")
+
+
+def clips_of_shots(clips: int, shots: int | None) -> str:
+    """Both counts in words, as the reports show them; without shots that are not recorded."""
+    if shots is None or shots == clips:
+        return f"{clips} clips"
+    return f"{clips} clips of {shots} {'shot' if shots == 1 else 'shots'}"
 
 
 def _repeated(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from videomar.curation.ledger import kept_clips, read_ledger
 from videomar.errors import VideomarError
 from videomar.evaluation.generated import GROUPS
 from videomar.evaluation.metrics.catalogue import METRICS
-from videomar.report.score_table import number
+from videomar.report.score_table import clips_of_shots, number
 
 _HEADLINES = {
     "psnr_gain_db": (
@@ -46,6 +46,16 @@ def judged_groups(metrics: Mapping[str, float]) -> list[str]:
     return [group for group, prefix in GROUPS.items() if f"{prefix}_clips" in metrics]
 
 
+def judged_clips(metrics: Mapping[str, float]) -> str:
+    """A sentence on how many clips of how many shots were judged; empty if shots are not recorded."""
+    counts = [
+        f"{clips_of_shots(int(metrics[f'{prefix}_clips']), int(metrics[f'{prefix}_shots']))}, {group}"
+        for group, prefix in GROUPS.items()
+        if f"{prefix}_shots" in metrics
+    ]
+    return f" Judged: {'; '.join(counts)}." if counts else ""
+
+
 def headlines(metrics: Mapping[str, float]) -> list[dict[str, str]]:
     """Name, meaning and value of the few metrics on top, and `beside` it the value of the other group.
 
@@ -56,12 +66,23 @@ def headlines(metrics: Mapping[str, float]) -> list[dict[str, str]]:
         value = metrics.get(f"{GROUPS[group]}_{key}")
         return "" if value is None else number(value, signed="gain" in key or "margin" in key)
 
+    def between(key: str, group: str) -> str:
+        ends = [metrics.get(f"{GROUPS[group]}_{key}_{end}") for end in ("low", "high")]
+        if None in ends:
+            return ""
+        return f" ({' to '.join(number(end, signed=True) for end in ends if end is not None)})"
+
     groups = judged_groups(metrics)
     tiles = []
     for key, (name, meaning) in _HEADLINES.items():
         values = {group: text(key, group) for group in groups}
         if groups and values[groups[0]]:
-            beside = " ".join(f"{group} {values[group]}" for group in groups[1:] if values[group])
+            others = [
+                f"{group} {values[group]}{between(key, group)}" for group in groups[1:] if values[group]
+            ]
+            beside = " ".join(
+                [*others, *([between(key, groups[0]).strip()] if between(key, groups[0]) else [])]
+            )
             tiles.append({"name": name, "meaning": meaning, "value": values[groups[0]], "beside": beside})
     return tiles
 
@@ -92,6 +113,7 @@ def gate_intervals(decision: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         intervals.append(
             {
                 **{name: figure[name] for name in ("name", "n", "unit")},
+                "count": clips_of_shots(figure["n"], figure.get("shots")),
                 **{"text": text, "interval": interval, "left": left, "width": right - left},
                 **{"dot": place(figure["value"], scale), "limit": place(figure["limit"], scale)},
                 "zero": place(0.0, scale),
@@ -112,7 +134,7 @@ def set_metrics(metrics: Mapping[str, float], details: Mapping[str, Any]) -> lis
                 if score is not None:
                     value, interval = _value_and_interval(score)
                     count = min(score["n_real"], score["n_generated"])
-                    notes = [interval, f"{count} clips", score["extractor"]]
+                    notes = [interval, clips_of_shots(count, score.get("shots")), score["extractor"]]
                     too_few = score["too_few_to_rank"]
                 elif key in metrics:
                     value, notes, too_few = number(metrics[key]), [], False

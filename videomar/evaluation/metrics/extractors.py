@@ -151,11 +151,15 @@ class TorchScriptClips:
 
 
 def frechet_of_clips(
-    clips: Sequence[NDArray[np.uint8]], truths: Sequence[NDArray[np.uint8]], extractor: Extractor, seed: int
+    clips: Sequence[NDArray[np.uint8]],
+    truths: Sequence[NDArray[np.uint8]],
+    extractor: Extractor,
+    seed: int,
+    shots: Sequence[object] | None = None,
 ) -> FrechetScore:
-    """Fréchet distance of generated clips to their truths, given in the same order."""
+    """Fréchet distance of generated clips to their truths, given in the same order as their shots."""
     real, generated = extractor.features(truths), extractor.features(clips)
-    return frechet_score(real, generated, extractor.name, seed, paired=True)
+    return frechet_score(real, generated, extractor.name, seed, paired=True, shots=shots)
 
 
 def load_extractor(folder: Path, device: torch.device | str = "cpu") -> Extractor:

@@ -30,6 +30,8 @@ class FrechetScore:
     n_real: int
     n_generated: int
     num_features: int
+    shots: int | None = None
+    """Shots that the clips are from; None if each clip counts as one."""
 
     @property
     def clips_needed(self) -> int:
@@ -43,6 +45,7 @@ class FrechetScore:
 
     def __str__(self) -> str:
         counts = f"{self.n_real} real and {self.n_generated} generated clips"
+        counts += "" if self.shots is None else f" of {self.shots} shots"
         text = f"{self.value:.4g} (interval {self.low:.4g} to {self.high:.4g}, {counts}, {self.extractor})"
         if not self.too_few_to_rank:
             return text
@@ -77,9 +80,14 @@ def frechet_distance(real: NDArray[np.float64], generated: NDArray[np.float64]) 
 
 
 def frechet_score(
-    real: NDArray[np.float64], generated: NDArray[np.float64], extractor: str, seed: int, paired: bool
+    real: NDArray[np.float64],
+    generated: NDArray[np.float64],
+    extractor: str,
+    seed: int,
+    paired: bool,
+    shots: Sequence[object] | None = None,
 ) -> FrechetScore:
-    """The distance, its 95 % bootstrap interval over clips, and its counts.
+    """The distance, its 95 % bootstrap interval over clips or shots, and its counts.
 
     The distance of few clips is too large, and that of resampled clips is larger again by about as much. So
     the interval is the basic one (2 x value - quantile), which subtracts that bias, not below 0.
@@ -90,6 +98,7 @@ def frechet_score(
         extractor: Its name.
         seed: Seed of the resampling.
         paired: Whether row i of both is the same clip, real and generated; then both are drawn together.
+        shots: Of pairs, the shot of each: shots are drawn with all their clips. None = each clip is one.
     """
     value = frechet_distance(real, generated)
     if paired and len(real) != len(generated):
@@ -97,11 +106,25 @@ def frechet_score(
             f"frechet distance: got {len(real)} real and {len(generated)} generated clips, expected pairs"
         )
 
-    def of_rows(rows: NDArray[np.int64], others: NDArray[np.int64]) -> float:
-        return frechet_distance(real[rows.astype(int)], generated[others.astype(int)])
+    # What is drawn: each the numbers of its clips.
+    units = [list(np.arange(len(side))[:, None]) for side in (real, generated)]
+    if shots is not None and paired:
+        labels = np.unique(np.asarray(shots, str), return_inverse=True)[1]
+        units = [[np.flatnonzero(labels == label) for label in range(labels.max() + 1)]] * 2
+        if len(units[0]) < 2:  # one shot has no spread
+            return FrechetScore(
+                extractor, value, value, value, len(real), len(generated), real.shape[1], len(units[0])
+            )
+
+    def of_rows(drawn: NDArray[np.int64], others: NDArray[np.int64]) -> float:
+        rows, of_others = (
+            np.concatenate([side[int(number)] for number in numbers])
+            for side, numbers in zip(units, (drawn, others), strict=True)
+        )
+        return frechet_distance(real[rows], generated[of_others])
 
     result = bootstrap(
-        (np.arange(len(real)), np.arange(len(generated))),
+        (np.arange(len(units[0])), np.arange(len(units[1]))),
         of_rows,
         n_resamples=_RESAMPLES,
         vectorized=False,
@@ -110,7 +133,8 @@ def frechet_score(
         rng=np.random.default_rng(seed),
     )
     low, high = (max(0.0, float(end)) for end in result.confidence_interval)
-    return FrechetScore(extractor, value, low, high, len(real), len(generated), real.shape[1])
+    count = None if shots is None else len(units[0])
+    return FrechetScore(extractor, value, low, high, len(real), len(generated), real.shape[1], count)
 
 
 def _check(real: NDArray[np.float64], generated: NDArray[np.float64]) -> None:
