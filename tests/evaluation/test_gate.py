@@ -53,7 +53,8 @@ def evaluation(
             repeat = 18.0 + difficulty
             rows.append((f"{group}{index}", group, kind, repeat + gain, repeat, gain))
     columns = ["clip_id", "group", "kind", "psnr_db", "repeat_psnr_db", "gain_db"]
-    return pd.DataFrame(rows, columns=columns)
+    # Each clip is a shot of its own.
+    return pd.DataFrame(rows, columns=columns).assign(shot=lambda table: table["clip_id"])
 
 
 def refusal(decision: Decision) -> str:
@@ -231,6 +232,92 @@ def test_interval_of_one_seed_is_the_bootstrap_over_clips() -> None:
     ours = interval("", values[:, None], PARAMS)
     theirs = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1))
     assert (ours.low, ours.high) == pytest.approx(theirs.confidence_interval, abs=0.05)
+
+
+def of_shots(
+    shots: int, clips: int, rng: np.random.Generator, alike: float = 0.9
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (n, 1) of mean 0, and their shots: `alike` is the share of the spread that is between shots."""
+    labels = np.repeat([f"shot {number}" for number in range(shots)], clips)
+    own = np.sqrt(alike) * rng.normal(size=(shots, 1)) + np.sqrt(1 - alike) * rng.normal(size=(shots, clips))
+    return own.reshape(-1, 1), labels.astype(object)
+
+
+@pytest.mark.parametrize("shots", [3, 5, 12])
+def test_interval_by_shots_covers_the_mean_and_one_by_clips_does_not(shots: int) -> None:
+    """Of 95 % intervals, where four overlapping clips of a shot are alike."""
+    rng, covered = np.random.default_rng(0), {"shots": 0, "clips": 0}
+    for _ in range(100):
+        values, labels = of_shots(shots, 4, rng)
+        for name, given in (("shots", labels), ("clips", None)):
+            figure = interval("", values, PARAMS, given)
+            covered[name] += figure.low <= 0 <= figure.high
+    assert 90 <= covered["shots"] <= 99
+    assert covered["clips"] <= 80
+
+
+def test_interval_of_shots_of_one_clip_each_is_that_of_clips() -> None:
+    values = np.random.default_rng(0).normal(1, 2, (40, 3))
+    by_clip, by_shot = (interval("", values, PARAMS, shots) for shots in (None, np.arange(40).astype(object)))
+    assert (by_clip.low, by_clip.high) == (by_shot.low, by_shot.high)
+    assert (by_clip.shots, by_shot.shots) == (None, 40)
+
+
+def test_interval_depends_on_no_names_and_weighs_clips_alike() -> None:
+    values, labels = of_shots(6, 4, np.random.default_rng(1))
+    uneven = np.concatenate([values, values[:1] + 5.0]), np.append(labels, labels[0])
+    figure = interval("", uneven[0], PARAMS, uneven[1])
+    assert (figure.n, figure.shots, figure.value) == (25, 6, pytest.approx(uneven[0].mean()))
+    renamed = interval("", uneven[0], PARAMS, np.array([f"x{label}" for label in uneven[1]], object))
+    assert renamed == figure
+    mirrored = interval("", -uneven[0], PARAMS, uneven[1])
+    assert (mirrored.low, mirrored.high) == pytest.approx((-figure.high, -figure.low))
+
+
+def test_gate_refuses_luck_on_one_shot() -> None:
+    """Half of the clips are of one shot, on which the candidate happens to be much better."""
+    champion = evaluation(spread_db=0.0)
+    names = [f"simulated{number}" for number in range(12)]
+    gain = champion["gain_db"] + np.where(champion["clip_id"].isin(names), 1.0, -0.1)
+    candidate = champion.assign(gain_db=gain.where(champion["kind"] == "continuation", champion["gain_db"]))
+    assert decide_promotion(candidate, champion, PARAMS).promote, "as independent clips"
+    shot = np.where(candidate["clip_id"].isin(names), "one", candidate["clip_id"])
+    reasons = refusal(decide_promotion(candidate.assign(shot=shot), champion, PARAMS))
+    assert "24 clips of 13 shots" in reasons
+    assert "Not shown to be better" in reasons
+
+
+@pytest.mark.parametrize(("shots", "promoted"), [(1, False), (2, False), (3, True), (12, True)])
+def test_gate_ranks_on_three_shots_at_least(shots: int, promoted: bool) -> None:
+    rows = evaluation(9.0, spread_db=0.1)
+    number = rows["clip_id"].str.removeprefix("simulated").astype(int) % shots
+    decision = decide_promotion(rows.assign(shot=number.astype(str)), None, PARAMS)
+    assert decision.promote is promoted
+    if not promoted:
+        assert f"24 common clips of {shots} shots, expected at least 8 of 3" in refusal(decision)
+
+
+def test_gate_compares_no_secondary_figure_on_few_shots() -> None:
+    champion = pd.concat([evaluation(), evaluation(group="real")], ignore_index=True)
+    candidate = pd.concat([evaluation(9.0), evaluation(2.0, group="real", seed=1)], ignore_index=True)
+    assert "May be worse: real continuation" in refusal(decide_promotion(candidate, champion, PARAMS))
+    few = candidate["shot"].where(
+        candidate["group"] == "simulated", candidate["clip_id"].str[-1].astype(int) % 5
+    )
+    decision = decide_promotion(candidate.assign(shot=few.astype(str)), champion, PARAMS)
+    assert decision.promote
+    assert any(
+        "Not compared: real continuation" in reason and "of 5 shots" in reason for reason in decision.reasons
+    )
+
+
+def test_gate_notes_that_scores_from_before_name_no_shots() -> None:
+    new, old = evaluation(7.0, 0.5, seed=1), evaluation(6.0, 0.5, seed=2).drop(columns="shot")
+    assert "Shots are not recorded" not in " ".join(decide_promotion(new, old, PARAMS).reasons)
+    decision = decide_promotion(new.drop(columns="shot"), old, PARAMS)
+    assert decision.promote
+    assert "Shots are not recorded" in decision.reasons[-1]
+    assert decision.figures[0].shots is None
 
 
 def test_interval_that_draws_seeds_passes_far_fewer_models_that_are_lucky() -> None:

@@ -146,3 +146,33 @@ def test_shares_of_time_need_the_stage_before(tmp_path: Path) -> None:
     (tmp_path / "sample.json").write_text(json.dumps(sampled))
     shares = time_shares(seconds, tmp_path / "sample.json")["shares"]
     assert shares == pytest.approx({"sampling": 0.75, "metrics": 0.15, "io": 0.1})
+
+
+def test_real_figures_have_an_interval_by_shots() -> None:
+    rng, rows = np.random.default_rng(0), []
+    for number in range(24):
+        for kind, gain in (("continuation", 2.0), ("image", 1.0)):
+            for group in ("simulated", "real"):
+                value = gain + (number // 4) + rng.normal(0, 0.1)
+                row = {
+                    "clip_id": f"{group}{number}",
+                    "group": group,
+                    "kind": kind,
+                    "shot": f"{group}{number // 4}",
+                }
+                rows.append(
+                    row | {"psnr_db": 20 + value, "repeat_psnr_db": 20.0, "gain_db": value, "ssim": 0.5}
+                )
+    table = pd.DataFrame(rows)
+    metrics = summarise(table)
+    assert (metrics["real_clips"], metrics["real_shots"], metrics["sim_shots"]) == (24, 6, 6)
+    for key in ("real_psnr_gain_db", "real_i2v_psnr_gain_db", "real_psnr_db", "real_ssim"):
+        assert metrics[f"{key}_low"] <= metrics[key] <= metrics[f"{key}_high"]
+    by_clip = summarise(table.drop(columns="shot"))
+    assert "real_shots" not in by_clip
+    width = [each["real_psnr_gain_db_high"] - each["real_psnr_gain_db_low"] for each in (metrics, by_clip)]
+    assert width[0] > 2 * width[1]
+    assert not any(key.startswith("sim_") and key.endswith("_low") for key in metrics)
+    one = summarise(table[table["shot"].isin(["real0", "simulated0"])])
+    assert one["real_shots"] == 1
+    assert "real_psnr_gain_db_low" not in one, "one shot has no spread"

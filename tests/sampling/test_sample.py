@@ -61,9 +61,9 @@ def project(params, tmp_path_factory):
     ingest_videos(folder / "raw", folder / "candidates.parquet", params.ingest)
     made = Project(folder, params)
     rows = read_candidates(folder / "candidates.parquet")
-    made.rows = rows.assign(kept=rows["reason"].isna(), split="test", cluster=None, shot=None).to_dict(
-        "records"
-    )
+    made.rows = rows.assign(
+        kept=rows["reason"].isna(), split="test", cluster=None, shot="first clip"
+    ).to_dict("records")
     made.encode(encode_here)
     data = LatentDataset(made.out, "test", params.text.max_tokens)
     shape = ModelShape(params.model, data.latent_channels, data.text_channels, params.text.max_tokens)
@@ -117,6 +117,11 @@ def test_clips_of_videos_that_an_ancestor_saw_are_left_out_and_counted(project, 
     write_json(paths.named, {SEEN: dict.fromkeys(rows["video_sha256"], "videomar version 1")})
     with pytest.raises(DataError, match="all of videos that the model of train.start_from was trained on"):
         read_held_out(paths, project.params)
+
+
+def test_clips_name_their_shot(project, sampled) -> None:
+    kinds = [clip for of_clip in read_generated(sampled[1]) for clip in of_clip.values()]
+    assert {clip.shot for clip in kinds} == {"first clip"}
 
 
 def test_killed_sampling_goes_on_and_ends_in_the_same_bytes(project, sampled, tmp_path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from videomar.evaluation.bootstrap import ends_of, shot_weights, shots_of
+from videomar.evaluation.bootstrap import ends_of, means_of_draws, shots_of
 from videomar.evaluation.generated import GROUPS, ClipKinds, is_stretched, psnr_by_frame, repeat_last
 from videomar.evaluation.score_clips import CLIP_METRICS, frames_psnr, start_of, with_repeat
 
@@ -122,8 +122,8 @@ def mean_band(
         own = scores[pattern][:, frames]
         if len(set(labels[pattern])) < 2:
             continue
-        weights, count = shot_weights(labels[pattern], len(own), _RESAMPLES, np.random.default_rng(seed))
-        low[frames], high[frames] = ends_of(weights @ own, own.mean(axis=0), count, 0.95)
+        means, count = means_of_draws(own, labels[pattern], _RESAMPLES, np.random.default_rng(seed))
+        low[frames], high[frames] = ends_of(means, own.mean(axis=0), count, 0.95)
     return low, high
 
 

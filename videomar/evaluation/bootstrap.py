@@ -8,7 +8,6 @@ Axes: n clips, k columns (seeds, frames or one), m shots, r resamples.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -93,28 +92,29 @@ def interval(
     n, seeds = values.shape
     mean = float(values.mean())
     rng = np.random.default_rng(params.seed)
-    weights, num_shots = shot_weights(shots, n, _RESAMPLES, rng)
+    means, num_shots = means_of_draws(values, shots, _RESAMPLES, rng)
     of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), _RESAMPLES) / seeds
-    means = ((weights @ values) * of_seeds).sum(axis=1)
-    low, high = ends_of(means, mean, num_shots, params.confidence)
+    low, high = ends_of((means * of_seeds).sum(axis=1), mean, num_shots, params.confidence)
     return Figure(name, mean, float(low), float(high), n, None if shots is None else num_shots)
 
 
-def shot_weights(
-    shots: Sequence[object] | NDArray[np.object_] | None,
-    n: int,
+def means_of_draws(
+    values: NDArray[np.float64],
+    shots: NDArray[np.object_] | None,
     resamples: int,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float64], int]:
-    """Weights of the clips in each resample, (r, n), which sum to 1, and the number of shots.
+    """Means over the clips of each resample, (n, k) -> (r, k), and the number of shots.
 
-    Shots are drawn with replacement, each with all of its clips; the mean is over the clips drawn.
+    Shots are drawn with replacement, each with all of its clips; None = each clip is one.
     """
-    numbers = np.arange(n) if shots is None else pd.factorize(np.asarray(shots, object))[0]
-    num_shots = int(numbers.max(initial=-1)) + 1
+    numbers = np.arange(len(values)) if shots is None else pd.factorize(shots)[0]
+    num_shots = int(numbers.max()) + 1
+    counts, sums = np.bincount(numbers), np.zeros((num_shots, values.shape[1]))
+    np.add.at(sums, numbers, values)
+    # How often each was drawn, as weights: the means of all resamples take two products.
     drawn = rng.multinomial(num_shots, np.full(num_shots, 1 / num_shots), resamples)
-    weights = drawn[:, numbers].astype(np.float64)
-    return weights / weights.sum(axis=1, keepdims=True), num_shots
+    return (drawn @ sums) / (drawn @ counts)[:, None], num_shots
 
 
 def ends_of(

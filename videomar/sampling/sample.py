@@ -222,7 +222,7 @@ def _row(
         "clip_id": clip["clip_id"],
         "group": clip["group"],
         "kind": kind,
-        "shot": clip["shot"],
+        "shot": clip["shot"] if isinstance(clip["shot"], str) else None,
         "caption": clip["caption"],
         "prompt": prompt,
         "context_frames": context_frames,
