@@ -117,9 +117,9 @@ class CurateParams:
     max_drop_change: float
     """An alarm is raised if the share rejected is further from `expected_drop_share`."""
     val_share: float
-    """Share of source videos, per group, held out for tuning."""
+    """Share of the seconds of film in kept clips, per group, held out for tuning."""
     test_share: float
-    """Share of source videos, per group, held out for the reported figures."""
+    """The same, held out for the reported figures."""
     seed: int
 
     def __post_init__(self) -> None:

@@ -78,7 +78,7 @@ class GateParams:
     """When a candidate becomes champion. Section `gate`."""
 
     min_clips: Annotated[int, at_least(2)]
-    """The gate does not rank models on fewer clips than this."""
+    """The gate ranks models on no fewer clips than this, and compares secondary figures on no fewer shots."""
     confidence: Annotated[float, _CONFIDENCE]
     """Level of the bootstrap intervals."""
     margin_db: Annotated[float, at_least(0)]

