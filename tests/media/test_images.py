@@ -136,7 +136,7 @@ def test_heic_needs_a_package_and_one_line_says_which(
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
     files = {
-        "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100),
+        "HEIC": b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(100),
         "JPEG XL": b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100),
     }
     for name, content in files.items():

@@ -43,8 +43,9 @@ _BY_NAME = {
 }
 # A file of these that cannot be read is a damaged picture, and no video to be tried by other means.
 _SURE = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "PNG", "PSD", "QOI", "TIFF", "WEBP")
-_MOVING = ("AVIF", "GIF", "HEIF", "JXL", "PNG", "WEBP")
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_MOVING = ("AVIF", "GIF", "JXL", "PNG", "WEBP")
+_HEIC, _AVIF = {b"heic", b"heix", b"heim", b"heis"}, {b"avif", b"avis"}  # brands of an ISO file
+_START_BYTES = 64  # a signature, and the brands
 _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 # Packages that teach Pillow a further format; none of them is among our dependencies.
 _READERS = {
@@ -70,7 +71,7 @@ def is_picture(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            kinds = _kinds(file.read(16), path.suffix)
+            kinds = _kinds(file.read(_START_BYTES), path.suffix)
     except OSError:
         return False
     if not kinds:
@@ -106,7 +107,7 @@ def open_picture(source: Path | bytes) -> Iterator[Image.Image]:
             rule = f"at most {MAX_FILE_BYTES}; save it as JPEG"
             raise DataError(f"{where}: got a file of {num_bytes} bytes, expected {rule}")
         with _stream(source) as file:
-            kinds = _kinds(file.read(16), source.suffix if isinstance(source, Path) else "")
+            kinds = _kinds(file.read(_START_BYTES), source.suffix if isinstance(source, Path) else "")
             _check_readers(kinds, where)
             if not kinds:
                 raise ValueError("its first bytes are those of no picture")
@@ -191,18 +192,26 @@ def _stream(source: Path | bytes) -> Iterator[IO[bytes]]:
 
 
 def _kinds(start: bytes, suffix: str) -> list[str]:
-    """Pillow's names of the formats that the first 16 bytes of a file may be of."""
-    start = start.ljust(16, b"\0")  # a shorter file is none, and Pillow reads as many
+    """Pillow's names of the formats that the first bytes of a file may be of."""
+    start = start.ljust(_START_BYTES, b"\0")  # a shorter file is none, and Pillow reads sixteen
     if start.startswith(_JPEG_XL):
         return ["JXL"]
+    if _is_heic(start):
+        return ["HEIF"]
     Image.preinit()  # the commonest; all of them take a tenth of a second
     kinds = _accepting(start)
     if not {"GIF", "JPEG", "PNG"}.intersection(kinds):
         Image.init()
         kinds = _accepting(start)
-    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS and "HEIF" not in kinds:
-        kinds.append("HEIF")
     return kinds + [kind for kind, names in _BY_NAME.items() if suffix.lower() in names]
+
+
+def _is_heic(start: bytes) -> bool:
+    if start[4:8] != b"ftyp":
+        return False
+    end = min(int.from_bytes(start[:4]), len(start))
+    brands = {start[place : place + 4] for place in (8, *range(16, end, 4))}
+    return bool(brands & _HEIC) and not brands & _AVIF
 
 
 def _accepting(start: bytes) -> list[str]:
@@ -210,7 +219,7 @@ def _accepting(start: bytes) -> list[str]:
     return [
         kind
         for kind, (_, accepts) in Image.OPEN.items()
-        if kind not in (*_NO_PICTURES, *_BY_NAME) and accepts is not None and accepts(start) is True
+        if kind not in (*_NO_PICTURES, *_BY_NAME) and accepts is not None and accepts(start[:16]) is True
     ]
 
 
@@ -218,18 +227,17 @@ def _check_readers(kinds: list[str], where: Path | str) -> None:
     """Let an optional package add its format to Pillow.
 
     Raises:
-        DataError: the file may be of no other format, and the package is not installed.
+        DataError: it is not installed.
     """
-    for kind in [kind for kind in kinds if kind in _READERS and kind not in Image.OPEN]:
+    for kind in kinds:
+        if kind not in _READERS or kind in Image.OPEN:
+            continue
         name, module, package = _READERS[kind]
         try:
             reader = importlib.import_module(module)
         except ImportError:
-            kinds.remove(kind)
-            if not kinds:
-                rule = f"{FORMATS}; `pip install {package}`, or save it as JPEG"
-                raise DataError(f"{where}: got a {name} picture, expected {rule}") from None
-            continue
+            rule = f"{FORMATS}; `pip install {package}`, or save it as JPEG"
+            raise DataError(f"{where}: got a {name} picture, expected {rule}") from None
         if kind == "HEIF":
             reader.register_heif_opener()
 
