@@ -22,7 +22,7 @@ from videomar.curation.shots import (
     video_end,
 )
 from videomar.media.clip_reader import FrameWindow, clip_frames
-from videomar.media.decode import Block
+from videomar.media.decode import FrameBlock
 from videomar.media.probe import UnreadableError, probe
 
 Found = tuple[ClipSpan, list[float]]
@@ -31,20 +31,20 @@ NOTHING_SAID = Captions("words", [])
 
 def blocks_of(
     frames: NDArray[np.uint8], times: NDArray[np.float64], size: int, jumps: Sequence[int] = ()
-) -> Iterator[Block]:
+) -> Iterator[FrameBlock]:
     for first in range(0, len(times), size):
         cuts = tuple(jump - first for jump in jumps if first <= jump < first + size)
-        yield Block(frames[first : first + size], times[first : first + size], cuts)
+        yield FrameBlock(frames[first : first + size], times[first : first + size], cuts)
 
 
-def look(params: IngestParams, clip: ClipSpan, video: Block | FrameWindow) -> Found:
+def look(params: IngestParams, clip: ClipSpan, video: FrameBlock | FrameWindow) -> Found:
     """The clip and the times of the frames that training would see."""
     times = video.times
     shape = dataclasses.replace(params, num_frames=max(2, clip.num_frames), shorter_clips=())
     return clip, [] if clip.reason else times[clip_frames(times, clip.start_s, shape)].tolist()
 
 
-def scanned(blocks: Iterator[Block], captions: Captions, params: IngestParams) -> set[str]:
+def scanned(blocks: Iterator[FrameBlock], captions: Captions, params: IngestParams) -> set[str]:
     found = scan_clips(Path("a.mp4"), blocks, captions, params, lambda clip, video: look(params, clip, video))
     return {repr(item) for item in found}
 
@@ -54,7 +54,7 @@ def expected(
 ) -> set[str]:
     shots = trim_shots(captions.spans, video_end(times)) or find_shots(frames, times, captions.whole, params)
     unique = {
-        (clip.start_s, clip.end_s): look(params, clip, Block(frames, times))
+        (clip.start_s, clip.end_s): look(params, clip, FrameBlock(frames, times))
         for clip in reversed(split_into_clips(shots, params))
     }
     return {repr(item) for item in unique.values()}
@@ -113,7 +113,7 @@ def test_no_clip_spans_a_jump_of_the_stream(
         if max(start, before) < min(end, after)
     ]
     unique = {(clip.start_s, clip.end_s): clip for clip in split_into_clips(pieces, ingest_params)}
-    wanted = {repr(look(ingest_params, clip, Block(frames, times))) for clip in unique.values()}
+    wanted = {repr(look(ingest_params, clip, FrameBlock(frames, times))) for clip in unique.values()}
     captions = Captions("words", [Shot(start, end, "words") for start, end in spans])
     assert len(wanted) > 15
     assert scanned(blocks_of(frames, times, size, jumps), captions, ingest_params) == wanted
@@ -146,9 +146,9 @@ def test_frames_held_grow_neither_with_the_video_nor_with_its_frame_rate(
     def take(clip: ClipSpan, video: FrameWindow) -> None:
         held.append(len(video.times))
 
-    def endless() -> Iterator[Block]:
+    def endless() -> Iterator[FrameBlock]:
         for first in range(0, 20_000, 64):
-            yield Block(np.zeros((64, 4, 4, 3), np.uint8), np.arange(first, first + 64) / rate)
+            yield FrameBlock(np.zeros((64, 4, 4, 3), np.uint8), np.arange(first, first + 64) / rate)
 
     scan_clips(Path("a.mp4"), endless(), NOTHING_SAID, ingest_params, take)
     assert len(held) > 300

@@ -119,7 +119,7 @@ def test_of_a_long_video_only_the_end_is_read_where_its_index_leads_there(
 ) -> None:
     read: dict[str, list[int]] = {}
 
-    def counted(path: Path, *arguments: Any) -> Iterator[clip_reader.Block]:
+    def counted(path: Path, *arguments: Any) -> Iterator[clip_reader.FrameBlock]:
         for block in open_video(path, *arguments):
             read.setdefault(path.name, []).append(len(block.times))
             yield block

@@ -93,10 +93,10 @@ def test_where_the_first_decoder_fails_the_second_goes_on(
     monkeypatch.setattr(decode, "_DECORD_CONTAINERS", ())
     frames, times = read_video(path, probe(path), 64)
 
-    def fails(*_: object) -> Iterator[decode.Block]:
+    def fails(*_: object) -> Iterator[decode.FrameBlock]:
         for first in range(0, handed_out, 64):
             part = slice(first, min(first + 64, handed_out))
-            yield decode.Block(255 - frames[part], times[part].astype(np.float32).astype(float))
+            yield decode.FrameBlock(255 - frames[part], times[part].astype(np.float32).astype(float))
         raise decode._DecoderError
 
     monkeypatch.setattr(decode, "_decord_blocks", fails)

@@ -17,7 +17,7 @@ from videomar.curation.curate import curate_clips
 from videomar.curation.ingest import ingest_videos
 from videomar.curation.ledger import read_candidates
 from videomar.media import decode
-from videomar.media.decode import Block, open_video
+from videomar.media.decode import FrameBlock, open_video
 from videomar.media.probe import probe
 from videomar.media.timeline import FrameCounts
 
@@ -50,12 +50,12 @@ def make(folder: Path) -> Callable[..., Path]:
     return lambda name, *how: (joined if how and isinstance(how[0], int) else encoded)(name, *how)
 
 
-def read(path: Path) -> Block:
+def read(path: Path) -> FrameBlock:
     """The whole video as one block."""
     blocks = list(open_video(path, probe(path), SIZE[1]))
     before = np.cumsum([0, *(len(block.times) for block in blocks)])
     cuts = [int(first) + cut for first, block in zip(before, blocks, strict=False) for cut in block.cuts]
-    return Block(
+    return FrameBlock(
         np.concatenate([block.frames for block in blocks]),
         np.concatenate([block.times for block in blocks]),
         tuple(cuts),

@@ -40,7 +40,7 @@ from videomar.curation.shots import Captions, ClipSpan, clip_id, scan_clips
 from videomar.errors import DataError
 from videomar.files import sha256_of
 from videomar.media.clip_reader import FrameWindow, Need, clip_frames, cover_height, crop_frame
-from videomar.media.decode import Block, open_video
+from videomar.media.decode import FrameBlock, open_video
 from videomar.media.probe import UnreadableError, VideoInfo, probe
 from videomar.media.shapes import ClipShape, clip_size
 from videomar.media.timeline import FrameCounts
@@ -297,7 +297,7 @@ def ingest_file(file: _File) -> list[ClipRow]:
     ] or [file.row("unreadable_captions: all clips begin after the end of the video")]
 
 
-def _counted(blocks: Iterator[Block], counts: deque[FrameCounts]) -> Iterator[Block]:
+def _counted(blocks: Iterator[FrameBlock], counts: deque[FrameCounts]) -> Iterator[FrameBlock]:
     """The blocks, each of which is progress; the counts of the last are left in `counts`."""
     for block in blocks:
         report_progress()
@@ -307,7 +307,7 @@ def _counted(blocks: Iterator[Block], counts: deque[FrameCounts]) -> Iterator[Bl
 
 def _take_still(
     window: FrameWindow,
-    blocks: Iterable[Block],
+    blocks: Iterable[FrameBlock],
     captions: Captions,
     params: IngestParams,
     take: Callable[[ClipSpan, FrameWindow], ClipRow],

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from videomar.config import IngestParams
 from videomar.media.clip_reader import FrameWindow, Need, Reduced
 from videomar.media.cuts import find_cuts
-from videomar.media.decode import Block
+from videomar.media.decode import FrameBlock
 
 # Times are kept to the millisecond: they are part of a clip's id.
 _TICK_S = 0.001
@@ -121,7 +121,7 @@ def clip_id(video_sha256: str, start_s: float, end_s: float) -> str:
 
 def scan_clips(
     path: Path,
-    blocks: Iterable[Block],
+    blocks: Iterable[FrameBlock],
     captions: Captions,
     params: IngestParams,
     take: Callable[[ClipSpan, FrameWindow], _Taken],
@@ -188,7 +188,7 @@ class _Scan(Generic[_Taken]):
         # By span: two captions of the same span would be two clips of one id; the first stands.
         self.results: dict[tuple[float, float], tuple[int, _Taken]] = {}
 
-    def add(self, block: Block) -> None:
+    def add(self, block: FrameBlock) -> None:
         """Take the clips that end in a block."""
         frames, times = block.frames, block.times
         self.all_times.append(times)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from videomar.config import IngestParams
 from videomar.errors import DataError
-from videomar.media.decode import Block, open_video
+from videomar.media.decode import FrameBlock, open_video
 from videomar.media.images import is_picture, read_picture
 from videomar.media.probe import UnreadableError, VideoInfo, probe
 from videomar.media.shapes import ClipShape, clip_size, ledger_shapes
@@ -74,7 +74,7 @@ class FrameWindow:
 
     def append(
         self,
-        block: Block,
+        block: FrameBlock,
         need: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.int_]],
     ) -> None:
         """Add what is needed of the next block.
@@ -230,13 +230,13 @@ def read_context(path: Path, params: IngestParams, size: tuple[int, int] | None 
         ) from None
 
 
-def _last_frames(read: Callable[[], Iterator[Block]], params: IngestParams) -> NDArray[np.uint8]:
+def _last_frames(read: Callable[[], Iterator[FrameBlock]], params: IngestParams) -> NDArray[np.uint8]:
     """The last frames (F, H, W, 3) of a stream, at the frame rate of clips.
 
     Which these are is known at its end. So all frames of the last seconds are held, or where these are too
     many, as at 120 frames a second in 4K, the stream is read once more for them.
     """
-    held: list[Block] = []
+    held: list[FrameBlock] = []
     times_of_blocks: list[NDArray[np.float64]] = []
     fits = True
     for block in read():

@@ -36,7 +36,7 @@ from videomar.media.streams import open_container, video_stream
 from videomar.media.timeline import Clock, FrameCounts, Placed, Stamp, Timeline, lay_out
 
 
-class Block(NamedTuple):
+class FrameBlock(NamedTuple):
     """Some frames of a video, in order.
 
     times    0.0   0.1   0.2 | 0.3   0.4
@@ -76,7 +76,7 @@ def open_video(
     height_px: int,
     until_s: float | None = None,
     from_s: float | None = None,
-) -> Iterator[Block]:
+) -> Iterator[FrameBlock]:
     """Yield the frames of a video in blocks, in order.
 
     Where decord fails on the way, PyAV reads the file once more and goes on behind the last frame:
@@ -126,7 +126,7 @@ def open_video(
 
 def _decord_blocks(
     path: Path, info: VideoInfo, size: tuple[int, int], until_s: float | None = None
-) -> Iterator[Block]:
+) -> Iterator[FrameBlock]:
     """Frames by decord, up to the one on show at `until_s`; size is (width, height).
 
     Raises:
@@ -162,7 +162,7 @@ def _decord_blocks(
         except (decord.DECORDError, RuntimeError, ValueError) as error:
             raise _DecoderError(str(error)) from None
         count = max(1, count // 2) if monotonic() - began_s > _STEADY_S else min(2 * count, most)
-        yield Block(block, times[first:last])
+        yield FrameBlock(block, times[first:last])
         first = last
     _check_complete(path, info, times)
 
@@ -193,7 +193,7 @@ def _check_times(path: Path, info: VideoInfo, times: NDArray[np.float64]) -> Non
 
 def _pyav_blocks(
     path: Path, info: VideoInfo, size: tuple[int, int], from_s: float | None = None
-) -> Iterator[Block]:
+) -> Iterator[FrameBlock]:
     """Frames by PyAV, all or from about a time on; size is (width, height).
 
     Raises:
@@ -232,9 +232,9 @@ def _block_frames(size: tuple[int, int]) -> int:
     return max(1, min(_BLOCK, _BLOCK_BYTES // (3 * size[0] * size[1])))
 
 
-def _block(frames: list[NDArray[np.uint8]], places: list[Placed], counts: FrameCounts) -> Block:
+def _block(frames: list[NDArray[np.uint8]], places: list[Placed], counts: FrameCounts) -> FrameBlock:
     cuts = tuple(index for index, place in enumerate(places) if place.is_cut)
-    return Block(np.stack(frames), np.array([place.time_s for place in places]), cuts, counts)
+    return FrameBlock(np.stack(frames), np.array([place.time_s for place in places]), cuts, counts)
 
 
 def _check_complete(path: Path, info: VideoInfo, times: NDArray[np.float64]) -> None:
