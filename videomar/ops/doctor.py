@@ -32,7 +32,7 @@ from videomar.ops.check_registry import (
 )
 from videomar.provenance.checkout import run_git, uncommitted_changes
 from videomar.registry.champion_history import read_history
-from videomar.registry.versions import version_of
+from videomar.registry.versions import challenger, version_of
 from videomar.tracking.mlflow_store import open_client
 
 _CODE = ("videomar", "stages", "flows", "dvc.yaml")
@@ -90,7 +90,9 @@ def _notes(layout: Layout) -> list[str]:
     """The champion, and how the present code differs from its commit."""
     alias = read_history(open_client()).alias
     if alias is None:
-        return ["no champion yet"]
+        newest = challenger()
+        stands_in = f"; `champion` stands for the newest candidate, {newest}" if newest is not None else ""
+        return [f"no champion yet{stands_in}"]
     version = version_of(alias)
     notes = [f"champion: {version}"]
     commit = version.tags.get("git_commit", "none")
