@@ -1,5 +1,6 @@
 import contextlib
 import io
+import os
 import sys
 import types
 from pathlib import Path
@@ -190,8 +191,11 @@ def test_picture_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         read_picture(tmp_path / "a.png")
     with pytest.raises(DataError, match="no such file"):
         read_picture(tmp_path / "b.png")
-    with pytest.raises(DataError, match="no readable picture"):
-        read_picture(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path, tmp_path / "pipe.png"):
+        with pytest.raises(DataError, match=r"no readable picture \(a folder, a pipe or a device\)"):
+            read_picture(path)
+        assert not is_picture(path)
     Image.new("1", (9000, 9000)).save(tmp_path / "large.png")
     with pytest.raises(DataError, match="9000x9000"):
         read_picture(tmp_path / "large.png")

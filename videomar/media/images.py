@@ -67,7 +67,7 @@ def is_picture(path: Path) -> bool:
 
     One with several pages, sizes, layers or a gain map is. An animation is not: it is read as a video.
     """
-    if path.suffix.lower() in _SEQUENCE_NAMES:
+    if path.suffix.lower() in _SEQUENCE_NAMES or not path.is_file():
         return False
     try:
         with path.open("rb") as file:
@@ -103,6 +103,8 @@ def open_picture(source: Path | bytes) -> Iterator[Image.Image]:
     where = source if isinstance(source, Path) else "image"
     with _one_line(where):
         num_bytes = source.stat().st_size if isinstance(source, Path) else len(source)
+        if isinstance(source, Path) and not source.is_file():  # opening a pipe would wait for its writer
+            raise ValueError("a folder, a pipe or a device")
         if num_bytes > MAX_FILE_BYTES:
             rule = f"at most {MAX_FILE_BYTES}; save it as JPEG"
             raise DataError(f"{where}: got a file of {num_bytes} bytes, expected {rule}")
