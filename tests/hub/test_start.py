@@ -226,7 +226,7 @@ def test_weights_that_a_version_started_from_are_no_garbage(root):
 def test_clips_that_the_parent_was_trained_on_are_left_out_of_the_gate_s_comparison(root):
     rows = pandas.DataFrame({"clip_id": ["1", "3", "other"]})
     sides = decide._Sides(Evidence(rows), Evidence(rows))
-    left, notes = decide._leave_out_trained(sides, [find_model("2")])
+    left, notes = decide._leave_out_trained(sides, [trace(find_model("2"))])
     assert list(left.candidate.rows["clip_id"]) == list(left.champion.rows["clip_id"]) == ["other"]
     assert notes == [
         "Left out: 2 of 3 clips, on which one of the two, or a model that it started from, was trained."
