@@ -63,7 +63,7 @@ def test_file_that_failed_beside_others_is_read_alone(tmp_path: Path, ingest_par
     names = ["a", "killed", "no library", "grows", "hangs", "z"]
     for name in names:
         (tmp_path / name).touch()
-    params = dataclasses.replace(ingest_params, num_workers=2, memory_gb=0.5, timeout_s=1.5)
+    params = dataclasses.replace(ingest_params, num_workers=2, memory_gb=0.5, timeout_s=4.0)
     results = read_files(fail_first, [str(tmp_path / name) for name in names], params)
     assert results == ["a", "killed", "no library", "grows", "timeout", "z"]
 

@@ -97,7 +97,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("held_bytes", [300_000_000, 0])
+@pytest.mark.parametrize("held_bytes", [500_000_000, 0])
 @pytest.mark.parametrize("name", ["film.mp4", "film.mkv", "film.ts", "film.avi"])
 def test_end_of_a_long_video_has_the_frames_of_reading_it_all(
     films: Path, name: str, held_bytes: int, params: Params, monkeypatch: pytest.MonkeyPatch

@@ -51,7 +51,8 @@ def read_files(
     results: list[_Result | str] = [result for result in bar if result is not None]
     failed = [number for number, result in enumerate(results) if isinstance(result, str)]
     if failed:
-        _log.warning("ingest: %d files failed here; each is read once more, alone", len(failed))
+        counts = len(failed), len(files)
+        _log.warning("ingest: %d of %d files failed here; each is read once more, alone", *counts)
         memory_gb = params.memory_gb * params.num_workers
         again = [files[number] for number in failed]
         for number, result in zip(

@@ -33,7 +33,7 @@ _TICK_S = 0.001  # starts of clips, and the times in some containers, are rounde
 # A frame that begins this much after the end of a clip is behind it, whatever times are rounded to.
 _BEHIND_S = 0.01
 _MAX_BYTES = 1_500_000_000  # of small frames that one video may take in memory
-_HELD_BYTES = 300_000_000  # of frames from the end of a video, before it is read a second time
+_HELD_BYTES = 500_000_000  # of frames from the end of a video, before it is read a second time
 _SPARE_S = 2.0  # read before the end that is needed: the frames beside a key frame may not be
 _WORTH_S = 30.0  # a shorter video is read as a whole
 _WITH_INDEX = ("mov", "matroska")
