@@ -31,6 +31,7 @@ from videomar.ops.planning.plan_counts import (
     read_headers,
     shapes_of_stage,
 )
+from videomar.report.ledger_sheet import summarise_ledger
 from videomar.sampling.sample import sample_held_out
 from videomar.training.curriculum import draw_of
 from videomar.training.loop import train
@@ -134,7 +135,7 @@ def test_animations_are_clips_with_their_own_times(mixed):
     assert sum(row["reason"] == "near_duplicate" for row in clips) == 1
 
 
-def test_still_pictures_leave_the_clips_of_videos_as_they_are(mixed, tmp_path):
+def test_still_pictures_leave_the_clips_of_videos_as_they_are(mixed, tmp_path, caplog):
     ingest_videos(
         mixed.folder / "raw", tmp_path / "out.parquet", with_ingest(mixed.params, still_pictures=False).ingest
     )
@@ -145,6 +146,12 @@ def test_still_pictures_leave_the_clips_of_videos_as_they_are(mixed, tmp_path):
         assert reason == "still_picture: to train on it set ingest.still_pictures to true"
     before, after = rows["clip_id"].dropna(), {row["clip_id"] for row in mixed.rows if not is_still(row)}
     assert set(before) == after - {None}
+    assert f"{STILLS + 1} still pictures are not used" in caplog.text
+    paths = tmp_path / "out.parquet", ROOT / "takedowns.csv", tmp_path / "ledger.parquet"
+    curate_clips(*paths, mixed.params.curate)
+    summary = summarise_ledger(tmp_path / "ledger.parquet")
+    assert (summary.unused_stills, summary.stills) == (STILLS + 1, [])
+    assert [name for name, _ in summary.unreadable] == ["twin.png"]
 
 
 def test_a_latent_of_one_frame_shows_the_picture_at_every_size(mixed):

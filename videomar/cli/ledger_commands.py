@@ -49,6 +49,9 @@ def show(
         total = sum(count for _, count in summary.stills)
         parts = ", ".join(f"{count} {split}" for split, count in summary.stills)
         typer.echo(f"{total} of the kept clips are still pictures, clips of one frame: {parts}")
+    if summary.unused_stills:
+        more = "to train on them set ingest.still_pictures to true"
+        typer.echo(f"{summary.unused_stills} files are still pictures, and not used; {more}")
     _print_captions(summary.captions)
     if summary.streams:
         title = f"{summary.num_streams} videos have several video streams; one of each is read"

@@ -25,7 +25,14 @@ from videomar.curation.captions.captioner import DEVICE_VARIABLE, caption_clip, 
 from videomar.curation.captions.find_captions import NONE, FoundCaptions, find_captions, share_captions
 from videomar.curation.duplicates import fingerprint
 from videomar.curation.learned_scores import load_scorer, score_learned
-from videomar.curation.ledger import CHANGED_FRAMES, ClipRow, read_rows, require_sum, write_candidates
+from videomar.curation.ledger import (
+    CHANGED_FRAMES,
+    STILL_PICTURE,
+    ClipRow,
+    read_rows,
+    require_sum,
+    write_candidates,
+)
 from videomar.curation.read_files import read_files
 from videomar.curation.retries import (
     VideoReading,
@@ -56,8 +63,6 @@ from videomar.sources.listing import (
 )
 
 _log = logging.getLogger(__name__)
-STILL = "still_picture: to train on it set ingest.still_pictures to true"
-"""Reason of a picture that does not move."""
 _THUMBNAIL_PX = 64
 # Errors of a file system that say something about a file; all others, as a full table of files, do not.
 _ABOUT_FILES = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
@@ -121,6 +126,10 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams, keep: bool = False
     attempt = before.attempt + (before.unfinished > 0)
     reading = VideoReading(programs=installed_programs(), unfinished=len(failed), attempt=attempt)
     write_candidates(out, rows, report.to_json(), reading)
+    if unused := sum(row.reason == STILL_PICTURE for row in rows):
+        _log.warning(
+            "%d still pictures are not used; to train on them set ingest.still_pictures to true", unused
+        )
     if figures["uncaptioned"]:
         _log.warning("captions: %d of %d clips have no words", figures["uncaptioned"], figures["clips"])
     return figures | report.figures()
@@ -275,7 +284,7 @@ def ingest_file(file: _File) -> list[ClipRow]:
     try:
         info = probe(path)
         if info.still and not file.params.still_pictures:
-            return [file.row(STILL)]
+            return [file.row(STILL_PICTURE)]
         if file.found.error is not None:
             return [file.row(f"unreadable_captions: {file.found.error}"[:200])]
         size = clip_size(info.width, info.height, file.params)

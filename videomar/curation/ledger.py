@@ -27,6 +27,8 @@ SCORES = (
 )
 LEARNED = "score_"
 """Prefix of the columns of learned scores."""
+STILL_PICTURE = "still_picture: to train on it set ingest.still_pictures to true"
+"""Reason of a file that is a picture and does not move, unless clips are made of such."""
 SPLITS = ("train", "val", "test")
 GROUPS = ("simulated", "real")
 CHANGED_FRAMES = ("lost_frames", "invented_frames", "retimed_frames")

@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from videomar.curation.captions.caption_report import CaptionSummary, summarise_captions
-from videomar.curation.ledger import CHANGED_FRAMES, read_ledger, read_note
+from videomar.curation.ledger import CHANGED_FRAMES, STILL_PICTURE, read_ledger, read_note
 from videomar.curation.retries import is_retryable
 from videomar.curation.split_summary import SplitSummary, summarise_splits
 from videomar.files import atomic_write
@@ -58,6 +58,8 @@ class LedgerSummary:
     num_clips: int
     stills: Sequence[tuple[str, int]]
     """Kept clips that are still pictures, by split; empty if there are none."""
+    unused_stills: int
+    """Files that are still pictures, which `ingest.still_pictures` would make clips of."""
     kept: Sequence[Verdict]
     """By group."""
     rejected: Sequence[Verdict]
@@ -87,6 +89,8 @@ def summarise_ledger(path: Path) -> LedgerSummary:
     """Counts and a few dozen thumbnails from ledger.parquet."""
     ledger = read_ledger(path)
     clips, files = ledger[ledger["clip_id"].notna()], ledger[ledger["clip_id"].isna()]
+    unused = files["reason"] == STILL_PICTURE
+    files = files[~unused]
     kept, rejected = clips[clips["kept"].astype(bool)], clips[~clips["kept"].astype(bool)]
     groups = [(str(group), rows) for group, rows in kept.groupby("group", sort=True)]
     reasons = [(str(reason), rows) for reason, rows in rejected.groupby("reason", sort=True)]
@@ -103,6 +107,7 @@ def summarise_ledger(path: Path) -> LedgerSummary:
             (str(split), int(count))
             for split, count in kept[kept["num_frames"] == 1].groupby("split").size().items()
         ],
+        unused_stills=int(unused.sum()),
         kept=[_verdict(group, rows, len(clips), each) for group, rows in reversed(groups)],
         rejected=[_verdict(reason, rows, len(clips), _REJECTED_SHOWN) for reason, rows in reasons],
         splits=[(str(group), str(split), int(count)) for (group, split), count in splits.items()],
