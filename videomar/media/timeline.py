@@ -23,6 +23,7 @@ Axes: F frames.
 """
 
 import bisect
+import heapq
 import math
 from array import array
 from collections import deque
@@ -102,7 +103,8 @@ class Timeline:
     """Remembers the packets that no frame has come of, and the frames whose times are not final.
 
     `sent` is called for each packet in the order of the file, `shown` for each frame in the order of
-    presentation. The places that `shown` and `finish` return are those of all frames, in their order.
+    presentation. The places that `shown` and `finish` return are those of all frames, in their order, each as
+    soon as it is final.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -110,6 +112,7 @@ class Timeline:
         self.counts = FrameCounts()
         self._parts = _Parts(clock)
         self._waiting: dict[int, tuple[Stamp, int]] = {}  # by number: packets and their parts
+        self._expected: dict[int, list[tuple[int, int]]] = {}  # of parts: times and numbers, as heaps
         self._keys_of_parts: dict[int, array[int]] = {}  # times of the frames that were shown
         self._first_number: int | None = None
         self._part = 0  # of the last frame
@@ -130,6 +133,8 @@ class Timeline:
         number = self._parts.num_packets - 1
         if not stamp.is_hidden:
             self._waiting[number] = stamp, part
+            if stamp.pts is not None:
+                heapq.heappush(self._expected.setdefault(part, []), (stamp.pts, number))
         return number
 
     def shown(self, number: int | None, pts: int | None) -> list[Placed]:
@@ -154,7 +159,7 @@ class Timeline:
         self._own.append(own)
         bisect.insort(self._keys, key)
         self._keys_of_parts.setdefault(part, array("q")).append(key)
-        while len(self._keys) > _REACH:
+        while len(self._keys) > _REACH or self._is_final():
             placed.append(self._place())
         return placed
 
@@ -163,6 +168,28 @@ class Timeline:
         placed = self._drain()
         self._count(lost=self._count_lost())
         return placed
+
+    def _is_final(self) -> bool:
+        """Whether no frame can come whose time is before, or the same as, the smallest that is there.
+
+        Frames are held only as long as this is open: a few where times are in order, which saves memory.
+        """
+        if not self.clock.has_times:
+            return bool(self._keys)
+        if not self._keys or None in self._own or not self._parts.is_in_order:
+            return False
+        beyond = self._keys[0] + _TIE_S / self.clock.tick
+        expected = self._expected.get(self._part, [])
+        # What is not in its place yet, or never comes: then its time has passed.
+        passed = self._last_out if self._begin is not None and self._last_out is not None else -math.inf
+        while expected and (expected[0][1] not in self._waiting or expected[0][0] < passed):
+            heapq.heappop(expected)
+        return bool(
+            (not expected or expected[0][0] > beyond)
+            and (len(self._keys) == 1 or self._keys[1] > beyond)
+            and self._parts.last is not None
+            and self._parts.last > beyond  # no packet to come is shown before it is decoded
+        )
 
     def _drain(self) -> list[Placed]:
         return [self._place() for _ in range(len(self._keys))]
@@ -264,10 +291,13 @@ class _Parts:
         self.num_packets = 0
         self.part = 0
         self.last: int | None = None
+        self.is_in_order = True  # no packet is shown before it is decoded
 
     def add(self, stamp: Stamp) -> int:
         """The part that the next packet belongs to, counted from 0."""
         self.num_packets += 1
+        if stamp.dts is not None and stamp.pts is not None and stamp.pts < stamp.dts:
+            self.is_in_order = False
         if stamp.dts is not None and self.clock.has_times:
             last = self.last if self.last is not None else stamp.dts
             step_s = float((stamp.dts - last) * self.clock.tick)
