@@ -3,7 +3,7 @@
 import json
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +35,24 @@ def figures_table(metrics: Path) -> str:
     """Return the results of a run as a Markdown table, read from its metrics files."""
     files = {path.stem: json.loads(path.read_text("utf-8")) for path in metrics.glob("*.json")}
     lines = ["| held-out figure | dB |", "|---|---|"]
-    lines += [f"| {name} | {files[stage][key]:.1f} |" for name, stage, key in ROWS if key in files[stage]]
+    lines += [
+        f"| {name} | {_figure(files[stage], key)} |" for name, stage, key in ROWS if key in files[stage]
+    ]
     minutes = sum(stage["seconds"] for stage in files.values()) / 60
     memory = max(stage["peak_memory_gb"] for stage in files.values())
     cost = f"All stages together: {minutes:.0f} minutes, at most {memory:.1f} GB in one stage."
+    judged = files["evaluate"]
+    if "real_shots" in judged:
+        counts = f"{judged['real_clips']:.0f} clips of {judged['real_shots']:.0f} shots"
+        cost = f"Real figures are of {counts}, with the 95 % interval over shots. {cost}"
     return "\n".join([*lines, "", cost, ""])
+
+
+def _figure(metrics: Mapping[str, float], key: str) -> str:
+    """A figure, with its interval if it has one."""
+    if f"{key}_low" not in metrics:
+        return f"{metrics[key]:.1f}"
+    return f"{metrics[key]:.1f} ({metrics[f'{key}_low']:.1f} to {metrics[f'{key}_high']:.1f})"
 
 
 def write_sheet(clips: Sequence[ClipKinds], out: Path) -> None:
