@@ -133,8 +133,10 @@ def _alike_shots(clips: pandas.DataFrame, shot: NDArray[np.int64]) -> NDArray[np
             for other_row, other_frame in ends:
                 left, right = row[one], other_row[one + later]
                 bits = np.bitwise_count(words[left, frame] ^ words[right, other_frame])
-                apart = np.abs(colours[left, frame].astype(np.int16) - colours[right, other_frame])
-                alike |= (bits <= _SHOT_BITS) & (apart.mean(axis=1) <= _SHOT_COLOUR)
+                near = np.flatnonzero((bits <= _SHOT_BITS) & ~alike)
+                one_colour = colours[left[near], frame].astype(np.int16)
+                apart = np.abs(one_colour - colours[right[near], other_frame]).mean(axis=1)
+                alike[near] = apart <= _SHOT_COLOUR
         numbers = shots["shot"].to_numpy(np.int64)
         pairs.append(np.stack([numbers[one[alike]], numbers[one[alike] + later]], axis=1))
     return np.concatenate(pairs)

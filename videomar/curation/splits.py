@@ -267,18 +267,19 @@ def _between_scenes(
     All are at the beginnings of scenes if some of the stretch make parts of about these lengths, and of those
     the ones whose lengths are best; else the parts are at its end.
     """
-    best: tuple[float, list[int]] = (np.inf, [])
     plain_s = stretch[1] - sum(lengths_s)
     inside = scenes[(place_s[scenes] > stretch[0]) & (place_s[scenes] <= stretch[1] + min(lengths_s) / 2)]
-    for first in inside:
-        cuts, off_s = [int(first)], 0.1 * abs(place_s[first] - plain_s)
+    if len(inside) > len(lengths_s):
+        places = np.maximum.accumulate(place_s[inside])
+        # All beginnings at once: of each what follows, and how far its parts are from their lengths.
+        steps, off_s = [np.arange(len(inside))], 0.1 * np.abs(places - plain_s)
         for length_s in lengths_s:
-            away_s = np.abs(place_s[inside] - place_s[cuts[-1]] - length_s)
-            cuts.append(int(inside[away_s.argmin()]))
-            off_s += away_s.min() if away_s.min() <= length_s / 4 else np.inf
-        best = min(best, (float(off_s), cuts))
-    if best[1]:
-        return best[1]
+            steps.append(_nearest(places, places[steps[-1]] + length_s))
+            away_s = np.abs(places[steps[-1]] - places[steps[-2]] - length_s)
+            off_s += np.where(away_s <= length_s / 4, away_s, np.inf)
+        best = int(off_s.argmin())
+        if np.isfinite(off_s[best]):
+            return [int(inside[step[best]]) for step in steps]
     marks_s = stretch[1] - np.cumsum([0.0, *reversed(lengths_s)])[::-1]
     cuts = [int(np.abs(place_s[:-1] - mark_s).argmin()) for mark_s in marks_s]
     return cuts if stretch[1] < place_s[-1] - _EPSILON_S else [*cuts[:-1], len(place_s) - 1]
@@ -289,3 +290,9 @@ def _begins_scene(shots: pandas.Series) -> NDArray[np.bool_]:
     numbers = pandas.Series(np.arange(len(shots)))
     until = numbers.groupby(pandas.factorize(shots)[0]).transform("max").cummax().shift(fill_value=-1)
     return (numbers > until).to_numpy()
+
+
+def _nearest(places: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Number of the nearest of some sorted places, two or more, to each of those wanted."""
+    after = np.clip(np.searchsorted(places, wanted), 1, len(places) - 1)
+    return after - (wanted - places[after - 1] <= places[after] - wanted)
