@@ -118,6 +118,7 @@ def test_candidate_that_is_better_for_the_new_clips_is_promoted(root: Path) -> N
     champion()  # writes down that the alias was moved
 
 
+@pytest.mark.slow
 def test_champion_that_is_better_for_the_new_clips_stays(root: Path) -> None:
     decision = judged(2.0)
     assert not decision.promote
@@ -136,6 +137,7 @@ def lineage_of_champion(root: Path, **columns: object):
         path.write_bytes(before)
 
 
+@pytest.mark.slow
 def test_new_clips_of_a_video_that_the_champion_was_trained_on_are_left_out_for_both(root: Path) -> None:
     with lineage_of_champion(root, video_sha256=f"sha of real-{FIRST + 3}", start_s=50.0, end_s=52.0):
         decision = judged(20.0)

@@ -139,8 +139,10 @@ def test_refused_candidate_beside_a_champion_may_be_trained_on_from_it(layout: L
 
 def test_promotion_is_told_by_the_comparison_that_decided(layout: Layout) -> None:
     reasons = ["Neither is shown to be better: a.", "Better: real continuation over the champion +2.00 dB."]
-    words = said(layout, refusal(promote=True, reasons=reasons), champion="2")
+    shots = [{**figure, "shots": 1} for figure in refusal()["figures"]]
+    words = said(layout, refusal(promote=True, reasons=reasons, figures=shots), champion="2")
     assert words["verdict"] == "version 2 is promoted. Better: real continuation over the champion +2.00 dB."
+    assert words["quality"].endswith("(interval -5.0 to -3.2, 32 clips of 1 shot)")
     assert "finetune" not in words["better"]
     first = said(
         layout, refusal(promote=True, reasons=["Better: real continuation over repeat-last."]), champion="2"

@@ -112,7 +112,8 @@ def _quality(decision: Mapping[str, Any], of_evaluate: Mapping[str, float]) -> s
         group = "simulated" if group == "sim" else group
     else:
         group, gain = str(figure["name"]).partition(" ")[0], float(figure["value"])
-        about = f"interval {figure['low']:+.1f} to {figure['high']:+.1f}, {figure['n']} clips"
+        of_shots = f" of {_number_of(figure['shots'], 'shot')}" if figure.get("shots") else ""
+        about = f"interval {figure['low']:+.1f} to {figure['high']:+.1f}, {figure['n']} clips{of_shots}"
     if gain is None:
         return "nothing was judged"
     word = "better" if gain > 0 else "worse"
