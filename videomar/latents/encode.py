@@ -50,9 +50,8 @@ def encode_clips(
         encode: encodes the videos; None means `encode_on_ray`.
 
     Returns:
-        The number of clips, of latents and captions that were encoded and that were kept (a clip has a
-        latent for each base size), shards written, damaged shards rebuilt; of different captions, and of
-        those that the text encoder cannot read or that it cuts (`captions`, `_unreadable`, `_cut`).
+        Numbers of clips, of latents (one for each base size) and captions encoded and kept, of shards written
+        and rebuilt; `captions` that differ, and those that the text encoder cannot read or cuts.
 
     Raises:
         DataError: a video or the tokenizer cannot be read, or `encode.moments` is set and it has none.
