@@ -175,17 +175,23 @@ def test_long_hold_is_no_jump(make: Callable[..., Path], name: str) -> None:
     assert (video.cuts, video.counts) == ((), FrameCounts())
 
 
-def test_frames_before_the_first_key_frame_are_lost(make: Callable[..., Path], folder: Path) -> None:
+def test_frames_before_the_first_key_frame_are_lost(
+    make: Callable[..., Path], folder: Path, ingest_params: IngestParams, caplog: pytest.LogCaptureFixture
+) -> None:
     """As of a broadcast that was recorded from its middle on."""
     whole = make("gop.ts", *X264, "-g", "48", "-x264-params", "open-gop=0")
     data = whole.read_bytes()
     packets = [data[at : at + 188] for at in range(0, len(data), 188)]
-    path = folder / "middle.ts"
+    path = folder / "raw/middle.ts"
+    path.parent.mkdir()
     path.write_bytes(b"".join(packets[:3] + packets[len(packets) // 4 :]))
     video = read(path)
     assert video.cuts == ()
     assert len(video.times) == 72
     assert video.counts.lost == len(demuxed(path)) - 72 > 10
+    figures = ingest_videos(folder / "raw", folder / "candidates.parquet", ingest_params)
+    assert figures["lost_frames"] == video.counts.lost
+    assert f"{video.counts.lost} frames could not be decoded" in caplog.text
 
 
 def demuxed(path: Path) -> list[decode.Stamp]:

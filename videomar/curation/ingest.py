@@ -130,6 +130,8 @@ def ingest_videos(raw: Path, out: Path, params: IngestParams, keep: bool = False
         _log.warning(
             "%d still pictures are not used; to train on them set ingest.still_pictures to true", unused
         )
+    if "lost_frames" in figures:
+        _log.warning("%d frames could not be decoded: `videomar ledger show`", figures["lost_frames"])
     if figures["uncaptioned"]:
         _log.warning("captions: %d of %d clips have no words", figures["uncaptioned"], figures["clips"])
     return figures | report.figures()
