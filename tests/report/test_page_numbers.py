@@ -14,6 +14,7 @@ from videomar.report.tables import (
     fingerprint_lines,
     gate_intervals,
     headlines,
+    judged_clips,
     set_metrics,
     skipped_lines,
 )
@@ -158,6 +159,30 @@ def test_headlines_are_of_simulated_clips_with_the_real_ones_beside() -> None:
     assert (tile["value"], tile["beside"]) == ("+7.66", "real −3.69")
     (alone,) = headlines({"real_clips": 3, "real_psnr_gain_db": -3.694})
     assert (alone["value"], alone["beside"]) == ("−3.69", "")
+
+
+def test_figures_say_of_how_many_clips_and_shots_they_are() -> None:
+    metrics = {"sim_clips": 8, "sim_shots": 8, "sim_psnr_gain_db": 2.0, "real_clips": 17, "real_shots": 5}
+    metrics |= {"real_psnr_gain_db": -4.4, "real_psnr_gain_db_low": -6.0, "real_psnr_gain_db_high": -3.0}
+    assert judged_clips(metrics) == " Judged: 8 clips, simulated; 17 clips of 5 shots, real."
+    assert judged_clips({"sim_clips": 8}) == ""
+    assert headlines(metrics)[0]["beside"] == "real −4.40 (−6.00 to −3.00)"
+    real = {key: value for key, value in metrics.items() if key.startswith("real")}
+    assert headlines(real)[0]["beside"] == "(−6.00 to −3.00)"
+    figure = {"name": "a", "value": 1.0, "low": 0.5, "high": 2.0, "n": 17}
+    counts = [gate_intervals({"figures": [figure | shots]})[0]["count"] for shots in ({"shots": 5}, {})]
+    assert counts == ["17 clips of 5 shots", "17 clips"]
+
+
+def test_difference_on_clips_of_few_shots_is_less_sure() -> None:
+    ours = scores(ssim=0.5)
+    ours.loc[ours["kind"] == "continuation", "ssim"] += np.tile([0.1, 0.1, 0.1, 0.1, -0.02, 0.1, 0.1, 0.1], 1)
+    by_clip = only(against(ours, scores(ssim=0.5)), "SSIM")
+    shot = ours["clip_id"].map(dict(zip([f"c{n}" for n in range(8)], "aaaabccc", strict=True)))
+    by_shot = only(against(ours.assign(shot=shot), scores(ssim=0.5)), "SSIM")
+    assert (by_clip["verdict"], by_shot["verdict"]) == ("better", "open")
+    assert (by_shot["n"], by_shot["shots"]) == (8, 3)
+    assert by_shot["width"] > by_clip["width"]
 
 
 def test_set_metrics_say_when_they_are_of_too_few_clips() -> None:

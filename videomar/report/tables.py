@@ -59,18 +59,16 @@ def judged_clips(metrics: Mapping[str, float]) -> str:
 def headlines(metrics: Mapping[str, float]) -> list[dict[str, str]]:
     """Name, meaning and value of the few metrics on top, and `beside` it the value of the other group.
 
-    The value is that of simulated clips where there are any, else that of real ones.
+    The value is that of simulated clips where there are any, else that of real ones; intervals stand beside.
     """
 
-    def text(key: str, group: str) -> str:
-        value = metrics.get(f"{GROUPS[group]}_{key}")
+    def text(key: str, group: str, end: str = "") -> str:
+        value = metrics.get(f"{GROUPS[group]}_{key}{end}")
         return "" if value is None else number(value, signed="gain" in key or "margin" in key)
 
     def between(key: str, group: str) -> str:
-        ends = [metrics.get(f"{GROUPS[group]}_{key}_{end}") for end in ("low", "high")]
-        if None in ends:
-            return ""
-        return f" ({' to '.join(number(end, signed=True) for end in ends if end is not None)})"
+        low, high = (text(key, group, end) for end in ("_low", "_high"))
+        return f"({low} to {high})" if low else ""
 
     groups = judged_groups(metrics)
     tiles = []
@@ -78,11 +76,9 @@ def headlines(metrics: Mapping[str, float]) -> list[dict[str, str]]:
         values = {group: text(key, group) for group in groups}
         if groups and values[groups[0]]:
             others = [
-                f"{group} {values[group]}{between(key, group)}" for group in groups[1:] if values[group]
+                f"{group} {values[group]} {between(key, group)}" for group in groups[1:] if values[group]
             ]
-            beside = " ".join(
-                [*others, *([between(key, groups[0]).strip()] if between(key, groups[0]) else [])]
-            )
+            beside = " ".join(part.strip() for part in [between(key, groups[0]), *others] if part)
             tiles.append({"name": name, "meaning": meaning, "value": values[groups[0]], "beside": beside})
     return tiles
 
