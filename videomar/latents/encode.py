@@ -66,7 +66,6 @@ def encode_clips(
     clip_parts = zip(clips["video_sha256"], clips["start_s"], clips["clip_shape"], strict=True)
     clips["key"] = [_key(sha, start, asdict(shape), content_hash, dtype) for sha, start, shape in clip_parts]
     clips["text_key"] = [_text_key(caption, text.content_hash, dtype) for caption in clips["caption"]]
-    figures = _caption_figures(clips, text, params)
     clips["fps"] = params.ingest.fps
     metadata = expected_metadata(params) | {
         "tokenizer": content_hash,
@@ -94,7 +93,7 @@ def encode_clips(
         "shards_written": written,
         "shards_damaged": len(cache.damages),
         "megabytes": num_bytes(out) / 1e6,
-        **figures,
+        **_caption_figures(clips, text, params),
     }
 
 
