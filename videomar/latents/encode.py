@@ -80,7 +80,7 @@ def encode_clips(
         lacking = [key not in cache or (moments and std_key(key) not in cache) for key in clips["key"]]
         missing = clips[lacking]
         # Captions first: an encoder that cannot be read is then known before hours of encoding clips.
-        num_captions = _add_captions(cache, clips, text, params)
+        of_captions = _add_captions(cache, clips, text, params)
         videos = _videos_of(missing.drop_duplicates("key"), raw)
         encoded = (encode or encode_on_ray)(videos, tokenizer, params) if videos else ()
         _add_latents(cache, encoded, len(missing), dtype)
@@ -89,11 +89,10 @@ def encode_clips(
         "clips": clips["clip_id"].nunique(),
         "encoded": len(missing),
         "reused": len(clips) - len(missing),
-        "captions_encoded": num_captions,
         "shards_written": written,
         "shards_damaged": len(cache.damages),
         "megabytes": num_bytes(out) / 1e6,
-        **_caption_figures(clips, text, params),
+        **of_captions,
     }
 
 
@@ -128,14 +127,15 @@ def _add_latents(cache: LatentCache, encoded: Iterable[list[Encoded]], count: in
 
 def _add_captions(
     cache: LatentCache, clips: pandas.DataFrame, counter: TransformersText | NoText, params: Params
-) -> int:
-    """Add the states of each distinct caption that the cache lacks; return their number."""
+) -> dict[str, float]:
+    """Add the states of each distinct caption that the cache lacks; return the figures of captions."""
+    figures = _caption_figures(clips, counter, params)
     keys, dtype, added = dict(zip(clips["caption"], clips["text_key"], strict=True)), params.encode.dtype, 0
     for captions in encode_captions(keys, cache.__contains__, counter, params.text, dtype):
         for caption in captions:
             cache.add(caption.key, dtype, caption.shape, caption.data, caption.made_on)
         added += len(captions)
-    return added
+    return {"captions_encoded": added, **figures}
 
 
 def _caption_figures(
