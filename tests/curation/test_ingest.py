@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import pandas
 import pytest
 
-from tests.support.videos import ODD_NAME, run_ffmpeg
+from tests.support.videos import ODD_NAME
 from videomar.config import CurateParams, IngestParams
 from videomar.curation.captions.caption_report import KINDS
 from videomar.curation.duplicates import find_clusters
@@ -146,20 +145,6 @@ def test_thumbnail_is_three_pictures(copied: Copy, tmp_path: Path, ingest_params
     ingest_videos(copied("plain.mp4"), tmp_path / "out.parquet", ingest_params)
     jpeg = read_candidates(tmp_path / "out.parquet")["thumbnail"].iloc[0]
     assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (64, 192, 3)
-
-
-def test_long_file_is_read_however_long_it_takes(
-    copied: Copy, tmp_path: Path, ingest_params: IngestParams
-) -> None:
-    """Five minutes of film; only a file without any progress is given up."""
-    raw = copied("plain.mp4")
-    run_ffmpeg(raw, "-stream_loop", "99", "-i", "plain.mp4", "-c", "copy", "five_minutes.mp4")
-    (raw / "plain.mp4").unlink()
-    params = dataclasses.replace(ingest_params, timeout_s=2.0, stride_frames=64)
-    began_s = time.monotonic()
-    figures = ingest_videos(raw, tmp_path / "out.parquet", params)
-    assert time.monotonic() - began_s > params.timeout_s
-    assert figures["read"] == 1
 
 
 def test_equal_input_gives_equal_bytes(copied: Copy, tmp_path: Path, ingest_params: IngestParams) -> None:

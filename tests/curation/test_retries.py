@@ -22,6 +22,7 @@ from tests.support.videos import run_ffmpeg
 from videomar.cli import app as cli
 from videomar.config import IngestParams
 from videomar.config.layout import Layout
+from videomar.curation.ingest import ingest_videos
 from videomar.curation.ledger import LEDGER_SCHEMA, read_candidates, write_ledger
 from videomar.curation.read_files import read_files
 from videomar.curation.retries import (
@@ -136,6 +137,25 @@ def test_next_run_reads_only_what_failed(
     arguments[3], arguments[5] = str(out), str(tmp_path / "metrics.json")
     run_stage(arguments)
     assert not (folder / "calls").exists()
+
+
+def test_slow_file_is_read_however_long_it_takes(
+    copied: Callable[..., Path], tmp_path: Path, ingest_params: IngestParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clips take a quarter of a second each, together longer than a file may stand still."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "captioner_that_is_slow.py").write_text(
+        "import time\n\ndef describe(clip):\n    time.sleep(0.25)\n    return 'late'\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    params = dataclasses.replace(
+        ingest_params, captioner="captioner_that_is_slow:describe", stride_frames=1, timeout_s=3.0
+    )
+    figures = ingest_videos(copied("plain.mp4"), tmp_path / "out.parquet", params)
+    assert 0.25 * figures["clips"] > params.timeout_s
+    assert "retryable" not in figures
+    assert set(read_candidates(tmp_path / "out.parquet")["caption"]) == {"late"}
 
 
 def test_most_files_that_fail_end_the_stage(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ _Result = TypeVar("_Result")
 _EXIT_MEMORY, _EXIT_LEAK, _EXIT_ORPHAN = 86, 87, 88
 _WATCH_S = 0.02  # a decoder fills less than 100 MB in this time
 _LOOK_S = 0.1  # between two looks at the progress of all tasks
+_FINISHED = 2**32 - 1  # in place of the steps of a task
 _POOLS = 3  # started in a row without a result: then none is of use
 _done = False  # whether this child has worked on a task before
 _prepared = 0  # bytes that `prepare` loaded, for all tasks
@@ -148,7 +149,7 @@ def _end_stuck(futures: list[Any], steps: Any, timeout_s: float, over: threading
         # A look that comes late counts as one in time: this machine has slept, or the user has stopped all
         # processes for a while; the children could not go on either.
         passed_s, before_s = min(time.monotonic() - before_s, 2 * _LOOK_S), time.monotonic()
-        still_s[:] = np.where((now == seen) & (now > 0), still_s + passed_s, 0.0)
+        still_s[:] = np.where((now == seen) & (now > 0) & (now < _FINISHED), still_s + passed_s, 0.0)
         seen[:] = now
         for number in np.flatnonzero((still_s > timeout_s) & ~ended):
             ended[number] = True
@@ -184,8 +185,13 @@ def _watched(function: Callable[[_Task], _Result], task: _Task, number: int, mem
         os._exit(_EXIT_LEAK)
     _done, _number = True, number
     report_progress()
-    with _memory_watch(limit):
-        return function(task)
+    try:
+        with _memory_watch(limit):
+            return function(task)
+    finally:
+        # The result may have to wait: another process may use the pipe, while it imports its task's modules.
+        if _steps is not None:
+            _steps[number] = _FINISHED
 
 
 @contextmanager
