@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +23,6 @@ from videomar.config import IngestParams
 from videomar.config.layout import Layout
 from videomar.curation.ingest import ingest_videos
 from videomar.curation.ledger import LEDGER_SCHEMA, read_candidates, write_ledger
-from videomar.curation.read_files import read_files
 from videomar.curation.retries import (
     AGAIN,
     VideoReading,
@@ -41,32 +39,6 @@ from videomar.report.ledger_sheet import summarise_ledger
 
 ROOT = Path(__file__).parents[2]
 NEXT = {"ingest": {AGAIN: {"attempt": "1"}}}
-
-
-def fail_first(file: str) -> str:
-    """Does what the name of the file says, the first time."""
-    path = Path(file)
-    if path.exists():
-        path.unlink()
-        if "killed" in path.name:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if "no library" in path.name:
-            raise ImportError("libx.so: cannot open shared object file")
-    if "grows" in path.name:
-        np.ones(75_000_000)
-    if "hangs" in path.name:
-        signal.pause()
-    return path.name
-
-
-def test_file_that_failed_beside_others_is_read_alone(tmp_path: Path, ingest_params: IngestParams) -> None:
-    """With the memory of all processes; what still fails has the reason of that."""
-    names = ["a", "killed", "no library", "grows", "hangs", "z"]
-    for name in names:
-        (tmp_path / name).touch()
-    params = dataclasses.replace(ingest_params, num_workers=2, memory_gb=0.5, timeout_s=4.0)
-    results = read_files(fail_first, [str(tmp_path / name) for name in names], params)
-    assert results == ["a", "killed", "no library", "grows", "timeout", "z"]
 
 
 CAPTIONER = """
