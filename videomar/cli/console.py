@@ -56,7 +56,8 @@ def print_table(
 
     table = Table(title=title)
     for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if numbers and number else "left")
+        # Names are shown whole, on several lines if need be: they are what a reader looks for.
+        table.add_column(name, justify="right" if numbers and number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     Console().print(table)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from videomar.curation.split_summary import SplitSummary
 
 _EXAMPLES = 5  # of each kind of captions that are not used
-_VIDEOS_SHOWN = 100
+_VIDEOS_SHOWN = 40
 
 app = typer.Typer(no_args_is_help=True, help="Show which clips are kept or rejected, and why.")
 
@@ -118,20 +118,23 @@ def _print_captions(captions: "CaptionSummary") -> None:
 
 
 def _print_videos(splits: "SplitSummary") -> None:
-    """Print which video is in which split, the longest first, and warnings."""
-    shown = splits.videos[:_VIDEOS_SHOWN]
+    """Print which video is in which split, those that are judged first, and warnings."""
+    judged_first = sorted(splits.videos, key=lambda each: (each.group, not each.seconds[2], not each.seconds[1]))
+    shown = judged_first[:_VIDEOS_SHOWN]
     rest = len(splits.videos) - len(shown)
     train_s, val_s, test_s = splits.seconds
     title = f"seconds of film: {train_s:.0f} train, {val_s:.0f} val, {test_s:.0f} test"
     title += f" ({splits.test_shots} shots of {splits.test_videos} videos)"
     print_table(
-        ("group", "video", "split", "train s", "val s", "test s", "clips"),
+        ("video", "split", "seconds", "clips"),
         (
-            (each.group, each.video, each.split, *(f"{value:.1f}" for value in each.seconds), each.clips)
+            (each.video, each.split, ", ".join(f"{value:.1f}" for value in each.seconds if value), each.clips)
             for each in shown
         ),
-        title=title + (f"; {rest} shorter videos are not listed" if rest else ""),
+        title=title,
     )
+    if rest:
+        typer.echo(f"{rest} more videos are listed in the report")
     for line in splits.warnings:
         typer.echo(f"WARNING: {line}")
 

@@ -4,7 +4,8 @@ decord reads first because it is fast; PyAV reads what decord refuses or would s
 
     decord                  mov/mp4, matroska, avi; 8 and 10 bits
     PyAV                    every other container; turned or mirrored pictures; another stream than the one
-                            that FFmpeg would choose; times that do not rise
+                            that FFmpeg would choose; times that do not rise; long or large videos, of
+                            which decord may hold every frame
     PyAV and bwdif          fields, joined to frames (one frame for two fields)
     PyAV and the tone map   HDR and BT.2020, mapped to BT.709 (the perceptual intent of FFmpeg's scaler:
                             it compresses highlights, and takes some seconds a video for its table)
@@ -57,6 +58,9 @@ class FrameBlock(NamedTuple):
 _EMPTY_PACKETS = 3  # headers count them as frames: coders of AVI write some for frames that come later
 _BLOCK = 64  # frames in a block at most
 _BLOCK_BYTES = 32_000_000  # of a block; one of a single frame may have more
+# Of all frames of a video: decord decodes ahead of a slower reader without end, so in the worst case it holds
+# them all. Enough for nine minutes at 24 frames a second of the frames that clips of 32 pixels are cut from.
+_DECORD_BYTES = 300_000_000
 _STEADY_S = 1.0  # a decoder that takes longer for a block hands out what it has: progress shows
 _TICK_S = 0.001  # shorter than any frame is on show
 _MAX_FPS = 1000  # a header with more speaks of ticks, not of frames
@@ -149,6 +153,8 @@ def _decord_blocks(
     # A time below 0 marks frames that an edit list hides; decord returns others in their place.
     if times[0] < 0 or not (np.diff(times) > 0).all():
         raise _DecoderError("timestamps that do not rise from 0")
+    if len(times) * 3 * size[0] * size[1] > _DECORD_BYTES:
+        raise _DecoderError("frames that would not fit into memory")
     times = times - times[0]
     _check_times(path, info, times)
     end = len(times) if until_s is None else max(1, int(np.searchsorted(times, until_s, side="right")))
