@@ -119,7 +119,9 @@ def _print_captions(captions: "CaptionSummary") -> None:
 
 def _print_videos(splits: "SplitSummary") -> None:
     """Print which video is in which split, those that are judged first, and warnings."""
-    judged_first = sorted(splits.videos, key=lambda each: (each.group, not each.seconds[2], not each.seconds[1]))
+    judged_first = sorted(
+        splits.videos, key=lambda each: (each.group, not each.seconds[2], not each.seconds[1])
+    )
     shown = judged_first[:_VIDEOS_SHOWN]
     rest = len(splits.videos) - len(shown)
     train_s, val_s, test_s = splits.seconds
