@@ -93,12 +93,11 @@ def _words(summary: LedgerSummary, of_encode: Mapping[str, float]) -> list[str]:
         lines.append(f"{captions.num_without} of {captions.num_clips} kept clips have none{where}")
     if unused := sum(kind.number for kind in captions.unused):
         lines.append(f"{unused} captions were not used: `{command()} ledger show` names them")
-    unreadable, cut = (int(of_encode.get(f"captions_{name}", 0)) for name in ("unreadable", "cut"))
-    if unreadable or cut:
+    counts = {"cannot read": "captions_unreadable", "cuts short": "captions_cut"}
+    found = [f"{what} {int(of_encode[key])}" for what, key in counts.items() if of_encode.get(key)]
+    if found:
         total = int(of_encode["captions"])
-        lines.append(
-            f"of {total} captions the text encoder cannot read {unreadable} and cuts {cut}; see the report"
-        )
+        lines.append(f"of {total} captions the text encoder {' and '.join(found)}; the report names some")
     return lines
 
 
