@@ -114,6 +114,7 @@ def open_picture(source: Path | bytes) -> Iterator[Image.Image]:
             if not kinds:
                 raise ValueError("its first bytes are those of no picture")
             if any(kind in _ICONS for kind in kinds):
+                file.seek(0)
                 _check_icons(file.read(), where)
             with without_warnings():
                 picture = Image.open(file, formats=kinds)
