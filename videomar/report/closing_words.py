@@ -92,7 +92,8 @@ def _words(summary: LedgerSummary, of_encode: Mapping[str, float]) -> list[str]:
         where = "; docs/guide/clips.md says where captions are looked for" if not captions.sources else ""
         lines.append(f"{captions.num_without} of {captions.num_clips} kept clips have none{where}")
     if unused := sum(kind.number for kind in captions.unused):
-        lines.append(f"{unused} captions were not used: `{command()} ledger show` names them")
+        were = "caption was" if unused == 1 else "captions were"
+        lines.append(f"{unused} {were} not used: `{command()} ledger show` names some")
     counts = {"cannot read": "captions_unreadable", "cuts short": "captions_cut"}
     found = [f"{what} {int(of_encode[key])}" for what, key in counts.items() if of_encode.get(key)]
     if found:
