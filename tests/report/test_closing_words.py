@@ -156,7 +156,9 @@ def test_too_few_clips_to_judge_and_captions_that_are_lost_are_told(layout: Layo
         '{"captions": 9.0, "captions_unreadable": 7.0, "captions_cut": 1.0}'
     )
     lines = closing_words(layout, Outcome(number="1", decision=refusal(figures=[]), champion=None))
-    assert "words: of 9 captions the text encoder cannot read 7 and cuts short 1; the report names some" in lines
+    assert (
+        "words: of 9 captions the text encoder cannot read 7 and cuts short 1; the report names some" in lines
+    )
     words = said(layout, refusal(figures=[]))
     assert words["quality"] == (
         "1.2 dB better than repeating the last picture, continuing held-out real clips "
