@@ -139,6 +139,7 @@ def _loading(registered: bool) -> str:
     code = [
         "```python",
         "import videomar",
+        "",
         'model = videomar.load("champion")  # or a version, this folder, OWNER/NAME on a hub',
         'clip = model("first.png", prompt="what happens", seed=0)  # uint8 (F, H, W, 3)',
         "```",
