@@ -186,8 +186,8 @@ def deal_shots(ledger: pd.DataFrame, params: Params) -> pd.DataFrame:
     stride_s = params.ingest.stride_frames / params.ingest.fps
     same_video = rows["video"].eq(rows["video"].shift())
     follows = (rows["start_s"] - rows["start_s"].shift() - stride_s).abs() < stride_s / 100
-    rows["shot"] = (~(same_video & follows)).cumsum()
-    of_train = rows["shot"] % 2 == 1
+    rows["run"] = (~(same_video & follows)).cumsum()  # of clips that follow each other: one shot
+    of_train = rows["run"] % 2 == 1
     # Evenly over the film.
     train = _spread(rows[of_train], TRAIN_CLIPS)
     test = _spread(rows[~of_train], params.suite.real_clips)
@@ -196,12 +196,12 @@ def deal_shots(ledger: pd.DataFrame, params: Params) -> pd.DataFrame:
             f"clips: got {len(train)} to train on and {len(test)} of other shots, expected 2 or more of each"
         )
     chosen = pd.concat([train.assign(split="train"), test.assign(split="test")], ignore_index=True)
-    return chosen.drop(columns="shot").assign(group=_GROUP)[list(ledger.columns)]
+    return chosen.drop(columns="run").assign(group=_GROUP)[list(ledger.columns)]
 
 
 def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:
     """So many rows of as many shots as possible, evenly over the film."""
-    number = rows.groupby("shot").cumcount()
+    number = rows.groupby("run").cumcount()
     first = rows[number == 0]
     if len(first) >= count:
         return first.iloc[np.linspace(0, len(first) - 1, count).round().astype(int)]
