@@ -78,7 +78,7 @@ def test_picture_gives_the_same_clip_from_the_command_the_page_and_the_server(
     for answer in demo._answer(generator, tmp_path, str(path), "", 0, ""):
         frames, _, progress = answer
         shown = [np.asarray(Image.open(frame)) for frame in frames or ()]
-    # Frames are shown before the clip is complete; decoding fewer of them may round otherwise.
+    # The page shows frames as `ClipGenerator.stream` does, which promises them to a grey level.
     assert np.abs(np.array(shown, int) - clip).max() <= 1
     assert all(note in progress for note in notes)
     assert bool(notes) == (name != "phone.jpg")

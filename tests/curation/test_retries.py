@@ -179,8 +179,7 @@ def test_decoder_that_cannot_work_ends_the_stage_in_one_line(
     assert done.returncode == 1
     assert len(lines) == 1, done.stderr
     assert message in lines[0]
-    # A worker that was just starting when the stage ended may say so, from Python's own library.
-    assert not any(f'File "{ROOT / folder}' in done.stderr for folder in ("videomar", "stages"))
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.parquet").exists()
 
 

@@ -125,3 +125,15 @@ def test_child_that_hangs_does_not_outlive_a_killed_parent() -> None:
         for child in alive:
             child.kill()
     assert alive == []
+
+
+def test_workers_that_are_just_starting_at_the_end_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """More of them than tasks need, and one that takes the place of a dead one."""
+    for _ in range(3):
+        assert list(run_isolated(behave, [*"abcdef"], 5.0, num_workers=6, memory_gb=1.0)) == [
+            *map(list, "abcdef")
+        ]
+        results = run_isolated(behave, ["abort", "a"], 5.0, num_workers=2, memory_gb=1.0)
+        assert next(results) == "crashed"
+        results.close()
+    assert "Traceback" not in capfd.readouterr().err

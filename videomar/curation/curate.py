@@ -46,7 +46,6 @@ def curate_clips(candidates: Path, takedowns: Path, out: Path, params: CuratePar
     ledger = judge_all(read_candidates(candidates), params, read_takedowns(takedowns))
     figures = count_verdicts(ledger)
     figures["drop_alarm"] = _drop_alarm(figures, params)
-    figures |= _split_figures(ledger)
     if not figures["kept"]:
         reasons = Counter(ledger["reason"]).most_common(3)
         listed = ", ".join(f"{reason} ({count})" for reason, count in reasons) or "no candidates"
@@ -61,7 +60,7 @@ def curate_clips(candidates: Path, takedowns: Path, out: Path, params: CuratePar
         )
     # Without the number of attempts: a ledger does not depend on how often files had to be read.
     write_ledger(out, ledger, read_note(candidates), replace(read_reading(candidates), attempt=0))
-    return figures
+    return figures | _split_figures(ledger)
 
 
 def judge_all(

@@ -23,6 +23,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.context import SpawnContext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -114,7 +115,7 @@ def _run_in_pool(
         BrokenProcessPool: the pool has lost its workers.
     """
     # New processes, not forks: the libraries of this one have threads running.
-    context = multiprocessing.get_context("spawn")
+    context = _ContextThatKeepsLocks()
     steps = context.RawArray(ctypes.c_uint32, len(tasks))
     pool = ProcessPool(
         min(num_workers, len(tasks)),
@@ -137,6 +138,21 @@ def _run_in_pool(
         over.set()
         pool.stop()
         pool.join()
+
+
+class _ContextThatKeepsLocks(SpawnContext):
+    """Remembers its locks.
+
+    pebble drops them before it ends the workers, and one that is just starting would print that they are gone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locks: list[Any] = []
+
+    def RLock(self) -> Any:  # noqa: N802 - the name that multiprocessing gives it
+        self.locks.append(super().RLock())
+        return self.locks[-1]
 
 
 def _end_stuck(futures: list[Any], steps: Any, timeout_s: float, over: threading.Event) -> None:
