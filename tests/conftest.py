@@ -24,9 +24,11 @@ ROOT = Path(__file__).parent.parent
 # processes with two threads each are slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 _THREADS = int(os.environ["OMP_NUM_THREADS"])
+# No test uses the store of the user's shell.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 # Environment of child processes. Importing `flows` sets PREFECT_HOME for the whole test process, so this copy
 # is taken first: a child in a folder of its own must not use the Prefect database of the repository.
-ENVIRONMENT_AT_START = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+ENVIRONMENT_AT_START = dict(os.environ)
 
 
 def small_params() -> Params:

@@ -212,7 +212,6 @@ def test_name_of_no_model_is_refused_with_what_it_may_be(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(VideomarError, match=r"which is no folder; expected .*OWNER/NAME on a hub") as error:
         videomar.load(name)
     assert "\n" not in str(error.value)
@@ -223,7 +222,6 @@ def test_version_without_a_registry_is_refused_and_none_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(VideomarError, match="model: got 3, but there is no registry here"):
         videomar.load(3)
     assert list(tmp_path.iterdir()) == []

@@ -47,7 +47,6 @@ MODULES = GENERATE.replace(
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a picture and nothing else; there is no registry."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     Image.linear_gradient("L").save(tmp_path / "picture.png")
     return tmp_path

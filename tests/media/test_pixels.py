@@ -25,7 +25,7 @@ def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def row(source: bytes | Path) -> tuple[list[int], list[str]]:
-    """Grey values of the first row, and what a user is told."""
+    """Grey values of the first row, and the notes for a user."""
     notes: list[str] = []
     pixels = read_picture(source, notes.append)
     assert pixels.dtype == np.uint8

@@ -37,7 +37,6 @@ def root(tmp_path, monkeypatch):
     """A working folder after a run of the pipeline."""
     write_outputs(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
 
 

@@ -27,7 +27,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(store: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     """A registry with three versions that nobody has promoted."""
     monkeypatch.chdir(store)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     client = open_client()
     if client.search_registered_models():
         client.delete_registered_model(MODEL)

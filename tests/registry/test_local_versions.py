@@ -47,7 +47,6 @@ def refused(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """The store of version 1, which the gate refused: the user's first clips are real ones, and few."""
     (tmp_path / "first/.local").mkdir(parents=True)
     shutil.copy(registered / ".local/mlflow.db", tmp_path / "first/.local")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path / "first")
     record_decision(version_of("1"), NO)
     return tmp_path / "first/.local/mlflow.db"
@@ -58,13 +57,11 @@ def store(promoted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A copy of that store, with a name that needs care in an address."""
     folder = tmp_path / "ä b#1?"
     shutil.copytree(promoted, folder)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(folder)
     return folder / ".local/mlflow.db"
 
 
 def test_names_lead_to_the_folder_that_mlflow_finds(promoted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(promoted)
     for name in ("champion", "challenger", "1"):
         assert local_model_folder(name) == download_model(find_model(name))
@@ -123,7 +120,6 @@ def test_store_of_a_server_is_left_to_mlflow(store: Path, monkeypatch: pytest.Mo
 
 def test_schema_is_that_of_the_installed_mlflow(promoted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an upgrade of MLflow: check the queries against the new tables, then change `_SCHEMA`."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(promoted)
     open_client()
     assert local_model_folder("1") is not None

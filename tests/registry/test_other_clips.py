@@ -91,7 +91,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder; the champion was not judged on the user's clips yet, and nothing is decided."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(project)
     for key in version_of("1").judged_again:
         open_client().delete_model_version_tag(MODEL, "1", f"judged_again.{key}")

@@ -26,7 +26,6 @@ RAW = "data/raw/simulated/a.mp4"
 
 @pytest.fixture
 def root(registered: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(registered)
     return registered
 

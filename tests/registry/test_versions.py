@@ -24,7 +24,6 @@ REFUSED = {"promote": False, "reasons": ["too bad"], "figures": []}
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_outputs(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
 
 

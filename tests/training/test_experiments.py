@@ -66,7 +66,6 @@ def test_copy_in_which_dvc_runs_an_experiment_has_the_store_and_the_services_of_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DVC removes such a copy, and all that is below it."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     copy = tmp_path / ".dvc/tmp/exps/tmpabc"
     copy.mkdir(parents=True)
     for folder in (tmp_path, copy):
@@ -100,7 +99,6 @@ def test_queued_experiments_of_other_curricula_are_shown_applied_and_tracked(
     assert checkpoint.load(checkout / "checkpoints/videomar").step == STEPS["long"]
     # DVC removes the copies; their runs are in the store of the checkout.
     monkeypatch.chdir(checkout)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     client = open_client()
     found = client.search_runs([experiment_id(client)])
     assert sorted(

@@ -38,8 +38,7 @@ def test_user_sees_stages_batch_size_and_a_run_that_is_archived(
 ) -> None:
     """On Ray, where all of it happens in other processes."""
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     stage = {"num_latent_frames": 0, "steps": 4, "batch_size": "auto"}
     params = write_params(tmp_path / "params.yaml", curriculum=[stage])
     latents = write_latents(tmp_path / "latents", params)

@@ -73,7 +73,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     )
     with pytest.MonkeyPatch.context() as changed:
         changed.chdir(folder)
-        changed.delenv("MLFLOW_TRACKING_URI", raising=False)
         coder, tags = folder / "tokenizer", made_from(folder)
         spec = RunSpec(folder / "latents", folder / "run", params, tags, coder, previews.write)
         changed.setenv("MLFLOW_TRACKING_URI", spec.tracking_uri)

@@ -146,7 +146,6 @@ def test_sweep_killed_in_the_middle_repeats_nothing_and_ends_with_the_bits_of_si
 def _check_tracking(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run above three, each there once; the one that was cut off has no step twice."""
     monkeypatch.chdir(folder)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     client = open_client()
     found = client.search_runs([experiment_id(client)])
     below = [run for run in found if "mlflow.parentRunId" in run.data.tags]
@@ -165,7 +164,6 @@ def _check_tracking(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_asha_ends_worse_runs_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     # The worse run is also the slower one: who comes second to a decision is judged by who was there. A busy
     # machine may start it first: so the good one is better at the first decision already.
     quick, slow = ([{"num_latent_frames": 0, "steps": 64, "batch_size": size}] for size in (16, 64))

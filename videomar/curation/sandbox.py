@@ -143,7 +143,8 @@ def _run_in_pool(
 class _ContextThatKeepsLocks(SpawnContext):
     """Remembers its locks.
 
-    pebble drops them before it ends the workers, and one that is just starting would print that they are gone.
+    pebble drops them before it ends the workers, and one that is just starting would print that they are
+    gone.
     """
 
     def __init__(self) -> None:
