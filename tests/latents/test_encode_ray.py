@@ -160,6 +160,7 @@ def test_video_that_a_node_does_not_see_is_named_with_the_node(films, cluster):
         list(encode_on_ray([gone], films.small, films.with_workers(1)))
 
 
+@pytest.mark.slow
 def test_more_latents_than_the_object_store_holds_flow_through(films, cluster):
     """Four times the store, in clips of 2 MB, to a driver that takes its time."""
     shape = dataclasses.replace(films.params.tokenizer, channels=64, space_stride=2, depth=0)
