@@ -45,8 +45,8 @@ _FILL = 0.7
 _LARGEST_BATCH = 128
 _PLAIN = SampleParams(
     num_unmask_steps=16, num_diffusion_steps=25, final_diffusion_steps=10, cfg_scale=2.0, cfg_from=0.2,
-    temperature=0.9, final_temperature=0.9, clamp=6.0, window_frames=0, history_noise=0.0, fps=None,
-    motion=None,
+    temperature=0.9, final_temperature=0.9, clamp=6.0, window_frames=0, history_noise=0.0, carry=0.0,
+    fps=None, motion=None,
 )  # fmt: skip
 SAMPLING = {
     "small": dataclasses.replace(_PLAIN, num_unmask_steps=2, num_diffusion_steps=2, final_diffusion_steps=2),

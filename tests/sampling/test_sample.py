@@ -27,10 +27,11 @@ from videomar.config.layout import SEEN, UNKNOWN
 from videomar.curation.ingest import ingest_videos
 from videomar.curation.ledger import read_candidates, read_ledger, write_ledger
 from videomar.errors import DataError
-from videomar.evaluation.generated import read_generated, read_metadata, repeat_last
+from videomar.evaluation.generated import is_stretched, read_generated, read_metadata, repeat_last
 from videomar.evaluation.suite import evaluate_clips
 from videomar.files import write_json
 from videomar.latents.dataset import LatentDataset
+from videomar.media.cover import cover
 from videomar.sampling.finished_batches import FinishedBatches
 from videomar.sampling.held_out import read_held_out, seen_input
 from videomar.sampling.sample import cache_difference, causality_leak, sample_held_out
@@ -193,10 +194,34 @@ def test_every_model_meets_the_same_clips_and_every_clip_its_baselines(project, 
         assert kinds["continuation_3"].context_frames == 9
         assert not np.array_equal(kinds["image"].frames, kinds["image_seed1"].frames)
         assert not np.array_equal(kinds["continuation_linear"].frames, repeat_last(truth, 5))
+        for kind, clip in kinds.items():  # what was given comes out as it was, in the ceilings as well
+            given = clip.frames[: clip.context_frames]
+            assert is_stretched(kind) or np.array_equal(given, truth[: clip.context_frames])
+        assert kinds["tokenizer_carry"].context_frames == 5
+        assert kinds["tokenizer_carry_image"].context_frames == 1
+        far = np.abs(kinds["tokenizer_carry"].frames.astype(int) - truth).mean()
+        assert 0 < far < np.abs(kinds["tokenizer"].frames.astype(int) - truth).mean()
     truth = extra[0]["truth"].frames
     assert extra[0]["image_longer"].frames.shape == (2 * len(truth) - 1, *truth.shape[1:])
     assert extra[0]["image_larger"].frames.shape == (len(truth), 24, 24, 3)
-    assert np.array_equal(extra[0]["image_longer"].frames[0], extra[0]["image"].frames[0])
+    assert np.array_equal(extra[0]["image_longer"].frames[0], truth[0])
+    assert np.array_equal(extra[0]["image_larger"].frames[0], cover(truth[0], (24, 24)))
+
+
+def test_suite_without_carry_has_the_frames_as_decoded(project, sampled, tmp_path) -> None:
+    """As models that were registered before there was a carry."""
+    off = dataclasses.replace(project.params.sample, carry=0.0)
+    suite = dataclasses.replace(project.params.suite, seeds=1, extra_clips=0, context_frames=(1, 2))
+    params = dataclasses.replace(project.params, sample=off, suite=suite)
+    sample_held_out(paths_of(project, tmp_path / "off.parquet"), params)
+    for kinds, carried in zip(read_generated(tmp_path / "off.parquet"), read_generated(sampled[1]), strict=True):
+        assert not [kind for kind in kinds if "carry" in kind]
+        assert np.array_equal(kinds["tokenizer"].frames, carried["tokenizer"].frames)
+        for name, num_given in (("image", 1), ("continuation", 5)):
+            both = (kinds[name].frames, carried[name].frames, kinds["tokenizer"].frames)
+            made, with_carry, decoded = (frames.astype(int) for frames in both)
+            assert np.abs(made[:num_given] - decoded[:num_given]).max() <= 1  # another length of clip
+            assert np.abs(made - with_carry)[num_given:].max() > 1
 
 
 def judged(folder, sampled, suite):

@@ -5,6 +5,7 @@ from typing import Annotated
 from videomar.config.section import SHARE, Device, Resource, Rule, at_least, require, section
 
 _WINDOW = Rule("0, or at least 2", lambda value: value == 0 or value >= 2)
+_CARRY = Rule("0, or 0.001 to 1", lambda value: value == 0 or 0.001 <= value <= 1)
 _CONFIDENCE = Rule("between 0 and 1", lambda value: 0 < value < 1)
 
 
@@ -32,6 +33,9 @@ class SampleParams:
     """Latent frames that a new frame attends to, itself included; 0 = all. For clips longer than trained."""
     history_noise: Annotated[float, SHARE]
     """Noise level, 0..1, added to finished frames and given to the model as a condition; 0 = none."""
+    carry: Annotated[float, _CARRY]
+    """How much a decoded place may change, in units of [-1, 1], before it loses the detail that the tokenizer
+    did not keep of the last given picture; 0 = the frames as decoded. See videomar/sampling/carry.py."""
     fps: float | None
     """Frames a second given as a condition; null = none."""
     motion: float | None

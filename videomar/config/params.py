@@ -36,6 +36,7 @@ _CAME_LATER: Mapping[str, Mapping[str, object]] = {
     "samples": {"ffmpeg": "packaged"},
     "ingest": {"still_pictures": False},
     "train": {"start_from": None, "lora": None},
+    "sample": {"carry": 0.0},
 }
 
 

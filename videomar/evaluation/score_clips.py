@@ -124,7 +124,7 @@ def _inputs(metric: Metric, kinds: ClipKinds, clip: Clip, backbone: Backbone | N
     """
     start, truth = start_of(kinds, clip), kinds["truth"].frames
     shown = slice(0 if "backbone" in metric.needs else start - 1, None)
-    # Clips without a truth of their size: the given picture as the tokenizer decodes it.
+    # Clips without a truth of their size: the given picture as their first frame shows it.
     picture = clip.frames[0] if is_stretched(clip.kind) else truth[start - 1]
     inputs = {"clip": clip.frames[shown], "truth": truth[shown], "picture": picture, "fps": clip.fps}
     inputs |= {"backbone": backbone, "num_context": (start if shown.start == 0 else 1)}

@@ -22,12 +22,13 @@ from videomar.config import GenerationParams, IngestParams, Params, load_generat
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.minilm import load_prompt_encoder
 from videomar.encoders.text import pad_states
-from videomar.encoders.tokenizer import to_pictures, to_unit_range
+from videomar.encoders.tokenizer import to_unit_range
 from videomar.errors import DataError
 from videomar.latents.readable_captions import prompt_note
 from videomar.media.cover import cover
 from videomar.media.shapes import clip_size
 from videomar.model.generation import generate_frames
+from videomar.sampling.carry import decode_pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,6 +71,8 @@ class PartialClip:
     """Pixel frames that these latents decode to."""
     total_frames: int
     """Pixel frames of the whole clip."""
+    given: Tensor
+    """(1, 3, F0, H, W) in [-1, 1]: the pictures of the context, at the size of the clip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +213,8 @@ class ClipGenerator:
             DataError: this model cannot make a clip of the requested size, length or motion.
         """
         plan, params = self.plan(context, request), self.params
-        latents = self._encode(context[-plan.used_frames :], plan.size)
+        given = self._covering(context[-plan.used_frames :], plan.size)
+        latents = self.tokenizer.encode(given)
         text = self._encoder.encode([request.prompt])
         states, mask = pad_states(text, params.text.max_tokens, self.loaded.shape.text_channels)
         captions = states.to(self.device), mask.to(self.device)  # without an encoder they are on the CPU
@@ -220,17 +224,22 @@ class ClipGenerator:
             window_frames=plan.window if plan.window < plan.length else params.sample.window_frames,
         )
         noise = step_generator(request.seed, 0, device=self.device)
-        yield PartialClip(latents, plan.used_frames, plan.num_frames)
+        yield PartialClip(latents, plan.used_frames, plan.num_frames, given)
         model = self.loaded.model
         for frame in generate_frames(
             model.trunk, model.head, latents, plan.length, captions, sampling, noise
         ):
             latents = torch.cat([latents, frame], 2)
-            yield PartialClip(latents, self.tokenizer.num_frames(latents.shape[2]), plan.num_frames)
+            shown = self.tokenizer.num_frames(latents.shape[2])
+            yield PartialClip(latents, shown, plan.num_frames, given)
 
     def decode(self, clip: PartialClip) -> NDArray[np.uint8]:
-        """The frames (F, H, W, 3) so far; later latent frames change none of them."""
-        return to_pictures(self.tokenizer.decode(clip.latents))[0].cpu().numpy()
+        """The frames (F, H, W, 3) so far; later latent frames change none of them.
+
+        Where section `sample` has a `carry`, the pictures of the context come out unchanged.
+        """
+        carry = self.params.sample.carry
+        return decode_pictures(self.tokenizer, clip.latents, clip.given, carry)[0].cpu().numpy()
 
     def plan(self, context: NDArray[np.uint8], request: GenerationRequest) -> ClipPlan:
         """Return the shape of the clip that pictures (F0, H, W, 3) and a request come to.
@@ -277,9 +286,10 @@ class ClipGenerator:
                 rule = f"{expected} as the weights in {parts.checkpoint}; use what they were trained with"
                 raise DataError(f"{where}: got {what} of {got} channels, expected {rule}")
 
-    def _encode(self, context: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+    def _covering(self, context: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+        """Pictures (F0, H0, W0, 3), scaled and cropped, as video (1, 3, F0, H, W) in [-1, 1]."""
         pictures = torch.from_numpy(np.stack([cover(picture, size) for picture in context]))
-        return self.tokenizer.encode(to_unit_range(pictures[None].to(self.device)))
+        return to_unit_range(pictures[None].to(self.device))
 
 
 def _request(prompt: str, options: ClipOptions) -> GenerationRequest:

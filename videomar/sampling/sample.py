@@ -32,9 +32,10 @@ from videomar.model.frames import Frames
 from videomar.model.kv_cache import KVCache
 from videomar.model.patchify import patchify, token_grid
 from videomar.model.videomar import VideoMAR
+from videomar.sampling.carry import carry_detail, decode_pictures
 from videomar.sampling.finished_batches import FinishedBatches, hash_of_run
 from videomar.sampling.held_out import SPLIT, HeldOut, batches_of_one_shape, read_held_out
-from videomar.sampling.tasks import Task, extrapolate_latents, tasks_of
+from videomar.sampling.tasks import CONTINUATION, IMAGE, Task, extrapolate_latents, tasks_of
 
 SCHEMA = pa.schema(
     [
@@ -53,6 +54,9 @@ SCHEMA = pa.schema(
 LARGER = 1.5
 _LAW_CLIPS = 4
 _DECODED_CLIPS = 8
+_REFERENCES = ("truth", "tokenizer")
+_CARRIED = {"tokenizer_carry": CONTINUATION, "tokenizer_carry_image": IMAGE}
+"""Ceilings with `sample.carry`: of clips continued, and of those from one picture."""
 
 
 class Models(NamedTuple):
@@ -108,7 +112,7 @@ def sample_held_out(paths: Any, params: Params) -> dict[str, float]:
         "clips": len(held_out.rows),
         **{f"clips_{group}": count for group, count in counts.items()},
         "clips_left_out_as_seen": held_out.num_seen,
-        "clips_generated": sum(row["kind"] not in ("truth", "tokenizer") for row in rows),
+        "clips_generated": sum(row["kind"] not in (*_REFERENCES, *_CARRIED) for row in rows),
         "sampling_seconds": finished.seconds,
         "metrics_seconds": law_seconds,
         # Everything else: decoding the truth, reading weights, latents and finished batches, writing clips.
@@ -127,18 +131,30 @@ def _write(rows: list[dict[str, Any]], out: Path, params: Params, device: torch.
 
 
 def _reference_rows(run: _Run) -> Iterator[dict[str, Any]]:
-    """The truth, and the truth through the tokenizer: the upper limit for any model."""
+    """The truth; the truth through the tokenizer, the upper limit for any model; and that limit with carry."""
     held_out, params = run.held_out, run.params
     rows = held_out.rows.to_dict("records")
     for batch in batches_of_one_shape(held_out.latents, params.suite.batch_size):
         latents = torch.stack([held_out.latents[number] for number in batch.tolist()])
-        decode = partial(_decode, run.models.tokenizer, latents)
+        first = torch.stack([held_out.pictures[number][:1] for number in batch.tolist()])
+        decode = partial(_decode, run.models.tokenizer, latents, first, 0.0)
         name = f"tokenizer {device_kind(run.models.tokenizer.device)}"
         decoded = run.finished.get_or_make(name, [latents], decode)
         for number, pictures in zip(batch.tolist(), decoded, strict=True):
             row = rows[number]
             yield _row(row, "truth", held_out.pictures[number], row["caption"], 0, params)
             yield _row(row, "tokenizer", pictures, row["caption"], 0, params)
+            for kind, context in _CARRIED.items() if params.sample.carry else ():
+                if latents.shape[2] > context:
+                    num_given = run.models.tokenizer.num_frames(context)
+                    carried = _carried(pictures, held_out.pictures[number][:num_given], params.sample.carry)
+                    yield _row(row, kind, carried, row["caption"], num_given, params)
+
+
+def _carried(pictures: Tensor, given: Tensor, scale: float) -> Tensor:
+    """Decoded pictures (F, H, W, 3) with what is carried from given ones (F0, H, W, 3)."""
+    carried = carry_detail(to_unit_range(pictures[None]), to_unit_range(given[None]), scale)
+    return to_pictures(carried)[0]
 
 
 def _generated_rows(run: _Run) -> Iterator[dict[str, Any]]:
@@ -170,7 +186,7 @@ def _generate(task: Task, batch: Tensor, prompts: Tensor, run: _Run) -> Tensor:
     """Clips (B, F, H, W, 3) of one task; `batch` and `prompts` are indices (B,) of held-out clips."""
     held_out, models, params, finished = run
     start = time.monotonic()
-    context, length = _context(task, batch, held_out, models)
+    context, given, length = _context(task, batch, held_out, models)
     finished.add_seconds(time.monotonic() - start)
     captions = held_out.text[prompts], held_out.text_mask[prompts]
     seed = params.suite.seed + task.seed
@@ -180,39 +196,51 @@ def _generate(task: Task, batch: Tensor, prompts: Tensor, run: _Run) -> Tensor:
 
     def make() -> Tensor:
         if task.maker == "linear":
-            return _decode(models.tokenizer, extrapolate_latents(context, length))
+            return _decode(models.tokenizer, extrapolate_latents(context, length), given, sampling.carry)
         model = models.trained if task.maker == "trained" else models.untrained
         # One generator per clip: the noise is the same for all tasks and models, whatever the batch.
         noise = [step_generator(seed, clip, device=device) for clip in batch.tolist()]
         inputs = [send(values, device) for values in (context, *captions)]
         made = model.generate(inputs[0], length, inputs[1], inputs[2], sampling, noise)
-        return _decode(models.tokenizer, made)
+        return _decode(models.tokenizer, made, given, sampling.carry)
 
     device = models.tokenizer.device
     name = f"{task.maker} {length} {seed} {params.suite.threads} {device_kind(device)}"
-    return finished.get_or_make(name, [batch, context, *captions], make)
+    return finished.get_or_make(name, [batch, context, given, *captions], make)
 
 
-def _decode(tokenizer: VideoTokenizer, latents: Tensor) -> Tensor:
-    """Pictures (B, F, H, W, 3) of latents, in the CPU's memory; on a GPU a few clips at a time."""
-    on_device = latents.to(tokenizer.device)
-    parts = on_device.split(_DECODED_CLIPS) if on_device.device.type == "cuda" else [on_device]
-    return torch.cat([to_pictures(tokenizer.decode(part)).cpu() for part in parts])
+def _decode(tokenizer: VideoTokenizer, latents: Tensor, given: Tensor, carry: float) -> Tensor:
+    """Pictures (B, F, H, W, 3) of latents, in the CPU's memory; on a GPU a few clips at a time.
+
+    `given` are the pictures (B, F0, H, W, 3) of the context; without carry they are not used.
+    """
+    device = tokenizer.device
+    size = _DECODED_CLIPS if device.type == "cuda" else len(latents)
+    parts = zip(latents.to(device).split(size), given.split(size), strict=True)
+    return torch.cat(
+        [
+            decode_pictures(tokenizer, part, to_unit_range(send(pictures, device)), carry).cpu()
+            for part, pictures in parts
+        ]
+    )
 
 
-def _context(task: Task, batch: Tensor, held_out: HeldOut, models: Models) -> tuple[Tensor, int]:
-    """The context (B, C, T0, h, w) of a task, and the number of latent frames to generate up to."""
+def _context(task: Task, batch: Tensor, held_out: HeldOut, models: Models) -> tuple[Tensor, Tensor, int]:
+    """Latents (B, C, T0, h, w) and pictures (B, F0, H, W, 3) that a task gives; latent frames of its clips."""
     truth = torch.stack([held_out.latents[number] for number in batch.tolist()])
     length = truth.shape[2]
     if task.stretch != "larger":
-        return truth[:, :, : task.context], 2 * length - 1 if task.stretch == "longer" else length
+        num_given = models.tokenizer.num_frames(task.context)
+        given = torch.stack([held_out.pictures[number][:num_given] for number in batch.tolist()])
+        return truth[:, :, : task.context], given, 2 * length - 1 if task.stretch == "longer" else length
     step = models.tokenizer.space_stride * models.trained.params.patch_size
     height, width = (
         step * math.ceil(LARGER * side / step) for side in held_out.pictures[int(batch[0])].shape[1:3]
     )
     pictures = [cover(held_out.pictures[number][0].numpy(), (width, height)) for number in batch.tolist()]
-    first = to_unit_range(torch.from_numpy(np.stack(pictures))[:, None])
-    return models.tokenizer.encode(first.to(models.tokenizer.device)).cpu(), length
+    given = torch.from_numpy(np.stack(pictures))[:, None]
+    first = to_unit_range(given)
+    return models.tokenizer.encode(first.to(models.tokenizer.device)).cpu(), given, length
 
 
 def _row(
