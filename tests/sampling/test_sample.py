@@ -214,7 +214,8 @@ def test_suite_without_carry_has_the_frames_as_decoded(project, sampled, tmp_pat
     suite = dataclasses.replace(project.params.suite, seeds=1, extra_clips=0, context_frames=(1, 2))
     params = dataclasses.replace(project.params, sample=off, suite=suite)
     sample_held_out(paths_of(project, tmp_path / "off.parquet"), params)
-    for kinds, carried in zip(read_generated(tmp_path / "off.parquet"), read_generated(sampled[1]), strict=True):
+    clips = read_generated(tmp_path / "off.parquet"), read_generated(sampled[1])
+    for kinds, carried in zip(*clips, strict=True):
         assert not [kind for kind in kinds if "carry" in kind]
         assert np.array_equal(kinds["tokenizer"].frames, carried["tokenizer"].frames)
         for name, num_given in (("image", 1), ("continuation", 5)):

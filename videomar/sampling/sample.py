@@ -131,7 +131,7 @@ def _write(rows: list[dict[str, Any]], out: Path, params: Params, device: torch.
 
 
 def _reference_rows(run: _Run) -> Iterator[dict[str, Any]]:
-    """The truth; the truth through the tokenizer, the upper limit for any model; and that limit with carry."""
+    """The truth, and the truth through the tokenizer, the upper limit for any model, also with carry."""
     held_out, params = run.held_out, run.params
     rows = held_out.rows.to_dict("records")
     for batch in batches_of_one_shape(held_out.latents, params.suite.batch_size):
@@ -226,7 +226,7 @@ def _decode(tokenizer: VideoTokenizer, latents: Tensor, given: Tensor, carry: fl
 
 
 def _context(task: Task, batch: Tensor, held_out: HeldOut, models: Models) -> tuple[Tensor, Tensor, int]:
-    """Latents (B, C, T0, h, w) and pictures (B, F0, H, W, 3) that a task gives; latent frames of its clips."""
+    """Latents (B, C, T0, h, w) and pictures (B, F0, H, W, 3) given, and the latent frames to generate up to."""
     truth = torch.stack([held_out.latents[number] for number in batch.tolist()])
     length = truth.shape[2]
     if task.stretch != "larger":
