@@ -226,7 +226,7 @@ def _decode(tokenizer: VideoTokenizer, latents: Tensor, given: Tensor, carry: fl
 
 
 def _context(task: Task, batch: Tensor, held_out: HeldOut, models: Models) -> tuple[Tensor, Tensor, int]:
-    """Latents (B, C, T0, h, w) and pictures (B, F0, H, W, 3) given, and the latent frames to generate up to."""
+    """Context (B, C, T0, h, w), its pictures (B, F0, H, W, 3), and the latent frames to generate up to."""
     truth = torch.stack([held_out.latents[number] for number in batch.tolist()])
     length = truth.shape[2]
     if task.stretch != "larger":
