@@ -195,7 +195,7 @@ def test_download_shows_its_progress_on_a_terminal(
 
 def test_shipped_recipe_is_well_formed() -> None:
     films = read_sources(ROOT / "samples" / "SOURCES.yaml")
-    assert [film.folder for film in films] == ["bbb", "city"]
+    assert [film.folder for film in films] == ["bbb", "city", "band"]
     readme = (ROOT / "samples" / "README.md").read_text()
     assert all(film.attribution.split(" of ")[0] in readme for film in films)
 

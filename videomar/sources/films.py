@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import ffmpeg
@@ -30,8 +30,8 @@ from videomar.media.cuts import find_cuts
 from videomar.media.probe import probe
 
 _PACKAGES = Path(".local/packages")
-_SHORTEST_S = 8.0
 _CUT_THRESHOLD = 27.0  # PySceneDetect's own
+_FRAME_S = 0.05
 _SIZE = (114, 64)  # of the frames that are compared: large enough to see a cut
 _H264: dict[str, Any] = {
     "vcodec": "libx264",  # puts key frames at cuts by itself
@@ -49,6 +49,19 @@ class FilmCaption:
 
     start_s: float
     caption: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """Times of a film that are not taken, as those with a title card."""
+
+    start_s: float
+    end_s: float
+    why: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_s < self.end_s:
+            raise ValueError(f"left_out: {self.start_s} to {self.end_s} s is no span of time")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,11 +85,35 @@ class Film:
     """Of the part before the first of `captions`."""
     captions: list[FilmCaption] = field(default_factory=list)
     """In the order of time."""
+    crop_px: tuple[int, int, int, int] | None = None
+    """Left, top, width and height of what is taken of the picture: without its bars and logos."""
+    left_out: list[LeftOut] = field(default_factory=list)
+    """Where H.264 is copied, they are widened to the key frames around them."""
+    part_s: float = 8.0
+    """A part begins at a cut so many seconds or more after the part before."""
+
+    def __post_init__(self) -> None:
+        if self.crop_px is not None and (min(self.crop_px) < 0 or min(self.crop_px[2:]) < 2):
+            raise ValueError(f"crop_px: {self.crop_px} is no box of at least 2 x 2 pixels")
+        if self.part_s <= 0:
+            raise ValueError(f"part_s: {self.part_s} is no length of time")
+
+    def leaves_out(self, start_s: float, end_s: float) -> bool:
+        """Whether more than a frame or so between two times is left out."""
+        return any(min(end_s, gap.end_s) - max(start_s, gap.start_s) > _FRAME_S for gap in self.left_out)
 
     def caption_at(self, time_s: float) -> str:
         """Return the caption at a time, seconds."""
         begun = [entry.caption for entry in self.captions if entry.start_s <= time_s]
         return begun[-1] if begun else self.caption
+
+
+class PartStart(NamedTuple):
+    """Where a part of a film begins."""
+
+    time_s: float
+    taken: bool
+    """False where the part is left out."""
 
 
 def read_sources(path: Path) -> list[Film]:
@@ -160,37 +197,62 @@ def _read_member(archive: bytes, member: str) -> bytes:
 def cut_film(film: Film, path: Path, out: Path, seconds: float, program: Path) -> None:
     """Write the first `seconds` of a film as `FOLDER/FOLDER_000.mp4`, ... with captions beside them.
 
-    Every part begins at a cut of the film, 8 s or more after the part before. H.264 is copied as it is,
-    other codecs are encoded to it. `program` is the ffmpeg that does both.
+    Every part begins at a cut of the film, `part_s` or more after the part before, or after what is left
+    out. H.264 is copied as it is; other codecs, and pictures that are cropped, are encoded to it. `program`
+    is the ffmpeg that does both.
 
     Raises:
-        DataError: ffmpeg cannot read the film.
+        DataError: ffmpeg cannot read the film, or nothing of it is taken.
     """
     folder = out / film.folder
     folder.mkdir(parents=True, exist_ok=True)
     encoded = folder / ".encoded.mp4"
-    if probe(path).codec != "h264":
-        _run_ffmpeg(program, path, encoded, {"t": seconds}, _H264)
+    if probe(path).codec != "h264" or film.crop_px is not None:
+        _run_ffmpeg(program, path, encoded, {"t": seconds}, _encoding(film))
         path = encoded
-    starts = find_part_starts(path, seconds)
+    starts = find_part_starts(film, path, seconds)
+    later = [*(start.time_s for start in starts[1:]), seconds + 1]
     options = {
         "c": "copy",
         "format": "segment",
-        "segment_times": ",".join(f"{start:.6f}" for start in [*starts[1:], seconds + 1]),
+        "segment_times": ",".join(f"{time_s:.6f}" for time_s in later),
         "segment_time_delta": 0.01,
         "segment_format": "mp4",
         "reset_timestamps": 1,
     }
-    _run_ffmpeg(program, path, folder / f"{film.folder}_%03d.mp4", {"t": seconds}, options)
+    _run_ffmpeg(program, path, folder / ".part_%03d.mp4", {"t": seconds}, options)
     encoded.unlink(missing_ok=True)
-    for start, part in zip(starts, sorted(folder.glob(f"{film.folder}_*.mp4")), strict=True):
-        part.with_suffix(".txt").write_text(film.caption_at(start) + "\n", "utf-8")
+    taken = 0
+    for part, start in zip(sorted(folder.glob(".part_*.mp4")), starts, strict=True):
+        if not start.taken:
+            part.unlink()
+            continue
+        name = f"{film.folder}_{taken:03d}"
+        part.rename(folder / f"{name}.mp4")
+        (folder / f"{name}.txt").write_text(film.caption_at(start.time_s) + "\n", "utf-8")
+        taken += 1
+    if not taken:
+        raise DataError(
+            f"{film.folder}: got a recipe that leaves out all of the film; shorten its `left_out`"
+        )
 
 
-def find_part_starts(path: Path, seconds: float) -> list[float]:
-    """Return the times at which a film is cut, rising from 0: key frames at cuts, 8 s or more apart.
+def _encoding(film: Film) -> dict[str, Any]:
+    """Options of ffmpeg for a film that is not copied: what is left out begins and ends at key frames."""
+    options = {**_H264}
+    if film.crop_px is not None:
+        left, top, width, height = film.crop_px
+        options["vf"] = f"crop={width}:{height}:{left}:{top},{options['vf']}"
+    if edges := [edge for gap in film.left_out for edge in (gap.start_s, gap.end_s)]:
+        options["force_key_frames"] = ",".join(f"{edge:.6f}" for edge in edges)
+    return options
 
-    To tell whether a key frame is at a cut, only the frames since the key frame before it are decoded.
+
+def find_part_starts(film: Film, path: Path, seconds: float) -> list[PartStart]:
+    """Return where a film, or what was encoded of it, is cut, from 0 on: at key frames.
+
+    They are those at cuts, `part_s` or more apart, and those around what is left out. To tell whether a key
+    frame is at a cut, only the frames since the key frame before it are decoded.
     """
     with av.open(f"file:{path.absolute()}") as container:
         stream = container.streams.video[0]
@@ -199,13 +261,21 @@ def find_part_starts(path: Path, seconds: float) -> list[float]:
         stream.codec_context.thread_count = 2
         packets = [packet for packet in container.demux(stream) if packet.is_keyframe]
         keys = sorted(float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None)
-        starts = keys[:1]
-        for before, key in pairwise(keys):
-            late_enough = key - starts[-1] >= _SHORTEST_S and key - keys[0] < seconds
-            if late_enough and find_cuts(_frames_around(container, stream, before, key), _CUT_THRESHOLD):
-                starts.append(key)
+        keys = [key for key in keys if key - keys[0] < seconds]
         origin = (container.start_time or 0) / av.time_base
-    return [0.0, *(start - origin for start in starts[1:])]
+        groups = list(pairwise([*(key - origin for key in keys), seconds]))  # of pictures, from key to key
+        starts = [PartStart(0.0, not film.leaves_out(0.0, groups[0][1]))] if groups else []
+        for (before_s, start_s), (_, end_s) in pairwise(groups):
+            taken = not film.leaves_out(start_s, end_s)
+            long_enough = taken and start_s - starts[-1].time_s >= film.part_s
+            if taken != starts[-1].taken or (
+                long_enough
+                and find_cuts(
+                    _frames_around(container, stream, before_s + origin, start_s + origin), _CUT_THRESHOLD
+                )
+            ):
+                starts.append(PartStart(start_s, taken))
+    return starts
 
 
 def _frames_around(
