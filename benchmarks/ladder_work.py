@@ -1,0 +1,298 @@
+"""What the rungs of a ladder are made of: ledger, tokenizer, latents, runs and scores, each made once.
+
+Everything is in a folder that is named by the hash of what it depends on: parameters, code, and the folders
+before it. So rungs share what their parameters share, and a ladder that was killed continues.
+
+    tokenizer-3f0c2a9be1d4/  made_from.json   what it depends on
+                             made.json        seconds and figures; written last
+"""
+
+import dataclasses
+import hashlib
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+
+from videomar import checkpoint
+from videomar.checkpoint.transfer import start_sha256
+from videomar.compute.device import choose_device
+from videomar.config import Params, TrainParams
+from videomar.config.section import fixed_keys
+from videomar.curation.curate import curate_clips
+from videomar.curation.ingest import ingest_videos
+from videomar.encoders.train_tokenizer import train_from_ledger
+from videomar.errors import DataError
+from videomar.evaluation.suite import evaluate_clips
+from videomar.files import sha256_of, write_json
+from videomar.hub.start import refuse_other_encoders, starts_of, with_start_tokenizer
+from videomar.latents.clip_encoder import ClipEncoder, Encoded, Video
+from videomar.latents.dataset import read_splits, shape_of
+from videomar.latents.encode import encode_clips
+from videomar.model.videomar import VideoMAR
+from videomar.provenance.code_hash import CAPTIONS, LATENTS, STAGES, TOKENIZER, TRAINING, code_hash
+from videomar.sampling.sample import sample_held_out
+from videomar.training.loop import train
+from videomar.training.worker import Worker
+
+_CODE = {
+    "ledger": (STAGES["ingest"], STAGES["curate"]),
+    "tokenizer": (TOKENIZER,),
+    "latents": (LATENTS, CAPTIONS),
+    "run": (TRAINING,),
+    "scores": (STAGES["sample"], STAGES["evaluate"]),
+}
+_PROBE_STEPS, _PROBE_EVERY = 32, 4
+_DONE = "made.json"
+
+
+class Budget(NamedTuple):
+    """How long each rung trains: so many steps, or so many seconds; without both, as its parameters say."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class LadderWork:
+    """The folders of a ladder."""
+
+    root: Path
+    raw: Path
+    """Videos."""
+    ledger: Path
+    """Kept clips of these videos by `ledger_params`; others are curated here."""
+    ledger_params: Params
+    threads: int
+    code: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    """Hashes of the code, read once: files that change later are not the ones that are running."""
+
+    def __post_init__(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(self.threads)
+        self.code = {kind: [code_hash(roots) for roots in each] for kind, each in _CODE.items()}
+
+    def own(self, params: Params, seed: int) -> Params:
+        """Parameters of a rung for one seed, with the threads of this ladder."""
+        training = {"seed": params.train.seed + seed, "threads_per_worker": self.threads}
+        training |= {"num_workers": 1, "keep_checkpoints": 1, "keep_best": False, "preview_every": 0}
+        return dataclasses.replace(
+            params,
+            ingest=dataclasses.replace(params.ingest, num_workers=self.threads),
+            tokenizer=dataclasses.replace(params.tokenizer, threads=self.threads),
+            train=dataclasses.replace(params.train, validate_every=0, **training),
+            suite=dataclasses.replace(params.suite, threads=self.threads),
+        )
+
+    def ledger_of(self, params: Params) -> Path:
+        """Ledger of the clips that sections `ingest` and `curate` keep."""
+        sections = ("ingest", "curate")
+        theirs = {name: fixed_keys(getattr(self.ledger_params, name)) for name in sections}
+        if theirs == {name: fixed_keys(getattr(params, name)) for name in sections}:
+            return self.ledger
+
+        def make(folder: Path) -> dict[str, Any]:
+            (folder / "takedowns.csv").write_text("video_sha256,video,reason,removed_at\n")
+            ingest_videos(self.raw, folder / "candidates.parquet", params.ingest)
+            paths = [folder / name for name in ("candidates.parquet", "takedowns.csv", "ledger.parquet")]
+            return curate_clips(*paths, params.curate)
+
+        return self._made("ledger", params, sections, [str(self.raw)], make) / "ledger.parquet"
+
+    def tokenizer_of(self, params: Params) -> Path:
+        """Folder of the tokenizer, in which it is `tokenizer`."""
+        params = with_start_tokenizer(params)
+        ledger = self.ledger_of(params)
+
+        def make(folder: Path) -> dict[str, Any]:
+            return train_from_ledger(self.raw, ledger, folder / "tokenizer", folder / "curve.csv", params)
+
+        return self._made("tokenizer", params, ("ingest", "tokenizer"), [sha256_of(ledger)], make)
+
+    def latents_of(self, params: Params) -> Path:
+        """Folder of the latents, in which they are `latents`."""
+        tokenizer, ledger = self.tokenizer_of(params), self.ledger_of(params)
+
+        def make(folder: Path) -> dict[str, Any]:
+            out = folder / "latents"
+            return encode_clips(self.raw, ledger, tokenizer / "tokenizer", out, params, self._encode)
+
+        basis = [tokenizer.name, sha256_of(ledger)]
+        return self._made("latents", params, ("ingest", "text", "encode"), basis, make)
+
+    def run_of(self, params: Params, budget: Budget) -> Path:
+        """Folder of a training run, in which it is `run`."""
+        latents = self.latents_of(params)
+        starts = starts_of(params)
+        name = params.train.start_from
+        start = None if name is None else str(starts.get(str(name), name))
+        own = dataclasses.replace(params.train, start_from=start)
+        basis = [latents.name, None if start is None else start_sha256(Path(start))]
+        if budget.seconds is not None:
+            pace = self._pace_of(params, own, latents, basis)
+            own = with_seconds(own, pace, budget.seconds)
+        elif budget.steps is not None:
+            own = with_steps(own, budget.steps)
+        params = dataclasses.replace(params, train=own)
+
+        def make(folder: Path) -> dict[str, Any]:
+            refuse_other_encoders(starts, self.tokenizer_of(params) / "tokenizer", params)
+            data = read_splits(latents / "latents", params)
+            device = choose_device(own.device, "resources.train.device")
+            shape = shape_of(data.train, params)
+            figures = train(shape, data, own, folder / "run", Worker(device=device), None)
+            steps = [stage.steps for stage in own.curriculum]
+            weights = sum(weight.numel() for weight in shape.build().parameters())
+            return {**figures, "weights": weights, "steps": sum(steps), "stages": steps}
+
+        return self._made("run", params, ("text", "model", "train"), basis, make)
+
+    def scores_of(self, params: Params, budget: Budget, keep_clips: bool) -> Path:
+        """Folder of the scores of held-out clips, in which they are `scores.parquet`."""
+        run = self.run_of(params, budget)
+
+        def make(folder: Path) -> dict[str, Any]:
+            weights = checkpoint.latest(run / "run")
+            if weights is None:
+                raise DataError(f"{run}: got no checkpoint, expected one; delete the folder and run again")
+            files = {"raw": self.raw, "ledger": self.ledger_of(params), "model": weights, "named": None}
+            files |= {"latents": self.latents_of(params) / "latents", "out": folder / "generated.parquet"}
+            files |= {"tokenizer": self.tokenizer_of(params) / "tokenizer"}
+            sampled = sample_held_out(SimpleNamespace(**files), params)
+            paths = {name: folder / f"{name}.json" for name in ("details", "sampled")}
+            paths |= {"plot": folder / "frames.csv", "out": folder / "scores.parquet"}
+            figures = evaluate_clips(SimpleNamespace(generated=files["out"], **paths), params.suite)
+            if not keep_clips:
+                (folder / "generated.parquet").unlink()
+            return {**figures, "sampling_seconds": sampled["sampling_seconds"]}
+
+        return self._made("scores", params, ("ingest", "text", "sample", "suite"), [run.name], make)
+
+    def _encode(self, videos: Sequence[Video], tokenizer: Path, params: Params) -> Iterator[list[Encoded]]:
+        """Encode videos on threads of this process, each with a tokenizer of its own."""
+
+        def encode(video: Video) -> list[Encoded]:
+            return ClipEncoder(str(tokenizer.resolve()), params.encode.dtype, params.encode.moments).encode(
+                video
+            )
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            yield from pool.map(encode, videos)
+        torch.set_num_threads(self.threads)
+
+    def _pace_of(self, params: Params, own: TrainParams, latents: Path, basis: list[Any]) -> list[float]:
+        """Seconds of a step in each stage of the curriculum, measured once and then kept."""
+        seedless = dataclasses.replace(params, train=dataclasses.replace(own, seed=0))
+
+        def make(folder: Path) -> dict[str, Any]:
+            data = read_splits(latents / "latents", params)
+            pace = []
+            for stage in own.curriculum:
+                stage = dataclasses.replace(stage, steps=_PROBE_STEPS, target_loss=None)
+                short = dataclasses.replace(own, curriculum=(stage,), log_every=_PROBE_EVERY, spike_factor=0)
+                clock = _Clock()
+                with tempfile.TemporaryDirectory(dir=folder) as out:
+                    worker = Worker(device=choose_device(own.device, "resources.train.device"))
+                    train(shape_of(data.train, params), data, short, Path(out) / "run", worker, clock)
+                gaps = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
+                pace.append(statistics.median(gaps) / _PROBE_EVERY)
+            return {"pace": pace}
+
+        folder = self._made("pace", seedless, ("text", "model", "train"), basis, make, "run")
+        return list(facts_of(folder)["pace"])
+
+    def _made(
+        self,
+        kind: str,
+        params: Params,
+        sections: Sequence[str],
+        basis: Sequence[Any],
+        make: Callable[[Path], dict[str, Any]],
+        code: str = "",
+    ) -> Path:
+        made_from = {
+            "sections": {name: fixed_keys(getattr(params, name)) for name in sections},
+            "basis": list(basis),
+            "code": self.code[code or kind],
+        }
+        text = json.dumps(made_from, sort_keys=True)
+        folder = self.root / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        if (folder / _DONE).is_file():
+            return folder
+        note(f"making {folder}")
+        continued = folder.is_dir()
+        folder.mkdir(exist_ok=True)
+        write_json(folder / "made_from.json", made_from)
+        began = time.monotonic()
+        facts = make(folder)
+        torch.set_num_threads(self.threads)
+        # What a killed process spent before is not known.
+        seconds = None if continued else round(time.monotonic() - began, 1)
+        write_json(folder / _DONE, {**facts, "seconds": seconds})
+        return folder
+
+
+def note(text: str) -> None:
+    """Say on stderr what goes on."""
+    sys.stderr.write(f"ladder: {text}\n")
+    sys.stderr.flush()
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """Figures and seconds of a finished folder."""
+    return dict(json.loads((folder / _DONE).read_text("utf-8")))
+
+
+def scores_in(folder: Path) -> pd.DataFrame:
+    """One row for each clip and kind."""
+    return pd.read_parquet(folder / "scores.parquet")
+
+
+def with_steps(params: TrainParams, total: int) -> TrainParams:
+    """Return the parameters with a curriculum of so many steps, in the same proportions."""
+    share = total / sum(stage.steps for stage in params.curriculum)
+    return _with_counts(params, [stage.steps * share for stage in params.curriculum])
+
+
+def with_seconds(params: TrainParams, pace: Sequence[float], seconds: float) -> TrainParams:
+    """Return the parameters with a curriculum of so many seconds; `pace` = seconds a step, by stage."""
+    planned = sum(each * stage.steps for each, stage in zip(pace, params.curriculum, strict=True))
+    return _with_counts(params, [stage.steps * seconds / planned for stage in params.curriculum])
+
+
+def _with_counts(params: TrainParams, counts: Sequence[float]) -> TrainParams:
+    steps = [max(1, round(count)) for count in counts]
+    curriculum = tuple(
+        dataclasses.replace(stage, steps=count) for stage, count in zip(params.curriculum, steps, strict=True)
+    )
+    warmup = min(params.warmup_steps, sum(steps) // 10)
+    return dataclasses.replace(params, curriculum=curriculum, warmup_steps=warmup)
+
+
+class _Clock:
+    """A tracker that remembers when steps were logged."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Remember the time."""
+        self.times.append(time.perf_counter())
+
+    def tag(self, values: dict[str, str]) -> None:
+        """Record nothing."""
+
+    def log_preview(self, step: int, model: VideoMAR) -> None:
+        """Record nothing."""
+
+    def flush(self) -> None:
+        """Return at once."""
