@@ -31,13 +31,20 @@ def use_clips(clips: str) -> None:
 
 @task(name="start from {start_from}", task_run_name="start from {start_from}")
 def use_start(start_from: str) -> None:
-    """Set `train.start_from` in params.yaml: to the champion's number, which stays when the alias moves."""
+    """Set `train.start_from` in params.yaml: to the champion's number, which stays when the alias moves.
+
+    Where it was the shipped model, the schedule that came with it goes, too.
+    """
     number = None
     if start_from == CHAMPION and (best := champion()) is None:
         get_run_logger().info("there is no champion yet: training starts from random weights")
     elif start_from == CHAMPION and best is not None:
         number = int(best.number)
     params = Layout().params
+    if start_from == NOTHING and (presets := Path("presets")).is_dir():
+        from videomar.hub.choose_start import choose_start  # here: it needs torch, which flows do not
+
+        choose_start(params, presets, own_clips=False, wanted="nothing")
     if load_own_params(params).train.start_from != number:
         update_params(params, {"train": {"start_from": number}})
 

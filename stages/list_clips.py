@@ -38,8 +38,9 @@ def _starts(params: Params) -> dict[str, dict[str, dict[str, str]]]:
     failed = retry_entry(Layout().candidates)
     if not names_of_starts(params):
         return failed
-    from videomar.hub.start import named_starts  # here: it takes seconds to import, in every run
+    from videomar.hub.start import named_starts, refuse_misfits, starts_of  # here: that takes seconds
 
+    refuse_misfits(params, starts_of(params))
     return {**named_starts(params), **failed}
 
 

@@ -46,6 +46,7 @@ def test_use_clips_keeps_every_other_byte_of_the_parameters(
     (here / "my clips/a.mp4").touch()
     assert run(monkeypatch, "use-clips", str(here / "my clips")) == 0
     assert load_params(here / "params.yaml").samples.source == "my clips"
+    assert load_params(here / "params.yaml").train.start_from == "shipped"
     assert run(monkeypatch, "use-clips", "samples") == 0
     assert (here / "params.yaml").read_text() == before
 
@@ -58,6 +59,9 @@ def test_use_clips_outside_of_the_repository_is_stored_absolute(
     (outside / "deep/a.mp4").touch()
     assert run(monkeypatch, "use-clips", str(outside)) == 0
     assert load_params(here / "params.yaml").samples.source == str(outside)
+    assert run(monkeypatch, "use-preset", "small") == 0
+    assert run(monkeypatch, "use-clips", str(outside)) == 0
+    assert load_params(here / "params.yaml").train.start_from is None, "chosen once, the first time"
 
 
 def only_what_stands_in(given: Any, loaded: Any) -> Any:

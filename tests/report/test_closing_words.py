@@ -105,7 +105,7 @@ def test_first_run_on_own_clips_says_what_came_out_and_what_to_try(layout: Layou
     assert "ledger show --sheet ledger.png" in words["look"]
     assert "words for the clips without; longer training" in words["better"]
     assert "5,600 steps took 13 min" in words["better"]
-    assert "train.start_from: shipped" in words["better"]
+    assert words["better"].endswith("use-clips samples --start-from shipped")
     assert not any("make run" in line for line in words.values())
 
 
@@ -135,6 +135,16 @@ def test_refused_candidate_beside_a_champion_may_be_trained_on_from_it(layout: L
     assert "use-preset finetune" in words["better"]
     update_params(layout.params, {"train": {"start_from": "1"}})
     assert "finetune" not in said(layout, refusal(), champion="1")["better"]
+
+
+def test_weights_that_training_started_from_are_named_with_what_they_have_seen(layout: Layout) -> None:
+    update_params(layout.params, {"train": {"start_from": "shipped"}})
+    assert said(layout, refusal())["start"] == "from the model of the package"
+    assert "--start-from" not in said(layout, refusal())["better"]
+    (layout.metrics / "sample.json").write_text('{"clips_left_out_as_seen": 3.0}')
+    assert said(layout, refusal())["start"] == (
+        "from the model of the package; 3 held-out clips were left out, as it has seen them"
+    )
 
 
 def test_promotion_is_told_by_the_comparison_that_decided(layout: Layout) -> None:

@@ -91,6 +91,12 @@ def fitted_shape(shape: ModelShape, folder: Path, with_new_layers: bool = True) 
             f"{_WHERE}: {source / AVERAGED}: got sha256 {found[:12]}, expected {stated[:12]}; it is damaged, "
             "use another"
         )
+    return shape_that_fits(shape, folder, with_new_layers)
+
+
+def shape_that_fits(shape: ModelShape, folder: Path, with_new_layers: bool = True) -> ModelShape:
+    """Return what `fitted_shape` does, from the sizes alone: the bytes of the weights are not looked at."""
+    source = start_checkpoint(folder)
     theirs = read_shape(read_manifest(source), source / MANIFEST)
     rows = theirs.null_text_tokens or theirs.max_text_tokens
     fitted = dataclasses.replace(shape, null_text_tokens=None if rows == shape.max_text_tokens else rows)

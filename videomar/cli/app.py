@@ -75,21 +75,38 @@ def use_clips(
         str,
         typer.Argument(metavar="FOLDER", help="Of videos; or s3://BUCKET/FOLDER; `samples` = sample clips."),
     ],
+    start_from: Annotated[
+        Literal["shipped", "nothing"] | None,
+        typer.Option(
+            help="Weights that training starts from: the package's model or random ones. Default: the former "
+            "when own clips take the place of samples in a params.yaml as it came."
+        ),
+    ] = None,
 ) -> None:
     """Choose the folder of videos that the pipeline starts from.
 
-    Sets samples.source in params.yaml.
+    Sets samples.source in params.yaml, and what training starts from.
     """
+    from videomar.config import load_own_params
     from videomar.config.edit import update_params
     from videomar.sources.bucket import write_recipe
+    from videomar.sources.listing import is_recipe
 
     folder = write_recipe(source) if "://" in source else Path(source)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder, expected one that holds videos; check the path")
     if not any(path.is_file() and not path.name.startswith(".") for path in folder.rglob("*")):
         raise DataError(f"{folder}: got an empty folder, expected at least one video; put your clips there")
+    own, line = not is_recipe(folder), None
+    before = Path(load_own_params(HERE.params).samples.source)
+    if start_from is not None or own == is_recipe(before):
+        from videomar.hub.choose_start import choose_start  # here: it takes seconds to import
+
+        line = choose_start(HERE.params, _presets(), own, start_from)
     update_params(HERE.params, {"samples": {"source": _portable(folder)}})
     print(f"params.yaml: samples.source is now {_portable(folder)}; `dvc repro` starts from there")
+    if line is not None:
+        print(line)
 
 
 @app.command("use-preset", rich_help_panel=DATA)
@@ -97,11 +114,9 @@ def use_preset(
     name: Annotated[str, typer.Argument(help="`small`, `medium`, `paper` or another file in presets/.")],
 ) -> None:
     """Write the values of a preset (model size) into params.yaml."""
-    from videomar.cli.project import template
     from videomar.config.edit import read_preset, update_params
 
-    own = Path("presets")
-    preset = read_preset(own if own.is_dir() else template() / own, name)
+    preset = read_preset(_presets(), name)
     update_params(HERE.params, preset)
     print(f"params.yaml: now has the sections {', '.join(preset)} of {name}; `git diff` shows what changed")
 
@@ -235,6 +250,14 @@ def main() -> None:
         install = f"pip install 'videomar[{extra}]' (in a clone: `make setup`)"
         print(f"videomar: got no package {package}, expected it for this verb; {install}", file=sys.stderr)
         sys.exit(1)
+
+
+def _presets() -> Path:
+    """Folder with the presets: that of the working folder, else the package's."""
+    from videomar.cli.project import template
+
+    own = Path("presets")
+    return own if own.is_dir() else template() / own
 
 
 def _portable(folder: Path) -> str:

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from videomar.checkpoint import MANIFEST, open_model_folder, read_manifest
+from videomar.checkpoint.manifest import ModelShape, read_shape
 from videomar.checkpoint.model_folder import PARAMS_FILE, TOKENIZER
-from videomar.checkpoint.transfer import ORIGIN, start_checkpoint, start_sha256
+from videomar.checkpoint.transfer import ORIGIN, shape_that_fits, start_checkpoint, start_sha256
 from videomar.config import Params, load_params
 from videomar.config.layout import AVERAGED
-from videomar.config.params import names_of_starts
+from videomar.config.params import names_of_starts, variants_of
 from videomar.errors import CheckpointError, ParamsError, VideomarError
 from videomar.files import write_json
 from videomar.hub.find import ALIASES, find_model
@@ -95,6 +96,28 @@ def with_start_tokenizer(params: Params) -> Params:
     return params
 
 
+def refuse_misfits(params: Params, starts: Mapping[str, Path]) -> None:
+    """Refuse weights that no network of these parameters can start from, by their sizes and text encoder.
+
+    The stage that trains refuses the same, but hours later.
+
+    Args:
+        params: Of all runs.
+        starts: Folders of weights by name.
+
+    Raises:
+        CheckpointError: what does not fit, with the keys that decide it.
+    """
+    for run in [run for _, run in variants_of(params).values()] or [params]:
+        if run.train.start_from is None:
+            continue
+        folder = starts[name := str(run.train.start_from)]
+        theirs = read_shape(read_manifest(folder), folder / MANIFEST)
+        shape = ModelShape(run.model, theirs.latent_channels, theirs.text_channels, run.text.max_tokens)
+        shape_that_fits(shape, folder, with_new_layers=run.train.lora is None)
+        _refuse_other_words(name, folder, run)
+
+
 def refuse_other_encoders(starts: Mapping[str, Path], tokenizer: Path, params: Params) -> None:
     """Refuse weights that were trained with another tokenizer or text encoder than those of the latents.
 
@@ -120,15 +143,21 @@ def refuse_other_encoders(starts: Mapping[str, Path], tokenizer: Path, params: P
         if not (folder / PARAMS_FILE).is_file():
             encoder = params.text.encoder
             _log.warning("%s: its text encoder is not known; it must be %s", where, encoder)
-            continue
-        theirs = load_params(folder / PARAMS_FILE, Path(PARAMS_FILE)).text
-        for key in ("encoder", "prefix"):
-            there, here = getattr(theirs, key), getattr(params.text, key)
-            if there != here:
-                raise CheckpointError(
-                    f"{where}: got weights trained with text.{key} {there!r}, expected that of the captions, "
-                    f"{here!r}; set it to the former, or start from others"
-                )
+        _refuse_other_words(name, folder, params)
+
+
+def _refuse_other_words(name: str, folder: Path, params: Params) -> None:
+    """Refuse weights whose text encoder is known to be another."""
+    if not (folder / PARAMS_FILE).is_file():
+        return
+    theirs = load_params(folder / PARAMS_FILE, Path(PARAMS_FILE)).text
+    for key in ("encoder", "prefix"):
+        there, here = getattr(theirs, key), getattr(params.text, key)
+        if there != here:
+            raise CheckpointError(
+                f"{_KEY}: {name}: got weights trained with text.{key} {there!r}, expected that of the "
+                f"captions, {here!r}; set it to the former, or start from others"
+            )
 
 
 def _keep(name: str) -> Path:

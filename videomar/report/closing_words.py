@@ -53,6 +53,7 @@ def closing_words(layout: Layout, outcome: Outcome) -> list[str]:
         f"clips: {_clips(summary)}",
         *(f"split: {line}" for line in summary.by_video.warnings),
         *(f"words: {line}" for line in _words(summary, metrics.get("encode", {}))),
+        *(f"start: {line}" for line in _start(params, metrics.get("sample", {}))),
         f"quality: {_quality(outcome.decision, metrics.get('evaluate', {}))}",
         f"verdict: {_verdict(outcome)}",
         f"look: {command()} ledger show --sheet {_SHEET}   (which clips were kept, and why others were not)",
@@ -100,6 +101,16 @@ def _words(summary: LedgerSummary, of_encode: Mapping[str, float]) -> list[str]:
         total = int(of_encode["captions"])
         lines.append(f"of {total} captions the text encoder {' and '.join(found)}; the report names some")
     return lines
+
+
+def _start(params: Params, of_sample: Mapping[str, float]) -> list[str]:
+    """What training started from, if not from random weights, and which clips are not judged for that."""
+    if (name := params.train.start_from) is None:
+        return []
+    source = "the model of the package" if name == "shipped" else str(name)
+    seen = int(of_sample.get("clips_left_out_as_seen", 0))
+    was = "clip was" if seen == 1 else "clips were"
+    return [f"from {source}" + (f"; {seen} held-out {was} left out, as it has seen them" if seen else "")]
 
 
 def _quality(decision: Mapping[str, Any], of_evaluate: Mapping[str, float]) -> str:
@@ -173,7 +184,8 @@ def _advice(
         tips.append(
             f"training on from the champion: {command()} use-preset finetune"
             if outcome.champion
-            else "training on from the model of the package: train.start_from: shipped"
+            else "training on from the model of the package: "
+            f"{command()} use-clips {shlex.quote(params.samples.source)} --start-from shipped"
         )
     return "; ".join(tips)
 

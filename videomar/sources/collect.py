@@ -22,7 +22,9 @@ from videomar.media.mp4 import ffmpeg_version, find_ffmpeg
 from videomar.sources.bucket import RECIPE, fetch_folder, read_recipe
 from videomar.sources.films import cut_film, fetch_film, read_sources
 from videomar.sources.listing import (
+    SAMPLES,
     UNREADABLE,
+    is_recipe,
     is_sidecar,
     list_files,
     list_videos,
@@ -33,7 +35,6 @@ from videomar.sources.listing import (
 from videomar.sources.simulate import draw_simulated
 from videomar.storage import Location, parse_location
 
-_RECIPE = "SOURCES.yaml"
 _LIST = ".collected.json"
 _ENCODER = ".ffmpeg"
 _TAR = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
@@ -84,10 +85,10 @@ def collect_samples(location: Location, out: Path, params: SamplesParams) -> dic
         (out / name).unlink(missing_ok=True)
     simulated = 0
     try:
-        if (source / _RECIPE).is_file():
+        if is_recipe(source):
             program = find_ffmpeg(params.ffmpeg)
             (out / _ENCODER).write_text(ffmpeg_version(program) + "\n", encoding="utf-8")
-            simulated = _follow_recipe(source / _RECIPE, draft, params, program)
+            simulated = _follow_recipe(source / SAMPLES, draft, params, program)
         else:
             _mirror(source, draft, out)
         _publish(draft, out)
@@ -104,9 +105,9 @@ def recipe_inputs(params: SamplesParams) -> dict[str, Path | str] | None:
     Raises:
         DataError: there is no such ffmpeg.
     """
-    recipe = Path(params.source) / _RECIPE
-    if not recipe.is_file():
+    if not is_recipe(Path(params.source)):
         return None
+    recipe = Path(params.source) / SAMPLES
     return {"recipe": recipe, "ffmpeg": ffmpeg_version(find_ffmpeg(params.ffmpeg))}
 
 

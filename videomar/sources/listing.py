@@ -26,6 +26,8 @@ SIDECARS = (*_CAPTIONS, *_NOTES)
 """Suffixes of captions, and of what else is usual among videos: never taken for videos."""
 ARCHIVES = (".tar", ".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 """Suffixes of archives: videos inside are not read."""
+SAMPLES = "SOURCES.yaml"
+"""File that makes a folder a recipe for sample clips, with simulated ones and films."""
 UNREADABLE = ".unreadable.json"
 """File in the raw folder that names the entries that could not be collected, with the reasons."""
 _SMALL_BYTES = 65_536
@@ -102,6 +104,11 @@ def list_files(folder: Path) -> list[str]:
 def list_videos(folder: Path) -> list[str]:
     """Those of `list_files` that may be videos."""
     return [name for name in list_files(folder) if not is_sidecar(name)]
+
+
+def is_recipe(folder: Path) -> bool:
+    """Whether a folder is a recipe for sample clips instead of holding videos."""
+    return (folder / SAMPLES).is_file()
 
 
 def is_sidecar(name: str) -> bool:
