@@ -1,6 +1,7 @@
 """Carry: given pictures come out as they are, and their detail stays where a clip has not changed."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,13 +9,15 @@ import torch
 
 from tests.support.tiny_model import write_tiny_model
 from videomar.compute.seeding import step_generator
+from videomar.config import load_generation_params, load_params
 from videomar.encoders.tokenizer import to_pictures, to_unit_range
-from videomar.errors import DataError
+from videomar.errors import DataError, ParamsError
 from videomar.media.cover import cover
 from videomar.sampling.carry import carry_detail
 from videomar.sampling.generate import ClipGenerator, GenerationRequest
 
 SCALE = 0.1
+REGISTERED_BEFORE = Path(__file__).parents[1] / "fixtures/registered_before_serving/artifacts/params.yaml"
 
 
 def video(*shape, seed=0):
@@ -131,3 +134,14 @@ def test_streamed_and_partial_frames_are_those_of_the_whole_clip(folder):
     assert np.abs(streamed - whole).max() <= 1
     for clip in model.partial_clips(pictures(13), GenerationRequest(num_frames=21, seed=3)):
         assert np.abs(model.decode(clip) - whole[: clip.num_frames]).max() <= 1
+
+
+def test_model_from_before_there_was_a_carry_has_none():
+    for read in (load_params, load_generation_params):
+        assert read(REGISTERED_BEFORE).sample.carry == 0
+
+
+@pytest.mark.parametrize("carry", [-0.1, 1e-9, 1.01, float("nan"), float("inf")])
+def test_carry_out_of_range_is_refused(params, carry):
+    with pytest.raises(ParamsError, match=r"sample\.carry: got .*, expected 0, or 0\.001 to 1"):
+        dataclasses.replace(params.sample, carry=carry)

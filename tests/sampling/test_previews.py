@@ -64,6 +64,10 @@ def test_preview_is_made_on_the_device_of_the_model(previews, params, tmp_path):
 def test_previews_differ_by_the_model_alone(previews, model, params, tmp_path):
     first, again = (previews.write(model, tmp_path / name)[0].read_bytes() for name in ("a", "b"))
     assert first == again
+    for carry in (0.0, 0.5):  # there are no pictures to carry anything from
+        sampling = dataclasses.replace(previews.sampling, carry=carry)
+        shown = dataclasses.replace(previews, sampling=sampling).write(model, tmp_path / f"carry {carry}")
+        assert shown[0].read_bytes() == first
     other = lively_model(params.model)
     other.head.net.final.bias.data += 1
     assert previews.write(other, tmp_path / "c")[0].read_bytes() != first

@@ -47,6 +47,9 @@ class Previews:
         """Write a contact sheet and one video of all clips to `folder`, the truth above the model's clips.
 
         The model gets the first latent frame and the caption. Without held-out clips no file is written.
+
+        Both are shown as decoded, without `sample.carry`: workers have latents and no pictures, so the given
+        picture is itself a decoded one, which has nothing to add.
         """
         held_out = _held_out(self.latents, self.split, self.max_text_tokens)
         if held_out is None:
