@@ -44,7 +44,8 @@ class Preset(NamedTuple):
 
 def _network(hidden: int, depth: int, heads: int, axes: tuple[int, int, int], **others: Any) -> ModelParams:
     shape = {"hidden_size": hidden, "depth": depth, "num_heads": heads, "rope_axis_dims": axes}
-    return ModelParams(**{"mlp_ratio": 4.0, "patch_size": 1, **shape, **others})
+    ours = {"mlp_ratio": 4.0, "patch_size": 1, "residual": True, "feed_previous": True}
+    return ModelParams(**{**ours, **shape, **others})
 
 
 _SMALL = _network(96, 4, 4, (12, 6, 6), head_width=128, head_depth=2, head="flow", conditions=("motion",))
@@ -60,7 +61,18 @@ _MEDIUM = _network(
     head="flow",
     conditions=_ALL_CONDITIONS,
 )
-_PAPER = _network(1536, 36, 24, (32, 16, 16), head_width=1024, head_depth=3, head="ddpm", conditions=())
+_PAPER = _network(
+    1536,
+    36,
+    24,
+    (32, 16, 16),
+    head_width=1024,
+    head_depth=3,
+    head="ddpm",
+    conditions=(),
+    residual=False,
+    feed_previous=False,
+)
 PRESETS = {
     "small": Preset(_SMALL, OURS, 32, 8, 5, (24, 384)),
     "medium": Preset(_MEDIUM, OURS, 128, 8, 9, (64, 384)),

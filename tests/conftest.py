@@ -74,6 +74,8 @@ def lively(network: VideoMAR) -> VideoMAR:
         for weight in network.parameters():
             if not weight.any():
                 weight.normal_(0, 0.2, generator=generator)
+        for buffer in network.buffers():  # the deviation of a residual
+            buffer.uniform_(0.5, 1.5, generator=generator)
     return network.eval()
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.checkpoint.conftest import hidden
+from tests.conftest import lively
 from tests.support.caches import write_cache
 from tests.support.two_workers import on_two_workers
 from tests.training.conftest import files_of, with_train
@@ -17,10 +18,11 @@ from videomar.checkpoint.transfer import fitted_shape, start_sha256
 from videomar.errors import CheckpointError
 from videomar.latents.dataset import LatentDataset, Splits
 from videomar.model.conditions import HISTORY_NOISE
+from videomar.model.objective import Clips
 from videomar.training.loop import train
 from videomar.training.parallelize import gather, mesh_of
 from videomar.training.run_folder import describe_run
-from videomar.training.state import begin_from, new_state
+from videomar.training.state import begin_from, new_state, untrained
 from videomar.training.worker import Worker
 
 CPU = torch.device("cpu")
@@ -48,6 +50,19 @@ def test_new_conditions_change_no_bit(params, network, source, captions):
     assert not fps(torch.tensor([24.0, torch.nan])).any()
     fps(torch.tensor([24.0])).sum().backward()
     assert fps.layers[2].weight.grad.any(), "it can learn"
+
+
+def test_new_feed_changes_no_bit_and_can_learn(params, network, tmp_path, captions):
+    plain = ModelShape(dataclasses.replace(network, feed_previous=False), 4, 6, 5)
+    weights = {"ema": lively(untrained(plain, 1)).state_dict()}
+    source = checkpoint.save(tmp_path / "plain", 7, plain, weights, {"train": {"seed": 0}})
+    state = started(ModelShape(network, 4, 6, 5), params, source)
+    assert torch.equal(hidden(state.model, captions), hidden(checkpoint.load(source).model, captions))
+    clips = Clips(torch.randn(3, 4, 3, 2, 2), *captions)
+    state.model.loss(clips, params.train, torch.Generator()).backward()
+    assert state.model.trunk.previous_proj.weight.grad.any()
+    with pytest.raises(CheckpointError, match="train.lora: got new model.feed_previous true, expected"):
+        fitted_shape(ModelShape(network, 4, 6, 5), source, with_new_layers=False)
 
 
 def test_longer_captions_change_only_by_rounding(params, network, source, captions, measured):
@@ -83,6 +98,8 @@ def test_refusal_names_every_tensor_both_shapes_and_the_keys(network, source):
     ("change", "words"),
     [
         ({"head": "ddpm"}, "model.head flow there, ddpm here"),
+        ({"residual": False}, "model.residual true there, false here, expected"),
+        ({"feed_previous": False}, "model.feed_previous true there, false here, expected"),
         ({"conditions": ()}, "model.conditions with motion there, without here"),
         ({"rope_axis_dims": (4, 6, 6)}, r"model.rope_axis_dims \[8, 4, 4\] there, \[4, 6, 6\] here"),
         ({"num_heads": 1, "rope_axis_dims": (16, 8, 8)}, r"q_norm.weight \[16\] there, \[32\] here"),

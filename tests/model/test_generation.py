@@ -7,6 +7,7 @@ from tests.conftest import lively_model
 from videomar.compute.seeding import step_generator
 from videomar.errors import DataError
 from videomar.model.generation import RowNoise, generate_frames, hidden_after
+from videomar.model.patchify import patchify
 
 
 @pytest.fixture
@@ -145,6 +146,35 @@ def test_temperature_zero_draws_no_noise(params, captions, sampling, head):
     cold = dataclasses.replace(sampling, temperature=0.0, final_temperature=0.0, num_unmask_steps=1)
     first, other = (model.generate(context(), 3, *captions, cold, step_generator(s, 0)) for s in (0, 1))
     assert torch.equal(first, other)
+
+
+@pytest.mark.parametrize("cfg_scale", [1.0, 3.0])
+def test_token_is_the_one_before_it_plus_what_the_head_drew(params, captions, sampling, cfg_scale):
+    """The one before as the network saw it: with its noise."""
+    model = lively_model(dataclasses.replace(params.model, conditions=("history_noise",)))
+    asked = dataclasses.replace(
+        sampling, num_unmask_steps=1, cfg_scale=cfg_scale, history_noise=0.2, clamp=1e9
+    )
+    given, drawn, seen = context(2), [], []
+    sample, run = model.head.sample, model.trunk.forward_tokens
+
+    def kept(*inputs):
+        drawn.append(sample(*inputs))
+        return drawn[-1]
+
+    def looked(frames, *others):
+        if not frames.token_mask.any():
+            seen.append(frames.tokens[:3, 0])
+        return run(frames, *others)
+
+    model.head.sample, model.trunk.forward_tokens = kept, looked
+    clip = model.generate(given, 5, *captions, asked, step_generator(0, 0))
+    made = patchify(clip, 1)
+    for number, tokens in enumerate(drawn):
+        change = (made[:, number + 2] - seen[number + 1]) / model.head.residual_std
+        # All tokens are revealed at once, in an order that is not known here.
+        assert torch.allclose(change.sort(1).values, tokens.sort(1).values, atol=1e-5)
+    assert len(drawn) == len(seen) - 1 == 3
 
 
 def test_clamp_bounds_all_but_the_first_generated_frame(model, captions, sampling):

@@ -46,6 +46,7 @@ pytestmark = [
 MODEL = ModelParams(
     hidden_size=64, depth=2, num_heads=2, mlp_ratio=4.0, rope_axis_dims=(16, 8, 8), patch_size=1,
     head_width=64, head_depth=2, head="flow", conditions=("motion", "history_noise"),
+    residual=True, feed_previous=True,
 )  # fmt: skip
 SAMPLE = dataclasses.replace(SAMPLING["small"], num_unmask_steps=3, cfg_scale=2.0)
 HEADS, OBJECTIVES = ("flow", "ddpm"), ("single_frame", "all_frames")

@@ -30,21 +30,27 @@ def objective(params, name, **changes):
 
 @pytest.mark.parametrize("head", ["flow", "ddpm"])
 @pytest.mark.parametrize("noisy", [False, True])
-def test_all_frames_loss_of_a_frame_is_its_single_frame_loss(params, captions, head, noisy, measured):
+@pytest.mark.parametrize("residual", [False, True])
+def test_all_frames_loss_of_a_frame_is_its_single_frame_loss(
+    params, captions, head, noisy, residual, measured
+):
     """For the same hidden tokens, history noise, head times and head noise."""
     conditions = ("history_noise", "motion")
-    model = lively_model(dataclasses.replace(params.model, head=head, conditions=conditions))
+    choices = {"head": head, "conditions": conditions, "residual": residual, "feed_previous": residual}
+    model = lively_model(dataclasses.replace(params.model, **choices))
     tokens = patchify(clips(), 1)
     generator = step_generator(0, 0)
     token_mask = draw_token_mask(torch.full((12,), 4), 6, generator).unflatten(0, (3, 4))
     complete, levels = add_history_noise(tokens, 0.4 if noisy else 0.0, generator)
     conditioning = model.trunk.encode_text(captions[0], captions[1], {"motion": torch.tensor([3.0])})
 
-    def errors(frames):
-        hidden = model.trunk.forward_tokens(frames, conditioning)[frames.token_mask]
+    def errors(frames, only=None):
+        only = frames.token_mask if only is None else only
+        hidden = model.trunk.forward_tokens(frames, conditioning)[only]
         time = model.head.draw_time(len(hidden), "logit_normal", step_generator(1, 0))
         noise = torch.randn(len(hidden), 4, generator=step_generator(2, 0))
-        return model.head.errors(frames.tokens[frames.token_mask], hidden, time, noise)
+        drawn = model.head.to_drawn(frames.tokens[only], frames.previous[only])
+        return model.head.errors(drawn, hidden, time, noise)
 
     together = complete_and_masked(complete, tokens, token_mask, GRID, levels)
     for target in (1, 2, 3):
@@ -58,12 +64,10 @@ def test_all_frames_loss_of_a_frame_is_its_single_frame_loss(params, captions, h
         )
         only = torch.zeros_like(together.token_mask)
         only[:, 2 + target] = token_mask[:, target]  # three complete frames stand before the masked ones
-        hidden = model.trunk.forward_tokens(together, conditioning)[only]
-        time = model.head.draw_time(len(hidden), "logit_normal", step_generator(1, 0))
-        noise = torch.randn(len(hidden), 4, generator=step_generator(2, 0))
-        from_all = model.head.errors(tokens[:, target][token_mask[:, target]], hidden, time, noise)
+        from_all = errors(together, only)
         difference = ((from_all - errors(alone)).abs() / (1 + from_all)).max()
         law = f"{head}: all_frames loss of a frame = its single_frame loss"
+        law += " (residual and feed)" * residual
         measured(law + " (history noise)" * noisy, difference, 1e-5)
 
 
@@ -107,6 +111,33 @@ def test_learnt_tokens_stay_clean_and_history_gets_its_level(params, name):
     assert frames.noise_levels[history].min() > 0
     assert frames.noise_levels[history].max() <= 0.6
     assert (frames.tokens[history] != truth[history]).any(-1).all()
+
+
+@pytest.mark.parametrize("name", ["single_frame", "all_frames"])
+def test_head_learns_the_difference_to_the_frame_that_the_network_sees(params, captions, name):
+    """History with noise: what the head is given is the clean token less the noisy one before it."""
+    model = lively_model(params.model)
+    train = objective(params, name, history_noise=0.6, batch_multiplier=1)
+    given = []
+    model.head.losses = lambda drawn, *_: given.append(drawn) or drawn.mean(-1)
+    model.loss(Clips(clips(), *captions), train, step_generator(0, 0))
+    tokens = patchify(clips(), 1)
+    frames = draw_frames(tokens, GRID, train, step_generator(0, 0))
+    rows, places, at = frames.token_mask.nonzero(as_tuple=True)
+    learnt = frames.positions[places]
+    assert (learnt > 0).all()
+    seen = frames.tokens[rows, learnt - 1, at]
+    expected = (tokens[rows, learnt, at] - seen) / model.head.residual_std
+    assert torch.equal(given[0], expected)
+
+
+def test_first_frame_is_learnt_as_a_difference_to_nothing(params, captions):
+    model, train = lively_model(params.model), objective(params, "all_frames", batch_multiplier=1)
+    given = []
+    model.head.losses = lambda drawn, *_: given.append(drawn) or drawn.mean(-1)
+    model.loss(Clips(clips(1), *captions), train, step_generator(0, 0))
+    frames = draw_frames(patchify(clips(1), 1), GRID, train, step_generator(0, 0))
+    assert torch.equal(given[0], frames.tokens[frames.token_mask] / model.head.residual_std)
 
 
 def test_history_noise_has_the_stated_variance():

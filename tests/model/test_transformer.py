@@ -10,7 +10,7 @@ from videomar.compute.seeding import step_generator
 from videomar.config import ModelParams
 from videomar.config.models import CONDITIONS
 from videomar.errors import DataError
-from videomar.model.frames import Frames, causal
+from videomar.model.frames import Frames, causal, frames_before
 from videomar.model.kv_cache import KVCache
 from videomar.model.patchify import patchify, token_grid, unpatchify
 from videomar.model.rope import grid_positions, rotate, rotation_at
@@ -57,6 +57,7 @@ def test_positions_run_by_frame_then_row_then_column():
 def test_future_frames_leave_hidden_vectors_bitwise_unchanged(model, captions, measured):
     latents = clips()
     mask = torch.zeros(3, 4, 6, dtype=torch.bool)
+    mask[:, :, ::2] = True
     before = model.trunk(latents, mask, *captions)
     changed = latents.clone()
     changed[:, :, 2:] += 1
@@ -78,6 +79,7 @@ def test_frames_are_bidirectional_inside(model, captions):
 PRESETS = {
     "default": {},
     "ddpm": {"head": "ddpm"},
+    "paper": {"head": "ddpm", "conditions": (), "residual": False, "feed_previous": False},
     "with conditions": {"conditions": CONDITIONS},
     "patches": {"patch_size": 2},
     "deep": {"depth": 5, "num_heads": 4, "rope_axis_dims": (4, 2, 2)},
@@ -92,14 +94,14 @@ def test_cached_frames_equal_the_whole_pass(params, captions, preset, grid, meas
     latents = torch.randn(3, 4, 4, grid[0] * size, grid[1] * size, generator=step_generator(3, 0))
     num_tokens = grid[0] * grid[1]
     tokens = patchify(latents, size)
+    previous = frames_before(tokens)
     token_mask = torch.zeros(3, 4, num_tokens, dtype=torch.bool)
     token_mask[:, 3, ::2] = True
     whole = model.trunk(latents, token_mask, *captions)
     cache, conditioning = KVCache(4 * num_tokens), model.trunk.encode_text(*captions)
     for index in range(4):
-        frame = Frames(
-            tokens[:, index : index + 1], token_mask[:, index : index + 1], grid, torch.tensor([index])
-        )
+        now = slice(index, index + 1)
+        frame = Frames(tokens[:, now], token_mask[:, now], previous[:, now], grid, torch.tensor([index]))
         draft = frame._replace(token_mask=torch.ones(3, 1, num_tokens, dtype=torch.bool))
         model.trunk.forward_tokens(draft, conditioning, cache)  # a draft leaves no trace
         cached = model.trunk.forward_tokens(frame, conditioning, cache)
@@ -111,10 +113,25 @@ def test_cached_frames_equal_the_whole_pass(params, captions, preset, grid, meas
 def test_hidden_tokens_do_not_leak(model, captions):
     latents = clips()
     mask = torch.zeros(3, 4, 6, dtype=torch.bool)
-    mask[:, 3] = True
+    mask[:, 2:] = True
     changed = latents.clone()
-    changed[:, :, 3] = 99
+    changed[:, :, 2:] = 99
     assert torch.equal(model.trunk(latents, mask, *captions), model.trunk(changed, mask, *captions))
+
+
+def test_hidden_token_is_fed_the_one_before_it_and_no_other(params, captions):
+    model = lively_model(dataclasses.replace(params.model, depth=1))
+    # Without attention each place keeps to itself.
+    for layer in (model.trunk.blocks[0].attn1.wo, model.trunk.blocks[0].attn2.wo):
+        torch.nn.init.zeros_(layer.weight)
+    latents, mask = clips(), torch.zeros(3, 4, 6, dtype=torch.bool)
+    mask[:, 2, :3] = True
+    before = model.trunk(latents, mask, *captions)
+    for frame, place, moved in ((1, 2, [2]), (1, 4, []), (0, 2, [])):
+        changed = latents.clone()
+        changed[:, :, frame].view(3, 4, 6)[..., place] += 1
+        after = model.trunk(changed, mask, *captions)
+        assert [i for i in range(6) if not torch.equal(after[:, 2, i], before[:, 2, i])] == moved
 
 
 def test_padding_of_captions_has_no_effect(model, captions):
@@ -134,7 +151,8 @@ def test_empty_caption_is_the_null_text(model, captions):
 
 
 def frame_at(index, tokens):
-    return Frames(tokens, torch.zeros(*tokens.shape[:3]).bool(), GRID, torch.tensor([index]))
+    nothing = torch.zeros(*tokens.shape[:3]).bool()
+    return Frames(tokens, nothing, torch.zeros_like(tokens), GRID, torch.tensor([index]))
 
 
 def test_cache_refuses_more_tokens_than_its_capacity(model, captions):
@@ -151,7 +169,7 @@ def test_cache_that_forgot_a_frame_equals_a_pass_without_it_in_one_block(params,
         cache.make_room(6)
         last = model.trunk.forward_tokens(frame_at(index, tokens[:, index : index + 1]), conditioning, cache)
         cache.commit(6)
-    later = Frames(tokens[:, 1:], torch.zeros(3, 3, 6).bool(), GRID, torch.arange(1, 4))
+    later = frame_at(1, tokens[:, 1:])._replace(positions=torch.arange(1, 4))
     positions = torch.arange(3)
     whole = model.trunk.forward_tokens(
         later._replace(attn_mask=positions[:, None] >= positions), conditioning

@@ -22,14 +22,17 @@ from videomar.training.optim import make_optimizer
 from videomar.training.state import untrained
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
-CHOICES = list(itertools.product(OBJECTIVES, HEADS))
+CHOICES = list(itertools.product(OBJECTIVES, HEADS, ("tokens", "residual")))
+"""Objective, head, and what it draws: tokens, as in the paper, or residuals, with the tokens before fed."""
 
 
-def ten_losses(folder, objective, head):
+def ten_losses(folder, objective, head, drawn):
     params = small_params()
     train = dataclasses.replace(params.train, objective=objective)
     batch = LatentDataset(write_cache(folder), "train", 5).rows(np.arange(8))
-    model = untrained(ModelShape(dataclasses.replace(params.model, head=head), 4, 6, 5), 0)
+    residual = drawn == "residual"
+    network = dataclasses.replace(params.model, head=head, residual=residual, feed_previous=residual)
+    model = untrained(ModelShape(network, 4, 6, 5), 0)
     optimizer = make_optimizer(model, train)
     losses = []
     for step in range(10):
@@ -41,13 +44,13 @@ def ten_losses(folder, objective, head):
     return losses
 
 
-@pytest.mark.parametrize(("objective", "head"), CHOICES)
-def test_ten_losses_are_the_golden_ones(tmp_path, objective, head):
-    golden = json.loads(GOLDEN.read_text())[f"{objective} {head}"]
-    assert ten_losses(tmp_path, objective, head) == pytest.approx(golden, rel=1e-4)
+@pytest.mark.parametrize(("objective", "head", "drawn"), CHOICES)
+def test_ten_losses_are_the_golden_ones(tmp_path, objective, head, drawn):
+    golden = json.loads(GOLDEN.read_text())[f"{objective} {head} {drawn}"]
+    assert ten_losses(tmp_path, objective, head, drawn) == pytest.approx(golden, rel=1e-4)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        golden = {f"{name} {head}": ten_losses(Path(folder), name, head) for name, head in CHOICES}
+        golden = {" ".join(choice): ten_losses(Path(folder), *choice) for choice in CHOICES}
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")

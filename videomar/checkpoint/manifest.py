@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from videomar.config import ModelParams
+from videomar.config.params import CAME_LATER
 from videomar.errors import CheckpointError
 from videomar.model.videomar import VideoMAR
 
@@ -66,7 +67,7 @@ def read_shape(manifest: Mapping[str, Any], path: Path) -> ModelShape:
         values: dict[str, Any] = {
             k: tuple(value) if isinstance(value, list) else value for k, value in raw["params"].items()
         }
-        return ModelShape(**{**raw, "params": ModelParams(**values)})
+        return ModelShape(**{**raw, "params": ModelParams(**{**CAME_LATER["model"], **values})})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{path}: shape: got {error}, expected a network's shape; {_ADVICE}") from None
 

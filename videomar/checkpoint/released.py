@@ -140,6 +140,8 @@ def _shape(source: Path, weights: Weights, patch_size: int) -> ModelShape:
         head_depth=weights.count("in_ln.weight"),
         head="flow" if weights.sizes["O"] == token_channels else "ddpm",
         conditions=(),
+        residual=False,
+        feed_previous=False,
     )
     return ModelShape(params, token_channels // patch_size**2, weights.sizes["E"], weights.sizes["M"])
 

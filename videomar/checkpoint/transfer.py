@@ -4,10 +4,12 @@
         -> fitted_shape       refuses what does not fit, tensor by tensor, with the keys of params.yaml
         -> starting_tensors   its weights, and zeros where the new network has more
 
-The new network may know conditions that the source does not, and longer captions. Both start without effect:
-a new condition adds a vector of zeros, and the null text keeps its rows, so longer captions only add masked
-places. The same inputs then give the outputs of the source: the same bits with new conditions, and with
-longer captions up to the rounding of sums over masked places.
+The new network may know conditions that the source does not, longer captions, and the tokens before hidden
+ones. All start without effect: a new condition and the token before add a vector of zeros, and the null text
+keeps its rows, so longer captions only add masked places. The same inputs then give the outputs of the
+source: the same bits, but with longer captions up to the rounding of sums over masked places.
+
+The deviation that a residual is scaled by is kept, because the head's weights were learnt with it.
 """
 
 import dataclasses
@@ -32,6 +34,8 @@ from videomar.files import sha256_of
 ORIGIN = "origin.json"
 """File beside them that says where they are from, if a name was resolved."""
 _WHERE = "train.start_from"
+# Endings of the tensors of new layers whose zeros make these layers have no effect.
+_FIRST_ZERO = (".unknown", ".layers.2.weight", ".layers.2.bias", ".previous_proj.weight")
 _BLOCK = re.compile(r"^(trunk\.blocks|head\.net\.blocks)\.(\d+)\.")
 # Keys of params.yaml that decide a size of a tensor, by the start of its name; the first that fits counts.
 _DECIDED_BY: Mapping[str, tuple[str, ...]] = {
@@ -39,6 +43,7 @@ _DECIDED_BY: Mapping[str, tuple[str, ...]] = {
     "trunk.context_embed": ("model.hidden_size", "text.encoder"),
     "trunk.null_text": ("model.hidden_size", "text.max_tokens"),
     "trunk.conditions": ("model.hidden_size", "model.conditions"),
+    "trunk.previous_proj": ("model.hidden_size", "model.patch_size", "tokenizer.channels"),
     "trunk.blocks": ("model.hidden_size", "model.num_heads", "model.mlp_ratio", "model.depth"),
     "trunk": ("model.hidden_size",),
     "head": (
@@ -100,10 +105,12 @@ def shape_that_fits(shape: ModelShape, folder: Path, with_new_layers: bool = Tru
     theirs = read_shape(read_manifest(source), source / MANIFEST)
     rows = theirs.null_text_tokens or theirs.max_text_tokens
     fitted = dataclasses.replace(shape, null_text_tokens=None if rows == shape.max_text_tokens else rows)
-    new = sorted(set(shape.params.conditions) - set(theirs.params.conditions))
+    conditions = sorted(set(shape.params.conditions) - set(theirs.params.conditions))
+    new = [f"model.conditions {', '.join(conditions)}"] * bool(conditions)
+    new += ["model.feed_previous true"] * (shape.params.feed_previous and not theirs.params.feed_previous)
     if new and not with_new_layers:
-        rule = "the conditions of the weights to start from, as adapters change no other layer"
-        raise CheckpointError(f"train.lora: got new model.conditions {', '.join(new)}, expected {rule}")
+        rule = "those of the weights to start from, as adapters change no other layer"
+        raise CheckpointError(f"train.lora: got new {' and '.join(new)}, expected {rule}")
     problems = [*_other_meanings(fitted, theirs), *_other_tensors(fitted, theirs, source)]
     if problems:
         rule = "weights of this network; set the keys as there, or start from others"
@@ -114,8 +121,8 @@ def shape_that_fits(shape: ModelShape, folder: Path, with_new_layers: bool = Tru
 def starting_tensors(folder: Path, like: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield names and whole tensors for a network with these, one at a time.
 
-    Layers of new conditions that are not yielded keep the values that they were drawn with: their outputs are
-    multiplied by zeros.
+    What is not yielded of new layers keeps the values that it was drawn with: its outputs are multiplied by
+    zeros.
 
     Args:
         folder: whose shape fits, see `fitted_shape`.
@@ -127,7 +134,7 @@ def starting_tensors(folder: Path, like: Mapping[str, Tensor]) -> Iterator[tuple
         known.add(name)
         yield name, value
     for name, value in like.items():
-        if name not in known and name.endswith((".unknown", ".layers.2.weight", ".layers.2.bias")):
+        if name not in known and name.endswith(_FIRST_ZERO):
             yield name, torch.zeros(value.shape, dtype=value.dtype)
 
 
@@ -136,6 +143,10 @@ def _other_meanings(ours: ModelShape, theirs: ModelShape) -> Iterator[str]:
     here, there = ours.params, theirs.params
     if here.head != there.head:
         yield f"model.head {there.head} there, {here.head} here"
+    if here.residual != there.residual:
+        yield f"model.residual {_plain(there.residual)} there, {_plain(here.residual)} here"
+    if there.feed_previous and not here.feed_previous:
+        yield "model.feed_previous true there, false here"
     for key in ("patch_size", "rope_axis_dims"):
         a, b = getattr(there, key), getattr(here, key)
         if a != b:
@@ -156,10 +167,12 @@ def _other_tensors(ours: ModelShape, theirs: ModelShape, source: Path) -> Iterat
         there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     new = set(ours.params.conditions) - set(theirs.params.conditions)
     news = tuple(f"trunk.conditions.{name}." for name in new)
+    # What only one side has of these is new here, or named by its key in `_other_meanings`.
+    named = {"trunk.previous_proj.weight", "head.residual_std"} & (here.keys() ^ there.keys())
     differing = _differing_keys(ours, theirs)
     lines: Counter[str] = Counter()
     for name in sorted({*here, *there}):
-        if here.get(name) != there.get(name) and not (news and name.startswith(news)):
+        if here.get(name) != there.get(name) and name not in named and not (news and name.startswith(news)):
             keys = [key for key in _keys_of(name) if key in differing] or list(_keys_of(name))
             shapes = f"{_plain(there.get(name))} there, {_plain(here.get(name))} here"
             alike = _BLOCK.sub(r"\1.*.", name)
@@ -183,4 +196,6 @@ def _keys_of(name: str) -> tuple[str, ...]:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return "none" if value is None else str(list(value)) if isinstance(value, tuple) else str(value)

@@ -109,6 +109,11 @@ class ModelParams:
     """`flow` (rectified flow) or `ddpm` (the paper: noise prediction with learned variance)."""
     conditions: tuple[str, ...]
     """Conditions that the network takes besides the caption: any of `fps`, `motion`, `history_noise`."""
+    residual: bool
+    """The head draws how much a token differs from the one at its place in the frame before, and not the
+    token itself. The difference is scaled to deviation 1 by what is measured in the training clips."""
+    feed_previous: bool
+    """A hidden token is shown the one at its place in the frame before."""
 
     @property
     def head_dim(self) -> int:

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 # Keys added later, each with the value that keeps the earlier behaviour: the files of registered models lack
-# them, and the code stored with a model reads its file with this function.
-_CAME_LATER: Mapping[str, Mapping[str, object]] = {
+# them, and the code stored with a model reads its file with this function. Checkpoints lack them, too.
+CAME_LATER: Mapping[str, Mapping[str, object]] = {
     "samples": {"ffmpeg": "packaged"},
     "ingest": {"still_pictures": False},
+    "model": {"residual": False, "feed_previous": False},
     "train": {"start_from": None, "lora": None},
     "sample": {"carry": 0.0},
 }
@@ -53,11 +54,11 @@ def load_params(path: Path, newer: Path | None = None) -> Params:
         ParamsError: a file is missing, not YAML, or invalid; all problems are named at once.
     """
     raw = read_params_file(path)
-    sections, problems = _completed(in_sections(raw), _CAME_LATER), misplaced(raw)
+    sections, problems = _completed(in_sections(raw), CAME_LATER), misplaced(raw)
     if newer is None:
         problems = {**absent(raw), **problems}
     else:
-        later = _completed(in_sections(read_params_file(newer)), _CAME_LATER)
+        later = _completed(in_sections(read_params_file(newer)), CAME_LATER)
         sections = {name: {**later.get(name, {}), **sections.get(name, {})} for name in {**later, **sections}}
     params = _checked(_completed(sections, LATER_RESOURCES), str(path), problems)
     variants_of(params)
@@ -90,7 +91,7 @@ def load_generation_params(path: Path) -> GenerationParams:
         ParamsError: the file is missing, or lacks a section or a key, or has an impossible value.
     """
     raw = in_sections(read_params_file(path))
-    sections = _completed(_completed(raw, _CAME_LATER), LATER_RESOURCES)
+    sections = _completed(_completed(raw, CAME_LATER), LATER_RESOURCES)
     made = {}
     for field in fields(GenerationParams):
         values = sections.get(field.name)

@@ -19,6 +19,9 @@ class Frames(NamedTuple):
     """(B, T, L, P); the values of hidden tokens have no effect."""
     token_mask: Tensor
     """(B, T, L), True = hidden."""
+    previous: Tensor
+    """Tokens at the same places of the frame before, as the trunk sees that one, (B, T, L, P); zeros before
+    the first frame. Only those at hidden tokens have an effect."""
     grid: tuple[int, int]
     """Rows and columns of tokens in a frame; their product is L."""
     positions: Tensor
@@ -29,10 +32,17 @@ class Frames(NamedTuple):
     """Share of noise, 0..1, in the tokens of each frame, (B, T) or (1, T); None = no noise."""
 
 
+def frames_before(tokens: Tensor) -> Tensor:
+    """Return the frame before each frame of clips (B, T, L, P), zeros before the first."""
+    return torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], 1)
+
+
 def causal(tokens: Tensor, token_mask: Tensor, grid: tuple[int, int], levels: Tensor | None = None) -> Frames:
     """Return clips (B, T, L, P) from frame 0 on: a frame attends to itself and to earlier ones."""
     positions = torch.arange(tokens.shape[1], device=tokens.device)
-    return Frames(tokens, token_mask, grid, positions, positions[:, None] >= positions, levels)
+    # A token that is hidden is hidden from the frame after it, too.
+    previous = frames_before(tokens.masked_fill(token_mask[..., None], 0.0))
+    return Frames(tokens, token_mask, previous, grid, positions, positions[:, None] >= positions, levels)
 
 
 def complete_and_masked(
@@ -72,6 +82,7 @@ def complete_and_masked(
     return Frames(
         torch.cat([complete[:, :-1], tokens[:, first:]], 1),
         complete_and_masked_tokens(token_mask),
+        torch.cat([torch.zeros_like(complete[:, :-1]), frames_before(complete)[:, first:]], 1),
         grid,
         positions,
         attn_mask,

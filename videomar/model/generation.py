@@ -137,6 +137,9 @@ class _Session:
         """R / B."""
         self.num_frames = 0
         """Finished frames."""
+        rows, num_tokens = len(conditioning.text_mask) // copies, grid[0] * grid[1]
+        self.previous = conditioning.text_mask.new_zeros(rows, num_tokens, trunk.z_proj.in_features).float()
+        """The last of them, (B, L, P); zeros before the first."""
         # Of all frames of the clip, once; a tensor made for each pass would be copied from the host.
         self._positions = torch.arange(num_frames, device=conditioning.text_mask.device)
         self._rotation = trunk.rotation_of(self._positions, grid)
@@ -153,6 +156,7 @@ class _Session:
         frames = Frames(
             frame.repeat(copies, 1, 1)[:, None],  # (R, 1, L, P)
             hidden.repeat(copies, 1)[:, None],  # (R, 1, L)
+            self.previous.repeat(copies, 1, 1)[:, None],  # (R, 1, L, P)
             self.grid,
             self._positions[self.num_frames : self.num_frames + 1],
             noise_levels=torch.full((1, 1), level, device=device),
@@ -175,6 +179,7 @@ class _Session:
         self.forward(frame, nothing, self.copies, level)
         self.cache.commit(frame.shape[1])
         self.num_frames += 1
+        self.previous = frame
         self._passes.clear()  # their kernels know the places of this frame
 
 
@@ -185,15 +190,15 @@ class _Sampler:
         self.head, self.noise, self.sampling = head, noise, sampling
         self._step = Replayed(head.step)
 
-    def tokens(self, shown: Tensor, weight: float, temperature: float, step: int) -> Tensor:
-        """Sample tokens (B, r, P) from the hidden vectors (R, r, D) of those revealed in pass `step`."""
+    def draw(self, shown: Tensor, weight: float, temperature: float, step: int) -> Tensor:
+        """Sample what the head draws (B, r, P) from the hidden vectors (R, r, D) revealed in pass `step`."""
 
-        def draw() -> Tensor:
+        def noise() -> Tensor:
             return self.noise.normal(shown.shape[1], self.head.token_channels)
 
         captioned, *null = shown.split(self.noise.count)
         guided = GuidedHidden(captioned, null[0] if null else None, weight)
-        return self.head.sample(guided, temperature, _head_steps(self.sampling, step), draw, self._step)
+        return self.head.sample(guided, temperature, _head_steps(self.sampling, step), noise, self._step)
 
 
 def _unmask(session: _Session, sampler: _Sampler, temperature: float) -> Tensor:
@@ -213,8 +218,10 @@ def _unmask(session: _Session, sampler: _Sampler, temperature: float) -> Tensor:
         vectors = forward(frame, hidden, 1 if weight == 1 else session.copies)  # (R, L, D)
         index_by_row = index.repeat(len(vectors) // len(index), 1)[..., None]  # (R, r, 1)
         shown = torch.take_along_dim(vectors, index_by_row, 1)  # (R, r, D)
-        tokens = sampler.tokens(shown, weight, temperature, step)
-        frame = frame.scatter(1, index[..., None].expand_as(tokens), tokens)
+        drawn = sampler.draw(shown, weight, temperature, step)
+        places = index[..., None].expand_as(drawn)
+        tokens = sampler.head.from_drawn(drawn, session.previous.gather(1, places))
+        frame = frame.scatter(1, places, tokens)
         hidden = hidden.scatter(1, index, False)
         left, step = after, step + 1
     return frame

@@ -64,6 +64,8 @@ class Trunk(nn.Module):
         self.max_text_tokens, text_channels = text
         self.z_proj = Linear(token_channels, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        feed = Linear(token_channels, width, bias=False) if params.feed_previous else None
+        self.previous_proj: Linear | None = feed
         self.context_embed = Linear(text_channels, width)
         self.null_text = nn.Parameter(torch.zeros(1, null_text_tokens, width))
         self.conditions = nn.ModuleDict({name: ScalarEmbed(name, width) for name in params.conditions})
@@ -148,6 +150,7 @@ class Trunk(nn.Module):
     ) -> Tensor:
         """Return hidden vectors (B, T, L, D) of frames; the mask token takes the place of hidden tokens.
 
+        With `feed_previous` the token before a hidden one is added to the mask token, after a linear layer.
         With a cache, the frames follow the committed ones and are left there as a draft. `rotation` is that
         of the frames' positions; None = compute it now.
         """
@@ -157,7 +160,10 @@ class Trunk(nn.Module):
         if frames.attn_mask is not None and len(frames.positions) > 1:
             mask = token_mask(frames.attn_mask, tokens_per_frame)
         embedded = self.z_proj(frames.tokens)  # (B, T, L, D)
-        x = torch.where(frames.token_mask[..., None], self.mask_token.to(embedded.dtype), embedded)
+        mask_token = self.mask_token.to(embedded.dtype)
+        if self.previous_proj is not None:
+            mask_token = mask_token + self.previous_proj(frames.previous)
+        x = torch.where(frames.token_mask[..., None], mask_token, embedded)
         x = x + conditioning.embedding
         if HISTORY_NOISE in self.conditions:
             none = torch.zeros(1, len(frames.positions), device=x.device)

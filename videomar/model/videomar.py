@@ -87,10 +87,14 @@ class VideoMAR(nn.Module):
         conditions = drop_conditions(clips.conditions, params.condition_drop_prob, generator)
         conditioning = self.trunk.encode_text(clips.text, clips.text_mask, conditions, drop, reused=False)
         vectors = self.trunk.forward_tokens(frames, conditioning)
+        learnt, previous, vectors = (
+            values.flatten(0, 2).index_select(0, hidden.places)
+            for values in (frames.tokens, frames.previous, vectors)
+        )
         repeats = params.batch_multiplier
         errors = self.head.losses(
-            frames.tokens.flatten(0, 2).index_select(0, hidden.places).repeat(repeats, 1),
-            vectors.flatten(0, 2).index_select(0, hidden.places).repeat(repeats, 1),
+            self.head.to_drawn(learnt, previous).repeat(repeats, 1),
+            vectors.repeat(repeats, 1),
             params.time_distribution,
             generator,
         )

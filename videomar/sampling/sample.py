@@ -28,7 +28,7 @@ from videomar.encoders.load import load_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer, to_pictures, to_unit_range
 from videomar.files import atomic_write
 from videomar.media.cover import cover
-from videomar.model.frames import Frames
+from videomar.model.frames import Frames, frames_before
 from videomar.model.kv_cache import KVCache
 from videomar.model.patchify import patchify, token_grid
 from videomar.model.videomar import VideoMAR
@@ -295,9 +295,10 @@ def cache_difference(model: VideoMAR, latents: Tensor, captions: tuple[Tensor, T
     num_frames, num_tokens = tokens.shape[1:3]
     cache, conditioning = KVCache(num_frames * num_tokens), model.trunk.encode_text(*captions)
     worst, positions = [], torch.arange(num_frames, device=latents.device)
+    previous = frames_before(tokens)
     for index in range(num_frames):
         now = slice(index, index + 1)
-        frame = Frames(tokens[:, now], hidden[:, now], grid, positions[now])
+        frame = Frames(tokens[:, now], hidden[:, now], previous[:, now], grid, positions[now])
         cached = model.trunk.forward_tokens(frame, conditioning, cache)
         cache.commit(num_tokens)
         worst.append((cached[:, 0] - whole[:, index]).abs().max())

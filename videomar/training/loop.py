@@ -51,6 +51,7 @@ from videomar.training.state import (
     Progress,
     State,
     begin_from,
+    begin_new,
     check_step,
     new_state,
     restore,
@@ -105,8 +106,11 @@ def train(
     _check(data, params, worker)
     shape = worker.together(lambda: shape_of_run(shape, params, out))
     state = new_state(shape, params, worker.device, mesh_of(params, worker))
-    if not restore(state, out, identity) and params.start_from is not None:
-        begin_from(state, Path(str(params.start_from)))
+    if not restore(state, out, identity):
+        if params.start_from is None:
+            worker.together(lambda: begin_new(state, data.train, params))
+        else:
+            begin_from(state, Path(str(params.start_from)))
     model, ema, optimizer, progress = state.model, state.ema, state.optimizer, state.progress
     loss_of, ema_loss_of = _losses(state, params, worker)
     # Measured by the recording worker alone: several at once would slow each other down.
@@ -258,7 +262,8 @@ def _losses(state: State, params: TrainParams, worker: Worker) -> tuple[nn.Modul
         compile_blocks(state.model)
     loss_of: nn.Module = Loss(state.model, params.precision)
     if worker.world_size > 1 and params.sharding == "ddp":
-        loss_of = nn.parallel.DistributedDataParallel(loss_of)
+        # Every worker has measured or loaded the same buffer, which never changes.
+        loss_of = nn.parallel.DistributedDataParallel(loss_of, broadcast_buffers=False)
     return loss_of, Loss(state.ema, params.precision)
 
 

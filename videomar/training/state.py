@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,9 +31,12 @@ from videomar.compute.seeding import step_generator
 from videomar.config import TrainParams
 from videomar.errors import CheckpointError
 from videomar.files import read_log
+from videomar.latents.dataset import LatentDataset
+from videomar.model.patchify import patchify
 from videomar.model.videomar import VideoMAR
 from videomar.provenance.made_with import differing_keys
-from videomar.training.curriculum import StageEnd
+from videomar.training.curriculum import StageEnd, draw_of
+from videomar.training.micro_batches import draw_latents
 from videomar.training.optim import make_optimizer
 from videomar.training.parallelize import gather_in_turn, shard, shard_like
 from videomar.training.worker import Worker
@@ -45,6 +49,9 @@ INIT_STEP = -1
 # A spike is judged by the median of this many latest losses, once there are enough to tell it from noise.
 _MEDIAN_STEPS = 50
 _MIN_STEPS = 20
+_MEASURED_CLIPS = 1024
+# Of a channel that does not move in the training clips; tokens have deviation 1.
+_LEAST_STD = 0.01
 _log = logging.getLogger(__name__)
 
 
@@ -153,6 +160,40 @@ def new_state(
         else:
             network.to(device)
     return State(model, ema, make_optimizer(model, params))
+
+
+def begin_new(state: State, data: LatentDataset, params: TrainParams) -> None:
+    """Scale what the head of the model and of its moving average draws, before step 0."""
+    for network in (state.model, state.ema):
+        if network.head.residual_std is not None:
+            std = residual_std(data, params, network.params.patch_size)
+            network.head.residual_std.copy_(std)
+
+
+def residual_std(data: LatentDataset, params: TrainParams, patch_size: int) -> Tensor:
+    """Return the deviation from 0 of the change of a token from frame to frame in training clips, (P,).
+
+    They are those of the first batches of the last stage, about a thousand clips of full length, so all
+    kinds of clips count as much as in training. Noise of `history_noise` is not counted.
+
+    Args:
+        data: split train.
+        params: section `train`; batch sizes are numbers.
+        patch_size: of the model.
+    """
+    draw = draw_of(params.curriculum[-1], params)
+    squares, count = np.zeros(data.latent_channels * patch_size**2), 0
+    for step in range(math.ceil(_MEASURED_CLIPS / draw.batch_size)):
+        batch = data.batch_at(step, draw)
+        latents = torch.from_numpy(batch.latents)
+        if batch.latents_std is not None:
+            std = torch.from_numpy(batch.latents_std)
+            latents = draw_latents(latents, std, step_generator(params.seed, INIT_STEP, step))
+        tokens = patchify(latents.double(), patch_size)
+        changes = tokens.diff(dim=1).flatten(0, 2).numpy()
+        # numpy's sums do not depend on the number of threads.
+        squares, count = squares + np.square(changes).sum(0), count + len(changes)
+    return torch.from_numpy(np.maximum(np.sqrt(squares / count), _LEAST_STD)).float()
 
 
 def begin_from(state: State, folder: Path) -> None:
