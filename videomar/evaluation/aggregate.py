@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from videomar.evaluation.baselines import with_baselines
 from videomar.evaluation.bootstrap import ends_of, means_of_draws, shots_of
 from videomar.evaluation.generated import GROUPS, ClipKinds, is_stretched, psnr_by_frame, repeat_last
-from videomar.evaluation.score_clips import CLIP_METRICS, frames_psnr, start_of, with_repeat
+from videomar.evaluation.score_clips import CLIP_METRICS, frames_psnr, start_of
 
 FRAME_COLUMNS = (
     "group", "kind", "frame", "model_db", "repeat_db", "tokenizer_db", "model_low", "model_high",
@@ -32,10 +33,29 @@ _NAMED = {
     "i2v_repeat_psnr_db": ("repeat_psnr_db", "image"),
     "i2v_wrong_prompt_psnr_db": ("psnr_db", "image_wrong_prompt"),
 }
+BENCH = {
+    "": "continuation",
+    "decoded_repeat_": "continuation_decoded_repeat",
+    "flow_": "continuation_flow",
+    "ceiling_": "tokenizer",
+    "ceiling_carry_": "tokenizer_carry",
+    "i2v_": "image",
+    "i2v_decoded_repeat_": "image_decoded_repeat",
+    "i2v_ceiling_": "image_tokenizer",
+    "i2v_ceiling_carry_": "image_tokenizer_carry",
+}
+"""The model's clips, its baselines and ceilings by prefix of a key: each with its gain over the pixel repeat,
+the share of clips that it wins against it, the motion that it keeps, and its VGG distance."""
 _MODEL = {"": "continuation", "i2v_": "image"}
 _METRICS = tuple(metric.key for metric in CLIP_METRICS if metric.key != "psnr")
 _OTHERS = {
-    "repeat_": ("continuation_repeat", ("ssim",)),
+    **{
+        name: (kind, ("motion_retained", "vgg"))
+        for name, kind in BENCH.items()
+        if kind not in _MODEL.values()
+    },
+    "repeat_": ("continuation_repeat", ("ssim", "vgg")),
+    "i2v_repeat_": ("image_repeat", ("vgg",)),
     "linear_": ("continuation_linear", ("ssim", "motion_retained")),
     "untrained_": ("continuation_untrained", ("ssim",)),
     "tokenizer_": ("tokenizer", ("ssim", "motion_retained")),
@@ -43,6 +63,8 @@ _OTHERS = {
     "larger_": ("image_larger", ("holds_together", "sharpness_kept", "motion_amount", "flicker")),
 }
 """By prefix of a key: a kind other than the model's own clips of trained size, and its metrics that count."""
+_SHARES = ("clips_won", "dynamic_degree", "holds_together", "exposure")
+"""Ends of the keys of figures that are shares."""
 _RESAMPLES = 1999
 _SEEDED = re.compile(r"_seed\d+$")
 
@@ -73,6 +95,8 @@ def summarise(rows: pd.DataFrame, seed: int = 0) -> dict[str, float]:
                 labels = None if shots is None else shots[of_clips.index].to_numpy(object)
                 ends = mean_band(of_clips.to_numpy(np.float64)[:, None], seed, labels)
                 low, high = (float(end[0]) for end in ends)
+                if name.endswith(_SHARES):  # the interval is widened, but a share is from 0 to 1
+                    low, high = max(low, 0.0), min(high, 1.0)
                 if np.isfinite(low):
                     metrics |= {f"{prefix}_{name}_low": low, f"{prefix}_{name}_high": high}
     return metrics
@@ -84,7 +108,7 @@ def frame_table(clips: Sequence[ClipKinds], seed: int) -> pd.DataFrame:
     If clips differ in length, a mean is over those that have the frame.
     """
     scores = pd.DataFrame(
-        [row for kinds in clips for row in _frame_scores(with_repeat(kinds))],
+        [row for kinds in clips for row in _frame_scores(with_baselines(kinds))],
         columns=["clip_id", *FRAME_COLUMNS[:6]],
     )
     shots = {kinds["truth"].clip_id: kinds["truth"].shot for kinds in clips}
@@ -161,6 +185,12 @@ def _decibels(rows: pd.DataFrame) -> dict[str, pd.Series]:
     psnr = table["psnr_db"]
     if {"image", "image_wrong_prompt"} <= set(psnr.columns):
         values["prompt_margin_db"] = psnr["image"] - psnr["image_wrong_prompt"]
+    for name, kind in BENCH.items():
+        if kind in table["gain_db"]:
+            gains = table["gain_db"][kind].dropna()
+            values[f"{name}clips_won"] = (gains > 0).astype(np.float64)
+            if name not in _MODEL:
+                values[f"{name}gain_db"] = gains
     for kind in psnr.columns:
         if re.fullmatch(r"continuation_\d+", kind):
             values[f"{kind}_psnr_gain_db"] = table["gain_db"][kind]

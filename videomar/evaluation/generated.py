@@ -19,6 +19,8 @@ PSNR_CAP_DB = 60.0
 """PSNR of clips that are equal or differ by less than a thousandth of the range."""
 
 GROUPS = {"simulated": "sim", "real": "real"}
+CEILINGS = ("tokenizer", "tokenizer_carry")
+"""The truth through the tokenizer; and the same decoded with the given picture at hand (`sample.carry`)."""
 _STRETCHED = ("_longer", "_larger")
 
 
@@ -123,7 +125,7 @@ def _check_truth(where: str, kinds: ClipKinds) -> None:
     for kind, clip in kinds.items():
         if not is_stretched(kind) and clip.frames.shape != shape:
             raise DataError(f"{where}: {kind}: got shape {clip.frames.shape}, expected the truth's {shape}")
-        if kind not in ("truth", "tokenizer") and not 0 < clip.context_frames < len(clip.frames):
+        if kind not in ("truth", *CEILINGS) and not 0 < clip.context_frames < len(clip.frames):
             raise DataError(
                 f"{where}: {kind}: got {clip.context_frames} context frames, expected 1 to {shape[0] - 1}"
             )

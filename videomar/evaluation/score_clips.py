@@ -7,7 +7,7 @@ Axes: F frames, H W rows and columns in pixels.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -16,14 +16,31 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from videomar.errors import DataError
-from videomar.evaluation.generated import Clip, ClipKinds, is_stretched, psnr_by_frame, psnr_db, repeat_last
+from videomar.evaluation.baselines import with_baselines
+from videomar.evaluation.generated import (
+    CEILINGS,
+    Clip,
+    ClipKinds,
+    is_stretched,
+    psnr_by_frame,
+    psnr_db,
+    repeat_last,
+)
 from videomar.evaluation.metrics.backbone import Backbone
 from videomar.evaluation.metrics.catalogue import METRICS, Metric
+from videomar.evaluation.metrics.vgg import Vgg
 
 CLIP_METRICS = tuple(metric for metric in METRICS if metric.per != "set")
 COLUMNS = ("clip_id", "group", "kind", "shot", "psnr_db", "repeat_psnr_db", "gain_db")
 _KINDS = ("continuation", "image")
 _BASELINES = ("continuation_untrained", "continuation_linear", "continuation_repeat", "tokenizer")
+_BENCH = (
+    *(f"{kind}{end}" for kind in _KINDS for end in ("", "_repeat", "_decoded_repeat", "_flow")),
+    *(f"{task}{ceiling}" for task in ("", "image_") for ceiling in CEILINGS),
+)
+"""Kinds that tables of baselines and ceilings show, and the metrics that decide there."""
+_BENCH_METRICS = {"motion_retained", "vgg"}
+_NETWORKS = {"backbone", "vgg"}
 _OF_PIXELS = {"psnr"}
 """Computed for every clip, apart from the others."""
 
@@ -37,6 +54,9 @@ class ClipScorer:
     """Ids of the clips that get metrics without a network; all others get only their PSNR."""
     with_networks: frozenset[str] = frozenset()
     """Ids of the clips that get metrics of the backbone, too."""
+    vgg: Vgg | None = None
+    on_bench: frozenset[str] = frozenset()
+    """Ids of the clips of which baselines and ceilings get the metrics of the bench."""
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     """By metric: why it has no value for some or all clips."""
 
@@ -47,9 +67,11 @@ class ClipScorer:
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[4:], np.float64))
 
     def rows(self, kinds: ClipKinds) -> list[dict[str, Any]]:
-        """One row for each kind of a clip but the truth, `continuation_repeat` added: COLUMNS and metrics."""
+        """One row for each kind of a clip but the truth, `with_baselines` added: COLUMNS and metrics."""
         return [
-            self._row(kinds, clip) for _, clip in sorted(with_repeat(kinds).items()) if clip.kind != "truth"
+            self._row(kinds, clip)
+            for _, clip in sorted(with_baselines(kinds).items())
+            if clip.kind != "truth"
         ]
 
     def _row(self, kinds: ClipKinds, clip: Clip) -> dict[str, Any]:
@@ -68,17 +90,19 @@ class ClipScorer:
         of_model = clip.kind in _KINDS
         keys: set[str] = set()
         if clip.clip_id in self.with_metrics and (of_model or clip.kind in _BASELINES):
-            keys |= {metric.key for metric in CLIP_METRICS if "backbone" not in metric.needs}
+            keys |= {metric.key for metric in CLIP_METRICS if not _NETWORKS & set(metric.needs)}
+        if clip.clip_id in self.on_bench and clip.kind in _BENCH:
+            keys |= _BENCH_METRICS if self.vgg is not None else _BENCH_METRICS - {"vgg"}
         if clip.clip_id in self.with_networks and of_model:
             keys |= {metric.key for metric in CLIP_METRICS if "backbone" in metric.needs}
         if is_stretched(clip.kind):
-            keys = {metric.key for metric in CLIP_METRICS if not {"truth", "backbone"} & set(metric.needs)}
+            keys = {metric.key for metric in CLIP_METRICS if not {"truth", *_NETWORKS} & set(metric.needs)}
         return [metric for metric in CLIP_METRICS if metric.key in keys - _OF_PIXELS]
 
     def _score(self, metric: Metric, kinds: ClipKinds, clip: Clip) -> float:
         """Mean of a metric over the generated frames of a clip; NaN, and a reason, if it has no value."""
         try:
-            return _mean(metric, _inputs(metric, kinds, clip, self.backbone))
+            return _mean(metric, _inputs(metric, kinds, clip, {"backbone": self.backbone, "vgg": self.vgg}))
         except DataError as error:
             self.skipped[metric.key] = str(error)
         except cv2.error as error:
@@ -86,22 +110,12 @@ class ClipScorer:
         return float("nan")
 
 
-def with_repeat(kinds: ClipKinds) -> ClipKinds:
-    """All kinds of a clip, and the baseline that needs no model: the last context frame repeated."""
-    if "continuation" not in kinds:
-        return kinds
-    made = kinds["continuation"]
-    frames = repeat_last(kinds["truth"].frames, made.context_frames)
-    baseline = dataclasses.replace(made, kind="continuation_repeat", frames=frames)
-    return {**kinds, baseline.kind: baseline}
-
-
 def start_of(kinds: ClipKinds, clip: Clip) -> int:
-    """First frame that counts; for the tokenizer, the continuation's ceiling, it is that of the continuation.
+    """First frame that counts; for the ceilings that are named after no task it is that of the continuation.
 
     Clips longer than trained are judged beyond the trained length.
     """
-    if clip.kind == "tokenizer":
+    if clip.kind in CEILINGS:
         return kinds["continuation"].context_frames if "continuation" in kinds else 1
     if clip.kind.endswith("_longer"):
         return len(kinds["truth"].frames)
@@ -117,7 +131,12 @@ def choose(clips: Sequence[ClipKinds], count: int) -> frozenset[str]:
     return frozenset(chosen)
 
 
-def _inputs(metric: Metric, kinds: ClipKinds, clip: Clip, backbone: Backbone | None) -> dict[str, Any]:
+def on_bench(clips: Sequence[ClipKinds], with_metrics: frozenset[str]) -> frozenset[str]:
+    """Ids of all real clips, whose intervals need every shot, and of the simulated ones with metrics."""
+    return with_metrics | {kinds["truth"].clip_id for kinds in clips if kinds["truth"].group == "real"}
+
+
+def _inputs(metric: Metric, kinds: ClipKinds, clip: Clip, networks: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs of a metric: the generated frames and, before them, the last context frame as the given picture.
 
     The backbone gets whole clips, whose features it caches for other metrics and other kinds of the clip.
@@ -127,7 +146,7 @@ def _inputs(metric: Metric, kinds: ClipKinds, clip: Clip, backbone: Backbone | N
     # Clips without a truth of their size: the given picture as their first frame shows it.
     picture = clip.frames[0] if is_stretched(clip.kind) else truth[start - 1]
     inputs = {"clip": clip.frames[shown], "truth": truth[shown], "picture": picture, "fps": clip.fps}
-    inputs |= {"backbone": backbone, "num_context": (start if shown.start == 0 else 1)}
+    inputs |= {**networks, "num_context": (start if shown.start == 0 else 1)}
     missing = metric.missing(inputs)
     if missing:
         raise DataError(

@@ -23,7 +23,8 @@ from videomar.evaluation.generated import ClipKinds, read_generated, read_metada
 from videomar.evaluation.metrics.backbone import load_backbone
 from videomar.evaluation.metrics.extractors import Extractor
 from videomar.evaluation.metrics.frechet import FrechetScore
-from videomar.evaluation.score_clips import CLIP_METRICS, ClipScorer, choose
+from videomar.evaluation.metrics.vgg import Vgg
+from videomar.evaluation.score_clips import CLIP_METRICS, ClipScorer, choose, on_bench
 from videomar.evaluation.score_sets import frechet_results, named_extractor, seed_metrics
 from videomar.files import atomic_write
 
@@ -47,7 +48,10 @@ def evaluate_clips(paths: Any, suite: SuiteParams) -> dict[str, float]:
     io_seconds = time.monotonic() - start
     start = time.monotonic()
     with_metrics, with_networks = choose(clips, suite.metric_clips), choose(clips, suite.feature_clips)
-    scorer = ClipScorer(load_backbone(device), with_metrics, with_networks)
+    scorer = ClipScorer(
+        load_backbone(device), with_metrics, with_networks, on_bench=on_bench(clips, with_metrics)
+    )
+    scorer.vgg = _vgg(device, scorer.skipped)
     rows = scorer.table(clips)
     frames = frame_table(clips, suite.seed)
     extractor, frechet = _frechet(clips, scorer, suite, device)
@@ -97,6 +101,15 @@ def time_shares(seconds: dict[str, float], sampled: Path) -> dict[str, dict[str,
     return {"seconds": both, "shares": {name: value / total for name, value in both.items()}}
 
 
+def _vgg(device: torch.device, skipped: dict[str, str]) -> Vgg | None:
+    """The network of the VGG distance; None, and a reason, where its packages are not installed."""
+    try:
+        return Vgg(device)
+    except DataError as error:
+        skipped["vgg"] = str(error)
+        return None
+
+
 def _frechet(
     clips: Sequence[ClipKinds], scorer: ClipScorer, suite: SuiteParams, device: torch.device
 ) -> tuple[Extractor | None, dict[str, FrechetScore]]:
@@ -118,6 +131,8 @@ def _fingerprint(
     truths = [kinds["truth"] for kinds in clips]
     largest = max((clip.frames.shape for clip in truths), default=(0, 0, 0, 3))
     weights = {"backbone": scorer.backbone.weights_sha256} if scorer.backbone is not None else {}
+    if scorer.vgg is not None:
+        weights["vgg"] = scorer.vgg.weights_sha256
     if extractor is not None:
         weights[extractor.name] = extractor.weights_sha256
     generated = (clip for kinds in clips for kind, clip in kinds.items() if kind != "truth")

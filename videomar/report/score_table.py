@@ -15,7 +15,7 @@ from videomar.evaluation.generated import GROUPS
 from videomar.evaluation.metrics.catalogue import METRICS
 from videomar.report.strips import part_of
 
-CHIEF = ("psnr", "ssim", "feature_distance", "motion_retained", "flicker")
+CHIEF = ("psnr", "ssim", "vgg", "motion_retained", "flicker")
 """Keys of the metrics that are shown first, and whose worst clips are shown."""
 _KINDS = {"continuation": "continued", "image": "from one picture"}
 TASKS = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from videomar.evaluation.metrics import BACKBONE
+from videomar.evaluation.metrics import BACKBONE, VGG
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +69,7 @@ def _parameters(path: str) -> tuple[str, ...]:
 def _function(path: str) -> Callable[..., Any]:
     # Imported by name, not by string, so that the code hash of the scores follows these modules.
     from videomar.evaluation import generated
-    from videomar.evaluation.metrics import behaviour, extractors, fidelity, imaging, motion
+    from videomar.evaluation.metrics import behaviour, extractors, fidelity, imaging, motion, vgg
 
     modules = {
         "generated": generated,
@@ -78,6 +78,7 @@ def _function(path: str) -> Callable[..., Any]:
         "fidelity": fidelity,
         "imaging": imaging,
         "motion": motion,
+        "vgg": vgg,
     }
     module, _, name = path.partition(".")
     function: Callable[..., Any] = getattr(modules[module], name)
@@ -90,9 +91,9 @@ METRICS: tuple[Metric, ...] = (
            "generated.psnr_by_frame"),
     Metric("ssim", "SSIM", "", "higher", "frame",
            "similarity to the truth in light, contrast and structure; 1 = equal", "fidelity.ssim_by_frame"),
-    Metric("feature_distance", f"{BACKBONE} distance", "", "lower", "frame",
+    Metric("vgg", f"{VGG} distance", "", "lower", "clip",
            "distance to the truth in features of a network trained on photographs; 0 = equal",
-           "fidelity.feature_distance_by_frame"),
+           "vgg.vgg_distance"),
     Metric("motion_retained", "Motion retained", "", "nearer 1", "step",
            "motion divided by that of the truth; 0 = frozen, 1 = as much",
            "behaviour.motion_retained_by_frame"),

@@ -64,7 +64,7 @@ def motion_smoothness(clip: NDArray[np.uint8]) -> float:
     flow and averaged, in place of the AMT network.
     """
     check_frames("motion", clip, least=3)
-    greys = _greys(clip)
+    greys = enlarged_greys(clip)
     differences = []
     for middle in range(1, len(clip) - 1, 2):
         before, after = greys[middle - 1], greys[middle + 1]
@@ -87,7 +87,9 @@ def flicker(clip: NDArray[np.uint8]) -> float:
     static. Ours uses the places that stand still, so that it applies to any clip.
     """
     check_frames("motion", clip, least=2)
-    blurred = [np.asarray(cv2.GaussianBlur(grey, (0, 0), _STILL_BLUR), np.uint8) for grey in _greys(clip)]
+    blurred = [
+        np.asarray(cv2.GaussianBlur(grey, (0, 0), _STILL_BLUR), np.uint8) for grey in enlarged_greys(clip)
+    ]
     limit = _STILL_PX * min(blurred[0].shape) / _VBENCH_SIDE_PX
     total, places, size = 0.0, 0, 0
     for index, (before, after) in enumerate(pairwise(blurred)):
@@ -120,7 +122,7 @@ def _explained(
     return np.hypot(flow[..., 0], flow[..., 1]), np.asarray((in_place > _SEEN) & (along < ratio * in_place))
 
 
-def _greys(clip: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+def enlarged_greys(clip: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     """Luma of each frame, twice as large where the shorter side is below 128 px."""
     greys = [np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in clip]
     if min(clip.shape[1:3]) >= _SMALL_PX:
@@ -137,7 +139,7 @@ def _speeds(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=8)  # several metrics use a clip's motion, and flow is most of their cost
 def _speeds_of(content: bytes, shape: tuple[int, ...]) -> tuple[float, ...]:
-    greys, speeds = _greys(np.frombuffer(content, np.uint8).reshape(shape)), []
+    greys, speeds = enlarged_greys(np.frombuffer(content, np.uint8).reshape(shape)), []
     scale = shape[1] / greys[0].shape[0]
     for before, after in pairwise(greys):
         speed, explained = _explained(before, after, _MOTION_RATIO)
