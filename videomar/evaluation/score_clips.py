@@ -28,7 +28,7 @@ from videomar.evaluation.generated import (
 )
 from videomar.evaluation.metrics.backbone import Backbone
 from videomar.evaluation.metrics.catalogue import METRICS, Metric
-from videomar.evaluation.metrics.vgg import Vgg
+from videomar.evaluation.metrics.vgg import Vgg, judged_frames
 
 CLIP_METRICS = tuple(metric for metric in METRICS if metric.per != "set")
 COLUMNS = ("clip_id", "group", "kind", "shot", "psnr_db", "repeat_psnr_db", "gain_db")
@@ -68,11 +68,20 @@ class ClipScorer:
 
     def rows(self, kinds: ClipKinds) -> list[dict[str, Any]]:
         """One row for each kind of a clip but the truth, `with_baselines` added: COLUMNS and metrics."""
-        return [
-            self._row(kinds, clip)
-            for _, clip in sorted(with_baselines(kinds).items())
-            if clip.kind != "truth"
-        ]
+        shown = with_baselines(kinds)
+        self._look_ahead(shown)
+        return [self._row(kinds, clip) for kind, clip in sorted(shown.items()) if kind != "truth"]
+
+    def _look_ahead(self, kinds: ClipKinds) -> None:
+        """Show VGG16 the frames that count of all kinds of a clip at once: twice as fast as kind by kind."""
+        if self.vgg is None or kinds["truth"].clip_id not in self.on_bench:
+            return
+        frames: list[NDArray[np.uint8]] = []
+        for clip in (clip for kind, clip in kinds.items() if kind in _BENCH):
+            judged = judged_frames(start_of(kinds, clip), len(clip.frames))
+            frames += [*clip.frames[judged], *kinds["truth"].frames[judged]]
+        if frames:
+            self.vgg.features(np.stack(frames))
 
     def _row(self, kinds: ClipKinds, clip: Clip) -> dict[str, Any]:
         row: dict[str, Any] = dict.fromkeys([*COLUMNS, *(metric.key for metric in CLIP_METRICS)], np.nan)

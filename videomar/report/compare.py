@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from videomar.evaluation.aggregate import mean_band
+from videomar.evaluation.generated import CEILINGS
 from videomar.evaluation.metrics.catalogue import METRICS, Metric
 from videomar.report.score_table import CHIEF, clips_of_shots, number
 from videomar.report.strips import label_of
@@ -57,8 +58,8 @@ def compare_with_champion(scores: pd.DataFrame, champion: pd.DataFrame) -> list[
 
 
 def compare_with_baselines(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """By task the differences of the chief metrics to each baseline; the tokenizer, a ceiling, is none."""
-    return _comparisons(scores[scores["look"] != "tokenizer"], CHIEF)
+    """By task the differences of the chief metrics to each baseline; ceilings are none."""
+    return _comparisons(scores[~scores["look"].isin(CEILINGS)], CHIEF)
 
 
 def pairs_of(scores: pd.DataFrame, champion: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:

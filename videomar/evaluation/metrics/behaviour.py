@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from videomar.errors import DataError
 from videomar.evaluation.metrics.backbone import Backbone
-from videomar.evaluation.metrics.fidelity import check_alike, unit_features
+from videomar.evaluation.metrics.fidelity import check_alike
 from videomar.evaluation.metrics.imaging import exposure_shift_by_frame, sharpness_kept_by_frame
 from videomar.evaluation.metrics.motion import motion_by_frame
 
@@ -85,6 +87,19 @@ def text_effect(
     across = distances[:seeds, seeds:][~np.eye(seeds, dtype=np.bool_)].mean()
     within = [_mean_of_pairs(own) for own in (distances[:seeds, :seeds], distances[seeds:, seeds:])]
     return float(across - np.mean(within))
+
+
+def unit_features(clip: NDArray[np.uint8], backbone: Backbone) -> Tensor:
+    """Features of each frame, (F, D), whose squared distance is that of the two frames: 0 = equal, at most 4.
+
+    Source: Zhang et al. (arXiv 1801.03924) equation 1 with all weights one, and the mean over five levels of
+    EfficientNet-Lite0: no LPIPS. For two clips of one model alone: it takes the blur of a tokenizer for a
+    larger change than a body that stopped, so `vgg_distance` is what compares a clip with the truth.
+    """
+    maps = backbone.features(clip).maps
+    scales = [(len(maps) * level[0, 0].numel()) ** -0.5 for level in maps]
+    units = [functional.normalize(level, dim=1) * scale for level, scale in zip(maps, scales, strict=True)]
+    return torch.cat([level.flatten(1) for level in units], dim=1)
 
 
 def _distances(
