@@ -119,7 +119,7 @@ def write_all(folder: Path, clips: int) -> None:
     text = np.zeros((2, 8), np.float16).tobytes()
     row = {"text": text, "text_shape": [2, 8], "text_key": "t", "caption": "", "group": "real"}
     row |= {"split": "train", "fps": 8.0, "motion": 0.0, "dtype": "float16", "shape": list(SHAPE)}
-    row["size_px"] = 32
+    row |= {"size_px": 32, "view": 0}
 
     def latents_of(number: int) -> np.ndarray[Any, Any]:
         numbered = clip.copy()

@@ -111,7 +111,7 @@ def write_cache(folder: Path, latents: NDArray[Any], caption: tuple[int, int]) -
     """Write clips (count, C, T, H, W) with empty captions as a latent cache, and open it."""
     row = {"text": np.zeros(caption, np.float16).tobytes(), "text_shape": list(caption), "text_key": "t"}
     row |= {"caption": "", "group": "simulated", "split": "train", "fps": 8.0, "motion": 1.0, "size_px": 0}
-    row |= {"dtype": "float16", "shape": list(latents.shape[1:])}
+    row |= {"view": 0, "dtype": "float16", "shape": list(latents.shape[1:])}
     rows = [
         row | {"clip_id": f"{number:06d}", "key": f"{number}", "latents": clip.astype(np.float16).tobytes()}
         for number, clip in enumerate(latents)

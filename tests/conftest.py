@@ -58,6 +58,7 @@ def small_params() -> Params:
             threads_per_worker=1,
         ),
         tokenizer=dataclasses.replace(shipped.tokenizer, channels=4, hidden_size=8, depth=1, threads=1),
+        encode=dataclasses.replace(shipped.encode, views=0),
     )
 
 

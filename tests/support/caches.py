@@ -26,6 +26,7 @@ def write_cache(folder, clips=12, moments=False):
             "fps": 8.0,
             "motion": float(number),
             "size_px": 32,
+            "view": 0,
         }
         for number in range(clips)
     ]

@@ -3,12 +3,15 @@
 from itertools import pairwise
 from typing import Annotated
 
-from videomar.config.section import Device, Resource, at_least, one_of, require, section
+from videomar.config.section import Device, Resource, Rule, at_least, one_of, require, section
 
 HEADS = ("flow", "ddpm")
 NAMED_ENCODERS = ("minilm", "none")
 """Text encoders that are known by name; any other is a folder."""
 CONDITIONS = ("fps", "motion", "history_noise")
+# Frames are read at twice the size of clips: more would show no more.
+_ZOOM = Rule("1 (none) to 2", lambda value: 1 <= value <= 2)
+_SPEEDS = Rule("two speeds from 0.25 to 4, rising", lambda value: 0.25 <= value[0] <= value[1] <= 4)
 
 
 @section("tokenizer")
@@ -73,6 +76,17 @@ class EncodeParams:
     smaller_sizes_px: tuple[int, ...]
     """Each clip is cached at these base sizes, too, falling from below `ingest.size_px`, for stages of the
     curriculum at lower resolution."""
+    # Defaults are what files from before these keys mean.
+    views: Annotated[int, at_least(0)] = 0
+    """Extra views of each real training clip, cached beside it: other crops, zooms, speeds and start times of
+    the same shot, see docs/guide/clips.md; 0 = none. Each is a clip of its group to the stage `train`."""
+    view_zoom: Annotated[float, _ZOOM] = 1.0
+    """Largest zoom of a view: sides of the whole box in sides of the box that it shows."""
+    view_speeds: Annotated[tuple[float, float], _SPEEDS] = (1.0, 1.0)
+    """Slowest and fastest speed of a view; 2 = twice as fast as its video, so half of `ingest.fps`."""
+    view_mirror: bool = False
+    """Mirror every other view, unless its caption names left or right."""
+    view_seed: int = 0
     num_workers: Resource[int]
     """Ray actors that hold a tokenizer."""
     device: Device

@@ -34,8 +34,7 @@ def score(clip: NDArray[np.uint8]) -> dict[str, float]:
         `letterbox_share`: share of the picture that is black bars at its edges.
     """
     luma = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]).astype(np.float32)
-    # In colour, because a body may be as light as its background.
-    change = np.abs(np.diff(clip.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))
+    change = _changes(clip)
     moves = len(clip) > 1
     edges = [cv2.Laplacian(frame, cv2.CV_32F).var() for frame in luma]
     return {
@@ -47,6 +46,17 @@ def score(clip: NDArray[np.uint8]) -> dict[str, float]:
         "flicker": _flicker(luma.mean(axis=(1, 2))) if moves else math.nan,
         "letterbox_share": _letterbox_share(luma),
     }
+
+
+def motion(clip: NDArray[np.uint8]) -> float:
+    """Return the score `motion` of a clip (F, H, W, 3), NaN for F = 1."""
+    return float(_changes(clip).mean()) if len(clip) > 1 else math.nan
+
+
+def _changes(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Mean absolute difference of each frame to the next, (F - 1,)."""
+    # In colour, because a body may be as light as its background.
+    return np.abs(np.diff(clip.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))
 
 
 def _flicker(means: NDArray[np.float32]) -> float:

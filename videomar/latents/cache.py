@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
@@ -37,6 +38,8 @@ class StoredArray(NamedTuple):
     data: ByteRange
     made_on: frozenset[str]
     """Kind of device that made it; of an array in a shard, the kinds that made the shard's arrays."""
+    motion: float = math.nan
+    """Motion score of the pixels, of the latents of a view."""
 
 
 class Journal:
@@ -74,14 +77,16 @@ class Journal:
             self.file.close()
         self._lock.release()
 
-    def add(self, key: str, shape: list[int], data: bytes, made_on: str = _CPU) -> None:
+    def add(
+        self, key: str, shape: list[int], data: bytes, made_on: str = _CPU, motion: float = math.nan
+    ) -> None:
         """Append an array.
 
         Raises:
             DataError: it cannot be written, for example because the disk is full.
         """
         record = {"key": key, "shape": shape, "bytes": len(data), "sum": hashlib.sha256(data).hexdigest()}
-        record["made_on"] = made_on
+        record |= {"made_on": made_on, "motion": motion}
         try:
             self.file.write(json.dumps(record).encode() + b"\n")
             offset = self.file.tell()
@@ -98,7 +103,8 @@ class Journal:
 
     def _index(self, record: dict[str, Any], offset: int) -> None:
         data, made_on = ByteRange(self.path, offset, record["bytes"]), record.get("made_on", _CPU)
-        self.arrays[record["key"]] = StoredArray(record["shape"], data, frozenset([made_on]))
+        motion = record.get("motion", math.nan)
+        self.arrays[record["key"]] = StoredArray(record["shape"], data, frozenset([made_on]), motion)
 
 
 class LatentCache:
@@ -123,8 +129,9 @@ class LatentCache:
             )
             for number, row in enumerate(shard.rows):
                 latents, text = shard.byte_range("latents", number), shard.byte_range("text", number)
-                self._known[row["key"]] = StoredArray(row["shape"], latents, clips_on)
-                self._known[row["text_key"]] = StoredArray(row["text_shape"], text, captions_on)
+                self._known[row["key"]] = StoredArray(row["shape"], latents, clips_on, row["motion"])
+                if not row["view"]:
+                    self._known[row["text_key"]] = StoredArray(row["text_shape"], text, captions_on)
                 if "latents_std" in shard.offsets:
                     std = StoredArray(row["shape"], shard.byte_range("latents_std", number), clips_on)
                     self._known[std_key(row["key"])] = std
@@ -137,7 +144,19 @@ class LatentCache:
     def __contains__(self, key: str) -> bool:
         return key in self._known
 
-    def add(self, key: str, dtype: str, shape: Sequence[int], data: bytes, made_on: str = _CPU) -> None:
+    def motion_of(self, key: str) -> float:
+        """Return the motion score of a view, by the key of its latents."""
+        return self._known[key].motion
+
+    def add(
+        self,
+        key: str,
+        dtype: str,
+        shape: Sequence[int],
+        data: bytes,
+        made_on: str = _CPU,
+        motion: float = math.nan,
+    ) -> None:
         """Add the array of a key; from here on a kill does not lose it.
 
         Raises:
@@ -146,7 +165,7 @@ class LatentCache:
         if not np.isfinite(to_float32(np.frombuffer(data, DTYPES[dtype]), dtype)).all():
             rule = f"finite {dtype}; train the tokenizer again, or choose a wider encode.dtype"
             raise DataError(f"{key}: got values that are not finite, expected {rule}")
-        self._journal.add(key, list(shape), data, made_on)
+        self._journal.add(key, list(shape), data, made_on, motion)
         self._known[key] = self._journal.arrays[key]
 
     def write(self, clips: Sequence[Mapping[str, Any]], shard_clips: int, metadata: Mapping[str, Any]) -> int:
@@ -180,8 +199,11 @@ class LatentCache:
     def _row(self, clip: Mapping[str, Any], dtype: str, moments: bool) -> dict[str, Any]:
         latents, text = self._known[clip["key"]], self._known[clip["text_key"]]
         values = {"shape": latents.shape, "latents": latents.data, "text_shape": text.shape}
+        values |= {"text": text.data}
+        if clip["view"]:
+            values |= {"text_shape": [0, *text.shape[1:]], "text": b""}
         std = self._known[std_key(clip["key"])].data if moments else None
-        return {**clip, **values, "latents_std": std, "text": text.data, "dtype": dtype}
+        return {**clip, **values, "latents_std": std, "dtype": dtype}
 
 
 def std_key(key: str) -> str:

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomar.compute.device import choose_device, device_kind, fetch, send
+from videomar.curation.scores import motion
 from videomar.encoders.load import load_tokenizer
 from videomar.encoders.tokenizer import VideoTokenizer, to_unit_range, with_moments
 from videomar.errors import DataError, VideomarError
 from videomar.media.clip_reader import map_clips
-from videomar.media.shapes import ClipShape
+from videomar.media.shapes import ClipShape, View
 
 _Result = TypeVar("_Result")
 _MAX_READERS = 8  # threads that decode videos for one GPU
@@ -41,6 +42,8 @@ class Video(NamedTuple):
     starts_s: list[float]
     keys: list[str]
     shape: ClipShape
+    views: tuple[View, ...] = ()
+    """How each clip is cut; none = as ingest cuts all."""
 
 
 class Encoded(NamedTuple):
@@ -53,6 +56,8 @@ class Encoded(NamedTuple):
     """Deviations, of the same shape; empty without `encode.moments`."""
     made_on: str = "cpu"
     """Kind of device, see `device_kind`."""
+    motion: float = 0.0
+    """Motion score of the clip's pixels; a caption has none."""
 
 
 class _Arrays(NamedTuple):
@@ -101,8 +106,8 @@ class ClipEncoder:
         Raises:
             VideomarError: the video or the tokenizer cannot be read, or do not fit each other.
         """
-        arrays = _map_clips(video, lambda pictures: self._stored(self._start(pictures[None]))[0])
-        return _named(video, arrays, "cpu")
+        made = _map_clips(video, lambda pictures: self._stored(self._start(pictures[None]))[0])
+        return _named(video, made, "cpu")
 
     def encode_all(self, videos: Sequence[Video]) -> Iterator[Encoded | VideomarError]:
         """Encode the clips of videos of one shape; an error in place of the clips of a video."""
@@ -124,7 +129,7 @@ class ClipEncoder:
         """Encode full batches while threads read the next clips; one thread for each video."""
         waiting = _Waiting(2 * self._batch_clips)
 
-        def read(video: Video) -> list[Future[_Arrays]]:
+        def read(video: Video) -> list[tuple[Future[_Arrays], float]]:
             try:
                 return _map_clips(video, waiting.add)
             finally:
@@ -145,7 +150,8 @@ class ClipEncoder:
                 waiting.give_up()
         for video, task in zip(videos, tasks, strict=True):
             try:
-                yield from _named(video, [arrays.result() for arrays in task.result()], kind)
+                made = [(arrays.result(), motion) for arrays, motion in task.result()]
+                yield from _named(video, made, kind)
             except VideomarError as error:
                 yield error
 
@@ -246,16 +252,21 @@ def stored_bytes(values: Tensor, dtype: str) -> bytes:
     return values.numpy().astype(dtype).tobytes()
 
 
-def _map_clips(video: Video, use: Callable[[NDArray[np.uint8]], _Result]) -> list[_Result]:
+def _map_clips(video: Video, use: Callable[[NDArray[np.uint8]], _Result]) -> list[tuple[_Result, float]]:
+    """What `use` makes of each clip of a video, and the clip's motion."""
     path = Path(video.path)
     _require_on_node(path)
-    return map_clips(path, video.starts_s, video.shape, use)
+
+    def use_and_measure(clip: NDArray[np.uint8]) -> tuple[_Result, float]:
+        return use(clip), motion(clip)
+
+    return map_clips(path, video.starts_s, video.shape, use_and_measure, views=video.views)
 
 
-def _named(video: Video, arrays: Sequence[_Arrays], kind: str) -> list[Encoded]:
+def _named(video: Video, made: Sequence[tuple[_Arrays, float]], kind: str) -> list[Encoded]:
     """Arrays of a video's clips with their keys, each key once."""
-    found = dict(zip(video.keys, arrays, strict=True))
-    return [Encoded(key, *of_clip, made_on=kind) for key, of_clip in found.items()]
+    found = dict(zip(video.keys, made, strict=True))
+    return [Encoded(key, *arrays, made_on=kind, motion=of_clip) for key, (arrays, of_clip) in found.items()]
 
 
 def _require_on_node(path: Path) -> None:

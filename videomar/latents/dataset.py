@@ -59,7 +59,7 @@ class LatentDataset:
 
     Bytes are read when a batch is made, and a row group is verified when the first of its clips is read: the
     cache may be larger than memory. Rows are numbered in the order of their clips' ids; a clip encoded at
-    several sizes has a row for each.
+    several sizes has a row for each, and so has each of its views.
     """
 
     def __init__(
@@ -93,11 +93,20 @@ class LatentDataset:
         self.conditions = {name: np.array([row[name] for row in table], np.float32) for name in CONDITIONS}
         self.max_text_tokens = max_text_tokens
         self._latents = StoredColumn("latents", rows)
-        self._text = StoredColumn("text", rows)
+        # Views take the caption states of their clip's row.
+        of_caption = {
+            row["text_key"]: place for row, place in zip(table, rows, strict=True) if not row["view"]
+        }
+        texts = [
+            of_caption[row["text_key"]] if row["view"] else place
+            for row, place in zip(table, rows, strict=True)
+        ]
+        self._text = StoredColumn("text", texts)
         has_moments = all("latents_std" in shard.offsets for shard in shards)
         self._std = StoredColumn("latents_std", rows) if has_moments else None
         _refuse_long(self._text, max_text_tokens)
         self.sizes_px = np.array([row["size_px"] for row in table])
+        self.views = np.array([row["view"] for row in table])
         self.lengths = np.array([shape[1] for shape in self._latents.shapes])
         self.simulated = np.array([row["group"] == "simulated" for row in table])
         self._schedules: dict[BatchSpec, BatchSchedule] = {}
@@ -127,8 +136,8 @@ class LatentDataset:
 
     @property
     def largest(self) -> dict[str, int]:
-        """Row of each clip at the largest size, by the clip's id."""
-        numbers = np.flatnonzero(self.sizes_px == self.sizes_px.max()).tolist()
+        """Row of each clip at the largest size, and of none of its views, by the clip's id."""
+        numbers = np.flatnonzero((self.sizes_px == self.sizes_px.max()) & (self.views == 0)).tolist()
         return {self.clip_ids[number]: number for number in numbers}
 
     def batch_at(self, step: int, spec: BatchSpec, rank: int = 0, world_size: int = 1) -> Batch:

@@ -27,7 +27,8 @@ from videomar.latents.encode_ray import encode_on_ray
 from videomar.latents.keys import cached_sizes, expected_metadata
 from videomar.latents.readable_captions import find_losses, read_captions, warn_of_losses
 from videomar.latents.shards import num_bytes
-from videomar.media.shapes import at_sizes, ledger_shapes
+from videomar.latents.views import with_views
+from videomar.media.shapes import ClipShape, View, at_sizes, ledger_shapes
 from videomar.provenance.code_hash import CAPTIONS, LATENTS, code_hash
 from videomar.provenance.made_with import package_versions
 from videomar.storage import Location
@@ -57,16 +58,18 @@ def encode_clips(
         DataError: a video or the tokenizer cannot be read, or `encode.moments` is set and it has none.
     """
     kept = kept_clips(read_ledger(ledger, thumbnails=False))
-    clips = _at_all_sizes(kept.sort_values(["video", "start_s"]), params)
+    clips = _at_all_sizes(with_views(kept.sort_values(["video", "start_s"]), params), params)
     torch.set_num_threads(1)
     loaded, text = load_tokenizer(tokenizer), load_text_encoder(params.text, with_weights=False)
     dtype, moments, content_hash = params.encode.dtype, params.encode.moments, loaded.content_hash()
     if moments:
         with_moments(loaded)  # refuse now and not at the first clip
-    clip_parts = zip(clips["video_sha256"], clips["start_s"], clips["clip_shape"], strict=True)
-    clips["key"] = [_key(sha, start, asdict(shape), content_hash, dtype) for sha, start, shape in clip_parts]
+    clip_parts = zip(*(clips[name] for name in ("video_sha256", "start_s", "clip_shape", "cut")), strict=True)
+    clips["key"] = [
+        _key(sha, start, asdict(shape), content_hash, dtype, cut) for sha, start, shape, cut in clip_parts
+    ]
     clips["text_key"] = [_text_key(caption, text.content_hash, dtype) for caption in clips["caption"]]
-    clips["fps"] = params.ingest.fps
+    clips["fps"] = [cut.fps if cut else params.ingest.fps for cut in clips["cut"]]
     metadata = expected_metadata(params) | {
         "tokenizer": content_hash,
         "latent_mean": loaded.latent_mean.tolist(),
@@ -75,7 +78,7 @@ def encode_clips(
         "packages": package_versions(),
     }
     del loaded  # the actors hold their own
-    columns = ["clip_id", "key", "text_key", "caption", "group", "split", "fps", "motion", "size_px"]
+    columns = ["clip_id", "key", "text_key", "caption", "group", "split", "fps", "motion", "size_px", "view"]
     with LatentCache(out) as cache:
         lacking = [key not in cache or (moments and std_key(key) not in cache) for key in clips["key"]]
         missing = clips[lacking]
@@ -84,9 +87,11 @@ def encode_clips(
         videos = _videos_of(missing.drop_duplicates("key"), raw)
         encoded = (encode or encode_on_ray)(videos, tokenizer, params) if videos else ()
         _add_latents(cache, encoded, len(missing), dtype)
+        clips["motion"] = _motions(cache, clips)
         written = cache.write(clips[columns].to_dict("records"), params.encode.shard_clips, metadata)
     return {
         "clips": clips["clip_id"].nunique(),
+        "views": float(len(clips[(clips["view"] > 0) & (clips["size_px"] == params.ingest.size_px)])),
         "encoded": len(missing),
         "reused": len(clips) - len(missing),
         "shards_written": written,
@@ -109,9 +114,32 @@ def _at_all_sizes(clips: pandas.DataFrame, params: Params) -> pandas.DataFrame:
 def _videos_of(clips: pandas.DataFrame, raw: Path) -> list[Video]:
     """Group clips by video and shape: a video is decoded once for all of its clips of a shape."""
     return [
-        Video(str((raw / video).resolve()), rows["start_s"].tolist(), rows["key"].tolist(), shape)
+        Video(
+            str((raw / video).resolve()),
+            rows["start_s"].tolist(),
+            rows["key"].tolist(),
+            shape,
+            _cuts(rows, shape),
+        )
         for (video, shape), rows in clips.groupby(["video", "clip_shape"])
     ]
+
+
+def _cuts(clips: pandas.DataFrame, shape: ClipShape) -> tuple[View, ...]:
+    """How each clip of a video is cut; nothing where all are cut as ingest does."""
+    if not clips["view"].any():
+        return ()
+    return tuple(cut or View(shape.fps) for cut in clips["cut"])
+
+
+def _motions(cache: LatentCache, clips: pandas.DataFrame) -> list[float]:
+    """Motion of each row: of a clip as the ledger has it, of a view as measured at its largest size."""
+    names = zip(clips["clip_id"], clips["view"], strict=True)
+    largest: dict[tuple[str, int], str] = {}
+    for name, key in zip(names, clips["key"], strict=True):
+        largest.setdefault(name, key)
+    views = zip(clips["clip_id"], clips["view"], clips["motion"], strict=True)
+    return [cache.motion_of(largest[clip, view]) if view else motion for clip, view, motion in views]
 
 
 def _add_latents(cache: LatentCache, encoded: Iterable[list[Encoded]], count: int, dtype: str) -> None:
@@ -121,7 +149,7 @@ def _add_latents(cache: LatentCache, encoded: Iterable[list[Encoded]], count: in
             for clip in clips:
                 if clip.std:
                     cache.add(std_key(clip.key), dtype, clip.shape, clip.std, clip.made_on)
-                cache.add(clip.key, dtype, clip.shape, clip.data, clip.made_on)
+                cache.add(clip.key, dtype, clip.shape, clip.data, clip.made_on, clip.motion)
             bar.update(len(clips))
 
 
@@ -149,9 +177,17 @@ def _caption_figures(
     return {f"captions{name}": float(count) for name, count in counts.items()}
 
 
-def _key(video_sha256: str, start_s: float, pixels: dict[str, Any], tokenizer: str, dtype: str) -> str:
+def _key(
+    video_sha256: str,
+    start_s: float,
+    pixels: dict[str, Any],
+    tokenizer: str,
+    dtype: str,
+    cut: View | None = None,
+) -> str:
     """Hash everything that the latents of a clip depend on, which the file's name is not part of."""
     parts = [video_sha256, round(start_s * 1000), pixels, tokenizer, dtype, code_hash(LATENTS)]
+    parts += [asdict(cut)] if cut else []
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Encode clips on Ray Data: each actor has one tokenizer, decodes, and sends back only latents."""
 
+import json
 import logging
 import math
 import warnings
@@ -14,7 +15,7 @@ from videomar.compute.cluster import actor_device, ray_cluster
 from videomar.config import Params
 from videomar.errors import DataError
 from videomar.latents.clip_encoder import ClipEncoder, Encoded, Video
-from videomar.media.shapes import ClipShape
+from videomar.media.shapes import ClipShape, View
 
 # Clips of one video in a part. An actor keeps their latents until the video is read to its end: so not many.
 # Each part costs a pass over the video: so a video is split only where other workers would be idle.
@@ -38,9 +39,10 @@ class EncoderActor(ClipEncoder):
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield a row per array of some `Video`s; an error that the user can fix is a row, too."""
         shape = ClipShape(**row["shape"])
+        columns = (row[name] for name in ("paths", "starts_s", "keys", "views"))
         videos = [
-            Video(path, np.asarray(starts_s).tolist(), list(keys), shape)
-            for path, starts_s, keys in zip(row["paths"], row["starts_s"], row["keys"], strict=True)
+            Video(path, np.asarray(starts_s).tolist(), list(keys), shape, _views_of(views))
+            for path, starts_s, keys, views in zip(*columns, strict=True)
         ]
         for found in self.encode_all(videos):
             if isinstance(found, Encoded):
@@ -104,7 +106,8 @@ def split_videos(videos: Sequence[Video], workers: int) -> list[Video]:
         size = math.ceil(len(video.keys) / math.ceil(len(video.keys) / most))
         for first in range(0, len(video.keys), size):
             span = slice(first, first + size)
-            parts.append(video._replace(starts_s=video.starts_s[span], keys=video.keys[span]))
+            cut = {name: getattr(video, name)[span] for name in ("starts_s", "keys", "views")}
+            parts.append(video._replace(**cut))
     return sorted(parts, key=lambda part: -len(part.keys))
 
 
@@ -130,7 +133,13 @@ def as_item(videos: Sequence[Video]) -> dict[str, Any]:
         "starts_s": [video.starts_s for video in videos],
         "keys": [video.keys for video in videos],
         "shape": asdict(videos[0].shape),
+        # As text: lists of lists of lists that are empty in some rows have no one type.
+        "views": [json.dumps([asdict(view) for view in video.views]) for video in videos],
     }
+
+
+def _views_of(text: str) -> tuple[View, ...]:
+    return tuple(View(**view) for view in json.loads(text))
 
 
 def _set_up_ray_data() -> None:

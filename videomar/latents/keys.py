@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from videomar.config import Params
+from videomar.config import EncodeParams, Params
 from videomar.config.section import fixed_keys
 from videomar.errors import DataError
 from videomar.provenance.code_hash import CAPTIONS, LATENTS, code_hash
@@ -31,7 +31,21 @@ def expected_metadata(params: Params) -> dict[str, Any]:
             "num_frames": ingest.num_frames,
             "shorter_clips": list(ingest.shorter_clips),
         },
+        "views": _views(params.encode),
         "text": fixed_keys(params.text),
+    }
+
+
+def _views(encode: EncodeParams) -> dict[str, Any]:
+    """What views follow from; nothing but their number if there are none."""
+    if not encode.views:
+        return {"number": 0}
+    return {
+        "number": encode.views,
+        "zoom": encode.view_zoom,
+        "speeds": list(encode.view_speeds),
+        "mirror": encode.view_mirror,
+        "seed": encode.view_seed,
     }
 
 

@@ -46,11 +46,13 @@ SCHEMA = pa.schema(
         ("fps", pa.float32()),
         ("motion", pa.float32()),
         ("size_px", pa.int32()),
+        # 0 = the clip itself, else the number of its view, whose `text` is empty: it is the clip's.
+        ("view", pa.int32()),
         # Deviation of each of the latents' numbers; null in all rows of a cache without moments.
         ("latents_std", pa.large_binary()),
     ]
 )
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # Column of bytes -> column of their shape.
 BYTES_COLUMNS = {"latents": "shape", "text": "text_shape", "latents_std": "shape"}
 METADATA_COLUMNS = [name for name in SCHEMA.names if name not in BYTES_COLUMNS]

@@ -25,7 +25,7 @@ from videomar.errors import DataError
 from videomar.media.decode import FrameBlock, open_video
 from videomar.media.images import is_picture, read_picture
 from videomar.media.probe import UnreadableError, VideoInfo, probe
-from videomar.media.shapes import ClipShape, clip_size, ledger_shapes
+from videomar.media.shapes import ClipShape, View, clip_size, ledger_shapes
 
 _Result = TypeVar("_Result")
 
@@ -111,6 +111,7 @@ def map_clips(
     shape: ClipShape,
     use: Callable[[NDArray[np.uint8]], _Result],
     until_s: float | None = None,
+    views: Sequence[View] = (),
 ) -> list[_Result]:
     """Return what `use` makes of each clip of one video, in the order of `starts_s`.
 
@@ -123,6 +124,8 @@ def map_clips(
         shape: Size, length and frame rate of the clips.
         use: Called with the frames (F, H, W, 3) of a clip as soon as they are known.
         until_s: No clip shows a frame that begins later.
+        views: How each clip is cut; none = as ingest does. Memory then holds whole frames, of twice the
+            clip's size, as long as a clip needs them.
 
     Raises:
         UnreadableError: see `open_video` and `probe`.
@@ -130,10 +133,11 @@ def map_clips(
     info = probe(path)
     size = shape.width_px, shape.height_px
     order = sorted(range(len(starts_s)), key=starts_s.__getitem__)
-    length_s = (shape.num_frames - 1) / shape.fps
-    window = FrameWindow(path, lambda frame, _: (crop_frame(frame, size),))
+    shapes = [replace(shape, fps=view.fps) for view in views] or [shape] * len(starts_s)
+    window = FrameWindow(path, lambda frame, _: (frame.copy() if views else crop_frame(frame, size),))
     waiting, results = list(order), dict[int, _Result]()
-    wanted_s = np.sort(np.concatenate([np.empty(0), *(_shown_at(start, shape) for start in starts_s)]))
+    shown_s = [_shown_at(start, of_clip) for start, of_clip in zip(starts_s, shapes, strict=True)]
+    wanted_s = np.sort(np.concatenate([np.empty(0), *shown_s]))
 
     def need(begins: NDArray[np.float64], ends: NDArray[np.float64]) -> NDArray[np.int_]:
         first, behind = np.searchsorted(wanted_s, begins), np.searchsorted(wanted_s, ends)
@@ -141,12 +145,13 @@ def map_clips(
 
     def use_next() -> None:
         number = waiting.pop(0)
-        chosen = clip_frames(window.times, starts_s[number], shape)
-        results[number] = use(np.stack([window.frames[index][0] for index in chosen]))
+        chosen = clip_frames(window.times, starts_s[number], shapes[number])
+        clip = np.stack([window.frames[index][0] for index in chosen])
+        results[number] = use(cut_view(clip, size, views[number]) if views else clip)
 
     for block in open_video(path, info, cover_height(info, size), until_s):
         window.append(block, need)
-        while waiting and window.times[-1] > starts_s[waiting[0]] + length_s + _BEHIND_S:
+        while waiting and window.times[-1] > shown_s[waiting[0]][-1] + _BEHIND_S:
             use_next()
         times = window.times
         window.keep_from(clip_frames(times, starts_s[waiting[0]], shape)[0] if waiting else len(times) - 1)
@@ -280,15 +285,24 @@ def cover_height(info: VideoInfo, size: tuple[int, int]) -> int:
     return math.ceil(2 * max(size[1], size[0] * (info.height / info.width)))
 
 
-def crop_to_size(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def cut_view(frames: NDArray[np.uint8], size: tuple[int, int], view: View) -> NDArray[np.uint8]:
+    """What a view shows of frames (F, H, W, 3), as (F, height, width, 3); size is (width, height)."""
+    clip = crop_to_size(frames, size, view)
+    return np.ascontiguousarray(clip[:, :, ::-1]) if view.mirrored else clip
+
+
+def crop_to_size(
+    frames: NDArray[np.uint8], size: tuple[int, int], view: View | None = None
+) -> NDArray[np.uint8]:
     """The centre of frames (F, H, W, 3) as (F, height, width, 3), size being (width, height); shrunk by area.
 
-    The largest centre of these proportions is taken, exact to a pixel of `frames`.
+    The largest centre of these proportions is taken, or the box of a view, exact to a pixel of `frames`.
     """
     height, width = frames.shape[1:3]
-    scale = min(width / size[0], height / size[1])
+    view = view or View(0.0)
+    scale = min(width / size[0], height / size[1]) / view.zoom
     across, down = min(width, max(1, round(size[0] * scale))), min(height, max(1, round(size[1] * scale)))
-    top, left = (height - down) // 2, (width - across) // 2
+    top, left = int((height - down) * view.top), int((width - across) * view.left)
     centres = frames[:, top : top + down, left : left + across]
     if (across, down) == size:
         return centres

@@ -1,4 +1,4 @@
-"""Sizes and lengths of clips: which shape the clips of a video get. Pure.
+"""Sizes and lengths of clips: which shape the clips of a video get, and how one is cut. Pure.
 
 Axes: F frames, H W rows and columns in pixels.
 """
@@ -23,6 +23,22 @@ class ClipShape:
     width_px: int
     fps: float
     num_frames: int
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class View:
+    """How a clip is cut from its video, where not as ingest cuts it, from the middle of the picture."""
+
+    fps: float
+    """Frames of the clip in a second of its video: half the usual number shows it at twice the speed."""
+    zoom: float = 1.0
+    """Sides of the largest box of the clip's proportions, in sides of the box that is shown."""
+    left: float = 0.5
+    """Where the box is in the picture: 0 = at its left edge, 1 = at its right edge."""
+    top: float = 0.5
+    """The same from the upper edge to the lower one."""
+    mirrored: bool = False
+    """Whether left and right change places."""
 
 
 def clip_size(width: int, height: int, params: IngestParams) -> tuple[int, int]:

@@ -256,7 +256,7 @@ def _write_clips(folder: Path, subject: Subject, count: int, split: str) -> None
                 | {"shape": list(shape), "dtype": "float16", "latents": latents.tobytes()}
                 | {"text": bytes(2 * words * channels), "text_shape": [words, channels]}
                 | {"group": "real" if number % 2 else "simulated", "split": split, "size_px": size}
-                | {"fps": subject.params.ingest.fps, "motion": 1.0}
+                | {"fps": subject.params.ingest.fps, "motion": 1.0, "view": 0}
             )
     write_shards(folder, rows, len(rows))
 
