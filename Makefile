@@ -16,6 +16,7 @@
 #: make docs               build the documentation site into .local/site; broken links are errors
 #: make proofs             measure the errors of the model's tests again: docs/evidence/proofs.md
 #: make plans              write what GPUs would take into docs/guide/real-thing.md and the presets
+#: make base [HOURS=7]     train the weights that come with the package, in .local/base or TO=DIR; goes on where it ended
 #: make ship [FROM=DIR]    copy the champion of a checkout after `make run` into the package: videomar/shipped
 #: make readme             write the figures and pictures of the last run into README.md
 PYTHON ?=
@@ -31,10 +32,11 @@ unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH VIRTUAL_ENV CONDA_PREFIX
 export VIDEOMAR_CLIPS := $(value CLIPS)
 export VIDEOMAR_TO := $(value TO)
 export VIDEOMAR_FROM := $(value FROM)
+export VIDEOMAR_HOURS := $(value HOURS)
 export VIDEOMAR_SETUP_PYTHON := $(value PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run curate up down test faults pythons lint deps remote lock check-lock proofs plans ship readme docs
+.PHONY: help setup setup-dev run curate up down test faults pythons lint deps remote lock check-lock proofs plans base ship readme docs
 
 # A folder that `videomar init` wrote has no developers.
 help:
@@ -136,6 +138,9 @@ proofs: setup-dev
 
 plans:
 	@$(BIN)/python docs/update_plans.py
+
+base: setup
+	@$(BIN)/python .ci/train_base.py --hours="$$VIDEOMAR_HOURS" --to="$$VIDEOMAR_TO"
 
 ship:
 	@$(BIN)/python .ci/ship_champion.py $${VIDEOMAR_FROM:-.}
