@@ -1,7 +1,8 @@
 """Copy the champion of a finished checkout into the package: `make ship FROM=DIR` (default: this checkout).
 
-What is copied: the averaged weights, the tokenizer, the parameters, the card, a few held-out pictures, and
-the origin (commit, checksums of the data and of every raw file, figures). The checkout is not changed.
+What is copied: the averaged weights, the tokenizer, the parameters, the card, a few held-out pictures, the
+table of its clips with their splits, and the origin (commit, recipe, checksums of the data and of every raw
+file, the seconds of videos that it was tested on and has never seen, figures). The checkout is not changed.
 """
 
 import argparse
@@ -79,9 +80,12 @@ def ship(draft: Path) -> None:
     from videomar.checkpoint import open_model_folder
     from videomar.config.layout import Layout
     from videomar.provenance.card import model_card
+    from videomar.registry.ancestors import parts_of_split
+    from videomar.registry.evidence import LINEAGE, read_lineage
     from videomar.registry.model_card import facts_of
     from videomar.registry.trace import trace
     from videomar.registry.versions import download_evidence, download_model, find_model
+    from videomar.sampling.held_out import SPLIT
 
     version = find_model("champion")
     parts = open_model_folder(download_model(version))
@@ -91,17 +95,22 @@ def ship(draft: Path) -> None:
     shutil.copytree(parts.tokenizer, draft / "tokenizer", copy_function=shutil.copyfile)
     shutil.copy(parts.params, draft / "params.yaml")
     origin = {name: value for name, value in trace(version).to_dict().items() if name not in LEFT_OUT}
+    recipe = Path(".local/base.json")  # of `make base`: hours, and the speed that the steps follow from
+    origin["recipe"] = json.loads(recipe.read_text("utf-8")) if recipe.is_file() else None
     with tempfile.TemporaryDirectory() as folder:
         evidence = download_evidence(version, Path(folder))
         origin["metrics"] = json.loads((evidence / "metrics" / "evaluate.json").read_text("utf-8"))
         origin["credits"] = (evidence / "CREDITS.txt").read_text("utf-8").splitlines()
+        shutil.copyfile(evidence / LINEAGE, draft / LINEAGE)
+        origin["test_clips"] = parts_of_split([read_lineage(draft / LINEAGE)], SPLIT)
         facts = facts_of("videomar, shipped with the package", version.tags, evidence)
         card = model_card(replace(facts, registered=False))
         (draft / "README.md").write_text(card, encoding="utf-8")
     write_json(draft / ORIGIN, origin)
     examples = write_examples(Layout().generated, draft)
     tokenizer = sorted((draft / "tokenizer").iterdir())
-    files = [draft / "ema.safetensors", *tokenizer, draft / "params.yaml", draft / ORIGIN, *examples]
+    named = [draft / name for name in ("ema.safetensors", "params.yaml", ORIGIN, LINEAGE)]
+    files = [*named, *tokenizer, *examples]
     manifest["files"] = {
         path.relative_to(draft).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in files

@@ -32,6 +32,8 @@ PRESET, RECORD = "base", Path(".local/base.json")
 """The preset, and the file in the work tree that says it is one of ours, and what was measured."""
 _WHERE = "base"
 _HOUR_S = 3600.0
+_BEFORE = ("samples", "ingest", "curate", "train_tokenizer", "encode")
+"""Stages that have run when the steps are chosen; the metrics of later ones are still those of the commit."""
 _SHOWN = ("sim_psnr_gain_db", "sim_i2v_psnr_gain_db", "real_psnr_gain_db", "real_i2v_psnr_gain_db")
 
 
@@ -119,8 +121,10 @@ def set_steps(folder: Path, hours: float, planned: Mapping[str, float]) -> None:
             was = f"the steps stay those of HOURS={record['hours']:g}, which training began with"
             print(f"{_WHERE}: {was}; another TO, or a removed folder, begins anew")
         return
-    metrics = [json.loads(path.read_text("utf-8")) for path in (folder / Layout().metrics).glob("*.json")]
-    spent = sum(float(each.get("seconds", 0.0)) for each in metrics) / _HOUR_S
+    metrics = [
+        json.loads((folder / Layout().metrics / f"{stage}.json").read_text("utf-8")) for stage in _BEFORE
+    ]
+    spent = sum(float(each["seconds"]) for each in metrics) / _HOUR_S
     if (training := planned.get("train")) is None:
         raise VideomarError("plan: got no time of training, expected one; run again on an idle machine")
     after = sum(planned.get(stage, 0.0) for stage in ("sample", "evaluate"))

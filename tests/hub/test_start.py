@@ -24,7 +24,8 @@ from videomar.hub.start import named_starts, refuse_other_encoders, starts_of, w
 from videomar.latents.shards import read_rows, write_shards
 from videomar.ops.gc import find_files, find_runs
 from videomar.registry import decide, release
-from videomar.registry.ancestors import kept_start
+from videomar.registry.ancestors import kept_start, parts_of_split, write_evidence_of_shipped
+from videomar.registry.evidence import CLIP_COLUMNS, LINEAGE, read_lineage
 from videomar.registry.model_card import card_of
 from videomar.registry.takedown import describe_usage, find_usage
 from videomar.registry.trace import trace, verify
@@ -252,3 +253,23 @@ def test_weights_alone_start_a_run_whose_ancestors_are_not_known(root, tmp_path)
     assert "train_tokenizer" not in named
     assert with_start_tokenizer(params) == params
     assert yaml.safe_load((kept_start(start_sha256(saved)) / "origin.json").read_text())["imported"]
+
+
+def test_seconds_that_the_shipped_model_has_seen_come_from_its_table_of_clips(tmp_path: Path) -> None:
+    columns = [*CLIP_COLUMNS, "key"]
+    clips = [
+        ("a", "film.mp4", "f" * 64, 0.0, 2.0, "real", "train", "k"),
+        ("b", "film.mp4", "f" * 64, 1.0, 3.0, "real", "train", "k"),
+        ("c", "film.mp4", "f" * 64, 8.0, 10.0, "real", "test", "k"),
+    ]
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "evidence").mkdir()
+    before = {"raw": [{"path": "old.mp4", "sha256": "e" * 64}], "saw": ["old.mp4"]}
+    raw = [{"path": "film.mp4", "sha256": "f" * 64}]
+    origin = tmp_path / "shipped/origin.json"
+    origin.write_text(json.dumps({"raw": raw, "saw": ["film.mp4"], "parents": [before]}))
+    pandas.DataFrame(clips, columns=columns).to_parquet(origin.with_name(LINEAGE))
+    write_evidence_of_shipped(origin, tmp_path / "evidence")
+    found = read_lineage(tmp_path / "evidence" / LINEAGE)
+    assert parts_of_split([found], "train") == {"f" * 64: "0.000-3.000", "e" * 64: "all"}
+    assert parts_of_split([found], "test") == {"f" * 64: "8.000-10.000"}

@@ -154,18 +154,23 @@ def copy_ancestors(made_with: Mapping[str, Any], evidence: Path) -> dict[str, st
 
 
 def write_evidence_of_shipped(origin: Path, evidence: Path) -> None:
-    """Write what the origin of the packaged model says as evidence: metrics, and a clip for each video."""
+    """Write what stands beside the packaged model as evidence: metrics, and the clips that it was made from.
+
+    Where there is no table of clips, each video is one, of unknown times; so are those of its own ancestors.
+    """
     about = json.loads(origin.read_text("utf-8"))
     (evidence / "metrics").mkdir()
     write_json(evidence / "metrics/evaluate.json", about.get("metrics", {}))
-    saw = set(about.get("saw", ()))
-    rows = [
+    known = origin.with_name(LINEAGE)
+    rows = read_lineage(known).to_dict("records") if known.is_file() else []
+    rows += [
         {
             "video": row["path"],
             "video_sha256": row["sha256"],
-            "split": TRAIN_SPLIT if row["path"] in saw else None,
+            "split": TRAIN_SPLIT if row["path"] in set(model.get("saw", ())) else None,
         }
-        for row in about.get("raw", ())
+        for model in (*([] if rows else [about]), *about.get("parents", ()))
+        for row in model.get("raw", ())
     ]
     if rows:
         clips = pandas.DataFrame(rows).reindex(columns=[*CLIP_COLUMNS, "key"])
@@ -174,13 +179,16 @@ def write_evidence_of_shipped(origin: Path, evidence: Path) -> None:
 
 def seen_parts(ancestors: Sequence[Ancestor]) -> dict[str, str]:
     """Seconds of each video that ancestors were trained on, by the video's sha256, as `held_out` reads it."""
+    return parts_of_split([each.clips for each in ancestors if each.clips is not None], TRAIN_SPLIT)
+
+
+def parts_of_split(tables: Sequence[pandas.DataFrame], split: str) -> dict[str, str]:
+    """Seconds of each video that are in a split, by the video's sha256, as `describe_parts` writes them."""
     parts: dict[str, list[tuple[float, float]]] = {}
-    for clips in (ancestor.clips for ancestor in ancestors):
-        if clips is not None:
-            trained = clips[clips["split"] == TRAIN_SPLIT].dropna(subset=["video_sha256"])
-            columns = trained[["video_sha256", "start_s", "end_s"]]
-            for sha256, start_s, end_s in columns.itertuples(index=False):
-                parts.setdefault(sha256, []).append((start_s, end_s))
+    for clips in tables:
+        columns = clips[clips["split"] == split].dropna(subset=["video_sha256"])
+        for sha256, start_s, end_s in columns[["video_sha256", "start_s", "end_s"]].itertuples(index=False):
+            parts.setdefault(sha256, []).append((start_s, end_s))
     return {sha256: describe_parts(parts[sha256]) for sha256 in sorted(parts)}
 
 
