@@ -1,15 +1,19 @@
 """Write the figures and pictures of the last run into README.md and docs/images: `make readme`."""
 
+import argparse
 import json
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from videomar.evaluation.generated import ClipKinds, read_generated, repeat_last
+from videomar.report.galleries import gain_over_repeat, pick_examples
 
 ROOT = Path(__file__).parent.parent
 ROWS = [
@@ -22,12 +26,15 @@ ROWS = [
     ("tokenizer on simulated clips (PSNR)", "train_tokenizer", "sim_psnr_db"),
     ("tokenizer on real clips (PSNR)", "train_tokenizer", "real_psnr_db"),
 ]
-_BLOCK = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
+_REAL_WORDS = """*Held-out real clips of shots that were never trained on, each from one picture: {}. The bar is grey
+for given frames. Enlarged four times by bicubic interpolation, all columns alike: it invents no detail, and every
+square that is left is the model's or the tokenizer's own.*
+"""  # noqa: E501
 # Clips of the moving picture: the first ones by id of each group, so that nobody picks the best.
 _SIMULATED, _REAL = 4, 2
-_SHEET_CLIPS, _SHEET_SCALE = 4, 3
 _SIDE, _GAP, _LABEL = 128, 8, 96
-_CAPTION_HEIGHT, _TEXT_SIZE = 72, 13
+_TEXT_SIZE, _BAR, _QUALITY = 13, 4, 80
+_GIVEN, _GENERATED = "#8b8f97", "#2a6fdb"  # as in the report
 _LABELS = {"truth": "held-out\nclip", "image": "model, from\nfirst picture\nand prompt"}
 
 
@@ -55,55 +62,131 @@ def _figure(metrics: Mapping[str, float], key: str) -> str:
     return f"{metrics[key]:.1f} ({metrics[f'{key}_low']:.1f} to {metrics[f'{key}_high']:.1f})"
 
 
-def write_sheet(clips: Sequence[ClipKinds], out: Path) -> None:
-    """Write a still of a few simulated clips: truth, model, first picture repeated; every other frame."""
-    rows = []
-    for kinds in clips[:_SHEET_CLIPS]:
-        truth = kinds["truth"].frames
-        for frames in (truth, kinds["image"].frames, repeat_last(truth, 1)):
-            rows.append(np.concatenate(list(frames[::2]), axis=1))
-        rows.append(np.full((4, rows[-1].shape[1], 3), 255, np.uint8))
-    sheet = Image.fromarray(np.concatenate(rows[:-1]))
-    scale = _SHEET_SCALE
-    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(out)
-
-
 def write_animation(clips: Sequence[ClipKinds], out: Path) -> None:
-    """Write a GIF: one column per clip, the truth above what the model makes of its first picture."""
+    """Write a moving picture: one column per clip, the truth above what the model makes of it."""
+    rows = [
+        # All of the truth is given: none of it was generated.
+        Row(label, [(kinds[kind].frames, kinds[kind].context_frames or 10**6) for kinds in clips])
+        for kind, label in _LABELS.items()
+    ]
+    words = ["\n".join(textwrap.wrap(kinds["image"].prompt or "(no caption)", 18)[:4]) for kinds in clips]
+    _write_moving(rows, words, clips[0]["truth"].fps, out, below=True)
+
+
+def write_ranked(clips: Sequence[ClipKinds], kind: str, out: Path) -> str:
+    """Write the best, the median and the worst clip by gain over repeating, beside truth and baselines.
+
+    Args:
+        clips: held-out clips of one group.
+        kind: of the model's clips, `image` or `continuation`.
+        out: the file.
+
+    Returns:
+        What is shown, in words: the gains and the number of clips.
+    """
+    by_id = {kinds["truth"].clip_id: kinds for kinds in clips if kind in kinds}
+    gains = {clip_id: gain_over_repeat(kinds, kind) for clip_id, kinds in by_id.items()}
+    chosen = pick_examples(gains, each=1)
+    # The ceiling is what the tokenizer, with carry where there is any, leaves of the truth.
+    carried = {"image": "image_tokenizer_carry", "continuation": "tokenizer_carry"}[kind]
+    ceiling = carried if all(carried in by_id[clip_id] for _, clip_id in chosen) else "tokenizer"
+    rows, words = [], []
+    for rank, clip_id in chosen:
+        kinds = by_id[clip_id]
+        truth, given = kinds["truth"].frames, kinds[kind].context_frames
+        shown = [kinds[kind].frames, repeat_last(truth, given), kinds[ceiling].frames]
+        gain = f"{gains[clip_id]:+.1f} dB"
+        rows.append(Row(f"{rank}\n{gain}", [(truth, len(truth)), *((frames, given) for frames in shown)]))
+        words.append(f"{rank} {gain}".replace("-", "\N{MINUS SIGN}"))
+    fps = by_id[chosen[0][1]]["truth"].fps
+    _write_moving(rows, ["held-out clip", "model", "repeat last", "ceiling:\ntokenizer"], fps, out)
+    return f"{', '.join(words)}, of {len(by_id)}"
+
+
+class Row(NamedTuple):
+    """A row of a moving picture."""
+
+    label: str
+    clips: Sequence[tuple[NDArray[np.uint8], int]]
+    """Frames (F, H, W, 3), and how many of them were given."""
+
+
+def _write_moving(
+    rows: Sequence[Row], words: Sequence[str], fps: float, out: Path, below: bool = False
+) -> None:
+    """Write rows of clips that play in step, in a loop that rests on its last frame; WebP.
+
+    Enlarged by bicubic interpolation, all alike. It invents no detail and leaves no edges of pixels, so that
+    every square that is left is the model's or the tokenizer's own.
+
+    Args:
+        rows: clips of equally many frames.
+        words: of each column.
+        fps: frames per second.
+        out: the file.
+        below: whether the words stand below the columns.
+    """
     font = ImageFont.load_default(_TEXT_SIZE)
-    size = (_LABEL + len(clips) * (_SIDE + _GAP), 2 * (_SIDE + _GAP) + _CAPTION_HEIGHT)
+    step, lines = _SIDE + _GAP, max(text.count("\n") + 1 for text in words)
+    height = lines * (_TEXT_SIZE + 4) + 4
+    top = 0 if below else height
+    size = (_LABEL + len(words) * step - _GAP, len(rows) * (step + _BAR) + height)
     pages = []
-    for index in range(len(clips[0]["truth"].frames)):
+    for index in range(len(rows[0].clips[0][0])):
         page = Image.new("RGB", size, "white")
         draw = ImageDraw.Draw(page)
-        for row, (kind, label) in enumerate(_LABELS.items()):
-            top = row * (_SIDE + _GAP)
-            draw.multiline_text((0, top + _SIDE // 3), label, "black", font)
-            for column, kinds in enumerate(clips):
-                frame = Image.fromarray(kinds[kind].frames[index])
-                place = (_LABEL + column * (_SIDE + _GAP), top)
-                page.paste(frame.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), place)
-        for column, kinds in enumerate(clips):
-            words = "\n".join(textwrap.wrap(kinds["image"].prompt or "(no caption)", 18)[:4])
-            draw.multiline_text((_LABEL + column * (_SIDE + _GAP), 2 * (_SIDE + _GAP)), words, "black", font)
-        pages.append(page.quantize(128, dither=Image.Dither.NONE))
-    duration_ms = round(1000 / clips[0]["truth"].fps)
+        for column, text in enumerate(words):
+            above = len(rows) * (step + _BAR) if below else 0
+            draw.multiline_text((_LABEL + column * step, above), text, "black", font)
+        for number, row in enumerate(rows):
+            y = top + number * (step + _BAR)
+            draw.multiline_text((0, y + _SIDE // 3), row.label, "black", font)
+            for column, (frames, given) in enumerate(row.clips):
+                x, count = _LABEL + column * step, len(frames)
+                frame = Image.fromarray(frames[index]).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+                page.paste(frame, (x, y))
+                done, share = _SIDE * (index + 1) // count, _SIDE * given // count
+                draw.rectangle((x, y + _SIDE + 2, x + done - 1, y + _SIDE + 1 + _BAR), _GENERATED)
+                draw.rectangle((x, y + _SIDE + 2, x + min(done, share) - 1, y + _SIDE + 1 + _BAR), _GIVEN)
+        pages.append(page)
+    duration_ms = round(1000 / fps)
     durations = [duration_ms] * (len(pages) - 1) + [8 * duration_ms]
-    pages[0].save(out, save_all=True, append_images=pages[1:], duration=durations, loop=0, optimize=True)
+    saved = {"duration": durations, "loop": 0, "quality": _QUALITY, "method": 4}
+    pages[0].save(out, save_all=True, append_images=pages[1:], **saved)
 
 
-def main() -> None:
-    """Rewrite the marked block of README.md and the pictures of generated clips."""
-    readme = ROOT / "README.md"
-    table = figures_table(ROOT / "metrics")
-    readme.write_text(
-        _BLOCK.sub(lambda match: match[1] + table + match[2], readme.read_text("utf-8")), encoding="utf-8"
-    )
-    clips = read_generated(ROOT / "data" / "generated.parquet")
+def write_pictures(generated: Path, images: Path) -> str:
+    """Write all pictures of generated clips; return the words for that of real clips, empty without any."""
+    clips = read_generated(generated)
     simulated = [kinds for kinds in clips if kinds["truth"].group == "simulated"]
     real = [kinds for kinds in clips if kinds["truth"].group == "real"]
-    write_sheet(simulated, ROOT / "docs/images/sample.png")
-    write_animation([*simulated[:_SIMULATED], *real[:_REAL]], ROOT / "docs/images/clips.gif")
+    write_animation([*simulated[:_SIMULATED], *real[:_REAL]], images / "clips.webp")
+    if not real:
+        return ""
+    write_ranked(real, "continuation", images / "real_continued.webp")
+    return write_ranked(real, "image", images / "real.webp")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Rewrite the marked blocks of README.md and the pictures of generated clips."""
+    parser = argparse.ArgumentParser(description=str(__doc__))
+    parser.add_argument("--run", type=Path, default=ROOT, help="pipeline folder of a finished run")
+    parser.add_argument("--images", type=Path, help="write the pictures there, and leave README.md as it is")
+    chosen = parser.parse_args(arguments)
+    words = write_pictures(chosen.run / "data/generated.parquet", chosen.images or ROOT / "docs/images")
+    if chosen.images is not None:
+        return
+    readme = ROOT / "README.md"
+    blocks = {"figures": figures_table(chosen.run / "metrics"), "real": _REAL_WORDS.format(words)}
+    text = readme.read_text("utf-8")
+    for name, block in blocks.items():
+        text = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
+            lambda match, block=block: match[1] + block + match[2],
+            text,
+            flags=re.DOTALL,
+        )
+    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,13 @@ from videomar.errors import DataError
 from videomar.evaluation.generated import read_generated
 from videomar.report import page as report
 from videomar.report.charts import Line, line_chart, smooth
-from videomar.report.galleries import Opponent, pick_examples
+from videomar.report.galleries import (
+    PLANS,
+    Opponent,
+    example_galleries,
+    gain_over_repeat,
+    pick_examples,
+)
 from videomar.report.kept_clips import read_kept_clips, write_kept_clips
 from videomar.report.page import Release, write_report
 from videomar.report.strips import strip_address, strip_bytes
@@ -236,6 +242,18 @@ def test_strip_address_keeps_every_pixel() -> None:
 
 def test_strip_address_of_a_long_large_clip_fits_the_format() -> None:
     assert strip_address(np.zeros((300, 130, 200, 3), np.uint8)).startswith("data:image/webp")
+
+
+def test_real_clips_come_first_beside_truth_ceiling_and_repeat(root: Path) -> None:
+    clips = read_generated(root / "data/generated.parquet")
+    galleries = example_galleries(clips, PLANS)
+    for gallery, kind in zip(galleries, ("continuation", "image"), strict=False):
+        assert [card.rank for card in gallery.cards] == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
+        gains = [gain_over_repeat(kinds, kind) for kinds in clips if kinds["truth"].group == "real"]
+        assert gallery.cards[0].score == f"{max(gains):+.1f} dB".replace("-", "−")
+        for card in gallery.cards:
+            assert card.clip_id.startswith("real")
+            assert [strip.label for strip in card.strips] == ["truth", "model", "tokenizer", "repeat last"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6, 50])

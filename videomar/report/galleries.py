@@ -72,7 +72,22 @@ class Opponent:
     """Its evaluation.json; may be missing."""
 
 
+_CEILING = "`tokenizer` is the truth through the tokenizer: no model comes closer."
 PLANS = (
+    GalleryPlan(
+        "Continuing a real clip",
+        f"The model is given two latent frames (5 pixel frames). {_CEILING}",
+        "real",
+        "continuation",
+        ("tokenizer", "tokenizer_carry"),
+    ),
+    GalleryPlan(
+        "One picture, real",
+        f"One picture and the clip's caption, if it has one. {_CEILING}",
+        "real",
+        "image",
+        ("tokenizer", "image_tokenizer_carry"),
+    ),
     GalleryPlan(
         "Continuing a simulated clip",
         "The model is given two latent frames (5 pixel frames).",
@@ -96,13 +111,6 @@ PLANS = (
         each=1,
         needs=("image_seed1",),
     ),
-    GalleryPlan(
-        "Continuing a real clip",
-        "The model is given two latent frames (5 pixel frames).",
-        "real",
-        "continuation",
-    ),
-    GalleryPlan("One picture, real", "One picture and the clip's caption, if it has one.", "real", "image"),
 )
 TOKENIZER_PLANS = tuple(
     GalleryPlan(f"{name} clips", "", group, "tokenizer", repeat=False)
@@ -281,12 +289,16 @@ def _gallery(title: str, explanation: str, truths: Sequence[Clip], cards: Sequen
 
 def _score(kinds: ClipKinds, plan: GalleryPlan) -> float:
     """The value that ranks a clip, decibels."""
-    truth, clip = kinds["truth"].frames, kinds[plan.kind]
     if plan.kind == "tokenizer":
-        return psnr_db(clip.frames, truth)
-    start = clip.context_frames
+        return psnr_db(kinds["tokenizer"].frames, kinds["truth"].frames)
+    return gain_over_repeat(kinds, plan.kind)
+
+
+def gain_over_repeat(kinds: ClipKinds, kind: str) -> float:
+    """How much closer to the truth the generated frames are than the last given one repeated, decibels."""
+    truth, start = kinds["truth"].frames, kinds[kind].context_frames
     repeated = repeat_last(truth, start)
-    return psnr_db(clip.frames[start:], truth[start:]) - psnr_db(repeated[start:], truth[start:])
+    return psnr_db(kinds[kind].frames[start:], truth[start:]) - psnr_db(repeated[start:], truth[start:])
 
 
 def _psnr_text(frames: NDArray[np.uint8], truth: NDArray[np.uint8]) -> str:
