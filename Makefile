@@ -124,9 +124,9 @@ remote: setup
 
 # One version of a package for all Pythons where there is one; those of the lock stay unless they must go.
 COMPILE := $(BIN)/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes \
-	--no-annotate --custom-compile-command "make lock" --quiet
+	--no-annotate --custom-compile-command "make lock" --overrides .ci/overrides.txt --quiet
 LOCK := $(COMPILE) --fork-strategy fewest pyproject.toml
-USER_EXTRAS := --extra pipeline --extra samples --extra demo
+USER_EXTRAS := --extra pipeline --extra samples --extra vgg --extra demo
 
 lock: setup-dev
 	@$(LOCK) --all-extras --output-file requirements-dev.lock

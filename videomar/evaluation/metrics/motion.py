@@ -56,6 +56,14 @@ def dynamic_degree(clip: NDArray[np.uint8], fps: float) -> float:
     return float((_speeds(sampled) > limit).sum() >= needed)
 
 
+def median_flow(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """How far the median place moves from frame to frame, across and down, over a clip: (2,), pixels."""
+    check_frames("motion", clip, least=2)
+    greys = enlarged_greys(clip)
+    flows = np.concatenate([_flow(*pair).reshape(-1, 2) for pair in pairwise(greys)])
+    return np.median(flows, axis=0) * (clip.shape[1] / len(greys[0]))
+
+
 def motion_smoothness(clip: NDArray[np.uint8]) -> float:
     """How well every second frame follows from its two neighbours, 0 to 1; 1 = exactly, or nothing moves.
 
