@@ -174,6 +174,12 @@ def test_of_near_duplicates_the_largest_video_stays(tmp_path: Path, curate_param
     assert not kept[[c.clip_id for c in small]].any()
     assert set(ledger["reason"].dropna()) == {"near_duplicate"}
     assert ledger["cluster"].nunique() == 5
+    named = dataclasses.replace(curate_params, test_videos=("[a]",))
+    ledger = judge_all(frame(tmp_path, [*small, *large, *others]), named)
+    kept = ledger[ledger["kept"]]
+    assert set(kept.loc[kept["video"] == "a", "split"]) == {"test"}
+    assert (kept["video"] == "a").sum() == 3
+    assert (kept["video"] == "b").sum() == 1
 
 
 def test_rejected_clips_reject_no_others(tmp_path: Path, curate_params: CurateParams) -> None:

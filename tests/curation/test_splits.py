@@ -23,7 +23,8 @@ def video(name: str, *shots_s: float, group: str = "real", clip_s: float = CLIP_
     table = pandas.DataFrame(rows, columns=["start_s", "shot"])
     table["end_s"] = table["start_s"] + clip_s
     table["clip_id"] = [f"{name} {start}" for start in table["start_s"]]
-    return table.assign(video_sha256=f"sha of {name}", group=group, kept=True, cluster=None, num_frames=17)
+    table = table.assign(video=name, video_sha256=f"sha of {name}", group=group)
+    return table.assign(kept=True, cluster=None, num_frames=17)
 
 
 def split_of(videos: list[pandas.DataFrame], params: CurateParams) -> pandas.DataFrame:
@@ -193,3 +194,32 @@ def test_still_pictures_have_shares_of_their_own_and_none_is_test(params: Curate
     without = split_of([video(f"v{i}", 30.0) for i in range(9)], params)
     assert clips[clips["num_frames"] == 17]["split"].tolist() == without["split"].tolist()
     assert found[17, "test"] >= 1
+
+
+def test_named_videos_are_test_whole_and_no_others_are(params: CurateParams) -> None:
+    videos = [video(f"trip/{number}", *[6.0] * 5) for number in range(8)]
+    videos += [video(f"concert/{number}", *[6.0] * 5) for number in range(3)]
+    videos += [video(f"drawn {number}", 6.0, group="simulated") for number in range(40)]
+    named = dataclasses.replace(params, test_videos=("concert/*", "trip/[23]", "nowhere/*"))
+    clips = split_of(videos, named)
+    real, simulated = clips[clips["group"] == "real"], clips[clips["group"] == "simulated"]
+    in_test = real.groupby("video")["split"].agg(lambda split: (split == "test").sum())
+    for name, count in in_test.items():
+        whole = str(name).startswith("concert/") or name in ("trip/2", "trip/3")
+        assert count == (len(videos[0]) if whole else 0)
+    assert (real["split"] == "val").any()
+    assert (real["split"] == "train").sum() > len(real) / 3
+    # Another group, and a folder without such videos, are drawn as without names.
+    plain = split_of(videos, params)
+    assert (simulated["split"] == plain.loc[simulated.index, "split"]).all()
+    assert (simulated["split"] == "test").any()
+    elsewhere = split_of(videos, dataclasses.replace(params, test_videos=("nowhere/*",)))
+    assert (elsewhere["split"].fillna("") == plain["split"].fillna("")).all()
+
+
+def test_named_still_pictures_are_in_no_split(params: CurateParams) -> None:
+    pictures = video("album/1", 6.0).assign(num_frames=1)
+    params = dataclasses.replace(params, test_videos=("album/*",))
+    clips = split_of([pictures, video("trip", *[6.0] * 5)], params)
+    assert clips.loc[clips["video"] == "album/1", "split"].isna().all()
+    assert (clips.loc[clips["video"] == "trip", "split"] == "test").any()

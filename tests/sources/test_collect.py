@@ -15,7 +15,7 @@ import yaml
 
 from tests.conftest import small_params
 from tests.support.videos import read_video
-from videomar.config import SamplesParams
+from videomar.config import SamplesParams, load_params
 from videomar.errors import DataError
 from videomar.media.probe import probe
 from videomar.sources.collect import collect_samples
@@ -196,6 +196,8 @@ def test_download_shows_its_progress_on_a_terminal(
 def test_shipped_recipe_is_well_formed() -> None:
     films = read_sources(ROOT / "samples" / "SOURCES.yaml")
     assert [film.folder for film in films] == ["bbb", "city", "band"]
+    named = load_params(ROOT / "params.yaml").curate.test_videos
+    assert {pattern.split("/")[0] for pattern in named} == {film.folder for film in films}
     readme = (ROOT / "samples" / "README.md").read_text()
     assert all(film.attribution.split(" of ")[0] in readme for film in films)
 

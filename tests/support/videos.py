@@ -85,6 +85,7 @@ def curate_params() -> CurateParams:
         max_drop_change=0.2,
         val_share=0.1,
         test_share=0.2,
+        test_videos=(),
         seed=0,
     )
 

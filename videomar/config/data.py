@@ -120,6 +120,9 @@ class CurateParams:
     """Share of the seconds of film in kept clips, per group, held out for tuning."""
     test_share: float
     """The same, held out for the reported figures."""
+    test_videos: tuple[str, ...]
+    """Patterns, as `concert/*`, of videos that are test as a whole. A group with such videos has no other
+    test clips, whatever `test_share` says."""
     seed: int
 
     def __post_init__(self) -> None:

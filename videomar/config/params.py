@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 CAME_LATER: Mapping[str, Mapping[str, object]] = {
     "samples": {"ffmpeg": "packaged"},
     "ingest": {"still_pictures": False},
+    "curate": {"test_videos": []},
     "model": {"residual": False, "feed_previous": False},
     "train": {"start_from": None, "lora": None},
     "sample": {"carry": 0.0},

@@ -23,7 +23,7 @@ from videomar.curation.ledger import (
 )
 from videomar.curation.retries import read_reading
 from videomar.curation.split_summary import summarise_splits
-from videomar.curation.splits import assign_split
+from videomar.curation.splits import are_named, assign_split
 from videomar.curation.takedowns import read_takedowns
 from videomar.errors import DataError
 
@@ -89,7 +89,8 @@ def judge_all(
     ledger["cluster"] = find_clusters(ledger[ledger["reason"].isna() | taken.notna()], params).reindex(
         ledger.index
     )
-    ledger.loc[_repeats(ledger, taken.notna()), "reason"] = "near_duplicate"
+    named = are_named(ledger["video"], params)
+    ledger.loc[_repeats(ledger, taken.notna(), named), "reason"] = "near_duplicate"
     ledger["kept"] = ledger["reason"].isna()
     ledger["shot"] = join_shots(ledger)
     ledger["split"] = assign_split(ledger, params)
@@ -149,17 +150,18 @@ def count_verdicts(ledger: pandas.DataFrame) -> dict[str, float]:
     return figures
 
 
-def _repeats(ledger: pandas.DataFrame, taken: pandas.Series) -> pandas.Series:
-    """Which clips repeat one of another video that goes first: one taken down, else the larger."""
+def _repeats(ledger: pandas.DataFrame, taken: pandas.Series, named: pandas.Series) -> pandas.Series:
+    """Which clips repeat one of another video that goes first: taken down, named for test, or larger."""
     order = pandas.DataFrame(
         {
             "untouched": ~taken,
+            "unnamed": ~named,
             "size": -ledger[["width", "height"]].min(axis=1),
             "video": ledger["video_sha256"],
             "cluster": ledger["cluster"],
         }
     )
-    ranked = order[ledger["cluster"].notna()].sort_values(["untouched", "size", "video"])
+    ranked = order[ledger["cluster"].notna()].sort_values(["untouched", "unnamed", "size", "video"])
     first = ranked.groupby("cluster")["video"].transform("first").reindex(ledger.index)
     return first.notna() & (first != ledger["video_sha256"]) & ~taken
 

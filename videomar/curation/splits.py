@@ -9,6 +9,9 @@ sources as a whole, long ones in part. Sources take turns in an order drawn by t
     sources in their order   |--- a ---|----------------------- b ------------------------|-- c --|- d -|
     test takes                all of it        as much as one may give, at its end         all     none
 
+Videos that `curate.test_videos` names are test as a whole. In a group that has such videos no others are
+drawn for test, and `val` takes its share of the others.
+
 Where a new source stands in that order does not depend on the others, and all that it changes for them is
 where the taking ends. So the others change by about as many seconds as the new source has: see
 tests/curation/test_splits.py for the bound.
@@ -16,6 +19,7 @@ tests/curation/test_splits.py for the bound.
 
 import hashlib
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +51,7 @@ class _Source(NamedTuple):
 
 
 class _Wanted(NamedTuple):
-    """What each split takes of a source, as shares of its seconds; 1 = all of it."""
+    """What each split takes of a source or a group, as shares of its seconds; 1 = all of it."""
 
     test: float
     val: float
@@ -70,23 +74,40 @@ def assign_split(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series
     with edges between scenes where there are some nearby. Clips that cross an edge are in none, because
     their frames would be in both; so are clips that look like one in a later split.
 
+    A named video is in test whole, but its still pictures are in none: nothing judges them.
+
     Args:
-        clips: `video_sha256`, `group`, `start_s`, `end_s`, `clip_id`, `num_frames`, `kept`, `cluster` and
-            `shot`; rows with `clip_id` null stay null. Rejected clips get the split of their neighbours but
-            do not count.
-        params: `val_share`, `test_share`, `seed`.
+        clips: `video`, `video_sha256`, `group`, `start_s`, `end_s`, `clip_id`, `num_frames`, `kept`,
+            `cluster` and `shot`; rows with `clip_id` null stay null. Rejected clips get the split of their
+            neighbours but do not count.
+        params: `val_share`, `test_share`, `test_videos`, `seed`.
     """
     split = pandas.Series(None, index=clips.index, dtype=object)
     known = clips[clips["clip_id"].notna()]
+    named = are_named(known["video"], params)
+    judged = known[named & (known["num_frames"] != 1)]
+    split[judged.index] = "test"
+    has_named = set(judged.loc[judged["kept"], "group"])
+    known = known[~named]
     family = _families(known)
     # A family that is both simulated and real is drawn once, with the real ones. Still pictures have hardly
     # any seconds: they have their shares by themselves. Nothing judges them, so what would be test is train.
     group = known["group"].groupby(family).transform("min")
     still = (known["num_frames"] == 1).groupby(family).transform("all")
-    for (_, is_still), members in family.groupby([group, still]):
-        found = _split_group(known.loc[members.index], members, params)
+    for (name, is_still), members in family.groupby([group, still]):
+        drawn = _Wanted(0.0 if name in has_named else params.test_share, params.val_share)
+        found = _split_group(known.loc[members.index], members, drawn, params.seed)
         split.update(found.where(found != "test", "train") if is_still else found)
     return split
+
+
+def are_named(videos: pandas.Series, params: CurateParams) -> pandas.Series:
+    """Whether `test_videos` names each of these videos."""
+    named = {
+        video: any(fnmatchcase(str(video), pattern) for pattern in params.test_videos)
+        for video in videos.unique()
+    }
+    return videos.map(named).astype(bool)
 
 
 def seconds_of_film(clips: pandas.DataFrame) -> pandas.Series:
@@ -111,14 +132,14 @@ def _families(clips: pandas.DataFrame) -> pandas.Series:
     return pandas.Series(first.to_numpy(object)[videos], index=clips.index, dtype=object)
 
 
-def _split_group(clips: pandas.DataFrame, family: pandas.Series, params: CurateParams) -> pandas.Series:
+def _split_group(clips: pandas.DataFrame, family: pandas.Series, drawn: _Wanted, seed: int) -> pandas.Series:
     """Split of each clip of a group; all are train if otherwise none would be."""
     kept = clips[clips["kept"]]
     if kept.empty:
         return pandas.Series("train", index=clips.index, dtype=object)
     own_s = seconds_of_film(kept)
     clip_s = float((kept["end_s"] - kept["start_s"]).max())
-    wanted = _share_out(own_s.groupby(family[kept.index]).sum(), clip_s, params)
+    wanted = _share_out(own_s.groupby(family[kept.index]).sum(), clip_s, drawn, seed)
     whole = {name: shares.whole() for name, shares in wanted.items()}
     split = family.map(whole).astype(object)
     split[~family.isin(list(wanted))] = "train"  # nothing of them is kept
@@ -130,7 +151,7 @@ def _split_group(clips: pandas.DataFrame, family: pandas.Series, params: CurateP
     return pandas.Series("train", index=clips.index, dtype=object)
 
 
-def _share_out(seconds: pandas.Series, clip_s: float, params: CurateParams) -> dict[str, _Wanted]:
+def _share_out(seconds: pandas.Series, clip_s: float, drawn: _Wanted, seed: int) -> dict[str, _Wanted]:
     """What each source gives to test and val.
 
     The longest source is never given whole, so that something is left to train on.
@@ -138,22 +159,23 @@ def _share_out(seconds: pandas.Series, clip_s: float, params: CurateParams) -> d
     Args:
         seconds: Of each source.
         clip_s: Length of the longest clip.
-        params: `val_share`, `test_share`, `seed`.
+        drawn: Shares of them all.
+        seed: Of their order.
     """
     lengths = {str(name): float(value) for name, value in seconds.items()}
     total_s, least_s = sum(lengths[name] for name in sorted(lengths)), _LEAST_CLIPS * clip_s
     longest = max(lengths, key=lambda name: (lengths[name], name))
     # The place of one source in the order does not depend on the others.
-    order = sorted(lengths, key=lambda name: hashlib.sha256(f"{params.seed} {name}".encode()).digest())
+    order = sorted(lengths, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     sources = [_Source(name, lengths[name], name != longest) for name in order]
-    test = _take(sources, params.test_share * total_s, least_s)
+    test = _take(sources, drawn.test * total_s, least_s)
     # Sources that test has none of come first: two more cuts in one source lose more clips.
     sources = [
         _Source(name, lengths[name] - test.get(name, 0.0), name != longest and name not in test)
         for name in sorted(order, key=lambda name: name in test)
         if (name != longest and name not in test) or lengths[name] - test.get(name, 0.0) >= 2 * least_s
     ]
-    val = _take(sources, params.val_share * total_s, least_s)
+    val = _take(sources, drawn.val * total_s, least_s)
     return {
         name: _Wanted(test.get(name, 0.0) / length, val.get(name, 0.0) / length)
         for name, length in lengths.items()
