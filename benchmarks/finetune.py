@@ -3,10 +3,10 @@
 `python -m benchmarks.finetune --threads 2` on an idle machine. It continues from what an interrupted run left
 in `.local/finetune`. `--clips FOLDER` takes other videos, `--model MODEL` another model to start from.
 
-The clips are of the part of Big Buck Bunny that the shipped model has never seen: the sample recipe uses its
-first `samples.film_seconds`, these begin after them. Every other shot of the film is trained on, and those
-between are held out: same scenes, other pictures. Both runs have the same clips, network and batches; they
-differ in their first weights, steps, and schedule (params.yaml against presets/finetune.yaml).
+The clips are of the parts of the sample films that the shipped model has never seen: those that its
+`curate.test_videos` names, or, of a model without, what begins after its `samples.film_seconds`. Every other
+shot is trained on, and those between are held out: same scenes, other pictures. Both runs have the same clips,
+network and batches; they differ in their first weights, steps, and schedule (params.yaml against presets/finetune.yaml).
 From nothing, the best of its checkpoints counts, chosen by the held-out clips themselves, which favours it.
 Judged by the suite: paired differences on common clips and seeds, with bootstrap intervals over both, as the
 gate computes them.
@@ -17,6 +17,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ from videomar.latents.encode import encode_clips
 from videomar.media.mp4 import find_ffmpeg
 from videomar.provenance.code_hash import CAPTIONS, LATENTS, code_hash
 from videomar.sampling.sample import sample_held_out
-from videomar.sources.films import cut_film, fetch_film, find_part_starts, read_sources
+from videomar.sources.films import LeftOut, cut_film, fetch_film, read_sources
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 
@@ -150,7 +151,7 @@ def prepare_clips(setting: Setting, clips: Path | None) -> None:
     if not raw.is_dir():
         shutil.rmtree(work / "drawn", ignore_errors=True)
         if clips is None:
-            _cut_unseen(work / "drawn", params.samples.film_seconds)
+            _cut_unseen(work / "drawn", params)
         else:
             shutil.copytree(clips, work / "drawn/own")
         (work / "drawn").rename(raw)
@@ -164,14 +165,17 @@ def prepare_clips(setting: Setting, clips: Path | None) -> None:
     draft.rename(latents)
 
 
-def _cut_unseen(out: Path, seen_seconds: float) -> None:
-    """Cut the film of the sample recipe into parts; keep those that begin after what training has seen."""
-    film = read_sources(ROOT / "samples/SOURCES.yaml")[0]
-    path, everything = fetch_film(film), 1e5
-    starts = find_part_starts(path, everything)
-    cut_film(film, path, out, everything, find_ffmpeg())
-    for start, part in zip(starts, sorted(out.rglob("*.mp4")), strict=True):
-        if start < seen_seconds:
+def _cut_unseen(out: Path, params: Params) -> None:
+    """Cut the films of the sample recipe into parts; keep those that the model has not seen."""
+    films, named = read_sources(ROOT / "samples/SOURCES.yaml"), params.curate.test_videos
+    if not named:
+        seen = LeftOut(start_s=0.0, end_s=params.samples.film_seconds, why="seen in training")
+        films = [dataclasses.replace(films[0], left_out=[seen, *films[0].left_out])]
+    for film in films:
+        cut_film(film, fetch_film(film), out, 1e5, find_ffmpeg())
+    for part in out.rglob("*.mp4"):
+        video = part.relative_to(out).as_posix()
+        if named and not any(fnmatchcase(video, pattern) for pattern in named):
             part.unlink()
             part.with_suffix(".txt").unlink()
 

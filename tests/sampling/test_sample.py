@@ -15,7 +15,7 @@ import pandas
 import pytest
 import torch
 
-from tests.conftest import lively_model
+from tests.conftest import lively_model, small_params
 from tests.latents.test_buckets import encode_here, with_ingest
 from tests.latents.test_encode import Project
 from tests.support.fake_cuda import NAME, FakeCuda
@@ -33,7 +33,7 @@ from videomar.files import write_json
 from videomar.latents.dataset import LatentDataset
 from videomar.media.cover import cover
 from videomar.sampling.finished_batches import FinishedBatches
-from videomar.sampling.held_out import read_held_out, seen_input
+from videomar.sampling.held_out import choose_clips, read_held_out, seen_input
 from videomar.sampling.sample import cache_difference, causality_leak, sample_held_out
 from videomar.training.state import untrained
 
@@ -280,3 +280,16 @@ def test_laws_are_measured_on_the_gpu(model, captions, values):
         assert cache_difference(network, latents, pair) <= 1e-5
         assert causality_leak(network, latents, pair) == 0
         assert cuda.waits == {"item": 2}
+
+
+def test_every_shot_gives_a_clip_before_one_gives_two() -> None:
+    shots = ["long"] * 30 + [f"short {number}" for number in range(9)] + [None] * 2
+    rows = pandas.DataFrame({"clip_id": [f"{n:02d}" for n in range(41)], "group": "real", "shot": shots})
+    suite = dataclasses.replace(small_params().suite, simulated_clips=0, real_clips=11, seed=3)
+    chosen = choose_clips(rows, suite)
+    assert chosen["shot"].nunique() == 10
+    assert chosen["shot"].isna().sum() == 1
+    assert chosen["clip_id"].is_monotonic_increasing
+    more = choose_clips(rows, dataclasses.replace(suite, real_clips=13))
+    assert set(chosen["clip_id"]) < set(more["clip_id"])
+    assert sorted(more["shot"].value_counts(dropna=False))[:-1] == [1] * 9 + [2]

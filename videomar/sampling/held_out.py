@@ -134,12 +134,16 @@ def batches_of_one_shape(
 
 
 def choose_clips(rows: pandas.DataFrame, suite: SuiteParams) -> pandas.DataFrame:
-    """Up to the stated number of clips of each group, drawn with the suite's seed, in a fixed order."""
+    """Up to the stated number of clips of each group, drawn with the suite's seed, in a fixed order.
+
+    No shot gives a second clip before each has given one: intervals are over shots.
+    """
     chosen = []
     for group, count in (("simulated", suite.simulated_clips), ("real", suite.real_clips)):
         members = rows[rows["group"] == group].sort_values("clip_id")
-        picked = np.random.default_rng(suite.seed).permutation(len(members))[:count]
-        chosen.append(members.iloc[np.sort(picked)])
+        drawn = members.iloc[np.random.default_rng(suite.seed).permutation(len(members))]
+        turn = drawn.groupby("shot", dropna=False).cumcount()
+        chosen.append(drawn.loc[turn.sort_values(kind="stable").index[:count]].sort_values("clip_id"))
     return pandas.concat(chosen, ignore_index=True)
 
 
