@@ -8,8 +8,8 @@ The clips are of the parts of the sample films that the shipped model has never 
 shot is trained on, and those between are held out: same scenes, other pictures. Both runs have the same
 clips, network and batches; they differ in their first weights, steps, and schedule (params.yaml against
 presets/finetune.yaml). From nothing, the best of its checkpoints counts, chosen by the held-out clips
-themselves, which favours it. Judged by the suite: paired differences on common clips and seeds, with bootstrap
-intervals over both, as the gate computes them.
+themselves, which favours it. Judged by the suite: paired differences on common clips and seeds, with
+bootstrap intervals over both, as the gate computes them.
 """
 
 import argparse
