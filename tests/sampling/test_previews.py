@@ -16,7 +16,7 @@ from videomar.sampling.previews import CLIPS, FILM, SHEET, Previews
 def write_val(folder, clips, split):
     generator = np.random.default_rng(0)
     row = {"text_key": "t", "shape": [4, 3, 2, 2], "dtype": "float16", "text_shape": [2, 6], "caption": ""}
-    row |= {"group": "simulated", "split": split, "fps": 8.0, "motion": 1.0, "size_px": 16}
+    row |= {"group": "simulated", "split": split, "fps": 8.0, "motion": 1.0, "size_px": 16, "view": 0}
     rows = [
         row
         | {"clip_id": f"clip{number}", "key": f"key{number}"}
