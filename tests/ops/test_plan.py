@@ -14,18 +14,21 @@ import torch
 from tests.conftest import small_params
 from tests.support.caches import write_cache
 from videomar.checkpoint.manifest import ModelShape
+from videomar.checkpoint.transfer import start_sha256
 from videomar.cli import app as cli
-from videomar.config import CurriculumStage, Params
+from videomar.config import CurriculumStage, Params, load_params
 from videomar.config.edit import read_preset, with_changes
+from videomar.config.layout import Layout
 from videomar.config.schema import set_keys
 from videomar.curation.ledger import LEDGER_SCHEMA, write_ledger
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
 from videomar.errors import DataError, ParamsError
+from videomar.hub.shipped import FOLDER
 from videomar.latents.clip_encoder import stored_bytes
 from videomar.latents.dataset import LatentDataset, Splits
 from videomar.media.shapes import ClipShape, at_sizes
 from videomar.ops.planning.gpus import GPUS, Fleet, parse_fleet
-from videomar.ops.planning.plan import ASSUMED_CLIPS, training_costs
+from videomar.ops.planning.plan import ASSUMED_CLIPS, plan, training_costs
 from videomar.ops.planning.plan_counts import (
     Cost,
     PlannedStrides,
@@ -38,6 +41,7 @@ from videomar.ops.planning.plan_counts import (
 from videomar.ops.planning.plan_formulas import plan_for
 from videomar.ops.planning.plan_probe import Subject, training_probe
 from videomar.ops.planning.plan_shares import STATED, Shares, read_shares
+from videomar.registry.ancestors import kept_start
 from videomar.training.loop import train
 from videomar.training.throughput import BatchShape, step_flops
 from videomar.training.worker import Worker
@@ -151,6 +155,22 @@ def test_stages_that_no_probe_reached_cost_by_the_rate_of_this_machine(params: P
     assert last.step_s == pytest.approx(step_flops(model, shape, params.train) / 0.5e9)
     assert last.hours >= last.steps * last.step_s / 3600
     assert [cost.hours for cost in training_costs(subject, [("log", 0.0)])] == [None, None, None]
+
+
+def test_tokenizer_that_comes_with_the_weights_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    subjects: list[Subject] = []
+    monkeypatch.setattr(
+        "videomar.ops.planning.plan.measure", lambda subject, _: subjects.append(subject) or ()
+    )
+    ledger_of(tmp_path / "data/ledger.parquet")
+    params = load_params(ROOT / "params.yaml")
+    started = dataclasses.replace(params, train=dataclasses.replace(params.train, start_from="shipped"))
+    costs = {cost.stage: cost for cost in plan(started, Layout()).costs}
+    assert costs["train_tokenizer"].hours == 0.0
+    assert subjects[0].tokenizer == kept_start(start_sha256(FOLDER)).resolve() / "tokenizer"
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

@@ -18,6 +18,7 @@ from videomar.config.layout import Layout
 from videomar.config.params import variants_of
 from videomar.encoders.load import load_tokenizer
 from videomar.errors import DataError, VideomarError
+from videomar.hub.start import with_start_tokenizer
 from videomar.ops.planning.gpus import Fleet
 from videomar.ops.planning.plan_counts import (
     Cost,
@@ -80,6 +81,9 @@ def plan(params: Params, layout: Layout, asked: Question | None = None) -> Plan:
         VideomarError: there are neither clips nor videos to count, or a run would be refused.
     """
     asked = asked or Question()
+    if asked.fleet is None:
+        # No tokenizer is trained where one comes with the weights to start from.
+        params = with_start_tokenizer(params)
     videos, clips = _count(params, layout, asked)
     if not clips.shapes:
         raise DataError("plan: got no clip, expected some; see `videomar ledger show` for what was rejected")
