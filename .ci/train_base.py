@@ -11,6 +11,8 @@ are encoded, and the steps are written into the work tree's params.yaml, where t
 import argparse
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE))
 
+from videomar.cli.project import BAD_IN_PATH  # noqa: E402
 from videomar.config.edit import read_preset, round_trip, update_params  # noqa: E402
 from videomar.config.layout import Layout  # noqa: E402
 from videomar.errors import VideomarError  # noqa: E402
@@ -83,17 +86,20 @@ def make_tree(checkout: Path, folder: Path) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise VideomarError(f"{folder}: got a folder with files, expected a new one; remove it, or set TO")
+    if bad := sorted(set(re.findall(BAD_IN_PATH, str(folder)))):
+        rule = "none of it in the path, because databases and scripts cannot handle it"
+        raise VideomarError(f"{str(folder)!r}: got {' '.join(map(repr, bad))}, expected {rule}; set TO")
     commit = git(checkout, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit is None:
         raise VideomarError(f"{checkout}: got no commit, expected a git checkout; the recipe is its commit")
     if git(checkout, "status", "--porcelain"):
         print(f"{_WHERE}: changes that are not committed are no part of it; it trains {commit[:12]}")
     draft = folder.with_name(f"{folder.name}.draft")
-    if draft.exists():
-        run_git(checkout, "worktree", "remove", "--force", "--force", str(draft))
+    shutil.rmtree(draft, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     run_git(checkout, "worktree", "prune")
-    run_git(checkout, "worktree", "add", "--quiet", "--detach", str(draft), commit)
+    # Twice: a draft that was killed may still be registered, and locked.
+    run_git(checkout, "worktree", "add", "--force", "--force", "--quiet", "--detach", str(draft), commit)
     (draft / ".venv").symlink_to(sys.prefix, target_is_directory=True)
     update_params(draft / Layout().params, read_preset(draft / "presets", PRESET))
     (draft / RECORD).parent.mkdir(exist_ok=True)

@@ -78,6 +78,8 @@ def test_folder_of_something_else_and_a_checkout_without_git_are_refused(
 ) -> None:
     with pytest.raises(VideomarError, match="got a folder with files, expected a new one"):
         base.make_tree(checkout, checkout)
+    with pytest.raises(VideomarError, match="got '%', expected none of it in the path"):
+        base.make_tree(checkout, tmp_path / "100%")
     (tmp_path / "plain").mkdir()
     with pytest.raises(VideomarError, match="got no commit, expected a git checkout"):
         base.make_tree(tmp_path / "plain", tmp_path / "basis")
