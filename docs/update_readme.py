@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from videomar.evaluation.generated import ClipKinds, read_generated, repeat_last
+from videomar.report.baseline_table import baseline_markdown
 from videomar.report.galleries import gain_over_repeat, pick_examples
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +53,17 @@ def figures_table(metrics: Path) -> str:
     if "real_shots" in judged:
         counts = f"{judged['real_clips']:.0f} clips of {judged['real_shots']:.0f} shots"
         cost = f"Real figures are of {counts}, with the 95 % interval over shots. {cost}"
-    return "\n".join([*lines, "", cost, ""])
+    return "\n".join([*lines, "", cost, "", *_between_baselines(judged)])
+
+
+def _between_baselines(judged: Mapping[str, float]) -> list[str]:
+    """The table of real clips that puts the model between its baselines and its ceilings."""
+    table = baseline_markdown(judged)
+    meaning = (
+        "Real clips against repeating the last given picture, which is the bar to pass; the last rows are the"
+        " most that is possible. In brackets, the 95 % interval over shots."
+    )
+    return [meaning, "", *table] if table else []
 
 
 def _figure(metrics: Mapping[str, float], key: str) -> str:

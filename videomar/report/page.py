@@ -19,6 +19,7 @@ from videomar.config.layout import Layout
 from videomar.evaluation.fingerprint import read_details, why_incomparable
 from videomar.evaluation.generated import ClipKinds, read_generated
 from videomar.files import atomic_write
+from videomar.report.baseline_table import baseline_tables
 from videomar.report.charts import quality_charts, read_curve, tokenizer_charts, training_charts
 from videomar.report.compare import compare_with_baselines, compare_with_champion, metric_panels
 from videomar.report.family import Relative, family_table
@@ -135,6 +136,7 @@ def _about_pipeline(layout: Layout, release: Release) -> dict[str, Any]:
     of_evaluation = metrics.get("evaluate", {})
     return {
         "headlines": headlines(of_evaluation),
+        "baselines": baseline_tables(of_evaluation),
         "family": family_table(of_evaluation, release.relatives),
         "groups": judged_groups(of_evaluation),
         "judged": judged_clips(of_evaluation),
