@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="of training")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, help="of each training")
-    length.add_argument("--seconds", type=float, help="of each training, by its pace on this machine")
+    length.add_argument("--seconds", type=float, help="of each training on an idle machine")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path(".local/ladder"))
     parser.add_argument("--results", type=Path, help="folder of the JSON file; default: benchmarks/results")

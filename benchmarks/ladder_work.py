@@ -190,7 +190,11 @@ class LadderWork:
         torch.set_num_threads(self.threads)
 
     def _pace_of(self, params: Params, own: TrainParams, latents: Path, basis: list[Any]) -> list[float]:
-        """Seconds of a step in each stage of the curriculum, measured once and then kept."""
+        """Seconds of a step in each stage of the curriculum, measured once and then kept.
+
+        Without a GPU those of the processor for each thread: what runs beside the ladder makes it wait, but
+        takes no steps from a rung.
+        """
         seedless = dataclasses.replace(params, train=dataclasses.replace(own, seed=0))
 
         def make(folder: Path) -> dict[str, Any]:
@@ -199,12 +203,14 @@ class LadderWork:
             for stage in own.curriculum:
                 stage = dataclasses.replace(stage, steps=_PROBE_STEPS, target_loss=None)
                 short = dataclasses.replace(own, curriculum=(stage,), log_every=_PROBE_EVERY, spike_factor=0)
-                clock = _Clock()
+                device = choose_device(own.device, "resources.train.device")
+                clock = _Clock(time.process_time if device.type == "cpu" else time.perf_counter)
                 with tempfile.TemporaryDirectory(dir=folder) as out:
-                    worker = Worker(device=choose_device(own.device, "resources.train.device"))
-                    train(shape_of(data.train, params), data, short, Path(out) / "run", worker, clock)
+                    shape, worker = shape_of(data.train, params), Worker(device=device)
+                    train(shape, data, short, Path(out) / "run", worker, clock)
                 gaps = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
-                pace.append(statistics.median(gaps) / _PROBE_EVERY)
+                sharers = self.threads if device.type == "cpu" else 1
+                pace.append(statistics.median(gaps) / _PROBE_EVERY / sharers)
             return {"pace": pace}
 
         folder = self._made("pace", seedless, ("text", "model", "train"), basis, make, "run")
@@ -279,14 +285,15 @@ def _with_counts(params: TrainParams, counts: Sequence[float]) -> TrainParams:
 
 
 class _Clock:
-    """A tracker that remembers when steps were logged."""
+    """A tracker that remembers when steps were logged, by a clock in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
         self.times: list[float] = []
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Remember the time."""
-        self.times.append(time.perf_counter())
+        self.times.append(self._now())
 
     def tag(self, values: dict[str, str]) -> None:
         """Record nothing."""
