@@ -21,7 +21,7 @@ from benchmarks.ladder_work import Budget, LadderWork, facts_of, note, scores_in
 from benchmarks.record import ROOT, write_result
 from benchmarks.rungs import Rung, read_rungs
 from videomar.config import load_params
-from videomar.errors import VideomarError
+from videomar.errors import DataError, VideomarError
 from videomar.evaluation.bootstrap import NO_PAIRS, Figure, by_clip_and_seed, interval, paired, with_shots
 from videomar.evaluation.generated import GROUPS
 from videomar.evaluation.metrics.catalogue import METRICS
@@ -38,6 +38,14 @@ _TABLE = (
     ("real", "continuation", "vgg"),
 )
 """Columns of the table: group, kind, figure."""
+_BESIDE = {
+    "share of clips won": "clips_won",
+    "decoded repeat": "decoded_repeat_gain_db",
+    "constant motion": "flow_gain_db",
+    "tokenizer's ceiling": "ceiling_gain_db",
+    "ceiling with carry": "ceiling_carry_gain_db",
+}
+_COSTS = {"weights": "weights", "tokenizer, s": "tokenizer_s", "encoding, s": "encode_s"}
 _UNITS = {GAIN: "dB", "motion_retained": "motion kept", "vgg": "VGG distance"}
 
 
@@ -75,17 +83,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VideomarError as error:
         note(str(error))
         return 1
+    except OSError as error:
+        note(f"{error.filename or chosen.work}: {error.strerror or error}; run again once that is mended")
+        return 1
     return 0
 
 
 def climb(chosen: argparse.Namespace) -> None:
     """Make all rungs with every seed; after each seed print the table and store the figures."""
     began = time.monotonic()
-    rungs = read_rungs(chosen.rungs, chosen.params, chosen.only)
     theirs = load_params(chosen.data / "params.yaml", chosen.params)
-    work = LadderWork(
-        chosen.work, chosen.data / "data/raw", chosen.data / "data/ledger.parquet", theirs, chosen.threads
-    )
+    raw, ledger = chosen.data / "data/raw", chosen.data / "data/ledger.parquet"
+    if not (raw.is_dir() and ledger.is_file()):
+        raise DataError(
+            f"{chosen.data}: got no data/raw with a ledger beside it, expected them; `make run` there"
+        )
+    rungs = read_rungs(chosen.rungs, chosen.params, chosen.only)
+    work = LadderWork(chosen.work, raw, ledger, theirs, chosen.threads)
     budget = Budget(chosen.steps, chosen.seconds)
     for seed in range(chosen.seeds):
         for rung in rungs:
@@ -193,7 +207,7 @@ def verdicts(results: Sequence[Result]) -> dict[str, float]:
     return found
 
 
-def table_of(figures: Sequence[dict[str, Any]], results: Sequence[Result]) -> str:
+def table_of(figures: Sequence[Mapping[str, Any]], results: Sequence[Result]) -> str:
     """The ladder as a Markdown table: means, and differences to the rung before."""
     places = [place for place in _TABLE if any(" ".join(place) in each["figures"] for each in figures)]
     head = [f"{group}, {kind}, {_UNITS[column]}" for group, kind, column in places]
@@ -210,10 +224,28 @@ def table_of(figures: Sequence[dict[str, Any]], results: Sequence[Result]) -> st
         "repeating the last given picture, with the 95 % interval over shots and seeds; `step` is the "
         "difference to the rung before, paired by clip and seed."
     )
-    return "\n".join([*lines, "", explanation, ""])
+    return "\n".join([*lines, "", explanation, "", *_second_table(figures), ""])
 
 
-def _stands_apart(each: dict[str, Any], figures: Sequence[dict[str, Any]]) -> bool:
+def _second_table(figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What stands beside the model: clips won, baselines and ceilings of real clips, and costs."""
+    named = {
+        f"real, {words}, {name}": f"real_{task}{key}"
+        for task, words in (("", "continuation"), ("i2v_", "image"))
+        for name, key in _BESIDE.items()
+    }
+    present = {name: key for name, key in named.items() if any(key in each["metrics"] for each in figures)}
+    heads = [*present, *_COSTS]
+    lines = [f"| rung | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for each in figures:
+        values = [each["metrics"].get(key) for key in present.values()]
+        cells = ["" if value is None else f"{value:+.2f}" for value in values]
+        cells += [str(each[key]) for key in _COSTS.values()]
+        lines.append(f"| {each['name']} | {' | '.join(cells)} |")
+    return lines
+
+
+def _stands_apart(each: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> bool:
     names = [other["name"] for other in figures]
     number = names.index(each["name"])
     return each["after"] is not None and names[number - 1] != each["after"]
@@ -234,7 +266,7 @@ def _ends(figure: Mapping[str, Any]) -> str:
     return f"{figure['low']:+.2f} to {figure['high']:+.2f}"
 
 
-def _count_of(figures: Sequence[dict[str, Any]], group: str) -> str:
+def _count_of(figures: Sequence[Mapping[str, Any]], group: str) -> str:
     found = [each["figures"].get(f"{group} continuation {GAIN}") for each in figures]
     counts = [f"{figure['n']} clips of {figure['shots'] or figure['n']} shots" for figure in found if figure]
     return ", ".join(dict.fromkeys(counts))

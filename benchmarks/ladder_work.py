@@ -1,7 +1,8 @@
 """What the rungs of a ladder are made of: ledger, tokenizer, latents, runs and scores, each made once.
 
 Everything is in a folder that is named by the hash of what it depends on: parameters, code, and the folders
-before it. So rungs share what their parameters share, and a ladder that was killed continues.
+before it. So rungs share what their parameters share, and a ladder that was killed continues. Of two that are
+run side by side, with other rungs each, one waits for what both need.
 
     tokenizer-3f0c2a9be1d4/  made_from.json   what it depends on
                              made.json        seconds and figures; written last
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from filelock import FileLock
 
 from videomar import checkpoint
 from videomar.checkpoint.transfer import start_sha256
@@ -234,16 +236,20 @@ class LadderWork:
         folder = self.root / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         if (folder / _DONE).is_file():
             return folder
-        note(f"making {folder}")
-        continued = folder.is_dir()
-        folder.mkdir(exist_ok=True)
-        write_json(folder / "made_from.json", made_from)
-        began = time.monotonic()
-        facts = make(folder)
-        torch.set_num_threads(self.threads)
-        # What a killed process spent before is not known.
-        seconds = None if continued else round(time.monotonic() - began, 1)
-        write_json(folder / _DONE, {**facts, "seconds": seconds})
+        # Another ladder may be making it, with other rungs in the same folder.
+        with FileLock(folder.with_suffix(".lock")):
+            if (folder / _DONE).is_file():
+                return folder
+            note(f"making {folder}")
+            continued = folder.is_dir()
+            folder.mkdir(exist_ok=True)
+            write_json(folder / "made_from.json", made_from)
+            began = time.monotonic()
+            facts = make(folder)
+            torch.set_num_threads(self.threads)
+            # What a killed process spent before is not known.
+            seconds = None if continued else round(time.monotonic() - began, 1)
+            write_json(folder / _DONE, {**facts, "seconds": seconds})
         return folder
 
 

@@ -81,7 +81,7 @@ def scores(gains, shots=("s", "s", "t")):
 
 def result(params, name, *seeds):
     tables = [ladder.renumbered(rows, number, 1) for number, rows in enumerate(seeds)]
-    facts = {"seconds": 1.0, "steps": 5, "weights": 7, "folder": "x", "real_psnr_gain_db": 1.0}
+    facts = {"seconds": 1.0, "steps": 5, "weights": 7, "folder": "x", "real_clips_won": 0.25}
     of_seeds = {
         number: dict.fromkeys(("tokenizer", "latents", "run", "scores"), facts)
         for number in range(len(seeds))
@@ -102,6 +102,8 @@ def test_differences_are_paired_by_clip_and_seed(params):
     assert "<br>step +1.00 (+1.00 to +1.00) | 5 | 1.0 |" in table
     assert "| better | **+2.83** (" in table
     assert "2 seeds of training (real: 3 clips of 2 shots)" in table
+    assert "| rung | real, continuation, share of clips won | weights | tokenizer, s |" in table
+    assert "| better | +0.25 | 7 | 1.0 |" in table
     verdicts = ladder.verdicts([first, better])
     assert (verdicts["real_continuation_better"], verdicts["real_continuation_above_repeat"]) == (1.0, 0.0)
 
@@ -119,6 +121,9 @@ def test_a_wrong_request_is_one_line(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert "params.yaml: no such file" in lines[0]
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    assert ladder.main(["--data", str(tmp_path), "--work", str(tmp_path / "work")]) == 1
+    assert "got no data/raw with a ledger beside it" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         ladder.main(["--seeds", "0"])
     assert stopped.value.code == 2
