@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -201,18 +202,17 @@ class LadderWork:
 
         def make(folder: Path) -> dict[str, Any]:
             data = read_splits(latents / "latents", params)
-            pace = []
-            for stage in own.curriculum:
-                stage = dataclasses.replace(stage, steps=_PROBE_STEPS, target_loss=None)
-                short = dataclasses.replace(own, curriculum=(stage,), log_every=_PROBE_EVERY, spike_factor=0)
-                device = choose_device(own.device, "resources.train.device")
-                clock = _Clock(time.process_time if device.type == "cpu" else time.perf_counter)
-                with tempfile.TemporaryDirectory(dir=folder) as out:
-                    shape, worker = shape_of(data.train, params), Worker(device=device)
-                    train(shape, data, short, Path(out) / "run", worker, clock)
-                gaps = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
-                sharers = self.threads if device.type == "cpu" else 1
-                pace.append(statistics.median(gaps) / _PROBE_EVERY / sharers)
+            stages = tuple(
+                dataclasses.replace(stage, steps=_PROBE_STEPS, target_loss=None) for stage in own.curriculum
+            )
+            short = dataclasses.replace(own, curriculum=stages, log_every=_PROBE_EVERY, spike_factor=0)
+            device = choose_device(own.device, "resources.train.device")
+            clock = _Clock(time.process_time if device.type == "cpu" else time.perf_counter)
+            with tempfile.TemporaryDirectory(dir=folder) as out:
+                shape, worker = shape_of(data.train, params), Worker(device=device)
+                train(shape, data, short, Path(out) / "run", worker, clock)
+            sharers = self.threads if device.type == "cpu" else 1
+            pace = [seconds / sharers for seconds in clock.seconds_by_stage(len(stages))]
             return {"pace": pace}
 
         folder = self._made("pace", seedless, ("text", "model", "train"), basis, make, "run")
@@ -295,11 +295,18 @@ class _Clock:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self.times: list[float] = []
+        self._times: list[list[float]] = []
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Remember the time."""
-        self.times.append(self._now())
+        stage = int(metrics["stage"])
+        self._times += [[] for _ in range(stage + 1 - len(self._times))]
+        self._times[stage].append(self._now())
+
+    def seconds_by_stage(self, count: int) -> list[float]:
+        """Median seconds of a step in each of the first stages."""
+        gaps = [[after - before for before, after in pairwise(times)] for times in self._times[:count]]
+        return [statistics.median(each) / _PROBE_EVERY for each in gaps]
 
     def tag(self, values: dict[str, str]) -> None:
         """Record nothing."""
