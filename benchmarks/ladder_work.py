@@ -207,7 +207,7 @@ class LadderWork:
             )
             short = dataclasses.replace(own, curriculum=stages, log_every=_PROBE_EVERY, spike_factor=0)
             device = choose_device(own.device, "resources.train.device")
-            clock = _Clock(time.process_time if device.type == "cpu" else time.perf_counter)
+            clock = PaceClock(time.process_time if device.type == "cpu" else time.perf_counter)
             with tempfile.TemporaryDirectory(dir=folder) as out:
                 shape, worker = shape_of(data.train, params), Worker(device=device)
                 train(shape, data, short, Path(out) / "run", worker, clock)
@@ -290,7 +290,7 @@ def _with_counts(params: TrainParams, counts: Sequence[float]) -> TrainParams:
     return dataclasses.replace(params, curriculum=curriculum, warmup_steps=warmup)
 
 
-class _Clock:
+class PaceClock:
     """A tracker that remembers when steps were logged, by a clock in seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:

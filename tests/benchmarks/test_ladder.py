@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import ladder
-from benchmarks.ladder_work import with_seconds, with_steps
+from benchmarks.ladder_work import PaceClock, with_seconds, with_steps
 from benchmarks.rungs import Rung, read_rungs
 from videomar.errors import ParamsError
 
@@ -68,6 +68,14 @@ def test_a_budget_keeps_the_proportions_of_the_curriculum(params):
     timed = with_seconds(train, pace, 1000.0)
     seconds = sum(each * stage.steps for each, stage in zip(pace, timed.curriculum, strict=True))
     assert seconds == pytest.approx(1000.0, rel=0.01)
+
+
+def test_the_pace_is_that_of_each_stage():
+    times = iter([0.0, 4.0, 8.0, 100.0, 101.0, 102.0])
+    clock = PaceClock(lambda: next(times))
+    for number in (0, 0, 0, 1, 1, 1):
+        clock.log(4, {"stage": number})
+    assert clock.seconds_by_stage(2) == [1.0, 0.25]  # logged every fourth step
 
 
 def scores(gains, shots=("s", "s", "t")):
