@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         note(str(error))
         return 1
     except OSError as error:
-        note(f"{error.filename or chosen.work}: {error.strerror or error}; run again once that is mended")
+        note(f"{error.filename or chosen.work}: {error.strerror or error}; fix that and run again")
         return 1
     return 0
 
