@@ -72,7 +72,7 @@ class Opponent:
     """Its evaluation.json; may be missing."""
 
 
-_CEILING = "`tokenizer` is the truth through the tokenizer: no model comes closer."
+_CEILING = "Tokenizer: what it leaves of the truth, the ceiling for what a model draws."
 PLANS = (
     GalleryPlan(
         "Continuing a real clip",
