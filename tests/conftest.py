@@ -52,6 +52,7 @@ def small_params() -> Params:
                 CurriculumStage(num_latent_frames=0, steps=6, batch_size=4),
             ),
             warmup_steps=2,
+            real_cond_drop_prob=None,
             log_every=2,
             checkpoint_every=4,
             num_workers=1,

@@ -10,6 +10,7 @@ from videomar.model.frames import causal, complete_and_masked
 from videomar.model.objective import (
     Clips,
     add_history_noise,
+    draw_dropped,
     draw_frames,
     draw_hidden_counts,
     draw_target_frames,
@@ -164,6 +165,22 @@ def test_conditions_are_forgotten_independently_and_as_often_as_stated():
     assert all(abs(gone.float().mean() - 0.3) < 0.03 for gone in unknown.values())
     assert abs((unknown["fps"] & unknown["motion"]).float().mean() - 0.09) < 0.02
     assert (forgotten["motion"][~unknown["motion"]] == 3).all()
+
+
+def test_captions_of_real_clips_are_dropped_as_often_as_stated(params, captions):
+    """The draws are the same: those of simulated clips, and of a run without the key, stay as they were."""
+    simulated = torch.arange(4000) % 2 == 0
+    many = Clips(torch.zeros(4000, 1, 1, 1, 1), *captions, {}, simulated)
+    dropped = {}
+    for real in (None, 0.1, 0.6):
+        train = dataclasses.replace(params.train, cond_drop_prob=0.1, real_cond_drop_prob=real)
+        dropped[real] = draw_dropped(many, train, step_generator(0, 0))
+    assert torch.equal(dropped[None], dropped[0.1])
+    assert torch.equal(dropped[None][simulated], dropped[0.6][simulated])
+    assert abs(dropped[0.6][simulated].float().mean() - 0.1) < 0.03
+    assert abs(dropped[0.6][~simulated].float().mean() - 0.6) < 0.03
+    unknown = draw_dropped(many._replace(simulated=None), train, step_generator(0, 0))
+    assert torch.equal(unknown, dropped[None])
 
 
 @pytest.mark.parametrize("name", ["single_frame", "all_frames"])

@@ -30,6 +30,7 @@ def test_same_weights_have_the_same_validation_loss_whatever_is_trained(measure)
     for change in (
         {"objective": "single_frame"},
         {"cond_drop_prob": 0.9, "condition_drop_prob": 0.9, "history_noise": 0.5},
+        {"real_cond_drop_prob": 0.9},
         {"num_workers": 4, "accumulation": 1},
         {"simulated_share": 0.1, "learning_rate": 1.0},
     ):
@@ -41,7 +42,11 @@ def test_validation_loss_is_the_mean_over_evenly_spaced_clips_each_with_its_own_
     measure, model, dataset, params
 ):
     settings = dataclasses.replace(
-        params.train, cond_drop_prob=0.0, condition_drop_prob=0.0, objective="all_frames"
+        params.train,
+        cond_drop_prob=0.0,
+        real_cond_drop_prob=None,
+        condition_drop_prob=0.0,
+        objective="all_frames",
     )
     losses = []
     for number, row in enumerate([0, 3, 6, 8, 11]):

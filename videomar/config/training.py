@@ -111,6 +111,9 @@ class TrainParams:
     mask_ratio_std: Annotated[float, at_least(0)]
     cond_drop_prob: Annotated[float, SHARE]
     """Probability that a clip is trained with the null text and without conditions."""
+    real_cond_drop_prob: Annotated[float | None, SHARE] = None
+    """The same for real clips, of which a few are learnt by heart by their captions; null =
+    `cond_drop_prob`, as in files from before this key."""
     condition_drop_prob: Annotated[float, SHARE]
     """Dropout probability of each of `model.conditions` for a clip, independent of its caption's dropout."""
     history_noise: Annotated[float, BELOW_1]

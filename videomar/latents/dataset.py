@@ -35,6 +35,8 @@ class Batch(NamedTuple):
     clip_ids: list[str]
     latents_std: NDArray[np.float32] | None = None
     """Deviations of the latents, of the same shape, if `BatchSpec.moments`."""
+    simulated: NDArray[np.bool_] | None = None
+    """Whether each clip is simulated (B,)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +170,7 @@ class LatentDataset:
         _refuse_non_finite(latents, clip_ids)
         text, mask = _pad(self._text.read_each(index), self.max_text_tokens)
         conditions = {name: values[index] for name, values in self.conditions.items()}
-        return Batch(latents, text, mask, conditions, clip_ids)
+        return Batch(latents, text, mask, conditions, clip_ids, simulated=self.simulated[index])
 
     def usable(self, num_latent_frames: int, size_px: int = 0) -> NDArray[np.int64]:
         """Rows of one base size that a stage of so many latent frames may learn from, whatever their length.

@@ -64,10 +64,8 @@ def encode_clips(
     dtype, moments, content_hash = params.encode.dtype, params.encode.moments, loaded.content_hash()
     if moments:
         with_moments(loaded)  # refuse now and not at the first clip
-    clip_parts = zip(*(clips[name] for name in ("video_sha256", "start_s", "clip_shape", "cut")), strict=True)
-    clips["key"] = [
-        _key(sha, start, asdict(shape), content_hash, dtype, cut) for sha, start, shape, cut in clip_parts
-    ]
+    parts = clips[["video_sha256", "start_s", "clip_shape", "cut"]].itertuples(index=False, name=None)
+    clips["key"] = [_key(*video, asdict(shape), content_hash, dtype, cut) for *video, shape, cut in parts]
     clips["text_key"] = [_text_key(caption, text.content_hash, dtype) for caption in clips["caption"]]
     clips["fps"] = [cut.fps if cut else params.ingest.fps for cut in clips["cut"]]
     metadata = expected_metadata(params) | {
@@ -91,7 +89,7 @@ def encode_clips(
         written = cache.write(clips[columns].to_dict("records"), params.encode.shard_clips, metadata)
     return {
         "clips": clips["clip_id"].nunique(),
-        "views": float(len(clips[(clips["view"] > 0) & (clips["size_px"] == params.ingest.size_px)])),
+        "views": len(clips.loc[clips["view"] > 0, ["clip_id", "view"]].drop_duplicates()),
         "encoded": len(missing),
         "reused": len(clips) - len(missing),
         "shards_written": written,

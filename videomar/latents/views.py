@@ -61,7 +61,7 @@ def with_views(clips: pandas.DataFrame, params: Params) -> pandas.DataFrame:
     rows = clips.assign(view=0, cut=None)
     if not params.encode.views:
         return rows
-    shown = clips[(clips["group"] != "simulated") & (clips["split"] == "train") & (clips["num_frames"] > 1)]
+    shown = clips[have_views(clips)]
     spans, found, columns = _spans(shown, params.ingest.fps), [rows], list(shown.columns)
     for number in range(1, params.encode.views + 1):
         drawn = [
@@ -72,6 +72,11 @@ def with_views(clips: pandas.DataFrame, params: Params) -> pandas.DataFrame:
         found.append(shown.assign(view=number, cut=cuts, start_s=starts))
     together = pandas.concat([part for part in found if len(part)])
     return together.sort_values(["video", "start_s", "clip_id", "view"], ignore_index=True)
+
+
+def have_views(clips: pandas.DataFrame) -> "pandas.Series[bool]":
+    """Whether each kept clip of a ledger has views, if any has: real ones for training that move."""
+    return (clips["group"] != "simulated") & (clips["split"] == "train") & (clips["num_frames"] > 1)
 
 
 def mirrors_wrongly(caption: str) -> bool:

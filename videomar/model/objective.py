@@ -32,6 +32,8 @@ class Clips(NamedTuple):
     """Real caption tokens (B, M), True = real."""
     conditions: Mapping[str, Tensor] = {}
     """Numbers by name, each (B,); NaN = unknown."""
+    simulated: Tensor | None = None
+    """Whether each clip is simulated (B,); None = unknown, which counts as simulated."""
 
 
 class Hidden(NamedTuple):
@@ -67,6 +69,15 @@ def frame_losses(errors: Tensor, index: Tensor, num_frames: int) -> FrameLosses:
     sums = token_errors.new_zeros(num_frames).index_add_(0, index, token_errors)
     counts = token_errors.new_zeros(num_frames).index_add_(0, index, torch.ones_like(token_errors))
     return FrameLosses(errors.mean(), sums, counts)
+
+
+def draw_dropped(clips: Clips, params: TrainParams, generator: torch.Generator) -> Tensor:
+    """Draw which clips are trained with the null text and without conditions, (B,), True = these."""
+    drawn = torch.rand(len(clips.latents), generator=generator, device=clips.latents.device)
+    dropped = drawn < params.cond_drop_prob
+    if clips.simulated is None or params.real_cond_drop_prob is None:
+        return dropped
+    return torch.where(clips.simulated, dropped, drawn < params.real_cond_drop_prob)
 
 
 def draw_hidden(shape: Sequence[int], params: TrainParams, generator: torch.Generator) -> Hidden:

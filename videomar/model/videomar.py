@@ -17,7 +17,15 @@ from videomar.model.conditions import ScalarEmbed, drop_conditions
 from videomar.model.ddpm import DDPMHead
 from videomar.model.generation import generate_frames
 from videomar.model.head import DiffusionHead, FlowHead
-from videomar.model.objective import Clips, FrameLosses, Hidden, draw_frames, draw_hidden, frame_losses
+from videomar.model.objective import (
+    Clips,
+    FrameLosses,
+    Hidden,
+    draw_dropped,
+    draw_frames,
+    draw_hidden,
+    frame_losses,
+)
 from videomar.model.patchify import patchify, token_grid, unpatchify
 from videomar.model.transformer import Trunk
 
@@ -83,7 +91,7 @@ class VideoMAR(nn.Module):
         if hidden is None:
             hidden = draw_hidden(tokens.shape, params, on_host(generator)).to(tokens.device)
         frames = draw_frames(tokens, grid, params, generator, hidden)
-        drop = torch.rand(len(tokens), generator=generator, device=tokens.device) < params.cond_drop_prob
+        drop = draw_dropped(clips, params, generator)
         conditions = drop_conditions(clips.conditions, params.condition_drop_prob, generator)
         conditioning = self.trunk.encode_text(clips.text, clips.text_mask, conditions, drop, reused=False)
         vectors = self.trunk.forward_tokens(frames, conditioning)

@@ -5,6 +5,7 @@ Two small Parquet tables in the evidence of its run, so they stay valid when the
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,13 +39,17 @@ class Checksum(NamedTuple):
 
 
 def write_lineage(path: Path, ledger: Path, latents: Path) -> None:
-    """Write the kept clips, each with its video's hash, its split and its latent's key.
+    """Write the kept clips, each with its video's hash, its split and the key of its latents.
+
+    The key is that of its largest size. Views are not named: which there are follows from the clips and from
+    params.yaml, see `videomar.latents.views`.
 
     Raises:
         DataError: a kept clip has no latent: the ledger is newer than the cache.
     """
     clips = kept_clips(read_ledger(ledger, thumbnails=False))[list(CLIP_COLUMNS)]
-    keys = {row["clip_id"]: row["key"] for shard in open_latents(latents) for row in shard.rows}
+    rows = [row for shard in open_latents(latents) for row in shard.rows if not row["view"]]
+    keys = {row["clip_id"]: row["key"] for row in sorted(rows, key=itemgetter("size_px"))}
     clips["key"] = clips["clip_id"].map(keys)
     missing = clips.loc[clips["key"].isna(), "clip_id"]
     if len(missing):

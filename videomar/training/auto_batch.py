@@ -158,7 +158,8 @@ def _repeated(clip: Clips, count: int, device: torch.device) -> Clips:
         return x.repeat(count, *[1] * (x.ndim - 1)).to(device)
 
     conditions = {name: repeat(values) for name, values in clip.conditions.items()}
-    return Clips(repeat(clip.latents), repeat(clip.text), repeat(clip.text_mask), conditions)
+    simulated = None if clip.simulated is None else repeat(clip.simulated)
+    return Clips(repeat(clip.latents), repeat(clip.text), repeat(clip.text_mask), conditions, simulated)
 
 
 def _peak_gb(device: torch.device) -> float:

@@ -212,7 +212,12 @@ def validation_loss(
         worker: this process, which computes every `world_size`-th clip.
     """
     fixed = dataclasses.replace(
-        params, objective="all_frames", cond_drop_prob=0.0, condition_drop_prob=0.0, history_noise=0.0
+        params,
+        objective="all_frames",
+        cond_drop_prob=0.0,
+        real_cond_drop_prob=None,
+        condition_drop_prob=0.0,
+        history_noise=0.0,
     )
     sized = val.usable(stage.num_latent_frames, stage.size_px)
     count = min(params.validation_clips, len(sized))

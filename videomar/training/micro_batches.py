@@ -154,7 +154,8 @@ def backward(
 def _tensors(batch: Batch) -> Clips:
     latents, text, text_mask = (torch.from_numpy(array) for array in batch[:3])
     conditions = {name: torch.from_numpy(values) for name, values in batch.conditions.items()}
-    return Clips(latents, text, text_mask, conditions)
+    simulated = None if batch.simulated is None else torch.from_numpy(batch.simulated)
+    return Clips(latents, text, text_mask, conditions, simulated)
 
 
 def _moved(clips: Clips, device: torch.device) -> Clips:
@@ -163,7 +164,8 @@ def _moved(clips: Clips, device: torch.device) -> Clips:
 
 def _each(change: Callable[[Tensor], Tensor], clips: Clips) -> Clips:
     conditions = {name: change(values) for name, values in clips.conditions.items()}
-    return Clips(change(clips.latents), change(clips.text), change(clips.text_mask), conditions)
+    simulated = None if clips.simulated is None else change(clips.simulated)
+    return Clips(change(clips.latents), change(clips.text), change(clips.text_mask), conditions, simulated)
 
 
 def _shares(counts: Sequence[int], worker: Worker) -> list[Tensor | float]:

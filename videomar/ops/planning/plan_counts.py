@@ -17,6 +17,7 @@ from videomar.config import CurriculumStage, Params
 from videomar.curation.ledger import kept_clips, read_ledger
 from videomar.errors import DataError, ParamsError
 from videomar.latents.keys import cached_sizes
+from videomar.latents.views import have_views
 from videomar.media.probe import UnreadableError, VideoInfo, probe
 from videomar.media.shapes import ClipShape, at_sizes, clip_size, ledger_shapes, size_of_area
 from videomar.sources.listing import list_videos
@@ -80,6 +81,8 @@ class PlannedClips(NamedTuple):
     """Whether they are from the ledger; else from the lengths of the videos."""
     scale: float = 1.0
     """How many clips each of the shapes stands for."""
+    views: Sequence[ClipShape] = ()
+    """Shapes of the views of clips, which only the latents and the network have to do with."""
 
     @property
     def total(self) -> int:
@@ -110,7 +113,9 @@ def find_clips(ledger: Path, videos: Videos, params: Params) -> PlannedClips:
     if ledger.is_file():
         # A ledger of an earlier version cannot be read.
         with contextlib.suppress(DataError):
-            return PlannedClips(ledger_shapes(kept_clips(read_ledger(ledger)), params.ingest), True)
+            clips = kept_clips(read_ledger(ledger))
+            viewed = ledger_shapes(clips[have_views(clips)], params.ingest) * params.encode.views
+            return PlannedClips(ledger_shapes(clips, params.ingest), True, views=viewed)
     if not videos.read:
         rule = "a ledger or videos to count clips of; run `make curate`, or put videos into data/raw"
         raise DataError(f"plan: got neither {ledger} nor a readable video, expected {rule}")
@@ -130,7 +135,9 @@ def fitting_clips(videos: Videos, params: Params) -> PlannedClips:
         shapes += [ClipShape(height, width, ingest.fps, ingest.num_frames)] * max(0, 1 + math.floor(fitting))
     # The sample stands for the videos whose headers were not read.
     count = round(len(shapes) * videos.total / len(videos.read))
-    return PlannedClips([shapes[number % len(shapes)] for number in range(count)], False)
+    spread_out = [shapes[number % len(shapes)] for number in range(count)]
+    real = sum(path.parent.name != "simulated" for path, _ in videos.read) / len(videos.read)
+    return PlannedClips(spread_out, False, views=_views_of(spread_out, real, params))
 
 
 def made_with(clips: PlannedClips, params: Params) -> bool:
@@ -145,14 +152,21 @@ def made_with(clips: PlannedClips, params: Params) -> bool:
 
 
 def assumed_clips(count: int, params: Params) -> PlannedClips:
-    """Return so many clips, in equal parts of each of `ingest.aspect_ratios`."""
+    """Return so many real clips, in equal parts of each of `ingest.aspect_ratios`."""
     ingest = params.ingest
     shapes = []
     for text in ingest.aspect_ratios:
         ratio = Fraction(text.replace(":", "/"))
         width, height = size_of_area(ratio, ingest.size_px, ingest.side_multiple_px)
         shapes.append(ClipShape(height, width, ingest.fps, ingest.num_frames))
-    return PlannedClips(shapes, False, count / len(shapes))
+    return PlannedClips(shapes, False, count / len(shapes), _views_of(shapes, 1.0, params))
+
+
+def _views_of(shapes: Sequence[ClipShape], real: float, params: Params) -> list[ClipShape]:
+    """Shapes of the views of clips whose splits are not known, a share of which are real."""
+    moving = [shape for shape in shapes if shape.num_frames > 1]
+    share = params.encode.views * real * (1 - params.curate.val_share - params.curate.test_share)
+    return [moving[number % len(moving)] for number in range(round(share * len(moving)))]
 
 
 def latent_shape(shape: ClipShape, strides: PlannedStrides) -> LatentShape:
@@ -165,11 +179,11 @@ def latent_shape(shape: ClipShape, strides: PlannedStrides) -> LatentShape:
 def cached_shapes(
     clips: PlannedClips, params: Params, strides: PlannedStrides
 ) -> list[tuple[int, LatentShape]]:
-    """Base size and latent shape of everything that is encoded: each clip at each of its sizes."""
+    """Base size and latent shape of everything that is encoded: clips and views at each of their sizes."""
     sizes = cached_sizes(params)
     return [
         (size, latent_shape(shape, strides))
-        for clip in clips.shapes
+        for clip in (*clips.shapes, *clips.views)
         for size, shape in zip(sizes, at_sizes(clip, sizes, params.ingest), strict=True)
     ]
 
