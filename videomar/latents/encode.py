@@ -65,7 +65,7 @@ def encode_clips(
     if moments:
         with_moments(loaded)  # refuse now and not at the first clip
     parts = clips[["video_sha256", "start_s", "clip_shape", "cut"]].itertuples(index=False, name=None)
-    clips["key"] = [_key(*video, asdict(shape), content_hash, dtype, cut) for *video, shape, cut in parts]
+    clips["key"] = [_key(sha, at, asdict(shape), content_hash, dtype, cut) for sha, at, shape, cut in parts]
     clips["text_key"] = [_text_key(caption, text.content_hash, dtype) for caption in clips["caption"]]
     clips["fps"] = [cut.fps if cut else params.ingest.fps for cut in clips["cut"]]
     metadata = expected_metadata(params) | {
