@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,14 +28,17 @@ from videomar.config.layout import SEEN, UNKNOWN
 from videomar.curation.ingest import ingest_videos
 from videomar.curation.ledger import read_candidates, read_ledger, write_ledger
 from videomar.errors import DataError
-from videomar.evaluation.generated import is_stretched, read_generated, read_metadata, repeat_last
+from videomar.evaluation.generated import is_stretched, psnr_db, read_generated, read_metadata, repeat_last
 from videomar.evaluation.suite import evaluate_clips
 from videomar.files import write_json
 from videomar.latents.dataset import LatentDataset
 from videomar.media.cover import cover
+from videomar.media.mp4 import find_ffmpeg
 from videomar.sampling.finished_batches import FinishedBatches
 from videomar.sampling.held_out import choose_clips, read_held_out, seen_input
 from videomar.sampling.sample import cache_difference, causality_leak, sample_held_out
+from videomar.sampling.worlds import worlds_of
+from videomar.sources.simulate import draw_simulated
 from videomar.training.state import untrained
 
 RUN = (
@@ -293,3 +297,75 @@ def test_every_shot_gives_a_clip_before_one_gives_two() -> None:
     more = choose_clips(rows, dataclasses.replace(suite, real_clips=13))
     assert set(chosen["clip_id"]) < set(more["clip_id"])
     assert sorted(more["shot"].value_counts(dropna=False))[:-1] == [1] * 9 + [2]
+
+
+@pytest.fixture(scope="module")
+def simulated(params, tmp_path_factory):
+    """Three drawn clips, held out; the figures and the file of a run over them."""
+    folder = tmp_path_factory.mktemp("worlds")
+    drawing = dataclasses.replace(params.samples, simulated_videos=1, clips_per_video=3, simulated_size_px=32)
+    draw_simulated(folder / "raw", drawing, find_ffmpeg())
+    params = with_ingest(params, size_px=16, num_frames=17, stride_frames=8, fps=8.0)
+    params = dataclasses.replace(
+        params,
+        text=dataclasses.replace(params.text, encoder="none"),
+        sample=dataclasses.replace(params.sample, num_unmask_steps=1, num_diffusion_steps=1),
+        suite=dataclasses.replace(
+            params.suite, threads=1, seeds=1, extra_clips=0, long_clips=2, metric_clips=0, feature_clips=0
+        ),
+    )
+    ingest_videos(folder / "raw", folder / "candidates.parquet", params.ingest)
+    made = Project(folder, params)
+    rows = read_candidates(folder / "candidates.parquet")
+    made.rows = rows.assign(kept=rows["reason"].isna(), split="test", cluster=None, shot=None).to_dict(
+        "records"
+    )
+    made.encode(encode_here)
+    data = LatentDataset(made.out, "test", params.text.max_tokens)
+    shape = ModelShape(params.model, data.latent_channels, data.text_channels, params.text.max_tokens)
+    weights = untrained(shape, 1).state_dict()
+    checkpoint.save(folder / "model", 1, shape, {"model": weights, "ema": weights}, {"train": {"seed": 0}})
+    out = folder / "generated.parquet"
+    return made, sample_held_out(paths_of(made, out), params), out
+
+
+def test_long_and_large_simulated_clips_have_the_truth_of_their_own_world(simulated, tmp_path) -> None:
+    project, _, out = simulated
+    clips = read_generated(out)
+    assert len(clips) == 3
+    worlds = [kinds for kinds in clips if "image_long" in kinds]
+    assert len(worlds) == 2
+    for kinds in worlds:
+        truth, long, large = (kinds[kind].frames for kind in ("truth", "truth_long", "truth_large"))
+        assert long.shape == (65, 16, 16, 3)
+        assert np.array_equal(long[:17], truth)
+        assert psnr_db(long[:1], long[17:18]) < 40 or "falls" in kinds["truth"].caption  # it goes on
+        assert large.shape == kinds["image_large"].frames.shape == (17, 24, 24, 3)
+        small = np.stack([cover(frame, (16, 16)) for frame in large])
+        assert psnr_db(small, truth) > 20
+    paths = {"generated": out, "sampled": tmp_path / "none.json", "out": tmp_path / "scores.parquet"}
+    paths |= {"details": tmp_path / "scores.json", "plot": tmp_path / "plot.csv"}
+    figures = evaluate_clips(SimpleNamespace(**paths), project.params.suite)
+    for name in ("sim_long33", "sim_long65"):
+        assert {f"{name}_psnr_gain_db", f"{name}_bodies_lost", f"{name}_jumps"} <= set(figures)
+    assert np.isfinite(figures["sim_large24_psnr_gain_db"])
+    kinds = set(pandas.read_parquet(paths["out"])["kind"])
+    assert {"image_long33", "image_long65", "image_large24"} < kinds
+    assert not any("truth" in kind for kind in kinds)
+    assert not any("long6" in line for line in paths["plot"].read_text().splitlines())
+
+
+def test_clips_that_are_not_what_their_file_says_have_no_world(simulated, tmp_path) -> None:
+    project = simulated[0]
+    shutil.copytree(project.folder / "raw", tmp_path / "raw")
+    paths = SimpleNamespace(**{**vars(paths_of(project, tmp_path)), "raw": tmp_path / "raw"})
+    assert len(read_held_out(paths, project.params).worlds) == 2
+    file = next(tmp_path.glob("raw/*/*.json"))
+    content = json.loads(file.read_text())
+    content["clips"][0]["scene"]["radius"] = 0.1
+    content["clips"][1]["scene"]["colour"] = "no colour"
+    file.write_text(json.dumps(content))
+    assert len(read_held_out(paths, project.params).worlds) == 1
+    file.unlink()
+    assert read_held_out(paths, project.params).worlds == {}
+    assert worlds_of(pandas.DataFrame({"group": ["simulated"]}), [], tmp_path, 7.0, 2) == {}

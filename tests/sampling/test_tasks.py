@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from videomar.errors import DataError, ParamsError
-from videomar.sampling.tasks import extrapolate_latents, tasks_of
+from videomar.sampling.tasks import extrapolate_latents, tasks_of, window_of
 
 
 def test_tasks_have_names_of_their_own_and_hold_those_of_the_contract(params) -> None:
@@ -25,6 +25,19 @@ def test_extra_seeds_of_the_wrong_prompt_and_stretched_clips_are_few(params) -> 
 def test_context_lengths_without_the_contracts_are_refused(params, frames: tuple[int, ...]) -> None:
     with pytest.raises(ParamsError, match="suite.context_frames"):
         dataclasses.replace(params.suite, context_frames=frames)
+
+
+def test_window_of_a_longer_clip_is_the_trained_length_and_holds_the_sink(params) -> None:
+    def window(length: int, **changes: int) -> int:
+        return window_of(dataclasses.replace(params.sample, **changes), length, 5)
+
+    assert [window(length, window_frames=0) for length in (3, 5, 6, 17)] == [0, 0, 5, 5]
+    assert window(17, window_frames=7) == window(3, window_frames=7) == 7
+    assert window(17, window_frames=0, sink_frames=4) == 6
+    assert window(17, window_frames=4, sink_frames=2) == 4
+    for sink_frames in (-1, 3):
+        with pytest.raises(ParamsError, match="sample.sink_frames"):
+            window(17, window_frames=4, sink_frames=sink_frames)
 
 
 def test_extrapolation_continues_a_straight_line_exactly() -> None:

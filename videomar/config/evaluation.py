@@ -31,6 +31,9 @@ class SampleParams:
     """Largest magnitude of a token after the first generated frame."""
     window_frames: Annotated[int, _WINDOW]
     """Latent frames that a new frame attends to, itself included; 0 = all. For clips longer than trained."""
+    sink_frames: Annotated[int, at_least(0)] = 0
+    """First latent frames that stay visible when the window slides, as if right before it; 0 = none.
+    With `window_frames` there must be room for them, one more and the new one."""
     history_noise: Annotated[float, SHARE]
     """Noise level, 0..1, added to finished frames and given to the model as a condition; 0 = none."""
     carry: Annotated[float, _CARRY]
@@ -40,6 +43,11 @@ class SampleParams:
     """Frames a second given as a condition; null = none."""
     motion: float | None
     """Motion score (mean absolute change of neighbouring frames, 0..255) as a condition; null = none."""
+
+    def __post_init__(self) -> None:
+        fits = not self.window_frames or self.sink_frames <= self.window_frames - 2
+        rule = f"at most sample.window_frames {self.window_frames} less 2"
+        require(fits, "sample.sink_frames", self.sink_frames, rule)
 
 
 @section("suite")
@@ -55,6 +63,9 @@ class SuiteParams:
     extra_clips: Annotated[int, at_least(0)]
     """Clips of each group that are also generated twice as long, 1.5 times as large, and with a wrong prompt,
     from every seed."""
+    long_clips: Annotated[int, at_least(0)] = 0
+    """Simulated clips that are also generated four times as long and 1.5 times as large, beside what the
+    simulator draws of the same scene; scored at twice the length, too."""
     metric_clips: Annotated[int, at_least(0)]
     """Clips of each group that metrics without a network score; PSNR scores all."""
     feature_clips: Annotated[int, at_least(0)]

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from videomar.evaluation.baselines import with_baselines
 from videomar.evaluation.bootstrap import ends_of, means_of_draws, shots_of
-from videomar.evaluation.generated import GROUPS, ClipKinds, is_stretched, psnr_by_frame, repeat_last
+from videomar.evaluation.generated import (
+    GROUPS,
+    ClipKinds,
+    is_stretched,
+    psnr_by_frame,
+    repeat_last,
+    truth_kind,
+)
 from videomar.evaluation.score_clips import CLIP_METRICS, frames_psnr, start_of
 
 FRAME_COLUMNS = (
@@ -67,6 +74,7 @@ _SHARES = ("clips_won", "dynamic_degree", "holds_together", "exposure")
 """Ends of the keys of figures that are shares."""
 _RESAMPLES = 1999
 _SEEDED = re.compile(r"_seed\d+$")
+_WORLD = re.compile(r"image_((?:long|large)\d+)")
 
 
 def summarise(rows: pd.DataFrame, seed: int = 0) -> dict[str, float]:
@@ -167,7 +175,7 @@ def _frame_scores(kinds: ClipKinds) -> Iterator[tuple[Any, ...]]:
     """clip_id and the first six FRAME_COLUMNS of a clip by kind and generated frame; first seed only."""
     truth, tokenizer = kinds["truth"].frames, frames_psnr(kinds, "tokenizer")
     for kind, clip in kinds.items():
-        if kind == "truth" or is_stretched(kind) or _SEEDED.search(kind):
+        if kind == "truth" or truth_kind(kind) != "truth" or is_stretched(kind) or _SEEDED.search(kind):
             continue
         start, model = start_of(kinds, clip), frames_psnr(kinds, kind)
         repeat = psnr_by_frame(repeat_last(truth, start), truth)
@@ -194,12 +202,16 @@ def _decibels(rows: pd.DataFrame) -> dict[str, pd.Series]:
     for kind in psnr.columns:
         if re.fullmatch(r"continuation_\d+", kind):
             values[f"{kind}_psnr_gain_db"] = table["gain_db"][kind]
+        if found := _WORLD.fullmatch(kind):
+            values[f"{found[1]}_psnr_gain_db"] = table["gain_db"][kind]
     return {name: of_clips.dropna() for name, of_clips in values.items()}
 
 
 def _catalogue_values(rows: pd.DataFrame) -> dict[str, pd.Series]:
     """The catalogue's metrics of the clips that have them, by clip_id, keyed without the group's prefix."""
     wanted = {name: (kind, _METRICS) for name, kind in _MODEL.items()} | _OTHERS
+    worlds = (_WORLD.fullmatch(kind) for kind in rows["kind"].unique())
+    wanted |= {f"{world[1]}_": (world[0], ("bodies_lost", "jumps")) for world in worlds if world}
     values = {}
     for name, (kind, keys) in wanted.items():
         of_kind = rows[rows["kind"] == kind].set_index("clip_id")

@@ -4,7 +4,8 @@ Axes: F frames, H W rows and columns in pixels.
 """
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ GROUPS = {"simulated": "sim", "real": "real"}
 CEILINGS = ("tokenizer", "tokenizer_carry")
 """The truth through the tokenizer; and the same decoded with the given picture at hand (`sample.carry`)."""
 _STRETCHED = ("_longer", "_larger")
+_OF_WORLDS = re.compile(r"_(long|large)(\d*)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,36 @@ def is_stretched(kind: str) -> bool:
     return kind.endswith(_STRETCHED)
 
 
+def truth_kind(kind: str) -> str:
+    """The kind that is the truth of another, or of itself: of its own for longer and larger worlds."""
+    found = _OF_WORLDS.search(kind)
+    return f"truth{found[0]}" if found else "truth"
+
+
+def is_truth(kind: str) -> bool:
+    """Whether a kind is a truth."""
+    return kind == truth_kind(kind)
+
+
+def named_by_size(kinds: ClipKinds) -> ClipKinds:
+    """Long and large clips under names that state their frames or pixels; long ones also cut to half of them.
+
+    Of a clip four times as long, `image_long` becomes `image_long33` and `image_long65`: frames do not
+    depend on later ones, so the first half is the clip twice as long.
+    """
+    named: ClipKinds = {}
+    for kind, clip in kinds.items():
+        found = _OF_WORLDS.search(kind)
+        if not found:
+            named[kind] = clip
+        elif found[1] == "large":
+            named[f"{kind}{min(clip.frames.shape[1:3])}"] = clip
+        else:
+            for frames in (clip.frames[: len(clip.frames) // 2 + 1], clip.frames):
+                named[f"{kind}{len(frames)}"] = replace(clip, frames=frames)
+    return {kind: replace(clip, kind=kind) for kind, clip in named.items()}
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """`split` and `seeds` from the metadata of generated.parquet; empty if it has none."""
     metadata = pq.read_schema(path).metadata or {}
@@ -121,11 +153,13 @@ def _check_truth(where: str, kinds: ClipKinds) -> None:
         raise DataError(
             f"{where}: got {json.dumps(sorted(kinds))}, expected a truth; run `dvc repro -f sample`"
         )
-    shape = kinds["truth"].frames.shape
     for kind, clip in kinds.items():
+        if truth_kind(kind) not in kinds:
+            raise DataError(f"{where}: got {kind} alone, expected its truth; run `dvc repro -f sample`")
+        shape = kinds[truth_kind(kind)].frames.shape
         if not is_stretched(kind) and clip.frames.shape != shape:
             raise DataError(f"{where}: {kind}: got shape {clip.frames.shape}, expected the truth's {shape}")
-        if kind not in ("truth", *CEILINGS) and not 0 < clip.context_frames < len(clip.frames):
+        if not (is_truth(kind) or kind in CEILINGS or 0 < clip.context_frames < len(clip.frames)):
             raise DataError(
                 f"{where}: {kind}: got {clip.context_frames} context frames, expected 1 to {shape[0] - 1}"
             )

@@ -22,9 +22,12 @@ from videomar.evaluation.generated import (
     Clip,
     ClipKinds,
     is_stretched,
+    is_truth,
+    named_by_size,
     psnr_by_frame,
     psnr_db,
     repeat_last,
+    truth_kind,
 )
 from videomar.evaluation.metrics.backbone import Backbone
 from videomar.evaluation.metrics.catalogue import METRICS, Metric
@@ -43,6 +46,8 @@ _BENCH_METRICS = {"motion_retained", "vgg"}
 _NETWORKS = {"backbone", "vgg"}
 _OF_PIXELS = {"psnr"}
 """Computed for every clip, apart from the others."""
+_OF_WORLDS = {"bodies_lost", "jumps"}
+"""Of simulated clips that are longer or larger than trained, and have a truth."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -67,10 +72,10 @@ class ClipScorer:
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[4:], np.float64))
 
     def rows(self, kinds: ClipKinds) -> list[dict[str, Any]]:
-        """One row for each kind of a clip but the truth, `with_baselines` added: COLUMNS and metrics."""
-        shown = with_baselines(kinds)
+        """One row for each kind of a clip but truths, `with_baselines` added: COLUMNS and metrics."""
+        shown = named_by_size(with_baselines(kinds))
         self._look_ahead(shown)
-        return [self._row(kinds, clip) for kind, clip in sorted(shown.items()) if kind != "truth"]
+        return [self._row(shown, clip) for kind, clip in sorted(shown.items()) if not is_truth(kind)]
 
     def _look_ahead(self, kinds: ClipKinds) -> None:
         """Show VGG16 the frames that count of all kinds of a clip at once: twice as fast as kind by kind."""
@@ -86,7 +91,7 @@ class ClipScorer:
     def _row(self, kinds: ClipKinds, clip: Clip) -> dict[str, Any]:
         row: dict[str, Any] = dict.fromkeys([*COLUMNS, *(metric.key for metric in CLIP_METRICS)], np.nan)
         row |= {"clip_id": clip.clip_id, "group": clip.group, "kind": clip.kind, "shot": clip.shot}
-        start, truth = start_of(kinds, clip), kinds["truth"].frames
+        start, truth = start_of(kinds, clip), kinds[truth_kind(clip.kind)].frames
         if not is_stretched(clip.kind):
             row["psnr_db"] = psnr_db(clip.frames[start:], truth[start:])
             row["repeat_psnr_db"] = psnr_db(repeat_last(truth, start)[start:], truth[start:])
@@ -97,6 +102,8 @@ class ClipScorer:
     def _metrics_for(self, clip: Clip) -> list[Metric]:
         """The metrics of a clip; those against the truth only if it has one."""
         of_model = clip.kind in _KINDS
+        if truth_kind(clip.kind) != "truth":
+            return [metric for metric in CLIP_METRICS if metric.key in _OF_WORLDS]
         keys: set[str] = set()
         if clip.clip_id in self.with_metrics and (of_model or clip.kind in _BASELINES):
             keys |= {metric.key for metric in CLIP_METRICS if not _NETWORKS & set(metric.needs)}
@@ -106,7 +113,7 @@ class ClipScorer:
             keys |= {metric.key for metric in CLIP_METRICS if "backbone" in metric.needs}
         if is_stretched(clip.kind):
             keys = {metric.key for metric in CLIP_METRICS if not {"truth", *_NETWORKS} & set(metric.needs)}
-        return [metric for metric in CLIP_METRICS if metric.key in keys - _OF_PIXELS]
+        return [metric for metric in CLIP_METRICS if metric.key in keys - _OF_PIXELS - _OF_WORLDS]
 
     def _score(self, metric: Metric, kinds: ClipKinds, clip: Clip) -> float:
         """Mean of a metric over the generated frames of a clip; NaN, and a reason, if it has no value."""
@@ -150,7 +157,7 @@ def _inputs(metric: Metric, kinds: ClipKinds, clip: Clip, networks: Mapping[str,
 
     The backbone gets whole clips, whose features it caches for other metrics and other kinds of the clip.
     """
-    start, truth = start_of(kinds, clip), kinds["truth"].frames
+    start, truth = start_of(kinds, clip), kinds[truth_kind(clip.kind)].frames
     shown = slice(0 if "backbone" in metric.needs else start - 1, None)
     # Clips without a truth of their size: the given picture as their first frame shows it.
     picture = clip.frames[0] if is_stretched(clip.kind) else truth[start - 1]

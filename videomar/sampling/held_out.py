@@ -21,6 +21,7 @@ from videomar.curation.ledger import kept_clips, read_ledger
 from videomar.errors import DataError
 from videomar.latents.dataset import LatentDataset
 from videomar.media.clip_reader import read_ledger_clips
+from videomar.sampling.worlds import World, worlds_of
 
 SPLIT = "test"
 # A part of a video, in seconds, as registry/ancestors.py writes it.
@@ -41,6 +42,8 @@ class HeldOut(NamedTuple):
     """Indices of the few clips that are generated in further ways."""
     num_seen: int
     """Clips of the split left out because a model that training started from was trained on their videos."""
+    worlds: Mapping[int, World] = {}
+    """Scenes by the index of the clip: those of the simulated clips that get a longer and a larger truth."""
 
 
 def read_held_out(paths: Any, params: Params) -> HeldOut:
@@ -81,7 +84,8 @@ def read_held_out(paths: Any, params: Params) -> HeldOut:
     )
     extra = spread(rows, params.suite.extra_clips)
     num_seen = len(everything) - len(unseen)
-    return HeldOut(rows, pictures, latents, text, text_mask, wrong_prompts(rows), extra, num_seen)
+    worlds = worlds_of(rows, pictures, paths.raw, params.ingest.fps, params.suite.long_clips)
+    return HeldOut(rows, pictures, latents, text, text_mask, wrong_prompts(rows), extra, num_seen, worlds)
 
 
 def read_seen(named: Path | None) -> dict[str, str]:

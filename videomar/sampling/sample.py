@@ -8,12 +8,11 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -35,7 +34,7 @@ from videomar.model.videomar import VideoMAR
 from videomar.sampling.carry import carry_detail, decode_pictures
 from videomar.sampling.finished_batches import FinishedBatches, hash_of_run
 from videomar.sampling.held_out import SPLIT, HeldOut, batches_of_one_shape, read_held_out
-from videomar.sampling.tasks import CONTINUATION, IMAGE, Task, extrapolate_latents, tasks_of
+from videomar.sampling.tasks import CONTINUATION, IMAGE, Task, extrapolate_latents, tasks_of, window_of
 
 SCHEMA = pa.schema(
     [
@@ -51,10 +50,8 @@ SCHEMA = pa.schema(
         ("frames", pa.large_binary()),
     ]
 )
-LARGER = 1.5
 _LAW_CLIPS = 4
 _DECODED_CLIPS = 8
-_REFERENCES = ("truth", "tokenizer")
 _CARRIED = {"tokenizer_carry": CONTINUATION, "image_tokenizer_carry": IMAGE}
 """Ceilings with `sample.carry`: of clips continued, and of those from one picture."""
 
@@ -112,7 +109,7 @@ def sample_held_out(paths: Any, params: Params) -> dict[str, float]:
         "clips": len(held_out.rows),
         **{f"clips_{group}": count for group, count in counts.items()},
         "clips_left_out_as_seen": held_out.num_seen,
-        "clips_generated": sum(row["kind"] not in (*_REFERENCES, *_CARRIED) for row in rows),
+        "clips_generated": sum("truth" not in row["kind"] and "tokenizer" not in row["kind"] for row in rows),
         "sampling_seconds": finished.seconds,
         "metrics_seconds": law_seconds,
         # Everything else: decoding the truth, reading weights, latents and finished batches, writing clips.
@@ -149,6 +146,20 @@ def _reference_rows(run: _Run) -> Iterator[dict[str, Any]]:
                     num_given = run.models.tokenizer.num_frames(context)
                     carried = _carried(pictures, held_out.pictures[number][:num_given], params.sample.carry)
                     yield _row(row, kind, carried, row["caption"], num_given, params)
+    for task in (task for task in tasks_of(params.suite) if task.of_worlds):
+        for number in held_out.worlds:
+            row = rows[number]
+            yield _row(row, f"truth_{task.stretch}", _truth_of(task, number, run), row["caption"], 0, params)
+
+
+def _truth_of(task: Task, number: int, run: _Run) -> Tensor:
+    """The truth (F, H, W, 3) of a clip as a longer or larger world."""
+    clip, world = run.held_out.pictures[number], run.held_out.worlds[number]
+    if task.stretch == "long":
+        latent_frames = task.length(run.held_out.latents[number].shape[1])
+        drawn = world.frames(run.models.tokenizer.num_frames(latent_frames), clip.shape[1:3])
+        return torch.cat([clip, drawn[len(clip) :]])
+    return world.frames(len(clip), _larger_size(task, clip.shape, run.models))
 
 
 def _carried(pictures: Tensor, given: Tensor, scale: float) -> Tensor:
@@ -162,9 +173,7 @@ def _generated_rows(run: _Run) -> Iterator[dict[str, Any]]:
     plan = [
         (task, batch)
         for task in tasks_of(params.suite)
-        for batch in batches_of_one_shape(
-            held_out.latents, params.suite.batch_size, held_out.extra if task.extra else None
-        )
+        for batch in batches_of_one_shape(held_out.latents, params.suite.batch_size, _numbers(task, held_out))
         # Other clips are too short to be continued.
         if held_out.latents[int(batch[0])].shape[1] > task.context
     ]
@@ -182,16 +191,23 @@ def _generated_rows(run: _Run) -> Iterator[dict[str, Any]]:
             bar.update(len(batch))
 
 
+def _numbers(task: Task, held_out: HeldOut) -> list[int] | None:
+    """Indices of the clips that a task is limited to; None = all."""
+    if task.of_worlds:
+        return list(held_out.worlds)
+    return held_out.extra if task.extra else None
+
+
 def _generate(task: Task, batch: Tensor, prompts: Tensor, run: _Run) -> Tensor:
     """Clips (B, F, H, W, 3) of one task; `batch` and `prompts` are indices (B,) of held-out clips."""
     held_out, models, params, finished = run
     start = time.monotonic()
-    context, given, length = _context(task, batch, held_out, models)
+    context, given, length = _context(task, batch, run)
     finished.add_seconds(time.monotonic() - start)
     captions = held_out.text[prompts], held_out.text_mask[prompts]
     seed = params.suite.seed + task.seed
     trained = held_out.latents[int(batch[0])].shape[1]
-    window = params.sample.window_frames or (trained if length > trained else 0)
+    window = window_of(params.sample, length, trained)
     sampling: SampleParams = dataclasses.replace(params.sample, window_frames=window)
 
     def make() -> Tensor:
@@ -225,22 +241,34 @@ def _decode(tokenizer: VideoTokenizer, latents: Tensor, given: Tensor, carry: fl
     )
 
 
-def _context(task: Task, batch: Tensor, held_out: HeldOut, models: Models) -> tuple[Tensor, Tensor, int]:
+def _context(task: Task, batch: Tensor, run: _Run) -> tuple[Tensor, Tensor, int]:
     """Context (B, C, T0, h, w), its pictures (B, F0, H, W, 3), and the latent frames to generate up to."""
+    held_out, models = run.held_out, run.models
     truth = torch.stack([held_out.latents[number] for number in batch.tolist()])
-    length = truth.shape[2]
-    if task.stretch != "larger":
+    length = task.length(truth.shape[2])
+    if task.scale == 1:
         num_given = models.tokenizer.num_frames(task.context)
         given = torch.stack([held_out.pictures[number][:num_given] for number in batch.tolist()])
-        return truth[:, :, : task.context], given, 2 * length - 1 if task.stretch == "longer" else length
+        return truth[:, :, : task.context], given, length
+    given = torch.stack([_larger_picture(task, number, run) for number in batch.tolist()])[:, None]
+    first = to_unit_range(given).to(models.tokenizer.device)
+    return models.tokenizer.encode(first).cpu(), given, length
+
+
+def _larger_picture(task: Task, number: int, run: _Run) -> Tensor:
+    """The first picture (H, W, 3) of a clip at a task's size: drawn, or else enlarged."""
+    clip = run.held_out.pictures[number]
+    height, width = _larger_size(task, clip.shape, run.models)
+    if task.of_worlds:
+        return run.held_out.worlds[number].frames(1, (height, width))[0]
+    return torch.from_numpy(cover(clip[0].numpy(), (width, height)))
+
+
+def _larger_size(task: Task, shape: Sequence[int], models: Models) -> tuple[int, int]:
+    """Height and width of a task's pictures, for clips (F, H, W, 3)."""
     step = models.tokenizer.space_stride * models.trained.params.patch_size
-    height, width = (
-        step * math.ceil(LARGER * side / step) for side in held_out.pictures[int(batch[0])].shape[1:3]
-    )
-    pictures = [cover(held_out.pictures[number][0].numpy(), (width, height)) for number in batch.tolist()]
-    given = torch.from_numpy(np.stack(pictures))[:, None]
-    first = to_unit_range(given)
-    return models.tokenizer.encode(first.to(models.tokenizer.device)).cpu(), given, length
+    height, width = (step * math.ceil(task.scale * side / step) for side in shape[1:3])
+    return height, width
 
 
 def _row(

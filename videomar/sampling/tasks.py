@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 from torch import Tensor, cat
 
-from videomar.config import SuiteParams
+from videomar.config import SampleParams, SuiteParams
 from videomar.errors import DataError
 
 IMAGE, CONTINUATION = 1, 2
+LONGER, LONG = 2, 4
+"""Latent steps of a stretched clip, as many times those of a clip."""
+LARGER = 1.5
 _KINDS = {IMAGE: "image", CONTINUATION: "continuation"}
 
 
@@ -29,7 +32,28 @@ class Task(NamedTuple):
     extra: bool = False
     """Whether it is limited to the few extra clips."""
     stretch: str = ""
-    """`longer` or `larger` than trained; such clips have no truth."""
+    """`longer` or `larger` than trained; such clips have no truth. `long` or `large`: of simulated clips,
+    whose world goes on, so that they have one."""
+
+    @property
+    def of_worlds(self) -> bool:
+        """Whether it is limited to simulated clips whose scene is known."""
+        return self.stretch in ("long", "large")
+
+    def length(self, frames: int) -> int:
+        """Latent frames to generate up to, for clips of so many."""
+        return {"longer": LONGER, "long": LONG}.get(self.stretch, 1) * (frames - 1) + 1
+
+    @property
+    def scale(self) -> float:
+        """Rows and columns of its pictures, as many times those of the clips."""
+        return LARGER if self.stretch in ("larger", "large") else 1.0
+
+    def number(self, suite: SuiteParams) -> int:
+        """Clips that are generated, at most."""
+        if self.of_worlds:
+            return min(suite.simulated_clips, suite.long_clips)
+        return suite.extra_clips if self.extra else suite.simulated_clips + suite.real_clips
 
 
 def tasks_of(suite: SuiteParams) -> list[Task]:
@@ -48,7 +72,19 @@ def tasks_of(suite: SuiteParams) -> list[Task]:
         *(Task(f"continuation_{frames}", frames) for frames in others),
         Task("image_longer", IMAGE, extra=True, stretch="longer"),
         Task("image_larger", IMAGE, extra=True, stretch="larger"),
+        Task("image_long", IMAGE, stretch="long"),
+        Task("image_large", IMAGE, stretch="large"),
     ]
+
+
+def window_of(sampling: SampleParams, length: int, trained: int) -> int:
+    """Latent frames that a new frame of a clip of `length` attends to, itself included; 0 = all.
+
+    Clips longer than trained have the trained length, or more where the sink needs it.
+    """
+    if sampling.window_frames or length <= trained:
+        return sampling.window_frames
+    return max(trained, sampling.sink_frames + 2)
 
 
 def of_seed(kind: str, seed: int) -> str:

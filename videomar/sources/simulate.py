@@ -7,8 +7,9 @@ Axes: F frames, H W rows and columns in pixels.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,6 +54,7 @@ SPEEDS = {"slowly": 0.25, "quickly": 0.5}
 MOTIONS = {"moves": 0.5, "bounces": 0.3, "falls": 0.2}
 _DURATION_S = (CLIP_FRAMES - 1) / FPS
 _SIMULATION_STEPS_PER_FRAME = 30
+_TICK_S = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,11 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     )
 
 
-def simulate_path(scene: Scene) -> NDArray[np.float64]:
-    """Return the centre of the body in every frame, (F, 2) as x, y in shares of the picture."""
+def simulate_path(scene: Scene, num_frames: int = CLIP_FRAMES) -> NDArray[np.float64]:
+    """Return the centre of the body in every frame, (F, 2) as x, y in shares of the picture.
+
+    A longer path begins with the shorter one, bit by bit: after the clip the world goes on by the same laws.
+    """
     space = pymunk.Space()
     body = pymunk.Body(mass=1.0, moment=float("inf"))
     body.position = scene.start
@@ -121,17 +126,49 @@ def simulate_path(scene: Scene) -> NDArray[np.float64]:
         velocity = _unit(scene.direction) * SPEEDS[scene.speed] / _DURATION_S
         body.velocity = (float(velocity[0]), float(velocity[1]))
     path = [scene.start]
-    for _ in range(CLIP_FRAMES - 1):
+    for _ in range(num_frames - 1):
         for _ in range(_SIMULATION_STEPS_PER_FRAME):
             space.step(1 / FPS / _SIMULATION_STEPS_PER_FRAME)
         path.append((body.position.x, body.position.y))
     return np.array(path)
 
 
-def render(scene: Scene, size_px: int) -> NDArray[np.uint8]:
+def render(scene: Scene, size_px: int, num_frames: int = CLIP_FRAMES) -> NDArray[np.uint8]:
     """Return the clip of a scene, (F, H, W, 3)."""
     background = _background(scene, size_px)
-    return np.stack([_draw_body(background.copy(), scene, centre) for centre in simulate_path(scene)])
+    path = simulate_path(scene, num_frames)
+    return np.stack([_draw_body(background.copy(), scene, centre) for centre in path])
+
+
+def scene_of(video: Path, start_s: float) -> tuple[Scene, int] | None:
+    """The scene that a simulated video shows at a time, and how many of its frames are over by then.
+
+    None where the file beside the video names none: a video of another source, or from before scenes were
+    written, or whose file was edited to something that is no scene.
+    """
+    try:
+        spans = json.loads(video.with_suffix(".json").read_text("utf-8"))["clips"]
+        for span in spans:
+            if span["start_s"] - _TICK_S <= start_s < span["end_s"] - _TICK_S:
+                return _read_scene(span["scene"]), round((start_s - span["start_s"]) * FPS)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _read_scene(values: dict[str, Any]) -> Scene:
+    """Restore a scene; ValueError, TypeError or KeyError where it is none."""
+    x, y = (float(value) for value in values["start"])
+    scene = Scene(**{**values, "start": (x, y), "radius": float(values["radius"])})
+    known = (
+        (scene.shape, SHAPES), (scene.colour, COLOURS), (scene.background, BACKGROUNDS),
+        (scene.pattern, PATTERNS), (scene.motion, MOTIONS), (scene.direction, DIRECTIONS),
+        (scene.speed, SPEEDS),
+    )  # fmt: skip
+    places = (x - scene.radius, y - scene.radius, 1 - x - scene.radius, 1 - y - scene.radius, scene.radius)
+    if not all(value in names for value, names in known) or not min(places) >= -_TICK_S:
+        raise ValueError("no scene")
+    return scene
 
 
 def draw_simulated(out: Path, params: SamplesParams, program: Path) -> int:
@@ -154,7 +191,12 @@ def draw_simulated(out: Path, params: SamplesParams, program: Path) -> int:
 def _write_video(path: Path, scenes: list[Scene], size_px: int, program: Path) -> None:
     frames = np.concatenate([render(scene, size_px) for scene in scenes])
     spans = [
-        {"start_s": i * CLIP_FRAMES / FPS, "end_s": (i + 1) * CLIP_FRAMES / FPS, "caption": scene.caption}
+        {
+            "start_s": i * CLIP_FRAMES / FPS,
+            "end_s": (i + 1) * CLIP_FRAMES / FPS,
+            "caption": scene.caption,
+            "scene": asdict(scene),
+        }
         for i, scene in enumerate(scenes)
     ]
     encode(path, frames, FPS, program, crf=10, preset="veryfast")

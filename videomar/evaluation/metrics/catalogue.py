@@ -69,11 +69,12 @@ def _parameters(path: str) -> tuple[str, ...]:
 def _function(path: str) -> Callable[..., Any]:
     # Imported by name, not by string, so that the code hash of the scores follows these modules.
     from videomar.evaluation import generated
-    from videomar.evaluation.metrics import behaviour, extractors, fidelity, imaging, motion, vgg
+    from videomar.evaluation.metrics import behaviour, bodies, extractors, fidelity, imaging, motion, vgg
 
     modules = {
         "generated": generated,
         "behaviour": behaviour,
+        "bodies": bodies,
         "extractors": extractors,
         "fidelity": fidelity,
         "imaging": imaging,
@@ -127,6 +128,10 @@ METRICS: tuple[Metric, ...] = (
            "imaging.exposure_shift_by_frame"),
     Metric("holds_together", "Holds together", "", "higher", "clip",
            "share of clips that do not end in blur, noise, black or white", "behaviour.holds_together"),
+    Metric("bodies_lost", "Bodies lost", "", "lower", "clip",
+           "share of long simulated clips that end with less than half of the body", "bodies.bodies_lost"),
+    Metric("jumps", "Jumps", "a clip", "lower", "clip",
+           "how many times the body of a long simulated clip is suddenly elsewhere", "bodies.jumps"),
     Metric("frechet", "Fréchet distance", "", "lower", "set",
            "distance of all clips from real ones in features; 0 = the same, needs hundreds of clips",
            "extractors.frechet_of_clips"),

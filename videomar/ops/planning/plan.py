@@ -188,8 +188,7 @@ def _sample(params: Params, shapes: Sequence[tuple[int, LatentShape]], figures: 
     seconds, peak = figures.get("sample", (None, None))
     suite = params.suite
     tasks = [task for task in tasks_of(suite) if task.maker != "linear"]
-    judged = suite.simulated_clips + suite.real_clips
-    counts = [suite.extra_clips if task.extra else judged for task in tasks]
+    counts = [task.number(suite) for task in tasks]
     batches, count = sum(math.ceil(clips / suite.batch_size) for clips in counts), sum(counts)
     largest = max((shape for _, shape in shapes), key=math.prod)
     tokens = count * tokens_of(largest, params.model.patch_size)

@@ -157,13 +157,11 @@ def _sample_and_evaluate(
     params, suite = run.params, run.params.suite
     _, frames, rows, columns = max((shape for _, shape in shapes), key=math.prod)
     tokens = rows * columns // run.model.params.patch_size**2
-    judged, count, seconds = suite.simulated_clips + suite.real_clips, 0, 0.0
+    count, seconds = 0, 0.0
     for task in tasks_of(suite):
         if task.maker == "linear":
             continue
-        number = suite.extra_clips if task.extra else judged
-        longer = 2 * frames if task.stretch == "longer" else frames
-        larger = round(1.5**2 * tokens) if task.stretch == "larger" else tokens
+        number, longer, larger = task.number(suite), task.length(frames), round(task.scale**2 * tokens)
         given = max(1, min(task.context, frames - 1))
         one = generation_cost(run.model, params.sample, larger, longer, given)
         kernels = one.passes * BLOCK_FORWARD * run.model.params.depth + one.head_steps * HEAD_STEP
