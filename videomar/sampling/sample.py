@@ -157,7 +157,7 @@ def _truth_of(task: Task, number: int, run: _Run) -> Tensor:
     clip, world = run.held_out.pictures[number], run.held_out.worlds[number]
     if task.stretch == "long":
         latent_frames = task.length(run.held_out.latents[number].shape[1])
-        drawn = world.frames(run.models.tokenizer.num_frames(latent_frames), clip.shape[1:3])
+        drawn = world.frames(run.models.tokenizer.num_frames(latent_frames), (clip.shape[1], clip.shape[2]))
         return torch.cat([clip, drawn[len(clip) :]])
     return world.frames(len(clip), _larger_size(task, clip.shape, run.models))
 

@@ -59,7 +59,7 @@ def jumps(clip: NDArray[np.uint8], truth: NDArray[np.uint8], fps: float) -> floa
         steps = (frame - before[-1]) / step
         way = _ways(own[frame] - own[before[-1]])
         if (way > _FASTER * longest * steps + _MARGIN).any():
-            count, last = count + 1, frame
+            count, last = count + 1, int(frame)
     return float(count)
 
 
