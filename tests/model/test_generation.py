@@ -199,8 +199,25 @@ def test_window_as_long_as_the_clip_changes_nothing_and_a_shorter_one_forgets(mo
     assert torch.equal(clip(3, given)[:, :, 3:], clip(3, changed)[:, :, 3:])
 
 
+def test_sink_is_seen_as_if_right_before_the_window(model, captions, sampling):
+    """One block deep, where keys know only their own frame, a long clip equals one without the middle."""
+
+    def frame(given, length, **changes):
+        asked = dataclasses.replace(sampling, **changes)
+        return model.generate(given, length, *captions, asked, step_generator(0, 0))[:, :, -1]
+
+    model.trunk.blocks = model.trunk.blocks[:1]
+    given = context(9)
+    for sink, window, left in ((1, 3, [0, 8]), (1, 4, [0, 7, 8]), (2, 4, [0, 1, 8])):
+        short = frame(given[:, :, left], window, window_frames=0)
+        assert torch.allclose(frame(given, 10, window_frames=window, sink_frames=sink), short, atol=1e-4)
+        assert not torch.allclose(frame(given, 10, window_frames=window), short, atol=1e-2)
+    # Until the window slides a sink changes nothing.
+    assert torch.equal(frame(given, 10, window_frames=0, sink_frames=2), frame(given, 10, window_frames=10))
+
+
 def test_clip_longer_than_the_context_by_far_stays_finite_and_in_bounded_memory(model, captions, sampling):
-    asked = dataclasses.replace(sampling, window_frames=3)
+    asked = dataclasses.replace(sampling, window_frames=3, sink_frames=1)
     clip = model.generate(context(), 20, *captions, asked, step_generator(0, 0))
     assert clip.shape[2] == 20
     assert torch.isfinite(clip).all()

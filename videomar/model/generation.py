@@ -24,6 +24,7 @@ from videomar.model.kv_cache import KVCache
 from videomar.model.linear import in_bfloat16, smallest_batch
 from videomar.model.patchify import patchify, token_grid, unpatchify
 from videomar.model.replay import Replayed
+from videomar.model.rope import rotation_at
 from videomar.model.transformer import Conditioning, Trunk
 
 # Recording a pass takes the time of three.
@@ -54,7 +55,8 @@ def generate_frames(
     noise = RowNoise(generator, batch_size).padded(count)
     text, text_mask = (_pad_rows(part, count) for part in captions)
     guided = sampling.cfg_scale != 1
-    cache = KVCache(min(num_frames, sampling.window_frames or num_frames) * num_tokens)
+    window = min(num_frames, sampling.window_frames or num_frames)
+    cache = KVCache(window * num_tokens, sampling.sink_frames * num_tokens)
     sampler = _Sampler(head, noise, sampling)
     # No `yield` is inside such a context: the caller's own code would run in it.
     with autocast(device):
@@ -140,6 +142,8 @@ class _Session:
         rows, num_tokens = len(conditioning.text_mask) // copies, grid[0] * grid[1]
         self.previous = conditioning.text_mask.new_zeros(rows, num_tokens, trunk.z_proj.in_features).float()
         """The last of them, (B, L, P); zeros before the first."""
+        self._dropped = 0
+        """Frames that the window has left behind."""
         # Of all frames of the clip, once; a tensor made for each pass would be copied from the host.
         self._positions = torch.arange(num_frames, device=conditioning.text_mask.device)
         self._rotation = trunk.rotation_of(self._positions, grid)
@@ -152,7 +156,7 @@ class _Session:
         Nothing is kept. The first copy has the caption. `level` is the share of noise in the frame.
         """
         num_tokens, device = frame.shape[1], frame.device
-        self.cache.make_room(num_tokens)
+        self._make_room(num_tokens)
         frames = Frames(
             frame.repeat(copies, 1, 1)[:, None],  # (R, 1, L, P)
             hidden.repeat(copies, 1)[:, None],  # (R, 1, L)
@@ -168,10 +172,18 @@ class _Session:
     def forward_again(self, frame: Tensor, hidden: Tensor, copies: int) -> Tensor:
         """Return the same as `forward` for a frame that gets many passes; the next one overwrites it."""
         # What moves the cache is no kernel of a pass.
-        self.cache.make_room(frame.shape[1])
+        self._make_room(frame.shape[1])
         if copies not in self._passes:
             self._passes[copies] = Replayed(lambda frame, hidden: (self.forward(frame, hidden, copies),))
         return self._passes[copies](frame, hidden)[0]
+
+    def _make_room(self, num_tokens: int) -> None:
+        """Let the window slide if it is full; the sink's times follow it."""
+        dropped = self.cache.make_room(num_tokens) // num_tokens
+        if dropped and self.cache.sink:
+            self._dropped += dropped
+            time = torch.tensor([[self._dropped, 0, 0]], device=self._positions.device)
+            self.cache.turn_sink(rotation_at(time, self.trunk.params.rope_axis_dims))
 
     def append(self, frame: Tensor, level: float) -> None:
         """Append a finished frame (B, L, P): its keys and values stay in the cache."""

@@ -52,6 +52,8 @@ DIRECTIONS = {
 # Way of a free body in one clip, as a share of the picture's height.
 SPEEDS = {"slowly": 0.25, "quickly": 0.5}
 MOTIONS = {"moves": 0.5, "bounces": 0.3, "falls": 0.2}
+# Share of bodies that move or fall up to a wall and go on by the laws there: clips longer than these get there.
+_REACH_A_WALL = 0.5
 _DURATION_S = (CLIP_FRAMES - 1) / FPS
 _SIMULATION_STEPS_PER_FRAME = 30
 _TICK_S = 1e-3
@@ -79,18 +81,23 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """Draw a random scene; `moves` stays inside the picture, `bounces` would leave it without the walls."""
+    """Draw a random scene. A body that `bounces` would leave the picture without the walls.
+
+    Of those that move or fall, half stay inside, and half reach a wall, too: what moves comes back from it,
+    what falls stays on the ground. A model that has never seen that loses them in longer clips.
+    """
     motion = str(rng.choice(list(MOTIONS), p=list(MOTIONS.values())))
     direction = "down" if motion == "falls" else str(rng.choice(list(DIRECTIONS)))
     speed = str(rng.choice(list(SPEEDS)))
     radius = float(rng.uniform(0.17, 0.23))
     way = _unit(direction) * SPEEDS[speed]
     low, high = np.full(2, radius), np.full(2, 1 - radius)
-    if motion == "bounces":
-        # Start so near the wall ahead that a quarter to three quarters of the way would be behind it.
+    if motion == "bounces" or rng.random() < _REACH_A_WALL:
+        # Start so near the wall ahead that a quarter to three quarters of the way would be behind it; what
+        # falls needs more room, for a clip that lies still for half of its time is not kept.
         start = rng.uniform(low, high)
         axis = int(rng.choice(np.flatnonzero(way)))
-        room = abs(way[axis]) * rng.uniform(0.25, 0.75)
+        room = abs(way[axis]) * rng.uniform(0.35 if motion == "falls" else 0.25, 0.75)
         start[axis] = high[axis] - room if way[axis] > 0 else low[axis] + room
     else:
         start = rng.uniform(np.maximum(low, low - way), np.minimum(high, high - way))
