@@ -52,7 +52,7 @@ DIRECTIONS = {
 # Way of a free body in one clip, as a share of the picture's height.
 SPEEDS = {"slowly": 0.25, "quickly": 0.5}
 MOTIONS = {"moves": 0.5, "bounces": 0.3, "falls": 0.2}
-# Share of bodies that move or fall up to a wall and go on by the laws there: clips longer than these get there.
+# Share of bodies that move or fall up to a wall and go on by the laws there, as they do in longer clips.
 _REACH_A_WALL = 0.5
 _DURATION_S = (CLIP_FRAMES - 1) / FPS
 _SIMULATION_STEPS_PER_FRAME = 30
