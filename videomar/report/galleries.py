@@ -117,6 +117,8 @@ TOKENIZER_PLANS = tuple(
     for name, group in (("Simulated", "simulated"), ("Real", "real"))
 )
 _STRETCHED = ("image_longer", "image_larger")
+_WORLDS = ("truth_long", "image_long", "truth_large", "image_large")
+_MOST_WORLDS = 4
 _FAILURES_PER_TASK = 2
 
 
@@ -161,18 +163,36 @@ def pick_examples(scores: Mapping[str, float], each: int = 2) -> list[tuple[str,
 
 def stretched_galleries(clips: Sequence[ClipKinds]) -> list[Gallery]:
     """Clips longer and larger than the model was trained on, which have no truth to be judged by."""
+    return _plain_gallery(
+        "Beyond training", "Longer and larger than any clip seen in training.", clips, ("truth",), _STRETCHED
+    )
+
+
+def world_galleries(clips: Sequence[ClipKinds]) -> list[Gallery]:
+    """A few simulated clips far longer and larger than trained, beside what the simulator draws."""
+    known = [kinds for kinds in clips if set(_WORLDS) <= set(kinds)][:_MOST_WORLDS]
+    text = "Four times as long and 1.5 times as large as any clip seen in training, beside the simulator's."
+    return _plain_gallery("Worlds that go on", text, known, (), _WORLDS)
+
+
+def _plain_gallery(
+    title: str,
+    explanation: str,
+    clips: Sequence[ClipKinds],
+    before: Sequence[str],
+    wanted: Sequence[str],
+) -> list[Gallery]:
+    """One gallery of the clips that have a wanted kind, without scores; none if there is no such clip."""
     cards, longest = [], []
     for kinds in clips:
-        present = [kinds[kind] for kind in _STRETCHED if kind in kinds]
+        present = [kinds[kind] for kind in wanted if kind in kinds]
         if present:
-            strips = [make_strip("truth", kinds["truth"].frames, 0, "")]
-            strips += [make_strip(clip.kind, clip.frames, clip.context_frames, "") for clip in present]
+            shown = [*(kinds[kind] for kind in before), *present]
+            strips = [make_strip(clip.kind, clip.frames, clip.context_frames, "") for clip in shown]
             first = present[0]
             cards.append(Card(first.group, "", first.clip_id, first.prompt, "", strips))
             longest.append(max(present, key=lambda clip: len(clip.frames)))
-    if not cards:
-        return []
-    return [_gallery("Beyond training", "Longer and larger than any clip seen in training.", longest, cards)]
+    return [_gallery(title, explanation, longest, cards)] if cards else []
 
 
 def baseline_galleries(clips: Sequence[ClipKinds]) -> list[Gallery]:

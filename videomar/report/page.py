@@ -33,6 +33,7 @@ from videomar.report.galleries import (
     example_galleries,
     failure_galleries,
     stretched_galleries,
+    world_galleries,
 )
 from videomar.report.ledger_sheet import summarise_ledger
 from videomar.report.score_table import long_table, of_same_truth, read_scores
@@ -110,7 +111,7 @@ def _about_model(layout: Layout, release: Release) -> dict[str, Any]:
     )
     scores = long_table(rows)
     duel = _duel(clips, rows, scores, details, release.opponent)
-    galleries = example_galleries(clips, PLANS) + stretched_galleries(clips)
+    galleries = example_galleries(clips, PLANS) + stretched_galleries(clips) + world_galleries(clips)
     tokenizer_galleries = example_galleries(clips, TOKENIZER_PLANS)
     failures = failure_galleries(clips, scores)
     of_failures = [gallery for _, gallery in failures]

@@ -29,6 +29,7 @@ from videomar.media.cover import cover
 from videomar.media.shapes import clip_size
 from videomar.model.generation import generate_frames
 from videomar.sampling.carry import decode_pictures
+from videomar.sampling.tasks import window_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -264,7 +265,7 @@ class ClipGenerator:
             num_frames=num_frames,
             used_length=used_length,
             length=length,
-            window=min(length, self.params.sample.window_frames or (trained if length > trained else length)),
+            window=min(length, window_of(self.params.sample, length, trained) or length),
             tokens_per_frame=(size[0] // side) * (size[1] // side),
         )
 
