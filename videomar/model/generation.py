@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from videomar.compute.device import autocast, has_bfloat16
@@ -147,6 +148,8 @@ class _Session:
         # Of all frames of the clip, once; a tensor made for each pass would be copied from the host.
         self._positions = torch.arange(num_frames, device=conditioning.text_mask.device)
         self._rotation = trunk.rotation_of(self._positions, grid)
+        # By a number of frames, whatever the place in the picture.
+        self._times = rotation_at(F.pad(self._positions[:, None], (0, 2)), trunk.params.rope_axis_dims)
         self._passes: dict[int, Replayed] = {}
         """Passes over the next frame, by their copies."""
 
@@ -182,8 +185,7 @@ class _Session:
         dropped = self.cache.make_room(num_tokens) // num_tokens
         if dropped and self.cache.sink:
             self._dropped += dropped
-            time = torch.tensor([[self._dropped, 0, 0]], device=self._positions.device)
-            self.cache.turn_sink(rotation_at(time, self.trunk.params.rope_axis_dims))
+            self.cache.turn_sink(self._times.tokens(self._dropped, 1))
 
     def append(self, frame: Tensor, level: float) -> None:
         """Append a finished frame (B, L, P): its keys and values stay in the cache."""
