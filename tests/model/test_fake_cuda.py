@@ -248,7 +248,7 @@ def test_generation_stays_on_the_gpu(fake, params, captions, head, cfg_scale):
     """A clip longer than its window, with and without guidance."""
     network = lively_model(dataclasses.replace(params.model, head=head)).to("cuda")
     sampling = dataclasses.replace(
-        params.sample, num_unmask_steps=2, num_diffusion_steps=2, cfg_scale=cfg_scale, window_frames=2
+        params.sample, num_unmask_steps=2, num_diffusion_steps=2, cfg_scale=cfg_scale, window_frames=3
     )
     context, text, mask = on_cuda(clips(1), *captions)
     noise = step_generator(0, 0, device="cuda")

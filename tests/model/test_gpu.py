@@ -275,7 +275,7 @@ def test_recorded_function_follows_its_inputs():
 
 def test_window_and_conditions_work_on_the_gpu_also_while_a_training_runs(captions, repeatable):
     model = lively_model(MODEL).to("cuda")
-    sampling = dataclasses.replace(SAMPLE, window_frames=2, motion=1.0, history_noise=0.1)
+    sampling = dataclasses.replace(SAMPLE, window_frames=3, motion=1.0, history_noise=0.1)
     noise = [step_generator(0, number, device="cuda") for number in range(3)]
     made = model.generate(clips(1).to("cuda"), 5, *(part.to("cuda") for part in captions), sampling, noise)
     assert made.shape == (3, 4, 5, 2, 3)

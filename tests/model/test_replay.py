@@ -87,7 +87,7 @@ def test_generation_with_and_without_recordings_gives_the_same_clip(params, capt
     """Of steps of the head and of passes of the trunk, whose window slides over the frames."""
     monkeypatch.setattr(generation, "_MANY_PASSES", 3)
     sampling = dataclasses.replace(
-        params.sample, num_unmask_steps=3, num_diffusion_steps=3, cfg_scale=2.0, cfg_from=0.5, window_frames=2
+        params.sample, num_unmask_steps=3, num_diffusion_steps=3, cfg_scale=2.0, cfg_from=0.5, window_frames=3
     )
     context = torch.randn(3, 4, 1, 2, 3, generator=step_generator(3, 0))
     made, launches = [], []

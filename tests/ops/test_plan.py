@@ -373,7 +373,7 @@ def test_what_is_advised_fits(sharding: str) -> None:
         (["--gpu", "a100:8"], "expected a100-40 or a100-80"),
         (
             ["--gpu", "h100:8", "--preset", "huge"],
-            "preset: got huge, expected finetune or medium or paper or small",
+            "preset: got huge, expected base or finetune or medium or paper or small",
         ),
         (["--gpu", "h100:8"], "params.yaml: no such file"),
     ],

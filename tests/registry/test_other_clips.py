@@ -60,6 +60,8 @@ def write_own_clips(root: Path) -> None:
         "caption": "mine",
         "group": "real",
         "fps": 8.0,
+        "size_px": 32,
+        "view": 0,
         "motion": 1.0,
     }
     cached = [

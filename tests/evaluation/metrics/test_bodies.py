@@ -16,7 +16,7 @@ FPS, FRAMES = 8.0, 65
 @pytest.fixture(scope="module")
 def scenes():
     rng = np.random.default_rng(5)
-    return [draw_scene(rng) for _ in range(16)]
+    return [draw_scene(rng) for _ in range(40)]
 
 
 @pytest.fixture(scope="module")
