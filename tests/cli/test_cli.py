@@ -103,7 +103,11 @@ def test_use_preset_sets_its_values_and_small_brings_the_shipped_file_back(
         (["promote", "--force"], 2, "--force and --reason go together"),
         (["use-clips"], 2, "Missing argument"),
         (["fly"], 2, "No such command"),
-        (["use-preset", "huge"], 1, "preset: got huge, expected base or finetune or medium or paper or small"),
+        (
+            ["use-preset", "huge"],
+            1,
+            "preset: got huge, expected base or finetune or medium or paper or small",
+        ),
         ([*GENERATE, "--size", "big"], 2, "got big, expected WIDTHx"),
         ([*GENERATE, "--frames", "0"], 2, "greater than or equal to 2"),
         ([*GENERATE, "--motion", "-3"], 2, "greater than or equal to 0"),
