@@ -125,7 +125,7 @@ def set_steps(folder: Path, hours: float, planned: Mapping[str, float]) -> None:
     if "hours" in record:
         if record["hours"] != hours:
             was = f"the steps stay those of HOURS={record['hours']:g}, which training began with"
-            print(f"{_WHERE}: {was}; another TO, or a removed folder, begins anew")
+            print(f"{_WHERE}: {was}; for others set TO, or remove the folder")
         return
     metrics = [
         json.loads((folder / Layout().metrics / f"{stage}.json").read_text("utf-8")) for stage in _BEFORE

@@ -1,6 +1,5 @@
 """What the set-up refuses before it downloads anything, and which packages it takes."""
 
-import importlib.util
 import os
 import platform
 import re
@@ -12,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.support.scripts import load_script
 from videomar.cli import project
 
 ROOT = Path(__file__).parents[2]
@@ -20,12 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def install() -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("install", ROOT / "install.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "install.py")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The command that trains the weights of the package: its work tree, its hours, its size."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from tests.support.scripts import load_script
 from videomar.checkpoint.manifest import ModelShape
 from videomar.config import load_own_params
 from videomar.config.edit import with_changes
@@ -21,12 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def base() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_base", ROOT / ".ci/train_base.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / ".ci/train_base.py")
 
 
 @pytest.fixture

@@ -47,6 +47,22 @@ RUN = (
 )
 
 
+def held_out(folder, params, shot):
+    """A project whose clips are all held out, with an untrained tokenizer and an untrained model."""
+    ingest_videos(folder / "raw", folder / "candidates.parquet", params.ingest)
+    made = Project(folder, params)
+    rows = read_candidates(folder / "candidates.parquet")
+    rows = rows.assign(kept=rows["reason"].isna(), split="test", cluster=None, shot=shot)
+    made.rows = rows.to_dict("records")
+    made.encode(encode_here)
+    data = LatentDataset(made.out, "test", params.text.max_tokens)
+    shape = ModelShape(params.model, data.latent_channels, data.text_channels, params.text.max_tokens)
+    weights = untrained(shape, 1).state_dict()
+    tensors = {"model": weights, "ema": weights}
+    checkpoint.save(folder / "model", 1, shape, tensors, {"train": {"seed": 0}})
+    return made
+
+
 @pytest.fixture(scope="module")
 def project(params, tmp_path_factory):
     """One video without captions, its clips held out, an untrained tokenizer and an untrained model."""
@@ -63,19 +79,7 @@ def project(params, tmp_path_factory):
             params.suite, batch_size=2, threads=1, seeds=2, extra_clips=1, metric_clips=2, feature_clips=1
         ),
     )
-    ingest_videos(folder / "raw", folder / "candidates.parquet", params.ingest)
-    made = Project(folder, params)
-    rows = read_candidates(folder / "candidates.parquet")
-    made.rows = rows.assign(
-        kept=rows["reason"].isna(), split="test", cluster=None, shot="first clip"
-    ).to_dict("records")
-    made.encode(encode_here)
-    data = LatentDataset(made.out, "test", params.text.max_tokens)
-    shape = ModelShape(params.model, data.latent_channels, data.text_channels, params.text.max_tokens)
-    weights = untrained(shape, 1).state_dict()
-    tensors = {"model": weights, "ema": weights}
-    checkpoint.save(folder / "model", 1, shape, tensors, {"train": {"seed": 0}})
-    return made
+    return held_out(folder, params, "first clip")
 
 
 def paths_of(project, out):
@@ -314,17 +318,7 @@ def simulated(params, tmp_path_factory):
             params.suite, threads=1, seeds=1, extra_clips=0, long_clips=2, metric_clips=0, feature_clips=0
         ),
     )
-    ingest_videos(folder / "raw", folder / "candidates.parquet", params.ingest)
-    made = Project(folder, params)
-    rows = read_candidates(folder / "candidates.parquet")
-    made.rows = rows.assign(kept=rows["reason"].isna(), split="test", cluster=None, shot=None).to_dict(
-        "records"
-    )
-    made.encode(encode_here)
-    data = LatentDataset(made.out, "test", params.text.max_tokens)
-    shape = ModelShape(params.model, data.latent_channels, data.text_channels, params.text.max_tokens)
-    weights = untrained(shape, 1).state_dict()
-    checkpoint.save(folder / "model", 1, shape, {"model": weights, "ema": weights}, {"train": {"seed": 0}})
+    made = held_out(folder, params, None)
     out = folder / "generated.parquet"
     return made, sample_held_out(paths_of(made, out), params), out
 
