@@ -167,7 +167,9 @@ class Project:
     def __init__(self, folder: Path) -> None:
         shipped = load_params(ROOT / "params.yaml")
         text = dataclasses.replace(shipped.text, encoder="none")
-        self.folder, self.params = folder, dataclasses.replace(shipped, text=text)
+        # Each view of a real clip is one more encoding; here an update is that of one.
+        encode = dataclasses.replace(shipped.encode, views=0)
+        self.folder, self.params = folder, dataclasses.replace(shipped, text=text, encode=encode)
         small = dataclasses.replace(shipped.tokenizer, hidden_size=8, depth=1)
         tokenizer = CausalTokenizer(small).initialise(step_generator(0, 0))
         save_tokenizer(tokenizer, folder / "tokenizer")
