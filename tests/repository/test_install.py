@@ -201,6 +201,7 @@ def test_environment_is_made_again_where_it_was_made_of_something_else(
     done: list[str] = []
     venv = tmp_path / ".venv"
     monkeypatch.setattr(install, "check_checkout", lambda _: None)
+    monkeypatch.setattr(install, "check_room", lambda *_: None)
     monkeypatch.setattr(install, "choose_torch", lambda wanted: wanted)
     monkeypatch.setattr(install, "install", lambda _, lock, torch: done.append(f"{lock} {torch}"))
     monkeypatch.setattr(install, "install_project", lambda _: done.append("project"))
