@@ -171,7 +171,7 @@ def test_token_is_the_one_before_it_plus_what_the_head_drew(params, captions, sa
     clip = model.generate(given, 5, *captions, asked, step_generator(0, 0))
     made = patchify(clip, 1)
     for number, tokens in enumerate(drawn):
-        change = (made[:, number + 2] - seen[number + 1]) / model.head.residual_std
+        change = (made[:, number + 2] - seen[number + 1]) / model.head.residual_scale
         # All tokens are revealed at once, in an order that is not known here.
         assert torch.allclose(change.sort(1).values, tokens.sort(1).values, atol=1e-5)
     assert len(drawn) == len(seen) - 1 == 3

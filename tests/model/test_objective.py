@@ -128,7 +128,7 @@ def test_head_learns_the_difference_to_the_frame_that_the_network_sees(params, c
     learnt = frames.positions[places]
     assert (learnt > 0).all()
     seen = frames.tokens[rows, learnt - 1, at]
-    expected = (tokens[rows, learnt, at] - seen) / model.head.residual_std
+    expected = (tokens[rows, learnt, at] - seen) / model.head.residual_scale
     assert torch.equal(given[0], expected)
 
 
@@ -138,7 +138,7 @@ def test_first_frame_is_learnt_as_a_difference_to_nothing(params, captions):
     model.head.losses = lambda drawn, *_: given.append(drawn) or drawn.mean(-1)
     model.loss(Clips(clips(1), *captions), train, step_generator(0, 0))
     frames = draw_frames(patchify(clips(1), 1), GRID, train, step_generator(0, 0))
-    assert torch.equal(given[0], frames.tokens[frames.token_mask] / model.head.residual_std)
+    assert torch.equal(given[0], frames.tokens[frames.token_mask] / model.head.residual_scale)
 
 
 def test_history_noise_has_the_stated_variance():

@@ -54,19 +54,19 @@ def test_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(data, shape, par
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
 
 
-def test_residual_has_deviation_one_from_the_start_to_the_last_checkpoint(data, shape, params, tmp_path):
+def test_residual_is_scaled_alike_from_the_start_to_the_last_checkpoint(data, shape, params, tmp_path):
     settings = with_train(params, simulated_share=1.0, preview_every=0)
     train(shape, data, settings, tmp_path / "run", Worker(), None)
     loaded = checkpoint.load(tmp_path / "run")
     simulated = [number for number, is_it in enumerate(data.train.simulated) if is_it]
     changes = np.diff(data.train.rows(simulated).latents.astype(np.float64), axis=2)
-    assert loaded.model.head.residual_std.numpy() == pytest.approx(
-        np.sqrt(np.square(changes).mean((0, 2, 3, 4))), rel=0.02
+    assert loaded.model.head.residual_scale.numpy() == pytest.approx(
+        np.square(changes).mean((0, 2, 3, 4)) ** 0.25, rel=0.01
     )  # batches repeat some clips more often than others
     own = with_train(params, start_from=str(tmp_path / "run"), simulated_share=0.0, preview_every=0)
     train(shape, data, own, tmp_path / "tuned", Worker(), None)
-    kept = checkpoint.load(tmp_path / "tuned").model.head.residual_std
-    assert torch.equal(kept, loaded.model.head.residual_std)
+    kept = checkpoint.load(tmp_path / "tuned").model.head.residual_scale
+    assert torch.equal(kept, loaded.model.head.residual_scale)
 
 
 def test_channel_that_never_changes_can_be_learnt(shape, params, tmp_path):
@@ -76,7 +76,7 @@ def test_channel_that_never_changes_can_be_learnt(shape, params, tmp_path):
     data = Splits(LatentDataset(tmp_path / "latents", "train", 5))
     figures = train(shape, data, with_train(params, preview_every=0), tmp_path / "run", Worker(), None)
     assert np.isfinite(figures["loss"])
-    assert (checkpoint.load(tmp_path / "run").model.head.residual_std > 0).all()
+    assert (checkpoint.load(tmp_path / "run").model.head.residual_scale > 0).all()
 
 
 def test_mean_loss_of_the_log_goes_on_where_a_checkpoint_lies_between_its_rows(

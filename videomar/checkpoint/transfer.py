@@ -9,7 +9,7 @@ ones. All start without effect: a new condition and the token before add a vecto
 keeps its rows, so longer captions only add masked places. The same inputs then give the outputs of the
 source: the same bits, but with longer captions up to the rounding of sums over masked places.
 
-The deviation that a residual is scaled by is kept, because the head's weights were learnt with it.
+What a residual is divided by is kept, because the head's weights were learnt with it.
 """
 
 import dataclasses
@@ -168,7 +168,7 @@ def _other_tensors(ours: ModelShape, theirs: ModelShape, source: Path) -> Iterat
     new = set(ours.params.conditions) - set(theirs.params.conditions)
     news = tuple(f"trunk.conditions.{name}." for name in new)
     # What only one side has of these is new here, or named by its key in `_other_meanings`.
-    named = {"trunk.previous_proj.weight", "head.residual_std"} & (here.keys() ^ there.keys())
+    named = {"trunk.previous_proj.weight", "head.residual_scale"} & (here.keys() ^ there.keys())
     differing = _differing_keys(ours, theirs)
     lines: Counter[str] = Counter()
     for name in sorted({*here, *there}):

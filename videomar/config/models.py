@@ -125,7 +125,8 @@ class ModelParams:
     """Conditions that the network takes besides the caption: any of `fps`, `motion`, `history_noise`."""
     residual: bool
     """The head draws how much a token differs from the one at its place in the frame before, and not the
-    token itself. The difference is scaled to deviation 1 by what is measured in the training clips."""
+    token itself. The difference is divided by the root of its deviation in the training clips: between
+    deviation 1, which the long tails of a moving body make hard to learn, and that of the change itself."""
     feed_previous: bool
     """A hidden token is shown the one at its place in the frame before."""
 

@@ -110,22 +110,22 @@ class DiffusionHead(nn.Module, ABC):
     def __init__(self, params: ModelParams, token_channels: int) -> None:
         super().__init__()
         self.token_channels = token_channels
-        self.residual_std: Tensor | None
+        self.residual_scale: Tensor | None
         # A buffer of value None is in no checkpoint.
-        self.register_buffer("residual_std", torch.ones(token_channels) if params.residual else None)
+        self.register_buffer("residual_scale", torch.ones(token_channels) if params.residual else None)
         self.net = HeadNetwork(params, token_channels, self.outputs_per_channel * token_channels)
 
     def to_drawn(self, tokens: Tensor, previous: Tensor) -> Tensor:
         """Return what the head draws in place of tokens (..., P), given those before them, (..., P).
 
-        With `residual` the difference to these, over its deviation in the training clips; else the tokens.
+        With `residual` the difference to these, over the scale of such differences; else the tokens.
         Source: residual video diffusion (arXiv 2203.09481), here token by token and without a learned mean.
         """
-        return tokens if self.residual_std is None else (tokens - previous) / self.residual_std
+        return tokens if self.residual_scale is None else (tokens - previous) / self.residual_scale
 
     def from_drawn(self, drawn: Tensor, previous: Tensor) -> Tensor:
         """Return the tokens (..., P) that the head has drawn: the inverse of `to_drawn`."""
-        return drawn if self.residual_std is None else previous + self.residual_std * drawn
+        return drawn if self.residual_scale is None else previous + self.residual_scale * drawn
 
     @abstractmethod
     def draw_time(self, count: int, distribution: str, generator: torch.Generator) -> Tensor:

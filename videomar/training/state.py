@@ -165,15 +165,17 @@ def new_state(
 def begin_new(state: State, data: LatentDataset, params: TrainParams) -> None:
     """Scale what the head of the model and of its moving average draws, before step 0."""
     for network in (state.model, state.ema):
-        if network.head.residual_std is not None:
-            std = residual_std(data, params, network.params.patch_size)
-            network.head.residual_std.copy_(std)
+        if network.head.residual_scale is not None:
+            scale = residual_scale(data, params, network.params.patch_size)
+            network.head.residual_scale.copy_(scale)
 
 
-def residual_std(data: LatentDataset, params: TrainParams, patch_size: int) -> Tensor:
-    """Return the deviation from 0 of the change of a token from frame to frame in training clips, (P,).
+def residual_scale(data: LatentDataset, params: TrainParams, patch_size: int) -> Tensor:
+    """Return what the change of a token from frame to frame is divided by before it is learnt, (P,).
 
-    They are those of the first batches of the last stage, about a thousand clips of full length, so all
+    It is the root of the change's deviation from 0 in training clips, the geometric mean of it and of the
+    tokens' own, 1. Changes have long tails: most are near 0, and those of a body that moves are many
+    deviations away, which a flow from noise of deviation 1 learns slowly (docs/LOG.md). The clips are those of the first batches of the last stage, about a thousand clips of full length, so all
     kinds of clips count as much as in training. Noise of `history_noise` is not counted.
 
     Args:
@@ -193,7 +195,7 @@ def residual_std(data: LatentDataset, params: TrainParams, patch_size: int) -> T
         changes = tokens.diff(dim=1).flatten(0, 2).numpy()
         # numpy's sums do not depend on the number of threads.
         squares, count = squares + np.square(changes).sum(0), count + len(changes)
-    return torch.from_numpy(np.maximum(np.sqrt(squares / count), _LEAST_STD)).float()
+    return torch.from_numpy(np.sqrt(np.maximum(np.sqrt(squares / count), _LEAST_STD))).float()
 
 
 def begin_from(state: State, folder: Path) -> None:
