@@ -99,7 +99,7 @@ def _deployment(entry: dict[str, Any]) -> RunnerDeployment:
     schedules = [Schedule(**schedule) for schedule in entry.get("schedules", [])]
     if any(not any(getattr(schedule, kind) for kind in _KINDS) for schedule in schedules):
         raise ValueError(f"a schedule without a time in {where}, expected one of {', '.join(_KINDS)}")
-    flow = load_flow_from_entrypoint(entry["entrypoint"], use_placeholder_flow=False)
+    flow: Flow[..., Any] = load_flow_from_entrypoint(entry["entrypoint"], use_placeholder_flow=False)
     # Runs that no person starts must have all parameters; for others the page asks for what is missing.
     given = entry.get("parameters", {})
     unattended = [{**given, **schedule.parameters} for schedule in schedules]

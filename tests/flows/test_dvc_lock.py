@@ -13,8 +13,8 @@ from prefect.logging import disable_run_logger
 from flows.checkout_lock import hold_checkout
 from flows.pipeline import run_stage
 from flows.retrain import what_changed
-from tests.support.checkout import Checkout, wait_for
-from videomar.errors import VideomarError
+from tests.support.checkout import REPOSITORY, Checkout, wait_for
+from videomar.errors import ParamsError, VideomarError
 from videomar.provenance.dvc_repair import keep_lock, outputs_kept, read_lock, repair
 
 DAMAGED = {
@@ -45,7 +45,7 @@ def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def make_run(folder: Path, *stages: str) -> subprocess.CompletedProcess[str]:
     """What `make run` does with the pipeline."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "DVC_NO_ANALYTICS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "DVC_NO_ANALYTICS": "1"}
     command = [sys.executable, "-m", "flows.reproduce", *stages]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
@@ -157,7 +157,7 @@ def test_list_that_can_be_read_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_make_run_waits_for_its_turn(folder: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     (folder / "source.txt").write_text("1")
     with hold_checkout("retrain", print):
         waiting = subprocess.Popen(
@@ -193,6 +193,29 @@ def test_outputs_that_a_killed_run_lost_come_back_before_the_next(folder: Path) 
             (folder / "first.txt").unlink()
     assert repair(folder) == []
     assert (folder / "first.txt").read_text() == "0"
+
+
+def test_params_are_checked_before_the_first_stage(folder: Path) -> None:
+    """A mistake in a section of the last stage; without stages that read params no file is needed."""
+    shutil.copy(REPOSITORY / "params.yaml", folder)
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("  seeds: 4", "  seeds: four"))
+    (folder / "source.txt").write_text("1")
+    assert make_run(folder, "first").returncode == 0
+    pipeline = (folder / "dvc.yaml").read_text()
+    last = "    deps: [first.txt]\n"
+    (folder / "dvc.yaml").write_text(pipeline.replace(last, f"{last}    params: [suite]\n"))
+    (folder / "source.txt").write_text("2")
+    done = make_run(folder, "first")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "suite.seeds: got 'four'" in done.stderr
+    assert done.stdout == ""
+    with pytest.raises(ParamsError, match="suite.seeds"), hold_checkout("test", print):
+        pass
+    assert (folder / "first.txt").read_text() == "1"
+    params.unlink()
+    assert "params.yaml: no such file" in make_run(folder, "first").stderr
 
 
 def test_folder_is_put_back_whole_and_new_outputs_are_kept(tmp_path: Path) -> None:
