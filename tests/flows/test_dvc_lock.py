@@ -188,7 +188,7 @@ def test_outputs_of_a_stage_that_fails_before_it_begins_stay_as_they_were(folder
 
 def test_outputs_that_a_killed_run_lost_come_back_before_the_next(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("videomar.provenance.dvc_repair._put_back", lambda _folder: None)  # it is dead by then
+        patch.setattr("videomar.provenance.dvc_repair._put_back", lambda *_: None)  # it is dead by then
         with outputs_kept(folder, ["first"]):
             (folder / "first.txt").unlink()
     assert repair(folder) == []

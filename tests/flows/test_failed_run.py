@@ -75,6 +75,9 @@ def test_terminal_says_the_same_in_one_line_below_the_output(checkout: Checkout,
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == REASON
     assert REFUSAL in done.stderr.splitlines()
+    (last,) = checkout.prefect("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+    assert last["id"] != failed
+    assert REFUSAL in messages(checkout, task_of(checkout, last["id"], "second")), "the pages know it, too"
 
 
 @pytest.mark.browser

@@ -11,14 +11,13 @@ command of DVC refuses.
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
-from voluptuous import Invalid
 
 from videomar.config.layout import Layout
 from videomar.errors import VideomarError
@@ -31,7 +30,7 @@ _CONFLICT = "<<<<<<< "
 
 
 def repair(folder: Path) -> list[str]:
-    """Repair DVC's files in a folder with a pipeline; nothing is changed where nothing is wrong.
+    """Repair DVC's files in a folder with a dvc.yaml; nothing is changed where nothing is wrong.
 
     Returns:
         A line for each repair.
@@ -39,7 +38,10 @@ def repair(folder: Path) -> list[str]:
     Raises:
         VideomarError: dvc.lock holds marks of a merge conflict, or a DVC is writing the files now.
     """
-    _put_back(folder)
+    if not Layout(folder).pipeline.is_file():
+        return []
+    if (Layout(folder).local / _BEFORE).is_dir():
+        _put_back(folder, list(_deleted_first(folder, None)))
     return [*_repair_rwlock(folder / _TMP), *_repair_lock(folder)]
 
 
@@ -52,6 +54,7 @@ def keep_lock(folder: Path) -> None:
 
 def read_lock(lock: Path) -> dict[str, Any] | None:
     """Entries of a dvc.lock by stage; empty without the file, None if DVC would refuse to read it."""
+    from dvc.rwlock import Invalid
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 
@@ -89,21 +92,20 @@ def outputs_kept(folder: Path, stages: Collection[str] | None = None) -> Iterato
     """
     store = Layout(folder).local / _BEFORE
     shutil.rmtree(store, ignore_errors=True)
-    for path in _deleted_first(folder, stages):
+    outs = list(_deleted_first(folder, stages))
+    for path in outs:
         if (folder / path).exists():
             _link(folder / path, store / path)
     try:
         yield
     finally:
-        _put_back(folder)
+        _put_back(folder, outs)
 
 
-def _put_back(folder: Path) -> None:
+def _put_back(folder: Path, outs: Sequence[str]) -> None:
     """Put back what is missing of the outputs as they were; a run that was killed left them, too."""
     store = Layout(folder).local / _BEFORE
-    if not store.is_dir():
-        return
-    for path in _deleted_first(folder, None):
+    for path in outs:
         if (store / path).exists() and not (folder / path).exists():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (store / path).replace(folder / path)
@@ -148,14 +150,15 @@ def _repair_rwlock(tmp: Path) -> list[str]:
 def _without_ended(record: Path) -> tuple[dict[str, Any], list[str]]:
     """Content of DVC's record without what no process holds any more, and a line for each such thing."""
     try:
-        content = json.loads(record.read_text("utf-8"))
-        if content in ({}, {"read": {}, "write": {}}):
-            return {}, []
-        from dvc.rwlock import SCHEMA
-
-        content = SCHEMA(content)
+        text = record.read_text("utf-8")
     except FileNotFoundError:
         return {}, []
+    if text == "{}":  # as DVC leaves it, and importing DVC takes a moment
+        return {}, []
+    from dvc.rwlock import SCHEMA, Invalid
+
+    try:
+        content = SCHEMA(json.loads(text))
     except (ValueError, Invalid):
         return {}, [f"{record}: DVC was killed while it wrote this file; it is deleted, DVC starts a new one"]
     holders = [*content["write"].values(), *(info for infos in content["read"].values() for info in infos)]
