@@ -1,6 +1,8 @@
 """A run that fails, as Prefect's pages show it: the reason, the output while it comes, no second try."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,21 @@ FAILING = (
 REASON = "stage second: data/latents: got 1, expected 2; run dvc repro encode"
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    """A checkout whose services are up and whose second stage refuses its input."""
-    made = Checkout(tmp_path_factory.mktemp("checkout"))
-    pipeline = made.folder / "dvc.yaml"
+def failing(folder: Path) -> Checkout:
+    """A checkout whose second stage refuses its input."""
+    made = Checkout(folder)
+    pipeline = folder / "dvc.yaml"
     before, _, after = pipeline.read_text().partition("echo $$")
     pipeline.write_text(f'{before}"{FAILING}"\n    deps{after.partition("deps")[2]}')
-    (made.folder / "second.txt").write_text("as before")
-    (made.folder / "params.yaml").write_text("samples: {source: source.txt}\n")
+    (folder / "second.txt").write_text("as before")
+    (folder / "params.yaml").write_text("samples: {source: source.txt}\n")
+    return made
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """The same, whose services are up."""
+    made = failing(tmp_path_factory.mktemp("checkout"))
     try:
         started = made.services("up")
         assert started.returncode == 0, started.stderr
@@ -57,6 +65,21 @@ def messages(checkout: Checkout, task: dict[str, Any]) -> list[str]:
     """What the log of a task says."""
     given = {"logs": {"task_run_id": {"any_": [task["id"]]}}}
     return [entry["message"] for entry in checkout.prefect("/logs/filter", given)]
+
+
+def test_run_without_services_records_the_reason_and_is_not_repeated(tmp_path: Path) -> None:
+    done = failing(tmp_path).run("flows.refresh")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, REASON)
+    assert (tmp_path / "second.txt").read_text() == "as before"
+    with closing(sqlite3.connect(tmp_path / ".local/prefect/prefect.db")) as database:
+        for table in ("flow_run_state", "task_run_state"):
+            (message,) = database.execute(f"SELECT message FROM {table} WHERE type = 'FAILED'").fetchone()
+            assert REASON in message.splitlines()[0]
+            assert f"\ntraining, step 5\n{REFUSAL}\n" in message
+        runs = dict(database.execute("SELECT name, run_count FROM task_run"))
+        assert runs == {"first": 1, "second": 1}
+        logged = [text for (text,) in database.execute("SELECT message FROM log WHERE task_run_id NOTNULL")]
+        assert {"training, step 5", REFUSAL} <= set(logged)
 
 
 def test_states_hold_the_reason_and_the_last_lines(checkout: Checkout, failed: str) -> None:
