@@ -67,12 +67,12 @@ setup-dev:
 
 run: setup
 	@$(if $(value CLIPS),$(BIN)/python -m videomar.cli use-clips -- "$$VIDEOMAR_CLIPS")
-	@$(BIN)/python -m dvc repro
+	@$(BIN)/python -m flows.reproduce
 	@$(BIN)/python -m flows.release
 
 curate: setup
 	@$(if $(value CLIPS),$(BIN)/python -m videomar.cli use-clips -- "$$VIDEOMAR_CLIPS")
-	@$(BIN)/python -m dvc repro curate
+	@$(BIN)/python -m flows.reproduce curate
 	@$(BIN)/python -m videomar.cli ledger show
 
 up: setup

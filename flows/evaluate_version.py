@@ -15,6 +15,7 @@ from flows.pipeline import HOURS, checkout_lock, run_command
 from videomar.config.layout import Layout
 from videomar.errors import VideomarError
 from videomar.evaluation.fingerprint import read_details, why_incomparable
+from videomar.processes import one_line
 from videomar.registry.evaluate_again import evaluate_again
 from videomar.registry.versions import find_model
 
@@ -40,4 +41,4 @@ if __name__ == "__main__":
     try:
         sample_and_evaluate(sys.argv[1] if len(sys.argv) > 1 else "champion")
     except VideomarError as error:
-        sys.exit(str(error))
+        sys.exit(one_line(error))

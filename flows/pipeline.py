@@ -3,7 +3,7 @@
 dvc.yaml defines the commands and their order.
 """
 
-import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,18 +12,19 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import yaml
-from filelock import FileLock, Timeout
 from prefect import State, get_run_logger, task
 
 from flows.artifacts import show_stages
+from flows.checkout_lock import check_params, hold_checkout
 from videomar.config.layout import Layout
-from videomar.files import explain_full_disk
-from videomar.processes import OverTimeError, run_within
+from videomar.environment import SETTINGS
+from videomar.errors import VideomarError
+from videomar.processes import StageError, run_within
+from videomar.provenance.dvc_repair import keep_lock, outputs_kept, read_lock, read_pipeline, repair
 
 HOURS = 24.0
 """Time limit of a stage unless the flow run sets another."""
-_LOCK, _HOLDER = Layout().local / "flow.lock", Layout().local / "flow.name"
+_CONSOLE = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 
 
 def retry_unless(*errors: type[Exception]) -> Callable[[object, object, State[Any]], bool]:
@@ -35,93 +36,63 @@ def retry_unless(*errors: type[Exception]) -> Callable[[object, object, State[An
     return may_retry
 
 
+def may_try_again(_task: object, _run: object, state: State[Any]) -> bool:
+    """Retry condition of stages: after a crash, but not where a person has to fix something first."""
+    error = state.result(raise_on_failure=False)
+    return type(error) is StageError or not isinstance(error, VideomarError)
+
+
 @contextmanager
 def checkout_lock(flow_name: str) -> Iterator[None]:
-    """Hold the lock of this checkout, so that flows run one at a time; wait while another flow holds it.
+    """Hold the lock of this checkout, see `hold_checkout`; waits and repairs are shown in the flow's log."""
+    with hold_checkout(flow_name, lambda line: log_lines()(line)):
+        yield
 
-    The system releases the lock of a flow that is killed.
+
+def log_lines() -> Callable[[str], None]:
+    """Return a function that adds a line to the log of the present run, from any thread.
+
+    In a terminal, where Prefect is silent by default, it is printed, too.
     """
-    _LOCK.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(_LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        other = _HOLDER.read_text(encoding="utf-8") if _HOLDER.is_file() else "another flow"
-        get_run_logger().info("%s waits for its turn: %s is running", flow_name, other)
-        lock.acquire()
-    try:
-        _HOLDER.write_text(flow_name, encoding="utf-8")
-        repair_dvc_lock(Path())
-        with explain_full_disk():
-            yield
-    finally:
-        lock.release()
+    logger, is_silent = get_run_logger(), os.environ.get(_CONSOLE) == SETTINGS[_CONSOLE]
+
+    def show(line: str) -> None:
+        logger.info("%s", line)
+        if is_silent:
+            print(line, file=sys.stderr, flush=True)
+
+    return show
 
 
-def repair_dvc_lock(folder: Path) -> None:
-    """Delete DVC's record of readers and writers if it is damaged; DVC then starts a new one.
-
-    DVC empties the file before it writes it, so a DVC that is killed in between leaves a file that every
-    later command of DVC refuses.
-    """
-    tmp = folder / ".dvc/tmp"
-    if _is_json(tmp / "rwlock"):
-        return
-    from dvc.lock import make_lock
-
-    with make_lock(str(tmp / "rwlock.lock"), tmp_dir=str(tmp)):  # DVC's own lock: no DVC is writing now
-        if not _is_json(tmp / "rwlock"):
-            (tmp / "rwlock").unlink()
-
-
-def _is_json(path: Path) -> bool:
-    """Whether the file can be parsed; True for a missing file."""
-    try:
-        json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return True
-    except ValueError:
-        return False
-    return True
-
-
-def stage_names(pipeline: Path) -> list[str]:
-    """Names of the stages in the order of dvc.yaml."""
-    return list(yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"])
-
-
-@task(
-    task_run_name="{stage}", retries=1, retry_delay_seconds=10, retry_condition_fn=retry_unless(OverTimeError)
-)
+@task(task_run_name="{stage}", retries=1, retry_delay_seconds=10, retry_condition_fn=may_try_again)
 def run_stage(stage: str, folder: Path, hours: float = HOURS) -> None:
     """Bring one stage up to date; DVC skips it if none of its dependencies changed."""
-    repair_dvc_lock(folder)
-    run_within(hours, stage, [sys.executable, "-m", "dvc", "repro", "--single-item", stage], folder)
+    show = log_lines()
+    for line in repair(folder):  # what an earlier try left
+        show(line)
+    with outputs_kept(folder, [stage]):
+        command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
+        run_within(hours, stage, command, folder, show)
+    keep_lock(folder)
 
 
-@task(
-    task_run_name="{stage}", retries=1, retry_delay_seconds=10, retry_condition_fn=retry_unless(OverTimeError)
-)
+@task(task_run_name="{stage}", retries=1, retry_delay_seconds=10, retry_condition_fn=may_try_again)
 def run_command(stage: str, command: Sequence[str], hours: float = HOURS) -> None:
     """Run a stage's command with other paths than those of dvc.yaml."""
-    run_within(hours, stage, command, Path().resolve())
+    run_within(hours, stage, command, Path().resolve(), log_lines())
 
 
 def run_stages(folder: Path, hours: float, until: str | None = None) -> None:
     """Run all stages (before `until`) one after another; the table of stages is shown even if one fails."""
     seconds: dict[str, float] = {}
-    before = _locked_stages(folder)
+    check_params(folder)  # flows write into it, too
+    here = Layout(folder)
+    before = read_lock(here.lock) or {}
     try:
-        for stage in takewhile(lambda name: name != until, stage_names(Layout(folder).pipeline)):
+        for stage in takewhile(lambda name: name != until, read_pipeline(here.pipeline)):
             start = time.monotonic()
             seconds[stage] = -1.0
             run_stage(stage, folder, hours)
             seconds[stage] = time.monotonic() - start
     finally:
-        show_stages(seconds, before, _locked_stages(folder))
-
-
-def _locked_stages(folder: Path) -> dict[str, object]:
-    """Entries of dvc.lock by stage; empty before the first run."""
-    lock = Layout(folder).lock
-    return yaml.safe_load(lock.read_text("utf-8")).get("stages", {}) if lock.is_file() else {}
+        show_stages(seconds, before, read_lock(here.lock) or {})

@@ -9,6 +9,7 @@ from pydantic import PositiveFloat
 from flows.pipeline import HOURS, checkout_lock, run_stages
 from videomar.errors import VideomarError
 from videomar.files import explain_full_disk
+from videomar.processes import one_line
 
 
 @flow(name="refresh")
@@ -27,4 +28,4 @@ if __name__ == "__main__":
         with explain_full_disk():
             refresh()
     except VideomarError as error:
-        sys.exit(str(error))
+        sys.exit(one_line(error))

@@ -8,6 +8,7 @@ import sys
 from videomar.config.layout import Layout
 from videomar.errors import DataError, VideomarError
 from videomar.files import explain_full_disk
+from videomar.processes import one_line
 from videomar.registry.release import describe_champion, report, report_is_about, summarise
 from videomar.registry.versions import Version, find_released, version_of
 
@@ -25,7 +26,7 @@ def main() -> None:
             print(f"report: {Layout().report}")
             print(f"champion: {describe_champion(version)}")
     except VideomarError as error:
-        sys.exit(f"release: {' '.join(str(error).split())}")
+        sys.exit(f"release: {one_line(error)}")
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         sys.exit(f"release: {what}; fix the disk or the path and run again, nothing is half-released")

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,15 +10,24 @@ import yaml
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import PrefectException
+from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.runner import Runner
 from prefect.schedules import Schedule
 from prefect.states import Cancelled, Scheduled
+from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from flows.watch import start_after_new_files
 from videomar.errors import VideomarError
 
 _DEPLOYMENTS = Path("prefect.yaml")
 _UNFINISHED = ("RUNNING", "PENDING", "CANCELLING")
+# Keys of prefect.yaml. Prefect knows more, which would be ignored here, so they are refused.
+_IN_FILE = ("name", "prefect-version", "deployments")
+_PASSED_ON = ("name", "entrypoint", "description", "tags", "paused", "parameters")
+_OURS = ("schedules", "new_files")
+_KINDS = ("cron", "interval", "rrule")
+_MISTAKES = (ImportError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError, PrefectException)
 _Parsed = TypeVar("_Parsed")
 
 
@@ -52,7 +61,11 @@ async def resume_unfinished_runs() -> None:
 
 
 def deployments(file: Path) -> list[RunnerDeployment]:
-    """The deployments that a prefect.yaml describes, in Prefect's own format."""
+    """The deployments that a prefect.yaml describes, in Prefect's own format.
+
+    Raises:
+        VideomarError: it has a key that is not read, or parameters that the flow would refuse at night.
+    """
     return _parse_each(file, _deployment)
 
 
@@ -63,22 +76,61 @@ def quiet_times(file: Path) -> dict[str, float]:
 
 def _parse_each(file: Path, parse: Callable[[dict[str, Any]], _Parsed]) -> list[_Parsed]:
     try:
-        return [parse(entry) for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["deployments"]]
-    except (ImportError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        _refuse_others(content, _IN_FILE, "the file")
+        names = [f"{entry['entrypoint']} {entry['name']}" for entry in content["deployments"]]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two deployments {', '.join(twice)}, expected names of their own")
+        return [parse(entry) for entry in content["deployments"]]
+    except _MISTAKES as error:
         line = " ".join(str(error).split())
-        raise VideomarError(f"{file}: got {line}, expected deployments of flows; fix the file") from error
+        rule = "" if ", expected " in line else ", expected deployments of flows"
+        raise VideomarError(f"{file}: got {line}{rule}; fix the file") from error
+
+
+def _refuse_others(mapping: dict[str, Any], known: Sequence[str], where: str) -> None:
+    if others := [key for key in mapping if key not in known]:
+        raise ValueError(f"{', '.join(others)} in {where}, expected only {', '.join(known)}")
 
 
 def _deployment(entry: dict[str, Any]) -> RunnerDeployment:
-    known = {key: entry[key] for key in ("name", "entrypoint", "description", "parameters") if key in entry}
+    where = f"deployment {entry['name']}"
+    _refuse_others(entry, (*_PASSED_ON, *_OURS), where)
     schedules = [Schedule(**schedule) for schedule in entry.get("schedules", [])]
+    if any(not any(getattr(schedule, kind) for kind in _KINDS) for schedule in schedules):
+        raise ValueError(f"a schedule without a time in {where}, expected one of {', '.join(_KINDS)}")
+    flow: Flow[..., Any] = load_flow_from_entrypoint(entry["entrypoint"], use_placeholder_flow=False)
+    # Runs that no person starts must have all parameters; for others the page asks for what is missing.
+    given = entry.get("parameters", {})
+    unattended = [{**given, **schedule.parameters} for schedule in schedules]
+    unattended += [given] if "new_files" in entry else []
+    for parameters in unattended or [given]:
+        _refuse_impossible(flow, parameters, where, is_complete=bool(unattended))
+    known = {key: entry[key] for key in _PASSED_ON if key in entry}
     return RunnerDeployment.from_entrypoint(**known, schedules=schedules)
+
+
+def _refuse_impossible(
+    flow: Flow[..., Any], parameters: dict[str, Any], where: str, *, is_complete: bool
+) -> None:
+    """Check parameters as Prefect's pages do before they create a run."""
+    schema: Any = flow.parameters.model_dump()
+    _refuse_others(parameters, list(schema["properties"]), f"parameters of {where}")
+    try:
+        validate(parameters, schema, raise_on_error=True, ignore_required=not is_complete)
+    except ValidationError as error:
+        reason = str(error).partition("Failure reason: ")[2] or str(error)
+        field = str(error).partition("for field ")[2].partition(".")[0]
+        name = f"{field}: " if field else ""
+        raise ValueError(
+            f"{name}{reason} in parameters of {where}, expected what {flow.name} takes"
+        ) from None
 
 
 def _quiet_time(entry: dict[str, Any]) -> tuple[str, float | None]:
     """Name and quiet time of a deployment; None if new files do not start it."""
     name = f"{entry['entrypoint'].rpartition('.')[2]}/{entry['name']}"
-    if (trigger := entry.get("new_files")) is None:
+    if (trigger := entry.get("new_files")) is None or entry.get("paused"):
         return name, None
     if (
         set(trigger) != {"active", "quiet_s"}

@@ -12,6 +12,7 @@ from pydantic import PositiveFloat, PositiveInt
 from flows.artifacts import show_sweep
 from flows.pipeline import checkout_lock, run_stage, run_stages
 from flows.worktree import COPIES, Worktree
+from videomar.config import load_own_params
 from videomar.config.edit import update_params
 from videomar.config.layout import Layout
 from videomar.errors import VideomarError
@@ -45,6 +46,7 @@ def sweep(
         shutil.copy(Layout().params, params)
         section = {"runs": runs, "search": search, "num_samples": num_samples, "select_by": select_by}
         update_params(params, {_TRAIN: section})
+        load_own_params(params)  # a run that is impossible costs no stage before it
         run_stages(Path().resolve(), hours_per_stage, until=_TRAIN)
         copy = Worktree(_TRAIN, params)
         if copy.is_saved():
