@@ -13,17 +13,24 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from tests.support.containers import COMPOSE, filled, instructions, own_services, required, services
+from tests.support.containers import (
+    COMPOSE,
+    PASSWORDS,
+    WORDS,
+    filled,
+    instructions,
+    own_services,
+    required,
+    services,
+)
 from videomar.services import definitions
 from videomar.services.preparation import SIGN_IN, prepare
 from videomar.services.settings import Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
-PASSWORDS = {name: letter * 48 for letter, name in zip("abcdef", sorted(required()), strict=False)}
 SECRET = re.compile("PASSWORD|SECRET|_KEY$|AUTH_STRING|DATABASE_CONNECTION|STORE_URI")
 NOT_SECRET = {"PREFECT_SERVER_CSRF_PROTECTION_ENABLED"}
-WORDS = yaml.safe_load(COMPOSE.read_text())
 
 
 def servers() -> dict[str, definitions.Service]:

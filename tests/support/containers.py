@@ -12,6 +12,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "deploy/compose.yaml"
 DOCKERFILE = ROOT / "Dockerfile"
+WORDS: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+"""The compose file, variables as written."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 
 
@@ -35,8 +37,8 @@ def health_command() -> list[str]:
 
 
 def services() -> dict[str, dict[str, Any]]:
-    """The services of the compose file, variables as written."""
-    return yaml.safe_load(COMPOSE.read_text())["services"]
+    """The services of the compose file."""
+    return WORDS["services"]
 
 
 def own_services() -> dict[str, dict[str, Any]]:
@@ -57,3 +59,7 @@ def filled(text: str, values: Mapping[str, str]) -> str:
         return values[name] if name in values else default if sign == "-" else values[name]
 
     return _VARIABLE.sub(value, text).replace("$$", "$")
+
+
+PASSWORDS = {name: letter * 48 for letter, name in zip("abcdefgh", sorted(required()), strict=False)}
+"""Passwords of the form that are drawn for them."""
