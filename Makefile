@@ -127,10 +127,12 @@ COMPILE := $(BIN)/uv pip compile --no-config --universal --python-version 3.11 -
 	--no-annotate --custom-compile-command "make lock" --overrides .ci/overrides.txt --quiet
 LOCK := $(COMPILE) --fork-strategy fewest pyproject.toml
 USER_EXTRAS := --extra pipeline --extra samples --extra vgg --extra demo
+IMAGE_EXTRAS := $(USER_EXTRAS) --extra auth --extra postgres --extra s3
 
 lock: setup-dev
 	@$(LOCK) --all-extras --output-file requirements-dev.lock
 	@$(LOCK) $(USER_EXTRAS) --constraint requirements-dev.lock --output-file requirements.lock
+	@$(LOCK) $(IMAGE_EXTRAS) --constraint requirements-dev.lock --output-file requirements-image.lock
 	@$(COMPILE) docs/requirements.in --output-file docs/requirements.txt
 
 proofs: setup-dev

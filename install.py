@@ -1,6 +1,7 @@
 """Make .venv: an environment with the pinned packages of this checkout. `make setup` runs it.
 
     python install.py [--dev] [--torch auto|cpu|default|cu126|...]
+    python install.py --packages LOCK --venv FOLDER [--torch ...]     those of a lock alone, for images
 
 It needs Python and pip alone, and uses uv where that is at hand. What it cannot work with is refused before
 anything is downloaded. All packages but some builds of torch are checked against the hashes of the lock.
@@ -180,7 +181,16 @@ def make_venv(venv: Path) -> None:
 
 
 def install(venv: Path, lock: Path, torch: str) -> None:
-    """Bring the environment to what the lock says."""
+    """Bring the environment to what the lock says, with this project in it."""
+    install_packages(venv, lock, torch)
+    install_project(venv)
+    check_packages(venv)
+    seen = "import torch; print('torch', torch.__version__, 'sees', torch.cuda.device_count(), 'GPUs')"
+    run([venv / "bin/python", "-c", seen])
+
+
+def install_packages(venv: Path, lock: Path, torch: str) -> None:
+    """Install the packages of the lock, with that build of torch."""
     print(f"installing the packages of {lock}; torch: {torch}", flush=True)
     if torch == "default":
         install_pins(venv, lock)
@@ -203,10 +213,6 @@ def install(venv: Path, lock: Path, torch: str) -> None:
                 flush=True,
             )
             install_pins(venv, lock)
-    install_project(venv)
-    check_packages(venv)
-    seen = "import torch; print('torch', torch.__version__, 'sees', torch.cuda.device_count(), 'GPUs')"
-    run([venv / "bin/python", "-c", seen])
 
 
 def check_packages(venv: Path) -> None:
@@ -268,11 +274,17 @@ def main() -> None:
     parser.add_argument("--dev", action="store_true", help="with the packages of developers")
     parser.add_argument("--torch", default="auto", help="auto, cpu, default, or a version of CUDA like cu126")
     parser.add_argument("--venv", type=Path, default=Path(".venv"), help="the folder of the environment")
+    parser.add_argument("--packages", type=Path, metavar="LOCK", help="packages alone, no checkout")
     options = parser.parse_args()
     here, venv = Path().resolve(), options.venv
     try:
         check_python()
         check_machine()
+        if options.packages:
+            make_venv(venv)
+            install_packages(venv, options.packages, choose_torch(options.torch))
+            check_packages(venv)
+            return
         check_checkout(here)
         torch = choose_torch(options.torch)
         dev, user, noted = stamp_of(DEV_LOCK, torch), stamp_of(LOCK, torch), noted_stamp(venv)

@@ -21,7 +21,7 @@ SYSTEMS = {
     "Linux arm64": "aarch64-manylinux_2_28",
     "macOS arm64": "aarch64-apple-darwin",
 }
-LOCKS = ("requirements.lock", "requirements-dev.lock", "docs/requirements.txt")
+LOCKS = ("requirements.lock", "requirements-image.lock", "requirements-dev.lock", "docs/requirements.txt")
 INDEX = "https://pypi.org/simple"
 OVERRIDES = Path(__file__).with_name("overrides.txt")
 FROM_SOURCE = "antlr4-python3-runtime"  # pure Python, published without a wheel
