@@ -224,9 +224,9 @@ def _clips_since(version: Version, before: Version) -> "ClipsSince | None":
     from videomar.report.new_clips import ClipsSince
 
     own, theirs = trace(version).clips, trace(before)
-    known = [each.clips for each in (theirs, *theirs.ancestors) if each.clips is not None]
     if own is None or theirs.clips is None:
         return None
+    known = [theirs.clips, *(each.clips for each in theirs.ancestors if each.clips is not None)]
     in_train = [clips[clips["split"] == TRAIN_SPLIT] for clips in (own, *known)]
     seen = trained_clips(own[own["split"] != TRAIN_SPLIT], in_train[1:], set(in_train[0]["video_sha256"]))
     return ClipsSince(own, pandas.concat(known), seen)
