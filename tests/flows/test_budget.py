@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from prefect.exceptions import ParameterTypeError
 
 from flows import budget
 from flows.budget import Schedule, planned_hours, restore_schedule, use_budget
+from flows.retrain import retrain
 from tests.support.pipeline_outputs import REPOSITORY
 from videomar.config import load_own_params
 from videomar.errors import VideomarError
@@ -132,3 +134,9 @@ def test_plan_that_says_nothing_of_training_is_refused(command: list[str], wrong
 
 def test_plan_names_the_hours_of_all_of_training() -> None:
     assert planned_hours(prints(json.dumps({"stages": {"train": {"hours": 1.5}}}))) == 1.5
+
+
+@pytest.mark.parametrize("wrong", [{"train_steps": 0}, {"train_hours": -1.0}, {"train_hours": 0}])
+def test_budget_of_nothing_is_refused_before_a_run_begins(wrong: dict[str, float]) -> None:
+    with pytest.raises(ParameterTypeError, match=next(iter(wrong))):
+        retrain.validate_parameters(wrong)
