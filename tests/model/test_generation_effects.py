@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from tests.conftest import lively_model
 from videomar.compute.seeding import step_generator
 from videomar.model.conditions import HISTORY_NOISE
+from videomar.model.generation import hidden_after
 from videomar.model.patchify import patchify
 
 GRID = 6, 8
@@ -146,3 +148,24 @@ def test_noise_of_history_is_seen_even_by_a_model_that_ignores_its_level(params,
     ]
     assert torch.equal(clips[0][:, :, :2], clips[1][:, :, :2])
     assert not torch.allclose(clips[0][:, :, 2], clips[1][:, :, 2], atol=1e-2)
+
+
+def test_tokens_are_revealed_along_a_quarter_of_a_cosine():
+    hidden, shares = 10_000, []
+    for step in range(12):
+        hidden = hidden_after(step, 12, 10_000, hidden)
+        shares.append(hidden / 10_000)
+    third, half, two_thirds = (shares[passes - 1] for passes in (4, 6, 8))
+    assert third == pytest.approx(math.sqrt(3) / 2, abs=1e-3)
+    assert half == pytest.approx(math.sqrt(2) / 2, abs=1e-3)
+    assert two_thirds == pytest.approx(0.5, abs=1e-3)
+    assert shares[-1] == 0
+
+
+def test_order_of_the_tokens_is_drawn_for_each_clip(model, captions, sampling):
+    """Without noise the order alone is left to chance; it shows because later tokens see earlier ones."""
+    cold = dataclasses.replace(sampling, temperature=0.0, final_temperature=0.0)
+    same = [part[:1].expand(3, *part.shape[1:]) for part in (context(), *captions)]
+    first, other = (model.generate(same[0], 2, *same[1:], cold, step_generator(s, 0)) for s in (0, 1))
+    assert not torch.allclose(first[0], other[0], atol=1e-3)
+    assert not torch.allclose(first[0], first[1], atol=1e-3)

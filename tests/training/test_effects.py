@@ -1,5 +1,6 @@
 """What each part of a step does to the weights: a part that is left out, or turned round, shows here."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -9,9 +10,11 @@ from torch import nn
 from tests.training.conftest import with_train
 from videomar import checkpoint
 from videomar.compute.seeding import step_generator
+from videomar.files import read_log
 from videomar.latents.dataset import Splits
-from videomar.training.curriculum import max_steps
+from videomar.training.curriculum import draw_of, max_steps
 from videomar.training.loop import VALIDATION_STEP, train, validation_loss
+from videomar.training.micro_batches import parts_of
 from videomar.training.optim import ema_decay_at, learning_rate_at, update_ema
 from videomar.training.parallelize import Loss
 from videomar.training.state import INIT_STEP, untrained
@@ -53,6 +56,29 @@ def test_rate_falls_slowly_at_both_ends_and_fastest_between(params):
     assert falls[0] == pytest.approx(falls[-1])
     assert falls[len(falls) // 2] > 3 * falls[0] > 0
     assert rates[len(rates) // 2] == pytest.approx((rates[0] + rates[-1]) / 2)
+
+
+def test_optimizer_that_is_reset_warms_up_again(data, shape, params, tmp_path):
+    settings = with_train(params, warmup_steps=3, log_every=1, validate_every=0)
+    first, last = settings.curriculum
+    for name in ("keep", "reset"):
+        curriculum = (first, dataclasses.replace(last, optimizer=name))
+        asked = dataclasses.replace(settings, curriculum=curriculum)
+        train(shape, data, asked, tmp_path / name, Worker(), None)
+    kept, reset = ([row["learning_rate"] for row in read_log(tmp_path / name)] for name in ("keep", "reset"))
+    assert reset[:6] == kept[:6]
+    assert [after / before for before, after in zip(kept[6:9], reset[6:9], strict=True)] == pytest.approx(
+        [1 / 3, 2 / 3, 1.0]
+    )
+    assert reset[9:] == kept[9:]
+
+
+def test_every_step_and_every_part_has_noise_of_its_own(dataset, params):
+    draw = draw_of(params.train.curriculum[-1], params.train)
+    parts = [part for step in range(3) for part in parts_of(step, dataset, draw, 2, Worker())]
+    assert len({part.generator.initial_seed() for part in parts}) == 6
+    first, again = (parts_of(1, dataset, draw, 2, Worker())[0].generator.initial_seed() for _ in range(2))
+    assert first == again
 
 
 def averaged(decay, *weights):
