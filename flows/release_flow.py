@@ -42,7 +42,9 @@ def release_steps(hours: float = HOURS) -> str:
         bar.update()
         path = report(number)
         bar.update()
-    show_release(number, decision, steps.describe_champion(version_of(number)), path)
+    version = version_of(number)
+    about = "\n\n".join([decision, *(f"New clips: {line}" for line in steps.changed_by_new_clips(version))])
+    show_release(number, about, steps.describe_champion(version), path)
     show_clips(Layout().generated)
     return number
 

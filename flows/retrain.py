@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from prefect import State, flow, get_run_logger, task
 from prefect.states import Completed
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, PositiveInt
 
+from flows.budget import restore_schedule, use_budget
 from flows.pipeline import HOURS, checkout_lock, run_stages
 from flows.release_flow import release_steps
 from videomar.config import load_own_params
@@ -41,6 +42,8 @@ def use_start(start_from: str) -> None:
     elif start_from == CHAMPION and best is not None:
         number = int(best.number)
     params = Layout().params
+    if start_from == NOTHING and load_own_params(params).train.start_from is not None:
+        restore_schedule()  # a shortened schedule would count as one that the user wrote, and stay
     if start_from == NOTHING and (presets := Path("presets")).is_dir():
         from videomar.hub.choose_start import choose_start  # here: it needs torch, which flows do not
 
@@ -62,6 +65,8 @@ def retrain(
     clips: str = "",
     start_from: Literal["", "champion", "nothing"] = "",
     force: bool = False,
+    train_steps: PositiveInt | None = None,
+    train_hours: PositiveFloat | None = None,
     hours_per_stage: PositiveFloat = HOURS,
 ) -> State[Any]:
     """If clips, parameters or code changed, bring the pipeline up to date and release the result.
@@ -71,6 +76,9 @@ def retrain(
         start_from: `champion`: fine-tune the present champion, whose number params.yaml gets, if anything
             else changed or by `force`; `nothing`: train from random weights; empty: as in params.yaml.
         force: Run the stages and the release even if nothing changed.
+        train_steps: Most steps of training: params.yaml gets a schedule shortened in proportion; empty: all.
+        train_hours: Most hours of training, by a measurement of a minute at the start; empty: as many as
+            its steps take.
         hours_per_stage: Time limit of a stage.
     """
     with checkout_lock("retrain"):
@@ -84,6 +92,9 @@ def retrain(
         if start_from == CHAMPION:
             # Only now: a promoted model is the new champion, which alone must not start another training.
             use_start(start_from)
+        # Nor must a budget start a training: it only says how much the present changes are worth.
+        cut = use_budget(train_steps, train_hours)
         run_stages(Path().resolve(), hours_per_stage)
         number = release_steps(hours_per_stage)
-        return Completed(message=f"version {number} released ({changed or 'by force'})")
+        why = "; ".join(filter(None, [changed or "by force", cut]))
+        return Completed(message=f"version {number} released ({why})")

@@ -223,3 +223,49 @@ def test_named_still_pictures_are_in_no_split(params: CurateParams) -> None:
     clips = split_of([pictures, video("trip", *[6.0] * 5)], params)
     assert clips.loc[clips["video"] == "album/1", "split"].isna().all()
     assert (clips.loc[clips["video"] == "trip", "split"] == "test").any()
+
+
+def test_the_seed_and_not_the_name_decides_who_is_held_out(params: CurateParams) -> None:
+    """Files are named by date, place or camera: the first ones would be one occasion."""
+    videos = [video(f"2024-{number:02d}", 30.0) for number in range(20)]
+    held_out = []
+    for seed in range(8):
+        clips = split_of(videos, dataclasses.replace(params, seed=seed))
+        held_out.append(frozenset(clips.loc[clips["split"] == "test", "video"]))
+    assert len(set(held_out)) > 4
+    assert len(frozenset.union(*held_out)) > 8
+    assert not frozenset.intersection(*held_out)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_clips_that_look_alike_are_in_one_split_whatever_video_they_are_of(
+    seed: int, params: CurateParams
+) -> None:
+    """Each video shares a clip with the one ten further on, and each has one that comes back at its end."""
+    videos = [video(f"v{number}", *[6.0] * 20) for number in range(20)]
+    for number, clips in enumerate(videos):
+        clips.loc[3, "cluster"] = f"pair {number % 10}"
+        clips.loc[[1, len(clips) - 2], "cluster"] = f"again {number}"
+    clips = split_of(videos, dataclasses.replace(params, seed=seed))
+    kept = clips[clips["kept"]]
+    assert (kept.groupby("cluster")["split"].nunique() == 1).all()
+    assert set(kept["split"]) == {"train", "val", "test"}
+    whole = kept.groupby("video")["split"].agg(lambda split: split.iloc[0] if split.nunique() == 1 else "")
+    for number in range(10):
+        assert whole[f"v{number}"] == whole[f"v{number + 10}"], "one source, if it is given as a whole"
+
+
+def test_rejected_look_alike_takes_no_kept_clip_away(params: CurateParams) -> None:
+    film = video("film", *[7.0] * 80)
+    plain = split_of([film], params)
+    first, last = plain.index[plain["split"] == "train"][0], plain.index[plain["split"] == "test"][-1]
+    film.loc[last, "kept"] = False
+    without = split_of([film], params)
+    film.loc[[first, last], "cluster"] = "alike"
+    clips = split_of([film], params)
+    assert clips.loc[first, "split"] == without.loc[first, "split"] == "train"
+
+
+def test_seconds_that_clips_share_count_once() -> None:
+    clips = pandas.concat([video("a", 10.0), video("b", 5.0, 4.0)], ignore_index=True)
+    assert seconds_of_film(clips).groupby(clips["video"]).sum().to_dict() == {"a": 10.0, "b": 9.0}

@@ -5,7 +5,7 @@ import torch
 
 from tests.conftest import lively_model
 from videomar.compute.seeding import step_generator
-from videomar.model.conditions import drop_conditions
+from videomar.model.conditions import HISTORY_NOISE, ScalarEmbed, drop_conditions
 from videomar.model.frames import causal, complete_and_masked
 from videomar.model.objective import (
     Clips,
@@ -221,3 +221,30 @@ def test_hidden_share_follows_the_truncated_normal():
 def test_token_mask_hides_exactly_the_count():
     counts = torch.tensor([0, 3, 16])
     assert draw_token_mask(counts, 16, step_generator(0, 0)).sum(1).tolist() == [0, 3, 16]
+
+
+def test_every_learnt_frame_has_a_token_to_learn():
+    counts = draw_hidden_counts(1000, 4, (0.01, 0.1, 0.05), step_generator(0, 0))
+    assert counts.min() == 1
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_clip_that_is_dropped_is_learnt_without_its_caption_and_its_conditions(params, captions, probability):
+    model = lively_model(dataclasses.replace(params.model, conditions=("motion",)))
+    train = objective(params, "all_frames", cond_drop_prob=probability, condition_drop_prob=0.0)
+    motion, full = torch.tensor([1.0, 5.0, 9.0]), torch.ones_like(captions[1])
+
+    def loss(text, values):
+        return model.loss(Clips(clips(), text, full, {"motion": values}), train, step_generator(0, 0))
+
+    before = loss(captions[0], motion)
+    assert torch.equal(loss(captions[0] + 1, motion), before) == (probability == 1)
+    assert torch.equal(loss(captions[0], motion + 7), before) == (probability == 1)
+
+
+@pytest.mark.parametrize(("name", "values"), [(HISTORY_NOISE, [0.1, 0.15, 0.2]), ("motion", [2.0, 4.0, 8.0])])
+def test_conditions_tell_apart_numbers_of_their_usual_size(name, values):
+    torch.manual_seed(0)
+    vectors = ScalarEmbed(name, 64)(torch.tensor(values))
+    apart = (vectors[1:] - vectors[:-1]).norm(dim=1) / vectors[1:].norm(dim=1)
+    assert apart.min() > 0.1

@@ -115,6 +115,9 @@ def test_candidate_that_is_better_for_the_new_clips_is_promoted(root: Path) -> N
     best = champion()
     assert best is not None
     assert best.number == "2"
+    new, gain, *_ = release.changed_by_new_clips(best)
+    assert new.startswith(f"{OWN + 1} new videos: 1 clip to train on, {OWN} judged. ")
+    assert gain.startswith("Real, continued, PSNR over the champion: new videos +1")
     open_client().set_registered_model_alias(MODEL, "champion", "1")
     champion()  # writes down that the alias was moved
 

@@ -26,6 +26,7 @@ from videomar.report.galleries import (
     pick_examples,
 )
 from videomar.report.kept_clips import read_kept_clips, write_kept_clips
+from videomar.report.new_clips import ClipsSince
 from videomar.report.page import Release, write_report
 from videomar.report.strips import strip_address, strip_bytes
 from videomar.report.tables import caption_lines
@@ -182,6 +183,30 @@ def test_report_shows_champion_and_challenger_side_by_side(root: Path, tmp_path:
     assert EVIL not in html
     for text in ("champion", "challenger", "challenger's best", "+1.00", "10 of 10 better"):
         assert text in page.text
+
+
+def test_report_says_what_new_clips_changed(root: Path, tmp_path: Path) -> None:
+    clips = [kinds["truth"].clip_id for kinds in read_generated(root / "data/generated.parquet")]
+    own = pd.DataFrame({"clip_id": clips, "video_sha256": clips, "split": "test"})
+    before = own.iloc[: len(own) // 2]
+    since = ClipsSince(own, before, [clips[0]])
+    other = replace(opponent(root, tmp_path), since=since)
+    write_report(tmp_path / "index.html", Layout(root), root / "credits.txt", release(opponent=other))
+    html = (tmp_path / "index.html").read_text()
+    page = Page(html)
+    assert "new-clips" in page.ids
+    for text in ("What the new clips changed", "On clips of new videos", "On clips of old videos"):
+        assert text in page.text
+    assert f"{len(own) - len(before)} new videos: 0 clips to train on" in page.text
+    assert EVIL not in html
+    unlike = replace(other, details=tmp_path / "details.json")
+    details = json.loads((root / "data/evaluation.json").read_text())
+    details["fingerprint"]["split"] = EVIL
+    unlike.details.write_text(json.dumps(details))
+    found = report.changed_since_champion(Layout(root), unlike)
+    assert found is not None
+    assert "No clip was judged for both models" in found.lines[-1]
+    assert report.changed_since_champion(Layout(root), None) is None
 
 
 def test_report_refuses_to_compare_what_was_evaluated_otherwise(root: Path, tmp_path: Path) -> None:

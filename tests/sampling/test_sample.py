@@ -35,7 +35,7 @@ from videomar.latents.dataset import LatentDataset
 from videomar.media.cover import cover
 from videomar.media.mp4 import find_ffmpeg
 from videomar.sampling.finished_batches import FinishedBatches
-from videomar.sampling.held_out import choose_clips, read_held_out, seen_input
+from videomar.sampling.held_out import choose_clips, read_held_out, seen_input, wrong_prompts
 from videomar.sampling.sample import cache_difference, causality_leak, sample_held_out
 from videomar.sampling.worlds import worlds_of
 from videomar.sources.simulate import draw_simulated
@@ -301,6 +301,12 @@ def test_every_shot_gives_a_clip_before_one_gives_two() -> None:
     more = choose_clips(rows, dataclasses.replace(suite, real_clips=13))
     assert set(chosen["clip_id"]) < set(more["clip_id"])
     assert sorted(more["shot"].value_counts(dropna=False))[:-1] == [1] * 9 + [2]
+
+
+def test_wrong_prompt_is_another_caption_of_the_same_group() -> None:
+    rows = pandas.DataFrame({"group": ["real"] * 3 + ["simulated"] * 3, "caption": [*"aabcdc"]})
+    assert wrong_prompts(rows) == [2, 2, 0, 4, 5, 4]
+    assert wrong_prompts(rows.assign(caption="one")) == list(range(6))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from videomar.config.layout import Layout
 from videomar.errors import VideomarError
 from videomar.evaluation.fingerprint import read_details, why_incomparable
+from videomar.registry.ancestors import TRAIN_SPLIT, trained_clips
 from videomar.registry.candidate import credits_file, register_candidate
 from videomar.registry.champion import apply_decision
 from videomar.registry.decide import decide as ask_gate
@@ -37,6 +38,7 @@ from videomar.registry.versions import (
 if TYPE_CHECKING:
     from videomar.report.family import Relative
     from videomar.report.galleries import Opponent
+    from videomar.report.new_clips import ClipsSince
 
 _HERE = Layout()
 _SHOWN_TAGS = (
@@ -129,7 +131,18 @@ def summarise(version: Version) -> list[str]:
     best = champion()
     decision = version.decision or {"promote": False, "reasons": ["Not judged yet."], "figures": []}
     number = None if best is None else best.number
-    return closing_words(_HERE, Outcome(number=version.number, decision=decision, champion=number))
+    changed = changed_by_new_clips(version)
+    outcome = Outcome(number=version.number, decision=decision, champion=number, changed=changed)
+    return closing_words(_HERE, outcome)
+
+
+def changed_by_new_clips(version: Version) -> list[str]:
+    """Say what new clips changed since the champion that a version met; empty without one or new videos."""
+    from videomar.report.page import changed_since_champion
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = changed_since_champion(_HERE, _opponent(version, Path(folder)))
+    return [] if found is None else found.lines
 
 
 def report(number: str) -> Path:
@@ -200,5 +213,20 @@ def _opponent(version: Version, folder: Path) -> "Opponent | None":
     evidence = download_evidence(before, folder, compared)
     if not (evidence / _HERE.evaluation.name).is_file():
         return None
-    details = evidence / _HERE.evaluation_details.name
-    return Opponent(str(before), evaluation_of(before, compared), evidence / KEPT_CLIPS, details)
+    details, rows = evidence / _HERE.evaluation_details.name, evaluation_of(before, compared)
+    return Opponent(str(before), rows, evidence / KEPT_CLIPS, details, _clips_since(version, before))
+
+
+def _clips_since(version: Version, before: Version) -> "ClipsSince | None":
+    """The clips of a version and of the champion before it; None if those of either are not known."""
+    import pandas
+
+    from videomar.report.new_clips import ClipsSince
+
+    own, theirs = trace(version).clips, trace(before)
+    if own is None or theirs.clips is None:
+        return None
+    known = [theirs.clips, *(each.clips for each in theirs.ancestors if each.clips is not None)]
+    in_train = [clips[clips["split"] == TRAIN_SPLIT] for clips in (own, *known)]
+    seen = trained_clips(own[own["split"] != TRAIN_SPLIT], in_train[1:], set(in_train[0]["video_sha256"]))
+    return ClipsSince(own, pandas.concat(known), seen)

@@ -13,6 +13,7 @@ from videomar.config import Params, load_own_params
 from videomar.config.layout import Layout
 from videomar.curation.ledger import kept_clips, read_ledger
 from videomar.report.ledger_sheet import LedgerSummary, summarise_ledger
+from videomar.report.score_table import number_of
 from videomar.report.tables import read_metrics
 
 _REASONS = 3
@@ -38,6 +39,8 @@ class Outcome:
     """The gate's: `promote`, `reasons`, `figures`."""
     champion: str | None
     """Number of the champion; None if there is none."""
+    changed: Sequence[str] = ()
+    """What new clips changed since the champion before, see `NewClips.lines`."""
 
 
 def closing_words(layout: Layout, outcome: Outcome) -> list[str]:
@@ -56,6 +59,7 @@ def closing_words(layout: Layout, outcome: Outcome) -> list[str]:
         *(f"start: {line}" for line in _start(params, metrics.get("sample", {}))),
         f"quality: {_quality(outcome.decision, metrics.get('evaluate', {}))}",
         f"verdict: {_verdict(outcome)}",
+        *(f"new clips: {line}" for line in outcome.changed),
         f"look: {command()} ledger show --sheet {_SHEET}   (which clips were kept, and why others were not)",
         f"try: {_example(layout, outcome)}",
         f"better: {_advice(outcome, params, summary, metrics)}",
@@ -77,12 +81,12 @@ def _clips(summary: LedgerSummary) -> str:
     for _, split, count in summary.splits:
         counts[split] = counts.get(split, 0) + count
     splits = ", ".join(f"{counts[name]} {name}" for name in ("train", "val", "test") if name in counts)
-    text = f"{kept} of {summary.num_clips} kept, from {_number_of(summary.num_videos, 'file')} ({splits})"
+    text = f"{kept} of {summary.num_clips} kept, from {number_of(summary.num_videos, 'file')} ({splits})"
     reasons = [f"{each.count} {each.name.replace('_', ' ')}" for each in summary.rejected[:_REASONS]]
     if summary.rejected:
         text += f"; not kept: {', '.join(reasons)}{', ...' if len(summary.rejected) > _REASONS else ''}"
     if summary.num_unreadable:
-        text += f"; {_number_of(summary.num_unreadable, 'file')} could not be read"
+        text += f"; {number_of(summary.num_unreadable, 'file')} could not be read"
     return text
 
 
@@ -123,7 +127,7 @@ def _quality(decision: Mapping[str, Any], of_evaluate: Mapping[str, float]) -> s
         group = "simulated" if group == "sim" else group
     else:
         group, gain = str(figure["name"]).partition(" ")[0], float(figure["value"])
-        of_shots = f" of {_number_of(figure['shots'], 'shot')}" if figure.get("shots") else ""
+        of_shots = f" of {number_of(figure['shots'], 'shot')}" if figure.get("shots") else ""
         about = f"interval {figure['low']:+.1f} to {figure['high']:+.1f}, {figure['n']} clips{of_shots}"
     if gain is None:
         return "nothing was judged"
@@ -188,7 +192,3 @@ def _advice(
             f"{command()} use-clips {shlex.quote(params.samples.source)} --start-from shipped"
         )
     return "; ".join(tips)
-
-
-def _number_of(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -12,6 +12,7 @@ from videomar.evaluation.generated import Clip, ClipKinds, psnr_db, repeat_last
 from videomar.evaluation.metrics.catalogue import METRICS, Metric
 from videomar.report.compare import pairs_of
 from videomar.report.kept_clips import read_kept_clips, truth_sha256
+from videomar.report.new_clips import ClipsSince
 from videomar.report.score_table import CHIEF, TASKS, number
 from videomar.report.strips import Strip, make_strip
 
@@ -70,6 +71,8 @@ class Opponent:
     """The clips that it kept; may be missing."""
     details: Path
     """Its evaluation.json; may be missing."""
+    since: ClipsSince | None = None
+    """The clips of both models; None = not known."""
 
 
 _CEILING = "Tokenizer: what it leaves of the truth, the ceiling for what a model draws."

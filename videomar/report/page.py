@@ -36,6 +36,7 @@ from videomar.report.galleries import (
     world_galleries,
 )
 from videomar.report.ledger_sheet import summarise_ledger
+from videomar.report.new_clips import NewClips, changed_by_new_clips
 from videomar.report.score_table import long_table, of_same_truth, read_scores
 from videomar.report.tables import (
     caption_lines,
@@ -93,6 +94,16 @@ def write_report(out: Path, layout: Layout, credits: Path, release: Release) -> 
         draft.write_text(html, encoding="utf-8")
 
 
+def changed_since_champion(layout: Layout, opponent: Opponent | None) -> NewClips | None:
+    """What new clips changed, see `changed_by_new_clips`; None without a champion or a new video."""
+    if opponent is None:
+        return None
+    rows, details = read_scores(layout.evaluation), read_details(layout.evaluation_details)
+    comparable = not why_incomparable(details, read_details(opponent.details))
+    theirs = long_table(of_same_truth(opponent.rows, rows) if comparable else opponent.rows.head(0))
+    return changed_by_new_clips(opponent.since, long_table(rows), theirs)
+
+
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the main packages."""
     versions = {"python": python_version()}
@@ -117,6 +128,7 @@ def _about_model(layout: Layout, release: Release) -> dict[str, Any]:
     of_failures = [gallery for _, gallery in failures]
     return {
         "duel": duel,
+        "new_clips": changed_since_champion(layout, release.opponent),
         "galleries": galleries,
         "tokenizer_galleries": tokenizer_galleries,
         "failures": failures,

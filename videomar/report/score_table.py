@@ -84,6 +84,11 @@ def number(value: float, signed: bool = False, beside: tuple[float, ...] = ()) -
     return text.replace("-", "−") if value else text.replace("-", "+" if signed else "")
 
 
+def number_of(count: int, what: str) -> str:
+    """A count in words."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def clips_of_shots(clips: int, shots: int | None) -> str:
     """Both counts in words, as the reports show them; without shots that are not recorded."""
     if shots is None or shots == clips:
