@@ -164,10 +164,18 @@ def _tags(checkpoint: Path) -> dict[str, str]:
 
 
 def _run_tags(checkpoint: Path) -> dict[str, str]:
-    """Name of the MLflow run of a candidate, and the training run above it if that is known."""
+    """Name, source and description of a candidate's run, and the training run above it if that is known."""
     training_run = read_run_id(_HERE.training_run / RUN_FILE)
     above = {} if training_run is None else {"mlflow.parentRunId": training_run}
-    return {"mlflow.runName": f"candidate {checkpoint.name}", **above}
+    step = int(checkpoint.name.removeprefix("step_"))
+    about = {
+        "mlflow.runName": f"candidate of step {step}",
+        "mlflow.source.name": "flows/release.py",
+        "mlflow.note.content": f"What was registered of step {step} as a version of the model `{MODEL}`: the "
+        "model itself, the metrics of all stages, and in `evidence` what the gate saw and what it was made "
+        "from. The gate's decision is a tag of the version, and in its description.",
+    }
+    return {**about, **above}
 
 
 def _collect_evidence(folder: Path) -> None:

@@ -2,9 +2,9 @@
 
 MLflow has no transactions, so a move of the alias is three writes, in this order:
 
-    1. tag history.nNUMBER.RANDOM the move itself; written once and never changed
-    2. alias champion            the new version
-    3. tag history_settled       the name of the first tag: this move is complete
+    1. tag history.n00000007.5eed    the move itself, by its number; written once and never changed
+    2. alias champion                the new version
+    3. tag history_settled           the name of the first tag: this move is complete
 
 A process killed after 1 or 2 leaves a history whose last move is not settled. `settled_history` then repeats
 2 and 3, which have the same effect twice, before anything else happens. So alias and history agree after the
@@ -21,7 +21,6 @@ Source: mlflow#2169 (aliases and stages keep no record of who moved them).
 """
 
 import contextlib
-import getpass
 import json
 import platform
 import uuid
@@ -29,6 +28,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
+
+from videomar.tracking.mlflow_store import user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -264,8 +265,4 @@ def _previous_champion(client: "MlflowClient", number: str) -> str | None:
 
 
 def _who() -> str:
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError):  # no such user: a container that runs under a bare number
-        name = "unknown"
-    return f"{name}@{platform.node()}"
+    return f"{user_name()}@{platform.node()}"
