@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from flows.watch import unjudged_champion
 from videomar.errors import VideomarError
 from videomar.registry import champion as alias
 from videomar.registry import champion_history as history
@@ -221,6 +222,36 @@ def test_alias_that_was_moved_by_hand_is_noted_and_can_be_rolled_back(client: Ml
     assert moves()[-1] == ("rollback", "3", "1")
 
 
+def test_watch_of_make_up_sees_a_move_by_hand_until_it_is_judged(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert unjudged_champion() is None
+    promote("1")
+    assert unjudged_champion() is None
+    client.set_registered_model_alias(MODEL, "champion", "3")
+    key = unjudged_champion()
+    assert key == read_history(client).keys[-1]
+    assert unjudged_champion() == key  # one run for one move, however often it is seen
+    promote("3")
+    assert moves()[-1] == ("promote", "1", "3")
+    assert unjudged_champion() is None
+    client.set_registered_model_alias(MODEL, "champion", "1")  # an earlier champion
+    assert unjudged_champion() is None
+    assert moves()[-1] == ("rollback", "3", "1")
+    monkeypatch.chdir(tmp_path)
+    assert unjudged_champion() is None
+    assert not any(tmp_path.iterdir())  # to look makes no store
+
+
+def test_version_that_was_left_before_it_was_judged_never_was_champion(client: MlflowClient) -> None:
+    promote("1")
+    for number in "23":
+        client.set_registered_model_alias(MODEL, "champion", number)
+        assert moves()[-1] == ("found", "1", number)
+    alias.roll_back("")
+    assert moves()[-1] == ("rollback", "3", "1")
+
+
 def test_champion_from_before_the_history_can_be_rolled_back(client: MlflowClient) -> None:
     client.set_model_version_tag(MODEL, "2", "previous_champion", "1")
     client.set_registered_model_alias(MODEL, "champion", "2")
@@ -274,9 +305,12 @@ def test_history_is_append_only(client: MlflowClient) -> None:
         ("p1 p2 r1 p3", ["1", "3"]),
         ("p1 p2 p3 r1", ["1"]),
         ("p1 p1", ["1"]),
+        ("p1 f2 p2 f3", ["1", "2", "3"]),
+        ("p1 f2 f3", ["1", "3"]),
+        ("p1 f2 f3 r1", ["1"]),
     ],
 )
 def test_champions_are_undone_like_a_stack(moved: str, expected: list[str]) -> None:
-    actions: dict[str, history.Action] = {"p": "promote", "r": "rollback"}
+    actions: dict[str, history.Action] = {"p": "promote", "r": "rollback", "f": "found"}
     told = [Move(action=actions[word[0]], before=None, after=word[1:], why="") for word in moved.split()]
     assert champions(told) == expected

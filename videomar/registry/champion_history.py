@@ -158,7 +158,10 @@ def settled_history(client: "MlflowClient") -> History:
     if history.alias is None or history.alias == history.expected:
         _show(client, history)
         return history
-    before = history.expected if history.moves else _previous_champion(client, history.alias)
+    unjudged = history.unjudged
+    before = history.expected if unjudged is None else unjudged.before
+    if not history.moves:
+        before = _previous_champion(client, history.alias)
     why = "the alias is older than the history" if not history.moves else "moved without videomar"
     action: Action = "rollback" if history.alias in champions(history.moves) else "found"
     return move_champion(client, history, Move(action=action, before=before, after=history.alias, why=why))
@@ -167,13 +170,18 @@ def settled_history(client: "MlflowClient") -> History:
 def champions(moves: Sequence[Move]) -> list[str]:
     """Versions that a rollback can go back to, the present champion last.
 
-    Promotions push, rollbacks pop: a second rollback goes back one more version, not to the one just left.
+    Promotions push, rollbacks pop: a second rollback goes back one more version, not to the one just left. A
+    version that was made champion with other tools, and left before the gate judged it, never was one.
     """
     stack: list[str] = []
+    unjudged = False
     for move in moves:
         if move.action == "rollback":
             while stack and stack[-1] != move.after:
                 stack.pop()
+        if move.action == "found" and unjudged:
+            stack.pop()
+        unjudged = move.action == "found"
         if not stack:
             stack = [move.before] if move.before is not None and move.action != "rollback" else []
         if move.after is not None and stack[-1:] != [move.after]:

@@ -142,6 +142,8 @@ def judge_found_champion(params: Path, run: RunStage = run_here, force_reason: s
         refusal = "" if decision["promote"] else f"refused by the gate: {' '.join(decision['reasons'])}"
     except VideomarError as error:
         refusal = f"cannot be judged: {error}"
+    if alias_history().keys != history.keys:  # moved again while it was judged
+        return judge_found_champion(params, run, force_reason)
     if refusal:
         return [f"{name}: {refusal}", *roll_back(f"undone: {name}, {refusal}", undo=True)]
     apply_decision(version, forced_because)
