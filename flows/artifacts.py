@@ -14,6 +14,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from videomar.config.layout import Layout
 from videomar.environment import read_services
 from videomar.evaluation.generated import read_generated
+from videomar.registry.champion import alias_history
 from videomar.registry.versions import Version, version_of
 from videomar.tracking.mlflow_store import experiment_id, open_client
 
@@ -52,6 +53,12 @@ def show_release(number: str, decision: str, champion: str, report: Path) -> Non
     lines = [f"# {version}", decision, f"**Champion:** {champion}", f"**Report:** `{report.resolve()}`"]
     lines.append(f"**MLflow:** {_mlflow_link(version.run_id)}")
     create_markdown_artifact(key="release", markdown="\n\n".join(lines), description=str(version))
+
+
+def show_history() -> None:
+    """Show a table of every move of the alias `champion`, the newest first."""
+    if rows := alias_history().rows:
+        create_table_artifact(key="champion-history", table=rows, description="Moves of the alias champion")
 
 
 def show_metrics(
@@ -127,4 +134,6 @@ def _mlflow_link(run_id: str) -> str:
     address = read_services().get("services", {}).get("mlflow", {}).get("address")
     if address is None:
         return f"run `{run_id}` (`make up` starts its pages)"
-    return f"{address}/#/experiments/{experiment_id(open_client())}/runs/{run_id}"
+    # With the mode of training in the address, MLflow's navigation has its models.
+    where = f"experiments/{experiment_id(open_client())}/runs/{run_id}"
+    return f"{address}/#/{where}?workflowType=machine_learning"

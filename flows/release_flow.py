@@ -5,11 +5,14 @@ Its steps are those of videomar/registry/release.py as Prefect tasks, each with 
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from prefect import flow, task
+from prefect import State, flow, task
+from prefect.states import Completed
+from pydantic import PositiveFloat
 from tqdm import tqdm
 
-from flows.artifacts import show_clips, show_release
+from flows.artifacts import show_clips, show_history, show_release
 from flows.pipeline import HOURS, checkout_lock, retry_unless, run_command
 from videomar.config.layout import Layout
 from videomar.errors import VideomarError
@@ -45,8 +48,23 @@ def release_steps(hours: float = HOURS) -> str:
     version = version_of(number)
     about = "\n\n".join([decision, *(f"New clips: {line}" for line in steps.changed_by_new_clips(version))])
     show_release(number, about, steps.describe_champion(version), path)
+    show_history()
     show_clips(Layout().generated)
     return number
+
+
+@flow(name="judge-champion")
+def judge_champion(hours_per_stage: PositiveFloat = HOURS) -> State[Any]:
+    """Let the gate judge a champion that was made one on MLflow's page; undo what it refuses.
+
+    Args:
+        hours_per_stage: Time limit of each stage that evaluates a version again.
+    """
+    with checkout_lock("judge champion"):
+        run = partial(run_command, hours=hours_per_stage)
+        lines = steps.judge_found_champion(Layout().params, run)
+        show_history()
+        return Completed(message=". ".join(lines) or "every move of the champion is judged")
 
 
 @task(name="register candidate", retries=1, retry_delay_seconds=2, retry_condition_fn=_may_retry)

@@ -17,7 +17,7 @@ from prefect.schedules import Schedule
 from prefect.states import Cancelled, Scheduled
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
-from flows.watch import start_after_new_files
+from flows.watch import judge_after_moves, start_after_new_files
 from videomar.errors import VideomarError
 
 _DEPLOYMENTS = Path("prefect.yaml")
@@ -39,11 +39,14 @@ async def serve(ready: Path) -> None:
     """
     # Flows hold the lock of the checkout one at a time: of three processes, one works and two wait.
     runner = Runner(name="videomar", limit=3, pause_on_shutdown=False)
-    for deployment in deployments(_DEPLOYMENTS):
+    served = deployments(_DEPLOYMENTS)
+    for deployment in served:
         await runner.aadd_deployment(deployment)
     await resume_unfinished_runs()
     watches = quiet_times(_DEPLOYMENTS).items()
     watching = [asyncio.create_task(start_after_new_files(name, quiet_s)) for name, quiet_s in watches]
+    judges = [f"{known.flow_name}/{known.name}" for known in served if known.flow_name == "judge-champion"]
+    watching += [asyncio.create_task(judge_after_moves(name)) for name in judges[:1]]
     ready.touch()
     await runner.start()
     for task in watching:

@@ -1,4 +1,4 @@
-"""Start a deployment after new files: once they have stopped changing, one run at a time."""
+"""Start a deployment after new files, once they have stopped changing; and one after a moved alias."""
 
 import asyncio
 import hashlib
@@ -15,10 +15,15 @@ from prefect.client.schemas.objects import TERMINAL_STATES
 
 from videomar.config.layout import Layout
 from videomar.files import write_json
+from videomar.registry.champion import alias_history
+from videomar.registry.local_versions import local_champion_is_settled
 from videomar.sources.listing import walk
+from videomar.tracking.mlflow_store import store_exists
 
 _HERE = Layout()
 _TAG, _RECORDS = "new files", _HERE.local / "new_files"
+_MOVED = "moved alias"
+_EVERY_S = 20.0
 _SCANS = 6  # scans within a quiet time
 _REST = 50  # between two scans of a large folder, times as long as a scan takes
 _log = logging.getLogger(__name__)
@@ -78,7 +83,9 @@ async def start_after_new_files(deployment: str, quiet_s: float) -> None:
         start = time.monotonic()
         try:
             seen = await asyncio.to_thread(take_snapshot)
-            if new_files.is_due(seen, start) and await _start(deployment, f"{new_files.known} -> {seen}"):
+            if new_files.is_due(seen, start) and await _start(
+                deployment, f"{new_files.known} -> {seen}", _TAG
+            ):
                 new_files.mark_known(seen)
         except Exception as error:  # of any kind: the watch must not end
             if reported != (reported := f"{type(error).__name__}: {error}"):
@@ -86,13 +93,34 @@ async def start_after_new_files(deployment: str, quiet_s: float) -> None:
         await asyncio.sleep(max(quiet_s / _SCANS, _REST * (time.monotonic() - start)))
 
 
-async def _start(deployment: str, key: str) -> bool:
+async def judge_after_moves(deployment: str) -> None:
+    """Start a run for each champion that was made one without videomar, until cancelled."""
+    reported = ""
+    while True:
+        try:
+            if (found := await asyncio.to_thread(unjudged_champion)) is not None:
+                await _start(deployment, found, _MOVED)
+        except Exception as error:  # of any kind: the watch must not end
+            if reported != (reported := f"{type(error).__name__}: {error}"):
+                _log.warning("champion: %s; trying again", reported)
+        await asyncio.sleep(_EVERY_S)
+
+
+def unjudged_champion() -> str | None:
+    """Name of the last move of the alias `champion` if the gate has to judge it; a new one is recorded."""
+    if not store_exists() or local_champion_is_settled():
+        return None
+    history = alias_history()
+    return None if history.unjudged is None else history.keys[-1]
+
+
+async def _start(deployment: str, key: str, tag: str) -> bool:
     """Start a run unless an earlier one started here is unfinished; the server starts one run per key."""
     async with get_client() as client:
         found = await client.read_deployment_by_name(deployment)
         unfinished = {"type": {"not_any_": [*TERMINAL_STATES]}}
-        ours = {"deployment_id": {"any_": [found.id]}, "tags": {"all_": [_TAG]}, "state": unfinished}
+        ours = {"deployment_id": {"any_": [found.id]}, "tags": {"all_": [tag]}, "state": unfinished}
         if await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(ours), limit=1):
             return False
-        await client.create_flow_run_from_deployment(found.id, tags=[_TAG], idempotency_key=key)
+        await client.create_flow_run_from_deployment(found.id, tags=[tag], idempotency_key=key)
         return True

@@ -1,11 +1,14 @@
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from flows.watch import unjudged_champion
 from videomar.errors import VideomarError
 from videomar.registry import champion as alias
 from videomar.registry import champion_history as history
@@ -84,6 +87,99 @@ def test_rollback_without_a_champion_is_refused(client: MlflowClient) -> None:
         alias.roll_back("")
 
 
+class Clock:
+    """The wall clock of a machine: set to any time, and standing still until it is set again."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 30, 12, tzinfo=UTC)
+
+    def now(self, zone: object) -> datetime:
+        return self.time
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in (history, registry):
+        monkeypatch.setattr(module, "datetime", clock)
+    return clock
+
+
+def test_clock_that_goes_back_changes_no_order(client: MlflowClient, clock: Clock) -> None:
+    for number in "123":
+        promote(number)
+        clock.time -= timedelta(minutes=1)
+        best = champion()
+        assert best is not None
+        assert best.number == number
+    alias.roll_back("too dark")
+    assert moves() == [
+        ("promote", None, "1"),
+        ("promote", "1", "2"),
+        ("promote", "2", "3"),
+        ("rollback", "3", "2"),
+    ]
+    assert read_history(client).alias == "2"
+
+
+def test_moves_of_machines_with_skewed_clocks_keep_their_order(client: MlflowClient, clock: Clock) -> None:
+    behind, ahead = clock.time - timedelta(hours=1), clock.time + timedelta(hours=1)
+    for number, clock.time in zip("1231", (ahead, behind, ahead, behind), strict=True):
+        promote(number)
+    assert [after for _, _, after in moves()] == ["1", "2", "3", "1"]
+    assert read_history(client).alias == "1"
+
+
+def test_entries_that_were_ordered_by_time_come_before_numbered_ones(
+    client: MlflowClient, clock: Clock
+) -> None:
+    old = Move(action="promote", before=None, after="1", why="better")
+    entry = json.dumps({**vars_of(old), "when": "2031-01-01T00:00:00.000000+00:00"})
+    key = "history.2031-01-01T00:00:00.000000.01234567"
+    client.set_registered_model_tag(MODEL, key, entry)
+    client.set_registered_model_alias(MODEL, "champion", "1")
+    client.set_registered_model_tag(MODEL, "history_settled", key)
+    promote("2")
+    assert moves() == [("promote", None, "1"), ("promote", "1", "2")]
+    assert read_history(client).alias == "2"
+
+
+def vars_of(move: Move) -> dict[str, object]:
+    """Fields of an entry as it was written before decisions had ids."""
+    return {name: value for name, value in asdict(move).items() if name != "decision_id"}
+
+
+def test_two_decisions_in_the_same_second_are_two(client: MlflowClient, clock: Clock) -> None:
+    promote("1")
+    promote("2")
+    alias.roll_back("it flickers")
+    promote("2")
+    assert moves()[-1] == ("promote", "1", "2")
+
+
+def test_moves_at_the_same_moment_leave_one_champion(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine moves the alias between our look at the history and our entry."""
+    promote("1")
+    ours, theirs = (record_decision(version_of(number), YES) for number in "23")
+    look, looks = alias.settled_history, itertools.count()
+
+    def overtaken(client: MlflowClient) -> history.History:
+        found = look(client)
+        if next(looks) == 0:
+            alias.apply_decision(theirs)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alias, "settled_history", overtaken)
+        alias.apply_decision(ours)
+    stored = read_history(client)
+    assert stored.is_settled
+    assert stored.alias == stored.expected
+    assert {(move.before, move.after) for move in stored.moves[1:]} == {("1", "2"), ("1", "3")}
+
+
 @pytest.mark.parametrize("broken_call", [1, 2, 3])
 def test_move_that_was_killed_half_way_is_whole_at_the_next_use(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch, broken_call: int
@@ -122,6 +218,36 @@ def test_alias_that_was_moved_by_hand_is_noted_and_can_be_rolled_back(client: Ml
     promote("1")
     client.set_registered_model_alias(MODEL, "champion", "3")
     assert moves()[-1] == ("found", "1", "3")
+    alias.roll_back("")
+    assert moves()[-1] == ("rollback", "3", "1")
+
+
+def test_watch_of_make_up_sees_a_move_by_hand_until_it_is_judged(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert unjudged_champion() is None
+    promote("1")
+    assert unjudged_champion() is None
+    client.set_registered_model_alias(MODEL, "champion", "3")
+    key = unjudged_champion()
+    assert key == read_history(client).keys[-1]
+    assert unjudged_champion() == key  # one run for one move, however often it is seen
+    promote("3")
+    assert moves()[-1] == ("promote", "1", "3")
+    assert unjudged_champion() is None
+    client.set_registered_model_alias(MODEL, "champion", "1")  # an earlier champion
+    assert unjudged_champion() is None
+    assert moves()[-1] == ("rollback", "3", "1")
+    monkeypatch.chdir(tmp_path)
+    assert unjudged_champion() is None
+    assert not any(tmp_path.iterdir())  # to look makes no store
+
+
+def test_version_that_was_left_before_it_was_judged_never_was_champion(client: MlflowClient) -> None:
+    promote("1")
+    for number in "23":
+        client.set_registered_model_alias(MODEL, "champion", number)
+        assert moves()[-1] == ("found", "1", number)
     alias.roll_back("")
     assert moves()[-1] == ("rollback", "3", "1")
 
@@ -179,9 +305,12 @@ def test_history_is_append_only(client: MlflowClient) -> None:
         ("p1 p2 r1 p3", ["1", "3"]),
         ("p1 p2 p3 r1", ["1"]),
         ("p1 p1", ["1"]),
+        ("p1 f2 p2 f3", ["1", "2", "3"]),
+        ("p1 f2 f3", ["1", "3"]),
+        ("p1 f2 f3 r1", ["1"]),
     ],
 )
 def test_champions_are_undone_like_a_stack(moved: str, expected: list[str]) -> None:
-    actions: dict[str, history.Action] = {"p": "promote", "r": "rollback"}
+    actions: dict[str, history.Action] = {"p": "promote", "r": "rollback", "f": "found"}
     told = [Move(action=actions[word[0]], before=None, after=word[1:], why="") for word in moved.split()]
     assert champions(told) == expected

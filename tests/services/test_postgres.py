@@ -97,7 +97,7 @@ def test_alias_moves_with_a_history_and_a_card_of_any_length(checkout: Checkout,
 @pytest.mark.slow
 @needs_server
 def test_flow_completes_and_shows_its_table(checkout: Checkout) -> None:
-    run = checkout.start("refresh/by-hand")
+    run = checkout.start("refresh/refresh")
     assert checkout.end_state(run)["name"] == "Completed"
     (table,) = checkout.prefect("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
     assert '"stage": "second", "result": "new results"' in table["data"]

@@ -60,7 +60,7 @@ def test_nightly_run_is_scheduled(checkout: Checkout) -> None:
 
 
 def test_refresh_shows_what_was_done(checkout: Checkout) -> None:
-    run = checkout.start("refresh/by-hand")
+    run = checkout.start("refresh/refresh")
     assert checkout.end_state(run)["name"] == "Completed"
     given = {"artifacts": {"flow_run_id": {"any_": [run]}}}
     (table,) = checkout.prefect("/artifacts/filter", given)
@@ -90,9 +90,9 @@ def test_flow_from_the_terminal_is_seen_in_the_pages(checkout: Checkout) -> None
 
 def test_second_run_waits_and_cancelling_the_first_ends_its_children(checkout: Checkout) -> None:
     checkout.pause()
-    first = checkout.start("refresh/by-hand")
+    first = checkout.start("refresh/refresh")
     child = checkout.pausing_child()
-    second = checkout.start("refresh/by-hand")
+    second = checkout.start("refresh/refresh")
     wait_for(lambda: "refresh waits for its turn: refresh is running" in checkout.log("flows"), "the wait")
     assert psutil.pid_exists(child)
     checkout.prefect(f"/flow_runs/{first}/set_state", {"state": {"type": "CANCELLING"}})
@@ -111,7 +111,7 @@ def test_new_files_start_one_run_at_a_time_also_when_the_service_dies(checkout: 
 
     assert runs() == []
     checkout.pause()
-    other = checkout.start("refresh/by-hand")
+    other = checkout.start("refresh/refresh")
     checkout.pausing_child()
     (checkout.folder / "clips/a.mp4").touch()
     (first,) = wait_for(runs, "a run for the new file")
@@ -133,8 +133,8 @@ def test_new_files_start_one_run_at_a_time_also_when_the_service_dies(checkout: 
 @pytest.mark.parametrize(
     ("deployment", "parameters", "word"),
     [
-        ("sweep/by-hand", {"num_samples": 0}, "num_samples"),
-        ("sweep/by-hand", {"runs": "fast"}, "runs"),
+        ("sweep/sweep", {"num_samples": 0}, "num_samples"),
+        ("sweep/sweep", {"runs": "fast"}, "runs"),
         ("retrain/nightly", {"hours_per_stage": -1}, "hours_per_stage"),
     ],
 )
@@ -147,14 +147,14 @@ def test_wrong_parameter_is_refused_by_the_pages_with_its_name(
 
 
 def test_sweep_of_nothing_says_what_is_missing(checkout: Checkout) -> None:
-    ended = checkout.end_state(checkout.start("sweep/by-hand"))
+    ended = checkout.end_state(checkout.start("sweep/sweep"))
     assert ended["type"] == "FAILED"
     assert "got neither runs nor search" in ended["message"]
 
 
 def test_run_that_died_with_its_service_is_taken_up_again(checkout: Checkout) -> None:
     checkout.pause()
-    run = checkout.start("refresh/by-hand")
+    run = checkout.start("refresh/refresh")
     child = checkout.pausing_child()
     wait_for(lambda: child in [identity.pid for identity in checkout.processes("flows")], "the record")
     os.kill(checkout.pid_of("flows"), signal.SIGKILL)
@@ -168,7 +168,7 @@ def test_run_that_died_with_its_service_is_taken_up_again(checkout: Checkout) ->
 
 def test_killed_run_is_called_crashed_and_the_next_one_goes_on(checkout: Checkout) -> None:
     checkout.pause()
-    run = checkout.start("refresh/by-hand")
+    run = checkout.start("refresh/refresh")
     child = checkout.pausing_child()
     above = [process.pid for process in psutil.Process(child).parents()]
     own = above[above.index(checkout.pid_of("flows")) - 1]
@@ -176,12 +176,12 @@ def test_killed_run_is_called_crashed_and_the_next_one_goes_on(checkout: Checkou
     wait_for(lambda: not psutil.pid_exists(child), "end of the stage")
     checkout.go_on()
     assert checkout.end_state(run)["type"] == "CRASHED"
-    assert checkout.end_state(checkout.start("refresh/by-hand"))["type"] == "COMPLETED"
+    assert checkout.end_state(checkout.start("refresh/refresh"))["type"] == "COMPLETED"
 
 
 def test_servers_that_are_killed_come_back_while_a_flow_goes_on(checkout: Checkout) -> None:
     checkout.pause()
-    run = checkout.start("refresh/by-hand")
+    run = checkout.start("refresh/refresh")
     child = checkout.pausing_child()
     before = {name: checkout.processes(name)[0] for name in ("mlflow", "prefect")}
     for process in before.values():

@@ -107,9 +107,9 @@ def test_prefect_answers_only_to_the_password(checkout: Checkout) -> None:
     api = f"http://{ADDRESSES[0]}:{checkout.ports[1]}/api"
     for wrong in ({}, basic("ute:wrong")):
         with pytest.raises(urllib.error.HTTPError, match="401"):
-            checkout.ask(f"{api}/deployments/name/refresh/by-hand", headers=wrong)
+            checkout.ask(f"{api}/deployments/name/refresh/refresh", headers=wrong)
     known = basic(SECRETS["PREFECT_SERVER_API_AUTH_STRING"])
-    assert checkout.ask(f"{api}/deployments/name/refresh/by-hand", headers=known)["id"]
+    assert checkout.ask(f"{api}/deployments/name/refresh/refresh", headers=known)["id"]
 
 
 def test_flow_with_the_password_goes_through_and_is_seen(checkout: Checkout) -> None:

@@ -97,6 +97,34 @@ def test_run_keeps_params_figures_inputs_files_and_end(
     assert "INFO" not in capfd.readouterr().err
 
 
+def test_run_without_a_name_is_named_by_its_parameters(folder: Path, tmp_path: Path) -> None:
+    params = {"model": {"depth": 4, "hidden_size": 96}, "train": {"seed": 3, "start_from": None}}
+    run = open_run(tmp_path / "run.json", params, {"git_commit": "abc", "git_dirty": "true"})
+    run.finish()
+    tags = open_client().get_run(str(run.run_id)).data.tags
+    assert tags["mlflow.runName"] == "training, 4 layers of 96 channels, seed 3"
+    assert tags["mlflow.source.name"] == "stages/train.py"
+    assert tags["mlflow.source.git.commit"] == "abc"
+    assert tags["mlflow.user"]
+    assert "Stage `train` of dvc.yaml" in tags["mlflow.note.content"]
+
+
+def test_experiment_opens_in_training_mode_unless_a_person_chose_another(folder: Path) -> None:
+    """As the pages of MLflow read it (mlflow/server/js): other kinds hide the models."""
+    client = open_client()
+    number, kind, about = experiment_id(client), "mlflow.experimentKind", "mlflow.note.content"
+    assert client.get_experiment(number).tags[kind] == "custom_model_development"
+    for key in (kind, about):  # as in an experiment of before
+        client.delete_experiment_tag(number, key)
+    experiment_id(client)
+    assert client.get_experiment(number).tags[kind] == "custom_model_development"
+    assert "champion" in client.get_experiment(number).tags[about]
+    client.set_experiment_tag(number, kind, "genai_development")
+    experiment_id(client)
+    assert client.get_experiment(number).tags[kind] == "genai_development"
+    client.set_experiment_tag(number, kind, "custom_model_development")
+
+
 def test_run_keeps_the_machines_load(folder: Path) -> None:
     run = open_run(folder / "load/run.json", {}, {})
     deadline = time.monotonic() + 60

@@ -96,7 +96,11 @@ def _register(found: ModelFolder, params: Params, tags: Mapping[str, str]) -> Ve
         card = model_card(facts_of(f"{MODEL}, registered from a folder", tags, evidence))
         export(found.checkpoint, model, read_parts(tokenizer_files(found.tokenizer), params, card, packed))
         write_checksums(evidence / FILES, {"checkpoint": model, TOKENIZER: model / TOKENIZER})
-        run_tags = {**tags, "mlflow.runName": f"registered from {json.loads(tags[ORIGIN_TAG])['folder']}"}
+        name = f"registered from {json.loads(tags[ORIGIN_TAG])['folder']}"
+        about = (
+            "A model folder that became a version: the model, and in `evidence` what is known of its making."
+        )
+        run_tags = {**tags, "mlflow.runName": name, "mlflow.note.content": about}
         with mlflow.start_run(experiment_id=experiment_id(client), tags=run_tags) as run:
             mlflow.log_artifacts(str(evidence), "evidence")
             logged = log_model(model, params.text.encoder)

@@ -23,6 +23,7 @@ from videomar.registry.versions import (
     challenger,
     download_evidence,
     find_version,
+    is_released,
     stored_folders,
 )
 from videomar.tracking.mlflow_store import open_client, tracking_uri
@@ -77,7 +78,12 @@ def alias_findings() -> list[Finding]:
         what = f"is {history.alias or 'nowhere'}, but a move to {history.expected or 'none'} was interrupted"
         return [Finding(where, what, settle)]  # any use of the registry completes it
     if history.alias == history.expected:
-        return []
+        if history.unjudged is None:
+            return []
+        what = f"is version {history.alias}, made champion without videomar: the gate has not judged it"
+        return [
+            Finding(where, what, f"{BIN}videomar promote {history.alias}")
+        ]  # judges it, or undoes the move
     if history.alias is None:
         what = f"is gone, expected version {history.expected}: it or the alias was deleted"
         return [Finding(where, what, _ROLLBACK)]
@@ -115,7 +121,7 @@ def release_findings(lock: Path, checkpoints: Path) -> list[Finding]:
     if present is None:
         what = "its newest checkpoint is of no registered version, expected one made from this dvc.lock"
         findings.append(Finding(str(checkpoints), what, "make run"))
-    elif "released_at" not in present.tags:
+    elif not is_released(present):
         findings.append(Finding(str(present), "is registered, but its release was interrupted", _RELEASE))
     elif not report_is_about(present):
         what = f"is missing or about another version, expected {present}"

@@ -28,7 +28,7 @@ from videomar.provenance.checkout import git_state, results_sha256, uncommitted_
 from videomar.provenance.made_with import CPU, RUN_RECORD, device_of, record_of
 from videomar.registry.ancestors import copy_ancestors
 from videomar.registry.evidence import FILES, LINEAGE, write_checksums, write_lineage
-from videomar.registry.versions import CHALLENGER, MODEL, Version, find_version, version_of
+from videomar.registry.versions import MODEL, Version, find_version, name_challenger, version_of
 from videomar.tracking.mlflow_store import experiment_id, open_client
 from videomar.tracking.runs import RUN_FILE, read_run_id
 
@@ -72,6 +72,7 @@ def register_candidate() -> Version:
     client = open_client()
     known = find_version(client, _HERE.lock)
     if known is not None:
+        name_challenger(known)  # a process that was killed may have registered it without the alias
         return known
     checkpoint = latest(_HERE.training_run)
     if checkpoint is None:
@@ -97,9 +98,9 @@ def register_candidate() -> Version:
             mlflow.log_artifacts(str(tables), "evidence")
             _log_metrics()
             info = log_model(weights, load_own_params(_HERE.params).text.encoder)
-    created = create_version(client, info, run.info.run_id, tags)
-    client.set_registered_model_alias(MODEL, CHALLENGER, created)
-    return version_of(created)
+    created = version_of(create_version(client, info, run.info.run_id, tags))
+    name_challenger(created)
+    return created
 
 
 def credits_file() -> Path:
@@ -163,10 +164,18 @@ def _tags(checkpoint: Path) -> dict[str, str]:
 
 
 def _run_tags(checkpoint: Path) -> dict[str, str]:
-    """Name of the MLflow run of a candidate, and the training run above it if that is known."""
+    """Name, source and description of a candidate's run, and the training run above it if that is known."""
     training_run = read_run_id(_HERE.training_run / RUN_FILE)
     above = {} if training_run is None else {"mlflow.parentRunId": training_run}
-    return {"mlflow.runName": f"candidate {checkpoint.name}", **above}
+    step = int(checkpoint.name.removeprefix("step_"))
+    about = {
+        "mlflow.runName": f"candidate of step {step}",
+        "mlflow.source.name": "flows/release.py",
+        "mlflow.note.content": f"What was registered of step {step} as a version of the model `{MODEL}`: the "
+        "model itself, the metrics of all stages, and in `evidence` what the gate saw and what it was made "
+        "from. The gate's decision is a tag of the version, and in its description.",
+    }
+    return {**about, **above}
 
 
 def _collect_evidence(folder: Path) -> None:

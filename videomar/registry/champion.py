@@ -1,8 +1,8 @@
 """Moves of the alias `champion`: forward by the gate's decision, back by a rollback."""
 
 from videomar.errors import VideomarError
-from videomar.registry.champion_history import History, Move, champions, move_champion, settled_history
-from videomar.registry.versions import Version, require_run, version_of
+from videomar.registry.champion_history import History, Move, move_champion, settled_history
+from videomar.registry.versions import Version, earlier_champion
 from videomar.tracking.mlflow_store import open_client
 
 
@@ -21,20 +21,36 @@ def apply_decision(version: Version, forced_because: str = "") -> None:
     decision = version.decision
     if decision is None:
         raise VideomarError(f"{version}: got no decision, expected the gate's; run `python -m flows.release`")
-    client, decided_at = open_client(), version.tags.get("decided_at")
-    history = settled_history(client)
-    applied = any((move.after, move.decided_at) == (version.number, decided_at) for move in history.moves)
-    if decision["promote"] and not applied and history.expected != version.number:
-        move = Move(
-            action="promote",
-            before=history.expected,
-            after=version.number,
-            why=forced_because or " ".join(decision["reasons"]),
-            forced=bool(forced_because),
-            figures=decision["figures"],
-            decided_at=decided_at,
-        )
-        move_champion(client, move)
+    history = settled_history(client := open_client())
+    before, found = history.expected, history.unjudged
+    if not decision["promote"] or was_applied(version, history):
+        return
+    if (
+        before == version.number
+    ):  # the alias is there already: only a move with other tools needs its decision
+        if found is None:
+            return
+        before = found.before
+    move = Move(
+        action="promote",
+        before=before,
+        after=version.number,
+        why=forced_because or " ".join(decision["reasons"]),
+        forced=bool(forced_because),
+        figures=decision["figures"],
+        decided_at=version.tags.get("decided_at"),
+        decision_id=decision.get("id"),
+    )
+    move_champion(client, history, move)
+
+
+def was_applied(version: Version, history: History) -> bool:
+    """Whether the gate's last decision about a version has moved the alias."""
+    decision = version.decision or {}
+    own = [move for move in history.moves if move.after == version.number and move.action == "promote"]
+    if "id" in decision:
+        return any(move.decision_id == decision["id"] for move in own)
+    return any(move.decided_at == version.tags.get("decided_at") for move in own)
 
 
 def alias_history() -> History:
@@ -42,10 +58,14 @@ def alias_history() -> History:
     return settled_history(open_client())
 
 
-def roll_back(why: str) -> list[str]:
+def roll_back(why: str, undo: bool = False) -> list[str]:
     """Move the alias back to the newest earlier champion that still exists.
 
     If champion and alias are gone and there is no earlier one, the history ends with no champion.
+
+    Args:
+        why: Stored in the history.
+        undo: Whether the first champion can go, too, which leaves none.
 
     Returns:
         Lines for the user.
@@ -57,21 +77,13 @@ def roll_back(why: str) -> list[str]:
     history = settled_history(client)
     if history.expected is None:
         raise VideomarError("rollback: got no champion, expected one to go back from; see `videomar history`")
-    *earlier, current = champions(history.moves)
-    lines = []
-    for number in reversed(earlier):
-        try:
-            after: str | None = require_run(version_of(number)).number
-            break
-        except VideomarError as error:
-            lines.append(f"passed over: {error}")
-    else:
-        after = None
-    if after is None and history.alias is not None:
+    current, (earlier, lines) = history.expected, earlier_champion(history)
+    if earlier is None and history.alias is not None and not undo:
         passed = f" ({'; '.join(lines)})" if lines else ""
         raise VideomarError(
             f"rollback: got version {current} as the first champion{passed}, expected one before it; "
             "promote another with `videomar promote NUMBER`"
         )
-    move_champion(client, Move(action="rollback", before=current, after=after, why=why))
-    return [*lines, f"champion: {version_of(after) if after is not None else 'none'} (was version {current})"]
+    after = None if earlier is None else earlier.number
+    move_champion(client, history, Move(action="rollback", before=current, after=after, why=why))
+    return [*lines, f"champion: {earlier or 'none'} (was version {current})"]

@@ -29,10 +29,10 @@ from videomar.registry.trace import Trace, trace
 from videomar.registry.versions import (
     ORIGIN_TAG,
     Version,
-    champion,
     evaluation_details_of,
     evaluation_of,
     evidence_folder,
+    opponent_of,
     version_of,
 )
 
@@ -51,7 +51,7 @@ class _Sides(NamedTuple):
 
 
 def decide(version: Version, params: Path, run: RunStage = run_here) -> "Decision":
-    """Let the gate decide about a version, against the present champion if there is one.
+    """Let the gate decide about a version, against the champion if there is one (`opponent_of`).
 
     Args:
         version: The candidate.
@@ -60,7 +60,7 @@ def decide(version: Version, params: Path, run: RunStage = run_here) -> "Decisio
     """
     from videomar.evaluation.gate import comparison_obstacles, decide_promotion  # idle: no pandas
 
-    best, gate = champion(), load_own_params(params).gate
+    best, gate = opponent_of(version), load_own_params(params).gate
     if best is None:
         decision = decide_promotion(_first_evidence(version, run), None, gate)
         about = (*_seen_notes(version), *_unknown_notes((version,)))
@@ -106,8 +106,7 @@ def _first_evidence(version: Version, run: RunStage) -> "Evidence":
         tqdm.write(f"gate: {version} has no scores yet: it is judged now", file=sys.stderr)
         save_scores(version, evaluate_again(version, run))
         version = version_of(version.number)
-    latest = max(version.judged_again, key=lambda key: version.judged_again[key]["at"])
-    return evidence_of(version, latest)
+    return evidence_of(version, version.last_judged_again or "")
 
 
 def _find_sides(candidate: Version, best: Version, run: RunStage) -> _Sides:

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlparse
 
 from videomar.registry.champion_history import CHAMPION, MODEL
@@ -65,6 +65,20 @@ def local_candidate() -> tuple[str, Path] | None:
     return None if found is None or folder is None else (found[0], folder)
 
 
+def local_champion_is_settled() -> bool:
+    """Whether a local store says that its champion, if any, is that of the last move, and is judged."""
+
+    def look(store: sqlite3.Connection) -> bool:
+        _require_schema(store)
+        numbers = store.execute(_ALIAS, (MODEL, CHAMPION)).fetchall()
+        if not numbers:  # gone, or there never was one: nothing to judge
+            return True
+        move = _last_move(store)
+        return move["after"] == str(numbers[0][0]) and move["action"] != "found"
+
+    return _read(look) or False
+
+
 def _read(look: Callable[[sqlite3.Connection], T]) -> T | None:
     """What a look into the store finds; None if there is no local one, or anything about it is unusual."""
     uri = tracking_uri()
@@ -99,15 +113,17 @@ def _location(store: sqlite3.Connection, name: str) -> str:
     number = name
     if not name.isdecimal():
         [(number,)] = store.execute(_ALIAS, (MODEL, name)).fetchall()
-    if name == CHAMPION and not _is_settled(store, str(number)):
-        raise ValueError("the alias is being moved, or was moved by hand")
+    if name == CHAMPION and _last_move(store)["after"] != str(number):
+        raise ValueError("the alias was moved by hand")
     [(location,)] = store.execute(_FOLDER, (MODEL, int(number))).fetchall()
     return str(location)
 
 
-def _is_settled(store: sqlite3.Connection, number: str) -> bool:
-    """Whether the last move of the alias is complete and went to this version; see champion_history.py."""
+def _last_move(store: sqlite3.Connection) -> dict[str, Any]:
+    """The last move of the alias (champion_history.py); ValueError if there is none or it is not complete."""
     tags = dict(store.execute(_HISTORY, (MODEL,)).fetchall())
-    settled = tags.get("history_settled")
     moves = [key for key in tags if key.startswith("history.")]
-    return bool(moves) and settled == moves[-1] and json.loads(tags[moves[-1]])["after"] == number
+    if not moves or tags.get("history_settled") != moves[-1]:
+        raise ValueError("the alias is being moved")
+    move: dict[str, Any] = json.loads(tags[moves[-1]])
+    return move

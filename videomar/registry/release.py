@@ -1,7 +1,7 @@
 """The steps of a release: register the candidate, decide, move the alias, write the report.
 
 Each may be repeated after an interruption. `promote_version` takes the middle two for a version of the user's
-choice.
+choice, `judge_found_champion` for one that somebody made champion with other tools.
 """
 
 import json
@@ -15,13 +15,14 @@ from videomar.errors import VideomarError
 from videomar.evaluation.fingerprint import read_details, why_incomparable
 from videomar.registry.ancestors import TRAIN_SPLIT, trained_clips
 from videomar.registry.candidate import credits_file, register_candidate
-from videomar.registry.champion import apply_decision
+from videomar.registry.champion import alias_history, apply_decision, roll_back, was_applied
 from videomar.registry.decide import decide as ask_gate
 from videomar.registry.evaluate_again import RunStage, run_here
 from videomar.registry.evidence import text_of
 from videomar.registry.model_card import write_card
 from videomar.registry.trace import trace
 from videomar.registry.versions import (
+    MODEL,
     Version,
     all_versions,
     challenger,
@@ -67,6 +68,7 @@ def decide(number: str, run: RunStage = run_here) -> str:
         number: The version's.
         run: Runs a stage, if the champion has to be evaluated again.
     """
+    judge_found_champion(_HERE.params, run)
     version = version_of(number)
     if version.decision is None:
         version = record_decision(version, ask_gate(version, _HERE.params, run).to_dict())
@@ -97,20 +99,69 @@ def promote_version(number: str, force_reason: str, params: Path) -> list[str]:
     version = require_run(version_of(number)) if number else challenger()
     if version is None:
         raise VideomarError("version: got none, expected a registered one; run `make run`")
+    found = alias_history().unjudged
+    if found is not None and found.after == version.number:
+        lines = judge_found_champion(params, run_here, force_reason)
+        if alias_history().expected != version.number:
+            raise VideomarError(lines[0])
+        return lines
+    judge_found_champion(params)
     best = champion()
     if best is not None and best.number == version.number:
         raise VideomarError(f"{version}: is the champion already, expected another version")
-    decision = ask_gate(version, params)
+    version, forced_because = _judge(version, params, run_here, force_reason)
+    apply_decision(version, forced_because)
+    decision = version.decision or {}
+    if not decision["promote"]:
+        raise VideomarError(f"{version}: refused by the gate: {' '.join(decision['reasons'])}")
+    return [*decision["reasons"], describe_champion(version)]
+
+
+def judge_found_champion(params: Path, run: RunStage = run_here, force_reason: str = "") -> list[str]:
+    """Let the gate judge a champion that was made one with other tools, as on MLflow's page.
+
+    What it allows is recorded as a promotion; what it refuses, or cannot judge, is undone.
+
+    Args:
+        params: params.yaml, for section `gate`.
+        run: Runs a stage, if a version has to be evaluated again.
+        force_reason: Why a refusal does not count; empty if it does.
+
+    Returns:
+        Lines for the user; none if there was nothing to judge.
+    """
+    history = alias_history()
+    found = history.unjudged
+    if found is None or found.after is None:
+        return []
+    name, forced_because = f"{MODEL} version {found.after}, made champion without videomar", ""
+    try:
+        version = require_run(version_of(found.after))
+        allowed = (version.decision or {}).get("promote") and not was_applied(version, history)
+        if not allowed or version.tags.get("previous_champion") != (found.before or "none"):
+            version, forced_because = _judge(version, params, run, force_reason)
+        decision = version.decision or {}
+        refusal = "" if decision["promote"] else f"refused by the gate: {' '.join(decision['reasons'])}"
+    except VideomarError as error:
+        refusal = f"cannot be judged: {error}"
+    if alias_history().keys != history.keys:  # moved again while it was judged
+        return judge_found_champion(params, run, force_reason)
+    if refusal:
+        return [f"{name}: {refusal}", *roll_back(f"undone: {name}, {refusal}", undo=True)]
+    apply_decision(version, forced_because)
+    return [f"{name}: allowed by the gate: {' '.join(decision['reasons'])}", describe_champion(version)]
+
+
+def _judge(version: Version, params: Path, run: RunStage, force_reason: str) -> tuple[Version, str]:
+    """Let the gate decide and record it; return also the reason, if it overruled a refusal."""
+    decision = ask_gate(version, params, run)
     forced_because = "" if decision.promote else force_reason
     if forced_because:
         forced = f"Forced although the gate refused: {forced_because}"
         decision = replace(decision, promote=True, reasons=(forced, *decision.reasons))
     version = record_decision(version, decision.to_dict())
     write_card(version)
-    apply_decision(version, forced_because)
-    if not decision.promote:
-        raise VideomarError(f"{version}: refused by the gate: {' '.join(decision.reasons)}")
-    return [*decision.reasons, describe_champion(version)]
+    return version, forced_because
 
 
 def describe_champion(version: Version) -> str:

@@ -6,6 +6,7 @@ kept, and the alias moves last, with an entry in its history (champion_history.p
 
 import json
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from videomar.files import sha256_of
 from videomar.provenance.checkout import results_sha256
 from videomar.registry.champion_history import CHAMPION as CHAMPION
 from videomar.registry.champion_history import MODEL as MODEL
-from videomar.registry.champion_history import settled_history
+from videomar.registry.champion_history import History, champions, settled_history
 from videomar.tracking.mlflow_store import open_client
 
 if TYPE_CHECKING:
@@ -91,14 +92,36 @@ class Version:
             if name.startswith(prefix)
         }
 
+    @property
+    def last_judged_again(self) -> str | None:
+        """Key of the latest of these; by their numbers, because clocks are set back."""
+        found = self.judged_again
+        order = {key: (int(about.get("number", 0)), about["at"]) for key, about in found.items()}
+        return max(order, key=lambda key: order[key], default=None)
+
     def __str__(self) -> str:
         return f"{MODEL} version {self.number} (checkpoint step {self.step})"
 
 
 def find_released(lock: Path) -> Version | None:
-    """The version made from this dvc.lock, if it has been judged and reported."""
+    """The version made from this dvc.lock, if its release is complete."""
     version = find_version(open_client(), lock)
-    return version if version is not None and "released_at" in version.tags else None
+    return version if version is not None and is_released(version) else None
+
+
+def is_released(version: Version) -> bool:
+    """Whether every step of a version's release was done: alias `challenger`, decision, report."""
+    return "released_at" in version.tags and not _is_newer(version, challenger())
+
+
+def name_challenger(version: Version) -> None:
+    """Set the alias `challenger` to a version unless it names a newer one. May be repeated."""
+    if _is_newer(version, challenger()):
+        open_client().set_registered_model_alias(MODEL, CHALLENGER, version.number)
+
+
+def _is_newer(version: Version, other: Version | None) -> bool:
+    return other is None or int(other.number) < int(version.number)
 
 
 def champion() -> Version | None:
@@ -116,6 +139,29 @@ def champion() -> Version | None:
             "was; `videomar rollback` goes back to the champion before"
         )
     return require_run(version_of(history.alias))
+
+
+def opponent_of(version: Version) -> Version | None:
+    """The champion that a version is judged against; None if there is none.
+
+    That is the present one; for a version that was made champion with other tools, the one before.
+    """
+    history = settled_history(open_client())
+    found = history.unjudged
+    if found is not None and found.after == version.number:
+        return earlier_champion(history)[0]
+    return champion()
+
+
+def earlier_champion(history: History) -> tuple[Version | None, list[str]]:
+    """The newest champion before the present one that still exists, and a line for each that was passed."""
+    passed: list[str] = []
+    for number in reversed(champions(history.moves)[:-1]):
+        try:
+            return require_run(version_of(number)), passed
+        except VideomarError as error:
+            passed.append(f"passed over: {error}")
+    return None, passed
 
 
 def challenger() -> Version | None:
@@ -232,8 +278,10 @@ def keep_judged_again(version: Version, key: str, files: Sequence[Path], about: 
     client = open_client()
     for file in files:
         client.log_artifact(version.run_id, str(file), evidence_folder(key))
+    before = version_of(version.number).judged_again.values()
+    number = 1 + max((int(known.get("number", 0)) for known in before), default=0)
     # The tag comes last: a version that has it has all the files.
-    text = json.dumps({"at": _now(), **about})
+    text = json.dumps({"at": _now(), "number": str(number), **about})
     client.set_model_version_tag(MODEL, version.number, f"{_JUDGED_AGAIN}.{key}", text)
     return version_of(version.number)
 
@@ -258,11 +306,12 @@ def stored_folders(version: Version) -> dict[str, Path]:
 
 def record_decision(version: Version, decision: Mapping[str, Any]) -> Version:
     """Store the gate's decision (promote, reasons, figures) in the version's tags, with time and champion."""
-    client, before = open_client(), champion()
+    client, before = open_client(), opponent_of(version)
     tags = {
-        "decision": json.dumps(dict(decision)),
         "decided_at": _now(),
         "previous_champion": before.number if before is not None else "none",
+        # Last: a version that has it has all. The id tells decisions of the same second apart.
+        "decision": json.dumps({**decision, "id": uuid.uuid4().hex}),
     }
     for key, value in tags.items():
         client.set_model_version_tag(MODEL, version.number, key, value)

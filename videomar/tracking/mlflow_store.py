@@ -1,5 +1,7 @@
 """MLflow's store: its address, a client, and the experiment that holds all runs."""
 
+import contextlib
+import getpass
 import logging
 import os
 from pathlib import Path
@@ -15,6 +17,14 @@ if TYPE_CHECKING:
 apply_settings()  # before the first import of MLflow, which reads them
 
 EXPERIMENT = "videomar"
+_ABOUT = {
+    # MLflow 3 opens an experiment without this tag as one of agents, and its navigation then has no models.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "Image-to-video with continuous tokens (VideoMAR). A run of training has curves, "
+    "previews and parameters; its child, the candidate, what was registered as a version of the model "
+    "`videomar` and what the gate saw. The alias `champion` names the best version.",
+}
+"""Tags of the experiment, under MLflow's names: its kind and its description."""
 _LOCAL = Path(".local")
 _SQLITE = b"SQLite format 3\0"
 """How every such file begins."""
@@ -73,13 +83,25 @@ def _check_kind(path: Path) -> None:
         raise VideomarError(f"{path}: got a file of another kind, expected {rule}")
 
 
+def user_name() -> str:
+    """Name of the user who runs this process; `unknown` for a container that runs under a bare number."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
 def experiment_id(client: "MlflowClient") -> str:
     """Return the id of the experiment `videomar`; creates it, with its artifacts beside a local store."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
+        # One of before lacks these; what a person has set on MLflow's page stays.
+        for key in _ABOUT.keys() - experiment.tags.keys():
+            with contextlib.suppress(Exception):  # a user who may only read needs the id, too
+                client.set_experiment_tag(experiment.experiment_id, key, _ABOUT[key])
         return experiment.experiment_id
     uri = tracking_uri()
     # Relative to the store, not to the working folder, which differs between workers of a cluster.
     beside = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
     where = beside.resolve().as_uri() if uri.startswith("sqlite:///") else None
-    return client.create_experiment(EXPERIMENT, artifact_location=where)
+    return client.create_experiment(EXPERIMENT, artifact_location=where, tags=_ABOUT)

@@ -7,6 +7,7 @@ is away, at the start, in between or at the end, gets it later.
 import contextlib
 import logging
 import os
+import platform
 import threading
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,10 +16,13 @@ from typing import Any
 
 from videomar.files import write_json
 from videomar.provenance.made_with import flatten
+from videomar.tracking.mlflow_store import user_name
 from videomar.tracking.run_log import RunLog, read_json
 from videomar.tracking.uploader import upload, upload_logs
 
 RUN_FILE, OUTBOX = "run.json", "outbox"
+_SOURCE = "stages/train.py"
+"""Program that MLflow shows as a run's source; the process itself may be a worker of Ray."""
 _UPLOAD_EVERY_S = 10.0
 _LAST_UPLOAD_S = 60.0
 # MLflow by default retries each call for minutes; here the next upload is the retry.
@@ -139,7 +143,8 @@ def open_run(
         run_file: JSON with the run's `name`, and its `run_id` once the store has assigned one; beside it is
             the outbox.
         params: recorded with the run; nested sections get dotted names.
-        tags: recorded with the run, and again after a restart; `mlflow.runName` names it.
+        tags: recorded with the run, and again after a restart; without `mlflow.runName` among them the run
+            is named by its parameters.
         inputs: datasets: `name`, `digest` (at most 36 characters), `source_type`, `source`.
     """
     _limit_retries()
@@ -153,7 +158,9 @@ def open_run(
         if log.last_status in (None, "RUNNING"):
             log.append("status", status="KILLED")
     log = RunLog(logs / uuid.uuid4().hex)
-    log.append("start", params=flat, tags=dict(tags), inputs=[dict(data) for data in inputs])
+    log.append(
+        "start", params=flat, tags={**_about(flat, tags), **tags}, inputs=[dict(data) for data in inputs]
+    )
     kept = {}
     if isinstance(known.get("run_id"), str) and "name" not in known:
         # The folder came from another machine without its log. If the store has the run with these
@@ -190,6 +197,27 @@ def note_run_id(run_file: Path, log: RunLog) -> None:
 def read_run_id(run_file: Path) -> str | None:
     """Return the id in `run_file`; None if the file is missing or has none."""
     return read_json(run_file).get("run_id")
+
+
+def _about(params: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
+    """Name, source, user and description of a run of training, under MLflow's names."""
+    start = params.get("train.start_from", "None")
+    model = f"version {start}" if start.isdecimal() else Path(start).name
+    way = "training" if start == "None" else f"training from {model}"
+    depth, width, seed = (params.get(key) for key in ("model.depth", "model.hidden_size", "train.seed"))
+    size = f", {depth} layers of {width} channels" if depth and width else ""
+    about = {
+        "mlflow.runName": f"{way}{size}{f', seed {seed}' if seed else ''}",
+        "mlflow.user": user_name(),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": _SOURCE,
+        "mlflow.note.content": f"Stage `train` of dvc.yaml: {way} in {Path.cwd()} on {platform.node()}. "
+        "Pictures of the model's clips at each checkpoint are among the artifacts. The candidate for the "
+        "registry is a run below this one.",
+    }
+    if tags.get("git_commit", "none") != "none":
+        about["mlflow.source.git.commit"] = tags["git_commit"]
+    return about
 
 
 def _limit_retries() -> None:
