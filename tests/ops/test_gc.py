@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from tests.support.upkeep_checkout import commit, run
 from videomar.cli import app as cli
 from videomar.files import write_json
-from videomar.ops.gc import find_files, find_objects, find_runs, known_versions
+from videomar.ops.gc import find_files, find_objects, known_versions
+from videomar.ops.unused_runs import find_runs
 from videomar.provenance.checkout import outputs_of
 from videomar.registry.champion_history import MODEL
 from videomar.registry.versions import version_of
