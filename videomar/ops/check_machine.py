@@ -39,8 +39,12 @@ def worktree_findings(sweeps: Path) -> list[Finding]:
         theirs = Path(pointer.read_text("utf-8").strip().removeprefix("gitdir: "))
         if theirs.is_relative_to(ours) or not ours.is_dir():
             continue
-        tree, cache = quote(str(pointer.parent)), quote(str(Layout().cache.parents[1].resolve()))
-        fix = f"git worktree repair {tree} && {BIN}dvc --cd {tree} cache dir --local {cache}"
+        tree, cache = quote(str(pointer.parent)), quote(str(Path(".dvc/cache").resolve()))
+        line = quote(
+            f"gitdir: {ours / 'worktrees' / theirs.name}"
+        )  # `git worktree repair` trusts a valid one
+        fix = f"echo {line} > {tree}/.git && git worktree repair {tree} && "
+        fix += f"{BIN}dvc --cd {tree} cache dir --local {cache}"
         what = f"belongs to the repository of {theirs}, expected that of this checkout"
         findings.append(Finding(str(pointer.parent), what, fix))
     return findings

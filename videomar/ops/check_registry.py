@@ -85,10 +85,9 @@ def _location_findings(store: Path) -> list[Finding]:
     """Find artifacts that the store names outside of the checkout, as after `mv` or `cp -a`, or nowhere."""
     here, roots = artifacts_of(store), roots_outside(store)
     findings = []
-    for root in roots:
-        what = (
-            f"has {root.rows} paths to artifacts in {root.folder}, outside of this checkout, expected {here}"
-        )
+    if roots:
+        rows, where = sum(root.rows for root in roots), " and ".join(str(root.folder) for root in roots)
+        what = f"has {rows} paths to artifacts in {where}, outside of this checkout, expected {here}"
         findings.append(Finding(str(store), what, _FIX))
     for owner, location in foreign_folders(store).items():
         if not any(location.startswith(f"{root.prefix}/") for root in roots):
