@@ -165,12 +165,12 @@ def packages_of(stamp: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in stamp.items() if key not in (PROJECT.name, "folder")}
 
 
-def take_over(venv: Path, made_in: str) -> None:
+def take_over(venv: Path, former: str) -> None:
     """Make the programs of an environment that came here with its folder, by mv or cp, run its Python here.
 
     They name it by its absolute path, in their first line or in scripts like `activate`.
     """
-    before, after = os.fsencode(f"{made_in}/{venv}"), os.fsencode(str(venv.resolve()))
+    before, after = os.fsencode(former), os.fsencode(str(venv.resolve()))
     for path in sorted((venv / "bin").iterdir()):
         content = b"" if path.is_symlink() or not path.is_file() else path.read_bytes()
         if before not in content or b"\0" in content:
@@ -296,10 +296,11 @@ def main() -> None:
         if noted in ([dev] if options.dev else [dev, user]):
             return
         if noted and noted["folder"] != str(here):
-            if len(os.fsencode(venv.resolve())) > LONGEST_PATH or " " in str(here):
-                noted = {}  # such a path needs other first lines of scripts
+            # Long paths and spaces need other first lines of scripts; an environment behind a link is another's.
+            if len(os.fsencode(venv.resolve())) > LONGEST_PATH or " " in str(here) or venv.is_symlink():
+                noted = {}
             else:
-                take_over(venv, noted["folder"])
+                take_over(venv, f"{noted['folder']}/{venv}")
         whole = [packages_of(stamp) for stamp in ([dev] if options.dev else [dev, user])]
         if noted and packages_of(noted) in whole:
             install_project(venv)

@@ -1,5 +1,6 @@
 """Checks of MLflow: its store, the alias against its history, versions against dvc.lock and their tags."""
 
+import contextlib
 import os
 import sqlite3
 import tempfile
@@ -45,7 +46,7 @@ _RESTORE = f"{BIN}videomar restore BACKUP.tar --force"
 _ROLLBACK = f"{BIN}videomar rollback"
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 """SQLite's names of errors that do not pass."""
-_GONE = ("No such file", "No such artifact", "NoSuchKey", "404", "does not exist")
+_GONE = ("No such file", "No such artifact", "NoSuchKey", "(404)", "does not exist")
 """What stores say of files that they do not have; anything else may be a fault that passes."""
 _PATIENCE_S = 5.0
 
@@ -247,9 +248,10 @@ def _require_access(location: str) -> None:
     Raises:
         OSError: as the system says.
     """
-    if (folder := local_path(location)) is not None and os.path.lexists(folder.parent):
-        with os.scandir(folder.parent) as entries:
-            next(entries, None)
+    if (folder := local_path(location)) is None:
+        return
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder.parent) as entries:
+        next(entries, None)
 
 
 def _false_tag(where: str, name: str, got: str | None, truth: str, call: str) -> Finding:
