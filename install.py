@@ -296,7 +296,7 @@ def main() -> None:
         if noted in ([dev] if options.dev else [dev, user]):
             return
         if noted and noted["folder"] != str(here):
-            # Long paths and spaces need other first lines of scripts; an environment behind a link is another's.
+            # Long paths and spaces need other first lines; an environment behind a link is another folder's.
             if len(os.fsencode(venv.resolve())) > LONGEST_PATH or " " in str(here) or venv.is_symlink():
                 noted = {}
             else:
