@@ -20,7 +20,7 @@ from videomar.files import write_json
 from videomar.ops.check_machine import leftover_findings
 from videomar.ops.check_registry import registration_findings
 from videomar.ops.gc import find_files, find_objects, known_versions
-from videomar.ops.unused_runs import find_runs
+from videomar.ops.unused_runs import find_registrations, find_runs
 from videomar.provenance.checkout import outputs_of
 from videomar.registry.champion_history import MODEL
 from videomar.registry.versions import version_of
@@ -335,8 +335,9 @@ def test_registration_that_goes_on_and_models_of_others_are_no_garbage(root: Pat
     client.create_model_version("of-somebody-else", f"runs:/{other}/model", other)
     with staging_folder() as folder:
         note_run(folder, going_on)
-        assert find_registrations(0, known_versions()) == []
+        assert find_registrations(0, known_versions()) == ([], [])
     client.delete_model_version(MODEL, version.number)
-    left = [item.what.split()[2] for item in find_registrations(0, known_versions())]
+    left = [item.what.split()[2] for item in find_registrations(0, known_versions())[0]]
     assert sorted(left) == sorted([going_on, version.run_id])
-    assert find_registrations(30, known_versions())[0].what.split()[2] == going_on
+    ((item,), _) = find_registrations(30, known_versions())
+    assert item.what.split()[2] == going_on

@@ -168,7 +168,7 @@ def gc(
     from videomar.ops.unused_runs import find_registrations, find_runs
 
     versions = known_versions()
-    garbage, notes = find_registrations(days, versions), []
+    garbage, notes = find_registrations(days, versions)
     for found, more in (find_files(days, versions), find_runs(days, versions), find_objects(versions)):
         garbage += found
         notes += more

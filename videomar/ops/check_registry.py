@@ -158,7 +158,7 @@ def registration_findings() -> list[Finding]:
     what = "is of a registration that was interrupted, or of a deleted version, expected nothing"
     return [
         Finding(item.what, what, f"{BIN}videomar gc --yes")
-        for item in find_registrations(DEFAULT_DAYS, all_versions())
+        for item in find_registrations(DEFAULT_DAYS, all_versions())[0]
     ]
 
 

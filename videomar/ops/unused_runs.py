@@ -41,14 +41,14 @@ def find_runs(days: float, versions: Sequence[Version]) -> tuple[list[Garbage], 
     return [_run(run, where, days) for run, where in chosen.items()], notes
 
 
-def find_registrations(days: float, versions: Sequence[Version]) -> list[Garbage]:
+def find_registrations(days: float, versions: Sequence[Version]) -> tuple[list[Garbage], list[str]]:
     """Find runs of registrations that a kill interrupted, and of versions deleted so many days ago.
 
-    Each holds a whole model, which no version names.
+    Each holds a whole model, which no version names. Beside them come notes on what is kept.
     """
     uri = tracking_uri()
     if not uri.startswith("sqlite:///"):
-        return []
+        return [], []
     store, now_ms = Path(uri.removeprefix("sqlite:///")), time.time() * 1000
     query = (
         "SELECT runs.run_uuid, artifact_uri, status, MAX(start_time, COALESCE(end_time, 0)) FROM runs "
@@ -68,7 +68,9 @@ def find_registrations(days: float, versions: Sequence[Version]) -> list[Garbage
         own = all(is_own(place, owner, store) for owner, place in folders.items())
         if run not in needed and own and (run in staged or now_ms - last_ms > long_ms):
             found.append(_registration(run, folders))
-    return [] if found and _why_unsafe(versions, store) else found
+    if found and (because := _why_unsafe(versions, store)):
+        return [], [f"MLflow: runs of {len(found)} interrupted registrations kept, {because}"]
+    return found, []
 
 
 def _deleted_runs(store: Path, days: float) -> dict[str, str]:
