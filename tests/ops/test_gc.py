@@ -287,19 +287,25 @@ def test_nothing_is_judged_without_a_registry(root: Path, monkeypatch: pytest.Mo
 
 KILLED = """
 import os, signal, mlflow
+from videomar import checkpoint
 from videomar.registry import candidate, release
-{change}
+
+def kill_after(module, name):
+    function = getattr(module, name)
+    def killed(*args, **options):
+        function(*args, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(module, name, killed)
+
+kill_after({after})
 release.register()
 """
 AT = {
-    "while it is put together": "candidate.export = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
-    "while MLflow stores it": (
-        "log = mlflow.pyfunc.log_model\n"
-        "def kill(**options):\n    log(**options)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "mlflow.pyfunc.log_model = kill"
-    ),
-    "before it has a number": "candidate.create_version = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
+    "while it is put together": "checkpoint, 'export'",
+    "while MLflow stores it": "mlflow.pyfunc, 'log_model'",
+    "before it has a number": "candidate, 'log_model'",
 }
+"""Functions after which the process is killed."""
 
 
 @pytest.mark.parametrize("when", AT)
@@ -312,7 +318,7 @@ def test_registration_that_is_killed_leaves_nothing_that_gc_does_not_remove(
     before, here = files(), tmp_path / "system"
     here.mkdir()
     monkeypatch.setenv("TMPDIR", str(here))
-    script = KILLED.format(change=AT[when])
+    script = KILLED.format(after=AT[when])
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not [path for path in here.rglob("*.safetensors")], "a model outside of the checkout's disk"
