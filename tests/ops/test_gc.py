@@ -288,7 +288,7 @@ def test_nothing_is_judged_without_a_registry(root: Path, monkeypatch: pytest.Mo
 KILLED = """
 import os, signal, mlflow
 from videomar import checkpoint
-from videomar.registry import candidate, release
+from videomar.registry import release
 
 def kill_after(module, name):
     function = getattr(module, name)
@@ -303,7 +303,7 @@ release.register()
 AT = {
     "while it is put together": "checkpoint, 'export'",
     "while MLflow stores it": "mlflow.pyfunc, 'log_model'",
-    "before it has a number": "candidate, 'log_model'",
+    "with the evidence alone": "mlflow, 'log_artifacts'",
 }
 """Functions after which the process is killed."""
 
