@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.support.pipeline_outputs import REPOSITORY
 from tests.support.upkeep_checkout import commit, run
 from videomar.cli import app as cli
 from videomar.files import write_json
@@ -318,6 +319,7 @@ def test_registration_that_is_killed_leaves_nothing_that_gc_does_not_remove(
     before, here = files(), tmp_path / "system"
     here.mkdir()
     monkeypatch.setenv("TMPDIR", str(here))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     script = KILLED.format(after=AT[when])
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -1,5 +1,6 @@
 """A fault that passes is named in a line, and nothing is changed, replaced or left because of it."""
 
+import os
 import sqlite3
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base
 from typer.testing import CliRunner
 
+from tests.support.pipeline_outputs import REPOSITORY
 from videomar.cli import app as cli
 from videomar.config.layout import Layout
 from videomar.errors import Finding, VideomarError
@@ -50,7 +52,9 @@ def locked(store: Path) -> Iterator[None]:
 
 def last_line_of(*words: str) -> str:
     """What a command of ours prints on stderr: one line."""
-    done = subprocess.run([sys.executable, "-m", "videomar.cli", *words], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "videomar.cli", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout
     (line,) = done.stderr.strip().splitlines()
     return line
