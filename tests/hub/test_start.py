@@ -22,7 +22,8 @@ from videomar.evaluation.gate import Evidence
 from videomar.files import sha256_of
 from videomar.hub.start import named_starts, refuse_other_encoders, starts_of, with_start_tokenizer
 from videomar.latents.shards import read_rows, write_shards
-from videomar.ops.gc import find_files, find_runs
+from videomar.ops.gc import find_files
+from videomar.ops.unused_runs import find_runs
 from videomar.registry import decide, release
 from videomar.registry.ancestors import kept_start, parts_of_split, write_evidence_of_shipped
 from videomar.registry.evidence import CLIP_COLUMNS, LINEAGE, read_lineage

@@ -139,6 +139,46 @@ def test_damaged_or_foreign_file_is_refused_and_changes_nothing(root: Path, tmp_
     assert sums(root / ".local") == before
 
 
+def test_backup_that_names_other_folders_says_so_and_gets_none_of_them_removed(
+    root: Path, tmp_path: Path
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "key").write_text("secret")
+    client = open_client()
+    run_id = client.create_run("1").info.run_id
+    client.delete_run(run_id)
+    with closing(sqlite3.connect(".local/mlflow.db")) as store, store:
+        values = [private.as_uri(), run_id]
+        store.execute("UPDATE runs SET artifact_uri = ?, deleted_time = 1 WHERE run_uuid = ?", values)
+    back_up(tmp_path / "all.tar")
+    told = restore(tmp_path / "all.tar", force=True)
+    assert told[-1].startswith(
+        f"note: 1 runs or models name folders outside of this checkout, as {private.as_uri()}"
+    )
+    run(".venv/bin/videomar gc --yes")
+    assert (private / "key").read_text() == "secret"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("backup.json", b"{}"),
+        ("backup.json", b'{"sha256": {}, "artifacts": "file:///a", "made_at": "x"}'),
+        ("", b""),
+    ],
+)
+def test_file_that_is_no_backup_is_refused_in_a_line(
+    root: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    with tarfile.open(tmp_path / "odd.tar", "w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(VideomarError, match=r"odd\.tar: (damaged|cut off)"):
+        restore(tmp_path / "odd.tar", force=True)
+
+
 def test_backup_that_is_killed_leaves_the_one_before(root: Path, tmp_path: Path) -> None:
     target = tmp_path / "all.tar"
     target.write_text("the one before")

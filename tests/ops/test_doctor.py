@@ -62,11 +62,11 @@ def leave_a_draft() -> None:
 
 
 FIXED: dict[str, tuple[str | Callable[[], object], str, str]] = {
-    "output missing": ("rm -r data/latents", "data/latents", ".venv/bin/dvc checkout --force data/latents"),
+    "output missing": ("rm -r data/latents", "data/latents", ".venv/bin/dvc checkout data/latents"),
     "output changed": (
         "echo >> checkpoints/tokenizer/tokenizer.json",
         "checkpoints/tokenizer",
-        ".venv/bin/dvc checkout --force checkpoints/tokenizer",
+        ".venv/bin/dvc checkout checkpoints/tokenizer",
     ),
     "metric edited": ("echo '{}' > metrics/train.json", "metrics/train.json", ".venv/bin/dvc repro train"),
     "cache lost": (
@@ -80,12 +80,11 @@ FIXED: dict[str, tuple[str | Callable[[], object], str, str]] = {
         "stage train",
         ".venv/bin/dvc repro train",
     ),
-    "unknown parameter": ("echo 'nonsense: 1' >> params.yaml", "params.yaml", "git stash push params.yaml"),
     "move interrupted": (interrupt_a_move, "alias champion of videomar", ".venv/bin/videomar history"),
     "alias deleted": (
         lambda: open_client().delete_registered_model_alias(MODEL, "champion"),
         "alias champion of videomar",
-        ".venv/bin/videomar rollback",
+        "set_registered_model_alias",
     ),
     "alias moved": (move_the_alias_by_hand, "alias champion of videomar", ".venv/bin/videomar history"),
     "run deleted": (
@@ -131,6 +130,12 @@ FIXED: dict[str, tuple[str | Callable[[], object], str, str]] = {
     ),
 }
 NAMED: dict[str, tuple[str | Callable[[], object], str, str]] = {
+    "unknown parameter": ("echo 'nonsense: 1' >> params.yaml", "params.yaml", "git diff params.yaml"),
+    "champion deleted": (
+        lambda: open_client().delete_model_version(MODEL, "1"),
+        "alias champion of videomar",
+        ".venv/bin/videomar rollback",
+    ),
     "no run yet": ("rm dvc.lock", "dvc.lock", "make run"),
     "output nowhere": (
         "rm -rf .dvc/cache/files data/latents",
@@ -234,6 +239,14 @@ def test_mismatch_is_found_with_its_command(root: Path, kind: str) -> None:
     mismatch, where, fix = NAMED[kind]
     plant(mismatch)
     assert one_of(found(), where, fix).fix == fix
+
+
+def test_changed_output_is_kept_when_it_is_replaced(root: Path) -> None:
+    (root / "data/ledger.parquet").write_text("by hand")
+    run(one_of(found(), "data/ledger.parquet", "dvc checkout").fix)
+    (kept,) = root.glob(".local/replaced-*/data/ledger.parquet")
+    assert kept.read_text() == "by hand"
+    assert found() == []
 
 
 def test_doctor_carries_out_nothing(root: Path) -> None:

@@ -16,7 +16,8 @@ from tests.support.object_store import object_store, use_store
 from tests.support.pipeline_outputs import write_outputs
 from videomar import checkpoint
 from videomar.cli import app as cli
-from videomar.ops.gc import find_runs, known_versions
+from videomar.ops.gc import known_versions
+from videomar.ops.unused_runs import find_runs
 from videomar.registry import release
 from videomar.registry import versions as registry
 from videomar.tracking.mlflow_store import EXPERIMENT, experiment_id, open_client

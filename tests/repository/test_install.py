@@ -98,6 +98,29 @@ def test_clone_is_taken(install: ModuleType, clone: Path) -> None:
     install.check_checkout(clone)
 
 
+def test_programs_of_an_environment_that_was_moved_run_here(install: ModuleType, tmp_path: Path) -> None:
+    venv, before = tmp_path / ".venv", "/home/a/before"
+    (venv / "bin").mkdir(parents=True)
+    script, binary = venv / "bin/dvc", venv / "bin/uv"
+    script.write_text(f"#!{before}/.venv/bin/python\nimport dvc\n")
+    script.chmod(0o755)
+    binary.write_bytes(b"\x7fELF\0" + before.encode())
+    (venv / "bin/python").symlink_to("/usr/bin/python3")
+    (venv / "bin/activate").write_text(f"VIRTUAL_ENV={before}/.venv\nOTHER={before}-2/.venv\n")
+    install.take_over(venv, f"{before}/.venv")
+    assert script.read_text() == f"#!{venv}/bin/python\nimport dvc\n"
+    assert os.access(script, os.X_OK)
+    assert before.encode() in binary.read_bytes()
+    assert (venv / "bin/activate").read_text() == f"VIRTUAL_ENV={venv}\nOTHER={before}-2/.venv\n"
+    assert sorted(path.name for path in (venv / "bin").iterdir()) == ["activate", "dvc", "python", "uv"]
+
+
+def test_place_of_an_environment_installs_no_package(install: ModuleType) -> None:
+    stamp = {"folder": "/a", "lock": "x", "torch": "cpu", "pyproject.toml": "1"}
+    assert install.packages_of(stamp) == install.packages_of({**stamp, "folder": "/b"})
+    assert install.packages_of(stamp) != install.packages_of({**stamp, "lock": "y"})
+
+
 def test_folder_without_history_is_told_how_to_get_one(install: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(install.SetupError, match="ZIP.*clone it, or `git init && git add") as caught:
         install.check_checkout(tmp_path)

@@ -72,17 +72,17 @@ def test_name_of_a_clip_folder_is_never_read_by_a_shell(checkout: Path, name: st
     assert not (checkout / "x").exists()
 
 
-@pytest.mark.parametrize("name", ["a b", "a'b", "a$b", "$(touch x)", "a;touch x", "#1"])
+@pytest.mark.parametrize("name", ["a b", "-a", "a'b", "a$b", "$(touch x)", "a;touch x", "#1"])
 def test_name_of_a_remote_is_never_read_by_a_shell(checkout: Path, name: str) -> None:
     subprocess.run(["make", "remote", f"TO={name}"], cwd=checkout, check=True, capture_output=True)
-    assert calls(checkout)[0][-2:] == ["store", f"{checkout}/{name}"]
+    assert calls(checkout)[0][-2:] == ["store", name]
     assert not (checkout / "x").exists()
 
 
 def test_remote_has_a_default_and_takes_addresses_as_they_are(checkout: Path) -> None:
     for words in ([], ["TO=s3://bucket/a b"], ["TO=/mnt/a b"]):
         subprocess.run(["make", "remote", *words], cwd=checkout, check=True, capture_output=True)
-    wanted = [f"{checkout}/.local/dvc-remote", "s3://bucket/a b", "/mnt/a b"]
+    wanted = [".local/dvc-remote", "s3://bucket/a b", "/mnt/a b"]
     assert [call[-1] for call in calls(checkout)] == wanted
 
 

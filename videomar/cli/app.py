@@ -250,6 +250,13 @@ def main() -> None:
         install = f"pip install 'videomar[{extra}]' (in a clone: `make setup`)"
         print(f"videomar: got no package {package}, expected it for this verb; {install}", file=sys.stderr)
         sys.exit(1)
+    except Exception as error:
+        from videomar.tracking.mlflow_store import store_problem
+
+        if (line := store_problem(error)) is None:
+            raise
+        print(f"videomar: MLflow: {line}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _presets() -> Path:

@@ -87,13 +87,29 @@ def _planned_params(preset: str | None) -> "Params":
 
 
 @app.command(rich_help_panel=UPKEEP)
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    as_json: AsJson = False,
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix",
+            help="Take in artifacts that MLflow's store names outside of this checkout, upgrade tables of an "
+            "older MLflow, then check. A copy of the store is kept.",
+        ),
+    ] = False,
+) -> None:
     """Check that results, files, MLflow and services agree.
 
-    Prints each mismatch with the command that fixes it; exit 1 if any.
+    Prints each mismatch with the command that fixes it; exit 1 if any. Without `--fix` nothing is changed.
     """
     from videomar.ops.doctor import examine
 
+    if fix:
+        from videomar.ops.store_repair import repair
+
+        fixed = repair()
+        if not as_json:
+            print_lines(fixed or ["nothing to fix in MLflow's store"])
     health = examine(HERE)
     if as_json:
         found = [finding.to_dict() for finding in health.findings]
@@ -148,10 +164,11 @@ def gc(
 
     Kept is what an alias, a version, a git branch or tag, or the working tree needs.
     """
-    from videomar.ops.gc import find_files, find_objects, find_runs, known_versions, remove_all
+    from videomar.ops.gc import find_files, find_objects, known_versions, remove_all
+    from videomar.ops.unused_runs import find_registrations, find_runs
 
     versions = known_versions()
-    garbage, notes = [], []
+    garbage, notes = find_registrations(days, versions)
     for found, more in (find_files(days, versions), find_runs(days, versions), find_objects(versions)):
         garbage += found
         notes += more

@@ -4,7 +4,6 @@ What such a model was trained on is not known here. Its version says so, and so 
 """
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from videomar.registry.evidence import FILES, write_checksums
 from videomar.registry.model_card import facts_of
 from videomar.registry.versions import MODEL, ORIGIN_TAG, Version, all_versions, version_of
 from videomar.tracking.mlflow_store import experiment_id, open_client
+from videomar.tracking.staging import note_run, staging_folder
 
 _HERE = Layout()
 _UNKNOWN = "none"
@@ -84,8 +84,8 @@ def _register(found: ModelFolder, params: Params, tags: Mapping[str, str]) -> Ve
     import mlflow
 
     client = open_client()
-    with tempfile.TemporaryDirectory() as folder:
-        model, evidence = Path(folder) / "checkpoint", Path(folder) / "evidence"
+    with staging_folder() as folder:
+        model, evidence = folder / "checkpoint", folder / "evidence"
         evidence.mkdir()
         packed = text_encoder_files(found.text_encoder) if found.text_encoder else ()
         (evidence / "params.yaml").write_text(found.params.read_text("utf-8"), encoding="utf-8")
@@ -102,6 +102,8 @@ def _register(found: ModelFolder, params: Params, tags: Mapping[str, str]) -> Ve
         )
         run_tags = {**tags, "mlflow.runName": name, "mlflow.note.content": about}
         with mlflow.start_run(experiment_id=experiment_id(client), tags=run_tags) as run:
+            note_run(folder, run.info.run_id)
             mlflow.log_artifacts(str(evidence), "evidence")
             logged = log_model(model, params.text.encoder)
-    return version_of(create_version(client, logged, run.info.run_id, tags))
+        number = create_version(client, logged, run.info.run_id, tags)
+    return version_of(number)

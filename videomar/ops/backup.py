@@ -25,17 +25,10 @@ from videomar.errors import DataError, VideomarError
 from videomar.files import atomic_write
 from videomar.ops.gc import REPLACED
 from videomar.processes import Identity
+from videomar.tracking.artifact_roots import ARTIFACTS, artifacts_of, foreign_folders, move_paths
 from videomar.tracking.mlflow_store import tracking_uri
 
-STORE, ARTIFACTS, CHECKSUMS = "mlflow.db", "mlartifacts", "backup.json"
-# Tables and columns of the store with absolute paths of artifacts.
-_PATHS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "storage_location"),
-    ("model_versions", "source"),
-)
+STORE, CHECKSUMS = "mlflow.db", "backup.json"
 
 
 def back_up(file: Path) -> list[str]:
@@ -49,10 +42,10 @@ def back_up(file: Path) -> list[str]:
     Raises:
         VideomarError: there is nothing to back up, or the store is on a server.
     """
-    store = _local_store()
+    store = local_store()
     if not store.is_file():
         raise DataError(f"{store}: got no file, expected MLflow's store; `make run` makes one")
-    artifacts = store.with_name(ARTIFACTS)
+    artifacts = artifacts_of(store)
     if file.resolve().is_relative_to(artifacts.resolve()):
         raise DataError(f"{file}: got a path among the artifacts, expected one outside; choose another")
     checksums: dict[str, str] = {}
@@ -99,35 +92,57 @@ def restore(file: Path, force: bool) -> list[str]:
     Raises:
         VideomarError: the file is damaged, a registry exists, or it is in use.
     """
-    store = _local_store()
-    artifacts = store.with_name(ARTIFACTS)
+    store = local_store()
+    artifacts = artifacts_of(store)
     existing = [path for path in (store, artifacts) if path.exists()]
     if existing and not force:
         raise DataError(
             f"{existing[0]}: got a registry, expected none; --force replaces it and keeps the old one"
         )
-    _require_idle()
+    require_idle("restore")
     store.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".restore-", dir=store.parent) as folder:
         draft = Path(folder)
         facts = _unpack(file, draft)
-        _move_paths(draft / STORE, facts["artifacts"], artifacts.as_uri())
+        try:
+            with closing(sqlite3.connect(draft / STORE)) as database, database:
+                move_paths(database, facts["artifacts"], artifacts.as_uri())
+        except sqlite3.Error as error:
+            raise DataError(f"{file}: damaged ({error}), expected a backup; use another") from None
         lines = []
         # SQLite would apply the journals to the restored store and damage it.
         journals = [path for path in store.parent.glob(f"{STORE}-*") if path.is_file()]
         if existing:
-            kept = store.parent / f"{REPLACED}{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-            kept.mkdir()
+            kept = kept_folder(store)
             for path in (*existing, *journals):
                 os.replace(path, kept / path.name)
             lines.append(f"the old registry is in {kept}")
         if (draft / ARTIFACTS).is_dir():
             os.replace(draft / ARTIFACTS, artifacts)
         os.replace(draft / STORE, store)
-    return [*lines, f"{store}: the registry and the runs of {facts['made_at']}, {len(facts['sha256'])} files"]
+    lines.append(f"{store}: the registry and the runs of {facts['made_at']}, {len(facts['sha256'])} files")
+    if outside := foreign_folders(store):
+        some = next(iter(outside.values()))
+        lines.append(
+            f"note: {len(outside)} runs or models name folders outside of this checkout, as {some}; nothing "
+            "there is ever removed, and `videomar doctor` lists them"
+        )
+    return lines
 
 
-def _local_store() -> Path:
+def kept_folder(store: Path) -> Path:
+    """Make and return a new folder for what is replaced; `videomar gc` removes it when it is old."""
+    kept = store.parent / f"{REPLACED}{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    kept.mkdir()
+    return kept
+
+
+def local_store() -> Path:
+    """The SQLite file of MLflow's store.
+
+    Raises:
+        VideomarError: the store is on a server.
+    """
     uri = tracking_uri()
     if not uri.startswith("sqlite:///"):
         raise VideomarError(
@@ -137,12 +152,17 @@ def _local_store() -> Path:
     return Path(uri.removeprefix("sqlite:///"))
 
 
-def _require_idle() -> None:
+def require_idle(who: str) -> None:
+    """Refuse to go on while this checkout's MLflow has the store open.
+
+    Raises:
+        VideomarError: it has.
+    """
     noted = read_services()
     known = [noted["supervisor"]] if "supervisor" in noted else []
     known += noted.get("services", {}).get("mlflow", {}).get("processes", [])
     if any(Identity(*process).process() is not None for process in known):
-        raise VideomarError("restore: got services that are up, expected none; `make down` first")
+        raise VideomarError(f"{who}: got services that are up, expected none; `make down` first")
 
 
 def _add(tar: tarfile.TarFile, path: Path, name: str, checksums: dict[str, str]) -> None:
@@ -186,7 +206,7 @@ def _unpack(file: Path, folder: Path) -> dict[str, Any]:
                 got[member.name] = reader.digest.hexdigest()
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(f"{file}: damaged ({error}), expected a backup; use another") from None
-    if not facts:
+    if not {"sha256", "artifacts", "made_at"} <= {*facts}:
         raise DataError(f"{file}: cut off, or no backup: got no {CHECKSUMS} at its end; use another")
     wrong = sorted(name for name in {*got, *facts["sha256"]} if got.get(name) != facts["sha256"].get(name))
     if wrong:
@@ -198,16 +218,6 @@ def _contents(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, Any]]:
     """Yield the members: only plain files, with names that stay inside the folder."""
     for member in tar:
         parts = Path(member.name).parts
-        if not member.isfile() or ".." in parts or parts[0] not in (STORE, ARTIFACTS, CHECKSUMS):
+        if not member.isfile() or ".." in parts or parts[:1] not in ((STORE,), (ARTIFACTS,), (CHECKSUMS,)):
             raise tarfile.TarError(f"got the member {member.name!r}")
         yield member, tar.extractfile(member)
-
-
-def _move_paths(store: Path, before: str, after: str) -> None:
-    """Change the paths of artifacts in the store from one root to another."""
-    with closing(sqlite3.connect(store)) as database, database:
-        for table, column in _PATHS:
-            database.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                [after, len(before) + 1, len(before) + 1, f"{before}/"],
-            )

@@ -4,6 +4,7 @@ import os
 import shutil
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 
 from videomar.config.layout import Layout
 from videomar.curation.retries import installed_programs, read_reading
@@ -22,10 +23,40 @@ _OF_CUDA = ("nvidia-", "cuda-", "triton")  # other builds of torch lack these
 _AGAIN = "make down && make up"
 
 
+def environment_findings(venv: Path) -> list[Finding]:
+    """Check that .venv was made here: the programs of one that was copied run the code of the other copy."""
+    made_in, here = read_json(venv / ".ready").get("folder"), str(venv.parent.resolve())
+    if venv.is_symlink() or made_in in (None, here):
+        return []
+    what = f"was made in {made_in}, whose Python and code its programs run, expected those of {here}"
+    return [Finding(str(venv), what, "make setup")]
+
+
+def worktree_findings(sweeps: Path) -> list[Finding]:
+    """Check that work trees of interrupted sweeps belong to this checkout's repository and cache."""
+    findings, ours = [], Path(".git").resolve()
+    for pointer in sorted(sweeps.glob("*/.git")):
+        theirs = Path(pointer.read_text("utf-8").strip().removeprefix("gitdir: "))
+        if theirs.is_relative_to(ours) or not ours.is_dir():
+            continue
+        tree, cache = quote(str(pointer.parent)), quote(str(Path(".dvc/cache").resolve()))
+        line = quote(
+            f"gitdir: {ours / 'worktrees' / theirs.name}"
+        )  # `git worktree repair` trusts a valid one
+        fix = f"echo {line} > {tree}/.git && git worktree repair {tree} && "
+        fix += f"{BIN}dvc --cd {tree} cache dir --local {cache}"
+        what = f"belongs to the repository of {theirs}, expected that of this checkout"
+        findings.append(Finding(str(pointer.parent), what, fix))
+    return findings
+
+
 def service_findings() -> list[Finding]:
     """Check that the services that `make up` started are alive and answer; stopped ones are no mismatch."""
     noted = read_services()
     if not noted:
+        if SERVICES.is_file() and read_json(SERVICES):
+            what = "came here with a copied checkout, expected the record of `make up` in this one"
+            return [Finding(str(SERVICES), what, "make down")]
         if SERVICES.is_file():
             return [Finding(str(SERVICES), "cannot be read, expected the record of `make up`", "make up")]
         return []
@@ -108,7 +139,12 @@ def leftover_findings() -> list[Finding]:
 
 
 def disk_findings(folder: Path) -> list[Finding]:
-    """Check that there is space for another checkpoint or cache."""
+    """Check that the disk can be written, and has space for another checkpoint or cache."""
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        what = "is mounted read-only, expected one that can be written; nothing else is wrong because of it"
+        return [
+            Finding(f"disk of {folder.resolve()}", what, f"findmnt --target {quote(str(folder.resolve()))}")
+        ]
     free = shutil.disk_usage(folder).free
     if free >= _LITTLE_BYTES:
         return []

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -15,11 +16,21 @@ from videomar.config.layout import Layout
 from videomar.config.params import names_of_starts
 from videomar.curation.retries import retry_entry
 from videomar.errors import BIN, Finding, OldLayoutError, ParamsError, VideomarError
+from videomar.ops.gc import LOCAL, REPLACED
 from videomar.provenance.checkout import outputs_of
 from videomar.sources.listing import Named, changed_named, is_current
 
 _OUTS, _DEPS = "changed outs", "changed deps"
 _SHOWN = 4
+_PASSING = (
+    "unable to acquire lock",
+    "is busy",
+    "is locked",
+    "read-only",
+    "permission denied",
+    "no space left",
+)
+"""Of DVC's messages about faults of this moment."""
 _WORDS = {
     "modified": "differs from dvc.lock",
     "deleted": "is missing, dvc.lock names it",
@@ -39,7 +50,7 @@ def params_findings(path: Path) -> list[Finding]:
     except (ParamsError, OSError, yaml.YAMLError) as error:
         message = " ".join(str(error).split()).removeprefix(f"{path}: ")
         moved = isinstance(error, OldLayoutError)
-        fix = f"{BIN}videomar migrate" if moved else f"git stash push {quote(str(path))}"
+        fix = f"{BIN}videomar migrate" if moved else f"git diff {quote(str(path))}"
         return [Finding(str(path), message, fix)]
     return []
 
@@ -56,7 +67,10 @@ def pipeline_findings(lock: Path, cache: Path) -> list[Finding]:
     try:
         return list(_explain(pipeline_status(), lock, cache))
     except VideomarError as error:
-        return [Finding("dvc status", f"{error}, expected a comparison", f"{BIN}dvc doctor")]
+        passing = any(words in str(error).lower() for words in _PASSING)
+        # The next run repairs what a killed one left, before its first stage.
+        fix = f"{BIN}videomar doctor" if passing else "make run"
+        return [Finding("dvc status", f"{error}, expected a comparison", fix)]
 
 
 def pipeline_status() -> Status:
@@ -134,4 +148,11 @@ def _is_stored(cache: Path, md5: str) -> bool:
 def _fix(path: str, stage: str, word: str, stored: bool) -> str:
     if word == "not in cache":
         return f"{BIN}dvc commit --force {quote(stage)}"
-    return f"{BIN}dvc checkout --force {quote(path)}" if stored else f"{BIN}dvc repro {quote(stage)}"
+    if not stored:
+        return f"{BIN}dvc repro {quote(stage)}"
+    checkout = f"{BIN}dvc checkout {quote(path)}"
+    if word == "deleted":
+        return checkout
+    # Somebody may have made the change on purpose: it is moved out of the way, and `videomar gc` finds it.
+    kept = (LOCAL / f"{REPLACED}{datetime.now(UTC):%Y%m%dT%H%M%S}" / path).parent
+    return f"mkdir -p {quote(str(kept))} && mv {quote(path)} {quote(str(kept))}/ && {checkout}"

@@ -1,21 +1,26 @@
 """Checks of MLflow: its store, the alias against its history, versions against dvc.lock and their tags."""
 
+import contextlib
+import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
 from videomar.config.layout import WEIGHTS, Layout
 from videomar.environment import answers
-from videomar.errors import BIN, Finding
+from videomar.errors import BIN, Finding, VideomarError
 from videomar.files import sha256_of
+from videomar.ops.gc import DEFAULT_DAYS, REPLACED
+from videomar.ops.store_repair import roots_outside
+from videomar.ops.unused_runs import find_registrations
 from videomar.registry.champion_history import read_history
 from videomar.registry.evidence import FILES, checkpoint_checksums, find_changes, read_checksums
 from videomar.registry.release import report_is_about
 from videomar.registry.versions import (
+    CHAMPION,
     LINEAGE_TAGS,
     MODEL,
     Version,
@@ -26,20 +31,29 @@ from videomar.registry.versions import (
     is_released,
     stored_folders,
 )
-from videomar.tracking.mlflow_store import open_client, tracking_uri
+from videomar.tracking.artifact_roots import artifacts_of, foreign_folders, local_path, read_store
+from videomar.tracking.mlflow_store import open_client, other_tables, store_problem, tracking_uri
 from videomar.tracking.run_log import SENT, read_json
 from videomar.tracking.runs import OUTBOX, RUN_FILE, read_run_id
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_AGAIN = f"{BIN}videomar doctor"
+"""For faults that pass: whatever it is, nothing is changed because of it."""
+_FIX = f"{BIN}videomar doctor --fix"
 _RELEASE = f"{BIN}python -m flows.release"
 _RESTORE = f"{BIN}videomar restore BACKUP.tar --force"
 _ROLLBACK = f"{BIN}videomar rollback"
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+"""SQLite's names of errors that do not pass."""
+_GONE = ("No such file", "No such artifact", "NoSuchKey", "(404)", "does not exist")
+"""What stores say of files that they do not have; anything else may be a fault that passes."""
+_PATIENCE_S = 5.0
 
 
 def store_findings() -> list[Finding]:
-    """Check that MLflow's store exists, answers and is not damaged."""
+    """Check that MLflow's store exists, answers, is not damaged, and names artifacts of this checkout."""
     uri = tracking_uri()
     if uri.startswith("http"):
         silent = not answers(f"{uri.rstrip('/')}/health")
@@ -50,11 +64,47 @@ def store_findings() -> list[Finding]:
     if not path.is_file():
         return [Finding(str(path), "no such file, expected MLflow's store", "make run")]
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as store:
+        with read_store(path, _PATIENCE_S) as store:
             result = str(store.execute("PRAGMA quick_check").fetchone()[0])
-    except sqlite3.DatabaseError as error:
-        result = str(error)
-    return [] if result == "ok" else [Finding(str(path), f"is damaged: {' '.join(result.split())}", _RESTORE)]
+        if result == "ok":
+            other = other_tables(path)
+            return _location_findings(path) if other is None else [_other_tables_finding(path, other)]
+    except sqlite3.Error as error:
+        result = " ".join(str(error).split())
+        if not getattr(error, "sqlite_errorname", "").startswith(_DAMAGE):
+            return [Finding(str(path), str(store_problem(error)), _AGAIN)]
+    what = (
+        f'is damaged: {result}, expected SQLite\'s "ok"; the restore keeps it in {Layout().local}/{REPLACED}*'
+    )
+    return [Finding(str(path), what, _RESTORE)]
+
+
+def _other_tables_finding(path: Path, what: str) -> Finding:
+    return Finding(str(path), what, _FIX if "--fix" in what else "make setup")
+
+
+def _location_findings(store: Path) -> list[Finding]:
+    """Find artifacts that the store names outside of the checkout, as after `mv` or `cp -a`, or nowhere."""
+    here, roots = artifacts_of(store), roots_outside(store)
+    findings = []
+    if roots:
+        rows, where = sum(root.rows for root in roots), " and ".join(str(root.folder) for root in roots)
+        what = f"has {rows} paths to artifacts in {where}, outside of this checkout, expected {here}"
+        findings.append(Finding(str(store), what, _FIX))
+    for owner, location in foreign_folders(store).items():
+        if not any(location.startswith(f"{root.prefix}/") for root in roots):
+            what = f"names {location} as its folder, expected one below {here}; gc and --fix leave it alone"
+            call = f"get_logged_model({owner!r})" if owner.startswith("m-") else f"get_run({owner!r})"
+            findings.append(Finding(f"MLflow's {owner}", what, _python(f"print(open_client().{call})")))
+    query = (
+        "SELECT COUNT(*) FROM model_versions JOIN runs ON run_uuid = run_id WHERE artifact_uri LIKE ? || '%'"
+    )
+    with read_store(store) as database:
+        (count,) = database.execute(query, [here.as_uri()]).fetchone()
+    if count and not here.is_dir():
+        what = f"no such folder, expected the files of {count} registered versions; is its disk mounted?"
+        findings.append(Finding(str(here), what, _AGAIN))
+    return findings
 
 
 def _database_findings(uri: str) -> list[Finding]:
@@ -81,11 +131,14 @@ def alias_findings() -> list[Finding]:
         if history.unjudged is None:
             return []
         what = f"is version {history.alias}, made champion without videomar: the gate has not judged it"
-        return [
-            Finding(where, what, f"{BIN}videomar promote {history.alias}")
-        ]  # judges it, or undoes the move
+        # Judges it, or undoes the move.
+        return [Finding(where, what, f"{BIN}videomar promote {history.alias}")]
+    if history.alias is None and history.expected in [version.number for version in all_versions()]:
+        what = f"is gone, expected version {history.expected}, which is still registered"
+        call = f"set_registered_model_alias({MODEL!r}, {CHAMPION!r}, {history.expected!r})"
+        return [Finding(where, what, _python(f"open_client().{call}"))]
     if history.alias is None:
-        what = f"is gone, expected version {history.expected}: it or the alias was deleted"
+        what = f"is gone, expected version {history.expected}, which was deleted"
         return [Finding(where, what, _ROLLBACK)]
     what = f"is version {history.alias}, but the history ends with {history.expected or 'none'}"
     return [Finding(where, what, settle)]  # records the move
@@ -102,6 +155,15 @@ def version_findings(lock: Path) -> list[Finding]:
         for version in all_versions()
         if version.number in wanted
         for finding in _examine(client, version, version.number == history.alias)
+    ]
+
+
+def registration_findings() -> list[Finding]:
+    """Find models of registrations that were killed: no version names them."""
+    what = "is of a registration that was interrupted, or of a deleted version, expected nothing"
+    return [
+        Finding(item.what, what, f"{BIN}videomar gc --yes")
+        for item in find_registrations(DEFAULT_DAYS, all_versions())[0]
     ]
 
 
@@ -136,8 +198,16 @@ def _examine(client: "MlflowClient", version: Version, is_champion: bool) -> Ite
         yield Finding(str(version), f"its run {version.run_id} is {stage}, expected an active one", fix)
         return
     with tempfile.TemporaryDirectory() as folder:
-        evidence = download_evidence(version, Path(folder))
-        damages = _damages(version, evidence)
+        try:
+            _require_access(client.get_run(version.run_id).info.artifact_uri)
+            evidence = download_evidence(version, Path(folder))
+            damages = _damages(version, evidence)
+        except (VideomarError, OSError) as error:
+            problem = " ".join(str(error).split())[:200]
+            yield Finding(
+                str(version), f"its artifacts cannot be read now ({problem}), expected them", _AGAIN
+            )
+            return
         for damage in damages:
             yield Finding(str(version), damage, leave)
         computed = {}
@@ -149,14 +219,14 @@ def _examine(client: "MlflowClient", version: Version, is_champion: bool) -> Ite
             computed["checkpoint_sha256"] = sha256_of(*files)
     run_tags = client.get_run(version.run_id).data.tags
     for name in LINEAGE_TAGS:
-        truth, run = computed.get(name, run_tags.get(name)), quote(version.run_id)
+        truth, run = computed.get(name, run_tags.get(name)), version.run_id
         if truth is None:
             continue
         if version.tags.get(name) != truth:
-            call = f"set_model_version_tag('{MODEL}', '{version.number}', '{name}', '{truth}')"
+            call = f"set_model_version_tag({MODEL!r}, {version.number!r}, {name!r}, {truth!r})"
             yield _false_tag(str(version), name, version.tags.get(name), truth, call)
         if run_tags.get(name) != truth:
-            call = f"set_tag('{run}', '{name}', '{truth}')"
+            call = f"set_tag({run!r}, {name!r}, {truth!r})"
             yield _false_tag(f"run {run}", name, run_tags.get(name), truth, call)
 
 
@@ -170,14 +240,34 @@ def _damages(version: Version, evidence: Path) -> list[str]:
         # A version older than the table has the checksums of its checkpoint only.
         recorded = read_checksums(files) if files.is_file() else checkpoint_checksums(folders["checkpoint"])
     except Exception as error:  # MLflow raises what its store does: of S3, of HTTP, of the disk
-        return [f"its artifacts cannot be read ({' '.join(str(error).split())[:200]})"]
+        if not any(words in str(error) for words in _GONE):
+            raise VideomarError(str(error)) from error
+        return [f"its artifacts are gone ({' '.join(str(error).split())[:200]})"]
     changes = find_changes(recorded, folders)
     return [f"{change['file']} {change['problem']}, expected as registered" for change in changes]
 
 
+def _require_access(location: str) -> None:
+    """Raise the system's error about a folder that is there but cannot be listed: MLflow takes it for empty.
+
+    Raises:
+        OSError: as the system says.
+    """
+    if (folder := local_path(location)) is None:
+        return
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder.parent) as entries:
+        next(entries, None)
+
+
 def _false_tag(where: str, name: str, got: str | None, truth: str, call: str) -> Finding:
-    code = f"from videomar.tracking.mlflow_store import open_client; open_client().{call}"
-    return Finding(where, f"tag {name} is {got}, expected {truth}, as registered", f'{BIN}python -c "{code}"')
+    return Finding(
+        where, f"tag {name} is {got}, expected {truth}, as registered", _python(f"open_client().{call}")
+    )
+
+
+def _python(code: str) -> str:
+    """Command that runs a line of code: quoted, because values in it come from the store."""
+    return f"{BIN}python -c {quote(f'from videomar.tracking.mlflow_store import open_client; {code}')}"
 
 
 def _stage_of(client: "MlflowClient", run_id: str) -> str:
@@ -186,14 +276,16 @@ def _stage_of(client: "MlflowClient", run_id: str) -> str:
 
     try:
         return str(client.get_run(run_id).info.lifecycle_stage)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise  # a store that does not answer says nothing of the run
         return "gone"
 
 
 def _send_again(checkpoints: Path) -> str:
     """Command that sends a run to MLflow again, from its outbox; without one only a backup helps."""
     sent = checkpoints / OUTBOX / str(read_json(checkpoints / RUN_FILE).get("name")) / SENT
-    return f"rm {sent} && {BIN}videomar upload {checkpoints}" if sent.is_file() else _RESTORE
+    return f"rm {quote(str(sent))} && {BIN}videomar upload {checkpoints}" if sent.is_file() else _RESTORE
 
 
 def _restore_run(run_id: str) -> str:

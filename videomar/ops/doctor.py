@@ -17,15 +17,18 @@ from videomar.config.layout import Layout
 from videomar.errors import Finding, VideomarError
 from videomar.ops.check_machine import (
     disk_findings,
+    environment_findings,
     leftover_findings,
     outbox_findings,
     package_findings,
     reading_findings,
     service_findings,
+    worktree_findings,
 )
 from videomar.ops.check_pipeline import params_findings, pipeline_findings
 from videomar.ops.check_registry import (
     alias_findings,
+    registration_findings,
     release_findings,
     store_findings,
     version_findings,
@@ -33,7 +36,7 @@ from videomar.ops.check_registry import (
 from videomar.provenance.checkout import run_git, uncommitted_changes
 from videomar.registry.champion_history import read_history
 from videomar.registry.versions import challenger, version_of
-from videomar.tracking.mlflow_store import open_client
+from videomar.tracking.mlflow_store import open_client, store_problem
 
 _CODE = ("videomar", "stages", "flows", "dvc.yaml")
 # A store that does not answer is a finding: MLflow would wait for minutes.
@@ -53,12 +56,14 @@ def examine(layout: Layout) -> Health:
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     checks: dict[str, Callable[[], list[Finding]]] = {
+        "environment": lambda: environment_findings(Path(".venv")),
         "params.yaml": lambda: params_findings(layout.params),
         "dvc.lock": lambda: pipeline_findings(layout.lock, layout.cache),
         "services": service_findings,
         "requirements.lock": lambda: package_findings(layout.pins) if layout.pins.is_file() else [],
         "ledger": lambda: reading_findings(layout),
         "leftovers": leftover_findings,
+        "sweeps": lambda: worktree_findings(layout.local / "sweeps"),
         "disk": lambda: disk_findings(Path()),
         "outboxes": lambda: outbox_findings(layout.checkpoints),
         "MLflow": store_findings,
@@ -68,21 +73,21 @@ def examine(layout: Layout) -> Health:
     if not found["MLflow"]:
         checks = {
             "alias": alias_findings,
+            "registrations": registration_findings,
             "versions": lambda: version_findings(layout.lock),
             "release": lambda: release_findings(layout.lock, layout.training_run),
         }
         found |= {name: _run(name, check) for name, check in checks.items()}
-        notes = _notes(layout)
+        with contextlib.suppress(Exception):  # what keeps the notes from being read is found above
+            notes = _notes(layout)
     return Health([finding for findings in found.values() for finding in findings], notes)
 
 
 def _run(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
-    from mlflow.exceptions import MlflowException
-
     try:
         return check()
-    except (VideomarError, MlflowException, OSError, ValueError) as error:
-        message = " ".join(str(error).split())[:300]
+    except Exception as error:  # MLflow, its database and DVC raise more than they document
+        message = store_problem(error) or " ".join(str(error).split())[:300] or type(error).__name__
         return [Finding(name, f"could not be examined ({message})", "fix that, then run `videomar doctor`")]
 
 

@@ -8,17 +8,12 @@ import json
 import logging
 import re
 import shutil
-import sqlite3
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from videomar.config.layout import Layout
 from videomar.errors import VideomarError
@@ -26,14 +21,17 @@ from videomar.files import process_exists
 from videomar.provenance.checkout import outputs_of
 from videomar.registry.ancestors import read_ancestors
 from videomar.registry.evidence import text_of
-from videomar.registry.versions import MODEL, Version, aliases_of, all_versions, download_evidence
-from videomar.tracking.mlflow_store import open_client, tracking_uri
+from videomar.registry.versions import Version, aliases_of, all_versions, download_evidence
+from videomar.tracking.mlflow_store import tracking_uri
 from videomar.tracking.run_log import LINES, SENT, read_json
 from videomar.tracking.runs import OUTBOX, RUN_FILE, read_run_id
+from videomar.tracking.staging import staged_folders
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
+DEFAULT_DAYS = 30.0
+"""What was used, or deleted in MLflow, within so many days is kept."""
 LOCAL = Layout().local
 REPLACED = "replaced-"
 """Prefix of the folder below `.local` that keeps what a restore has replaced."""
@@ -47,8 +45,8 @@ _WRITTEN = (
     LOCAL / "evaluations",
 )
 _DAY_S = 86400.0
-_DRAFT_S = 3600.0  # a checkpoint of any size is written in less
-_DAY_MS = 86_400_000
+DRAFT_S = 3600.0
+"""A checkpoint of any size is written in less."""
 _OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
@@ -102,8 +100,9 @@ def find_files(days: float, versions: Sequence[Version]) -> tuple[list[Garbage],
 
 
 def find_drafts() -> list[Path]:
-    """Find half-written checkpoints, and temporary files of processes that have ended."""
-    found = [path for path in _CHECKPOINTS.rglob(".draft-*") if path.is_dir() and _age_s(path) > _DRAFT_S]
+    """Find half-written checkpoints, and temporary files and folders of processes that have ended."""
+    found = [path for path in _CHECKPOINTS.rglob(".draft-*") if path.is_dir() and _age_s(path) > DRAFT_S]
+    found += [staged.folder for staged in staged_folders() if staged.ended]
     # `files.atomic_write` names its temporary files .NAME.PID.
     drafts = [path for folder in _WRITTEN for path in folder.rglob(".*.*")]
     drafts += [path for path in LOCAL.glob(".*.*") if path.is_file()]
@@ -178,23 +177,6 @@ def _kept_for_mlflow(folder: Path) -> str:
     return f"{folder}: kept, MLflow does not have all of it; `videomar upload {folder}` sends it"
 
 
-def find_runs(days: float, versions: Sequence[Version]) -> tuple[list[Garbage], list[str]]:
-    """Find runs deleted in MLflow so many days ago that no version needs, and notes on the others."""
-    uri = tracking_uri()
-    if not uri.startswith("sqlite:///"):
-        return [], [
-            "MLflow: its store is not the SQLite file, `mlflow gc` on its server removes deleted runs"
-        ]
-    found = _deleted_runs(Path(uri.removeprefix("sqlite:///")), days)
-    needed = {run for version in versions for run in (version.run_id, version.tags.get("training_run"))}
-    needed |= {version.tags.get("parent_run") for version in versions}
-    notes = [f"MLflow run {run}: kept, a registered version is from it" for run in found if run in needed]
-    chosen = {run: where for run, where in found.items() if run not in needed}
-    if chosen and (because := _why_unsafe(versions)):
-        return [], [*notes, f"MLflow: {len(chosen)} deleted runs kept, {because}"]
-    return [_run(run, where, days) for run, where in chosen.items()], notes
-
-
 def find_objects(versions: Sequence[Version]) -> tuple[list[Garbage], list[str]]:
     """Find objects of DVC's cache that no tree, branch, tag, experiment or registered version names."""
     from dvc.exceptions import DvcException
@@ -235,55 +217,25 @@ def _unused(repo: "Repo", needed: set[str]) -> list[Path]:
     from dvc.scm import NoSCM
 
     cache, everywhere = Path(repo.cache.local.path), not isinstance(repo.scm, NoSCM)
-    named = repo.used_objs(all_branches=everywhere, all_tags=everywhere, all_experiments=everywhere)
+    # `force`: of a folder whose listing is not here, as in a clone, nothing can be restored from its files.
+    named = repo.used_objs(
+        all_branches=everywhere, all_tags=everywhere, all_experiments=everywhere, force=True
+    )
     used = {str(known.value) for objects in named.values() for known in objects}
     used |= {name for md5 in needed for name in _with_contents(cache, md5)}
+    used |= set(_linked(repo, cache))
     return [path for path in sorted(cache.glob("??/*")) if _is_unused(path, used)]
 
 
-def _deleted_runs(store: Path, days: float) -> dict[str, str]:
-    """Location of the artifacts of each run deleted so long ago, as `mlflow gc --older-than` counts."""
-    query = (
-        "SELECT run_uuid, artifact_uri FROM runs WHERE lifecycle_stage = 'deleted' "
-        "AND deleted_time < CAST(strftime('%s', 'now') AS INTEGER) * 1000 - ?"
-    )
-    with closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as database:
-        return dict(database.execute(query, [days * _DAY_MS]).fetchall())
-
-
-def _why_unsafe(versions: Sequence[Version]) -> str:
-    """Why `mlflow gc` may not be used here: it also removes deleted experiments and models, needed or not."""
-    from mlflow.entities import ViewType
-    from mlflow.exceptions import MlflowException
-
-    client = open_client()
-    if client.search_experiments(view_type=ViewType.DELETED_ONLY):
-        return "`mlflow gc` would remove the deleted experiment too; `mlflow experiments restore` it first"
-    for version in versions:
-        model_id = client.get_model_version(MODEL, version.number).model_id
-        try:
-            if model_id:
-                client.get_logged_model(model_id)
-        except MlflowException:
-            return f"`mlflow gc` would remove the deleted logged model of {version} too"
-    return ""
-
-
-def _run(run_id: str, artifacts: str, days: float) -> Garbage:
-    local = Path(unquote(urlsplit(artifacts).path)).parent
-
-    def remove() -> None:
-        uri = tracking_uri()
-        options = ["--backend-store-uri", uri, "--tracking-uri", uri, "--older-than", f"{days:g}d"]
-        command = [sys.executable, "-m", "mlflow", "gc", *options, "--run-ids", run_id]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise VideomarError(
-                f"mlflow gc: {' '.join(done.stderr.split())[-300:]}, expected run {run_id} gone"
-            )
-
-    size = bytes_of(local) if artifacts.startswith(("file:", "/")) and local.is_dir() else 0
-    return Garbage(f"MLflow run {run_id}", size, f"deleted over {days:g} days ago", remove)
+def _linked(repo: "Repo", cache: Path) -> Iterator[str]:
+    """Objects that files of the working tree are symbolic links to: without them these would be lost."""
+    if "symlink" not in repo.cache.local.cache_types:
+        return
+    for out in repo.index.outs:
+        top = Path(out.fs_path)
+        for path in (top, *top.rglob("*")):
+            if path.is_symlink() and (target := path.resolve()).is_relative_to(cache.resolve()):
+                yield target.parent.name + target.name
 
 
 def _is_unused(path: Path, used: set[str]) -> bool:

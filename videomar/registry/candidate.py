@@ -31,6 +31,7 @@ from videomar.registry.evidence import FILES, LINEAGE, write_checksums, write_li
 from videomar.registry.versions import MODEL, Version, find_version, name_challenger, version_of
 from videomar.tracking.mlflow_store import experiment_id, open_client
 from videomar.tracking.runs import RUN_FILE, read_run_id
+from videomar.tracking.staging import note_run, staging_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,8 +79,8 @@ def register_candidate() -> Version:
     if checkpoint is None:
         raise CheckpointError(f"{_HERE.training_run}: got no checkpoint; run `dvc repro train`")
     manifest = read_manifest(checkpoint)
-    with tempfile.TemporaryDirectory() as folder:
-        weights, tables = Path(folder) / "checkpoint", Path(folder) / "tables"
+    with staging_folder() as folder:
+        weights, tables = folder / "checkpoint", folder / "tables"
         tables.mkdir()
         _collect_evidence(tables)
         tags = {**_tags(checkpoint), "weights_sha256": manifest["files"][AVERAGED]["sha256"]}
@@ -95,10 +96,11 @@ def register_candidate() -> Version:
         )  # a few clips, for the report of a later challenger
         run_tags = {**tags, **_run_tags(checkpoint)}
         with mlflow.start_run(experiment_id=experiment_id(client), tags=run_tags) as run:
+            note_run(folder, run.info.run_id)
             mlflow.log_artifacts(str(tables), "evidence")
             _log_metrics()
             info = log_model(weights, load_own_params(_HERE.params).text.encoder)
-    created = version_of(create_version(client, info, run.info.run_id, tags))
+        created = version_of(create_version(client, info, run.info.run_id, tags))
     name_challenger(created)
     return created
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from videomar.environment import SERVICES, SETTINGS
+from videomar.environment import SERVICES, SETTINGS, folder_mark
 from videomar.files import atomic_write
 from videomar.processes import Identity, end_all, kill_all, session_of, tree_of
 from videomar.services.definitions import Service, prefect_api, ray_address, services, tracking_uri
@@ -145,6 +145,7 @@ class ServiceMonitor:
 def _state(settings: Settings, monitors: Sequence[ServiceMonitor]) -> dict[str, Any]:
     """Content of `.local/services.json`."""
     return {
+        "folder_mark": folder_mark(),
         "supervisor": list(tree_of(os.getpid())[0]),
         "prefect_api": prefect_api(settings),
         "tracking_uri": tracking_uri(settings),

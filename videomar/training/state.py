@@ -175,8 +175,9 @@ def residual_scale(data: LatentDataset, params: TrainParams, patch_size: int) ->
 
     It is the root of the change's deviation from 0 in training clips, the geometric mean of it and of the
     tokens' own, 1. Changes have long tails: most are near 0, and those of a body that moves are many
-    deviations away, which a flow from noise of deviation 1 learns slowly (docs/LOG.md). The clips are those of the first batches of the last stage, about a thousand clips of full length, so all
-    kinds of clips count as much as in training. Noise of `history_noise` is not counted.
+    deviations away, which a flow from noise of deviation 1 learns slowly (docs/LOG.md). The clips are those
+    of the first batches of the last stage, about a thousand of full length, so all kinds of clips count as
+    much as in training. Noise of `history_noise` is not counted.
 
     Args:
         data: split train.
