@@ -295,6 +295,21 @@ def test_status_shows_services_and_what_is_wrong(tmp_path: Path) -> None:
     assert found["problems"] == [lines[-1].removeprefix("problem: ")]
 
 
+def test_status_of_a_damaged_pipeline_shows_the_rest(tmp_path: Path) -> None:
+    """No folder of DVC, and a store that is none: each is a problem of one line."""
+    folder_of_a_pipeline(tmp_path)
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\n")
+    (tmp_path / ".local").mkdir()
+    (tmp_path / ".local/mlflow.db").write_bytes(b"no database of any kind")
+    done = videomar(tmp_path, "status")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "report: none" in done.stdout.splitlines()
+    problems = [line for line in done.stdout.splitlines() if line.startswith("problem: ")]
+    assert len(problems) == 2
+    assert "mlflow.db" in problems[0]
+    assert "DVC repository" in problems[1]
+
+
 @pytest.mark.slow
 def test_release_report_and_status_agree(tmp_path: Path) -> None:
     write_outputs(tmp_path)

@@ -18,9 +18,10 @@ from videomar.cli.console import (
     require_pipeline,
 )
 from videomar.environment import read_services
-from videomar.errors import BIN, VideomarError
+from videomar.errors import BIN
 
 app = typer.Typer()
+_LONGEST = 300
 
 
 @app.command(rich_help_panel=SERVICES, epilog=examples("videomar up", "videomar up --ray"))
@@ -94,15 +95,17 @@ def _state() -> dict[str, Any]:
 
 
 def _registered() -> dict[str, str | None]:
-    """Numbers of the versions that stand for something."""
-    from videomar.registry.versions import challenger, champion, find_released
+    """Numbers of the champion, the newest candidate and the version of the last run; changes nothing."""
+    from videomar.registry.champion_history import read_history
+    from videomar.registry.versions import challenger, find_released
+    from videomar.tracking.mlflow_store import open_client
 
-    found = {
-        "released": find_released(HERE.lock) if HERE.lock.is_file() else None,
-        "champion": champion(),
-        "challenger": challenger(),
+    newest, released = challenger(), find_released(HERE.lock) if HERE.lock.is_file() else None
+    return {
+        "champion": read_history(open_client()).alias,
+        "challenger": None if newest is None else newest.number,
+        "released": None if released is None else released.number,
     }
-    return {name: None if version is None else version.number for name, version in found.items()}
 
 
 @contextlib.contextmanager
@@ -110,8 +113,8 @@ def _noted_in(problems: list[str]) -> Iterator[None]:
     """Note an error as a problem, so that the rest is shown."""
     try:
         yield
-    except VideomarError as error:
-        problems.append(" ".join(str(error).split()))
+    except Exception as error:  # MLflow, its database and DVC raise more than they document
+        problems.append(" ".join(str(error).split())[:_LONGEST] or type(error).__name__)
 
 
 def _lines(state: dict[str, Any]) -> Iterator[str]:
