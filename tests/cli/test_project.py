@@ -100,12 +100,18 @@ def test_command_starts_and_says_its_version(videomar: Path, tmp_path: Path) -> 
         (["trace", "champion"], "pipeline"),
         (["promote"], "pipeline"),
         (["gc"], "pipeline"),
+        (["up"], "pipeline"),
+        (["status"], "pipeline"),
+        (["release"], "pipeline"),
+        (["report"], "pipeline"),
+        (["vbench", "--python", "python", "--weights", "."], "pipeline"),
     ],
 )
 def test_verb_that_needs_more_names_the_extra_in_one_line(
     videomar: Path, tmp_path: Path, words: list[str], extra: str
 ) -> None:
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    for name in ("params.yaml", "dvc.yaml", "dvc.lock"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     done = run(videomar, *words, folder=tmp_path)
     assert done.returncode == 1
     assert f"pip install 'videomar[{extra}]'" in done.stderr

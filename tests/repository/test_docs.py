@@ -113,7 +113,10 @@ def verbs() -> dict[str, set[str]]:
 
 def check_videomar(words: list[str]) -> None:
     if not words or words[0].startswith("--"):
-        assert words in ([], ["--version"], ["--help"])
+        from videomar.cli.app import app
+
+        own = {option for parameter in typer.main.get_command(app).params for option in parameter.opts}
+        assert set(words) <= own | {"--help"}, words
         return
     verb = " ".join(words[:2]) if " ".join(words[:2]) in verbs() else words[0]
     assert verb in verbs()

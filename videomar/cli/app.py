@@ -12,8 +12,19 @@ from typing import Annotated, Literal
 import typer
 
 import videomar
-from videomar.cli import ledger_commands, model_commands, ops_commands
-from videomar.cli.console import DATA, HERE, MODELS, AnyModel, DeviceOption, ModelOption, print_lines
+from videomar.cli import ledger_commands, model_commands, ops_commands, service_commands
+from videomar.cli.console import (
+    HERE,
+    MODELS,
+    PIPELINE,
+    AnyModel,
+    DeviceOption,
+    ModelOption,
+    complete_preset,
+    complete_with,
+    examples,
+    print_lines,
+)
 from videomar.environment import apply_settings
 from videomar.errors import DataError, VideomarError
 
@@ -38,12 +49,18 @@ def _print_version(wanted: bool) -> None:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # joins the lines of a docstring, and sets examples as they are
     help="From a folder of videos to a video model: curate, train, evaluate, promote, generate.",
+    epilog=examples(
+        'videomar generate photo.png --prompt "it turns left" --out clip.mp4',
+        "videomar init my-pipeline",
+        "videomar status",
+    ),
 )
-app.add_typer(ledger_commands.app, name="ledger", rich_help_panel=DATA)
+app.add_typer(ledger_commands.app, name="ledger", rich_help_panel=PIPELINE)
 app.add_typer(model_commands.app)
+app.add_typer(service_commands.app)
 app.add_typer(ops_commands.app)
 
 
@@ -56,7 +73,7 @@ def common(
     """Declare the options of `videomar` itself."""
 
 
-@app.command(rich_help_panel=DATA)
+@app.command(rich_help_panel=PIPELINE, epilog=examples("videomar init my-pipeline"))
 def init(
     folder: Annotated[Path, typer.Argument(help="New or empty folder.")],
 ) -> None:
@@ -69,11 +86,23 @@ def init(
     print_lines(write_project(folder))
 
 
-@app.command("use-clips", rich_help_panel=DATA)
+@app.command(
+    "use-clips",
+    rich_help_panel=PIPELINE,
+    epilog=examples(
+        "videomar use-clips ~/videos",
+        "videomar use-clips s3://bucket/folder",
+        "videomar use-clips samples --start-from nothing",
+    ),
+)
 def use_clips(
     source: Annotated[
         str,
-        typer.Argument(metavar="FOLDER", help="Of videos; or s3://BUCKET/FOLDER; `samples` = sample clips."),
+        typer.Argument(
+            metavar="FOLDER",
+            help="Of videos; or s3://BUCKET/FOLDER; `samples` = sample clips.",
+            autocompletion=complete_with("samples"),
+        ),
     ],
     start_from: Annotated[
         Literal["shipped", "nothing"] | None,
@@ -87,6 +116,7 @@ def use_clips(
 
     Sets samples.source in params.yaml, and what training starts from.
     """
+    from videomar.cli.project import presets
     from videomar.config import load_own_params
     from videomar.config.edit import update_params
     from videomar.sources.bucket import write_recipe
@@ -102,26 +132,38 @@ def use_clips(
     if start_from is not None or own == is_recipe(before):
         from videomar.hub.choose_start import choose_start  # here: it takes seconds to import
 
-        line = choose_start(HERE.params, _presets(), own, start_from)
+        line = choose_start(HERE.params, presets(), own, start_from)
     update_params(HERE.params, {"samples": {"source": _portable(folder)}})
     print(f"params.yaml: samples.source is now {_portable(folder)}; `dvc repro` starts from there")
     if line is not None:
         print(line)
 
 
-@app.command("use-preset", rich_help_panel=DATA)
+@app.command("use-preset", rich_help_panel=PIPELINE, epilog=examples("videomar use-preset medium"))
 def use_preset(
-    name: Annotated[str, typer.Argument(help="`small`, `medium`, `paper` or another file in presets/.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="`small`, `medium`, `paper` or another file in presets/.", autocompletion=complete_preset
+        ),
+    ],
 ) -> None:
     """Write the values of a preset (model size) into params.yaml."""
+    from videomar.cli.project import presets
     from videomar.config.edit import read_preset, update_params
 
-    preset = read_preset(_presets(), name)
+    preset = read_preset(presets(), name)
     update_params(HERE.params, preset)
     print(f"params.yaml: now has the sections {', '.join(preset)} of {name}; `git diff` shows what changed")
 
 
-@app.command(rich_help_panel=MODELS)
+@app.command(
+    rich_help_panel=MODELS,
+    epilog=examples(
+        'videomar generate photo.png --prompt "it turns left" --out clip.mp4',
+        'videomar generate clip.mp4 --prompt "it goes on" --out b.mp4 --frames 33',
+    ),
+)
 def generate(
     given: Annotated[
         Path, typer.Argument(metavar="IMAGE_OR_VIDEO", help="First picture, or a video to continue.")
@@ -150,7 +192,7 @@ def generate(
     print(out)
 
 
-@app.command(rich_help_panel=MODELS)
+@app.command(rich_help_panel=MODELS, epilog=examples("videomar demo", "videomar demo --model 3 --port 8000"))
 def demo(
     model: ModelOption = "champion",
     device: DeviceOption = "auto",
@@ -169,7 +211,7 @@ PackTextEncoder = Annotated[
 ]
 
 
-@app.command(rich_help_panel=MODELS)
+@app.command(rich_help_panel=MODELS, epilog=examples("videomar export champion --out ../finished"))
 def export(
     model: AnyModel,
     out: Annotated[Path, typer.Option(help="New folder.")],
@@ -181,7 +223,7 @@ def export(
     print_lines(export_model(model, out, with_text_encoder))
 
 
-@app.command(rich_help_panel=MODELS)
+@app.command(rich_help_panel=MODELS, epilog=examples("videomar push champion OWNER/NAME --private"))
 def push(
     model: AnyModel,
     repository: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME; created if missing.")],
@@ -194,7 +236,14 @@ def push(
     print_lines(push_model(model, repository, private, with_text_encoder))
 
 
-@app.command("import", rich_help_panel=MODELS)
+@app.command(
+    "import",
+    rich_help_panel=MODELS,
+    epilog=examples(
+        "videomar import released.pth --out ../weights",
+        "videomar import released.pth --out ../model --tokenizer ../tokenizer",
+    ),
+)
 def import_released(
     checkpoint: Annotated[Path, typer.Argument(help="Released file: .pth, .pt or .safetensors.")],
     out: Annotated[Path, typer.Option(help="New folder for the model.")],
@@ -257,14 +306,6 @@ def main() -> None:
             raise
         print(f"videomar: MLflow: {line}", file=sys.stderr)
         sys.exit(1)
-
-
-def _presets() -> Path:
-    """Folder with the presets: that of the working folder, else the package's."""
-    from videomar.cli.project import template
-
-    own = Path("presets")
-    return own if own.is_dir() else template() / own
 
 
 def _portable(folder: Path) -> str:

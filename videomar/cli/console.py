@@ -1,31 +1,76 @@
-"""What the commands share: panels of the help, options, paths of the working folder, and printing."""
+"""What the commands share: panels and examples of the help, options, the working folder, and printing."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Literal
 
 import typer
 
 from videomar.config.layout import Layout
+from videomar.errors import DataError
 
 HERE = Layout()
-DATA, MODELS, REGISTRY, UPKEEP = "Data", "Models", "Registry", "Upkeep"
+PIPELINE, MODELS, REGISTRY, SERVICES, UPKEEP = "Pipeline", "Models", "Registry", "Services", "Upkeep"
+_REGISTERED = ("champion", "challenger")
+
+
+def complete_with(*names: str) -> Callable[[str], list[str]]:
+    """Return what a shell's completion asks for: those of the names that begin as the word does."""
+
+    def matching(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return matching
+
+
+def complete_preset(incomplete: str) -> list[str]:
+    """Names of the presets that begin as the word does."""
+    from videomar.cli.project import presets
+
+    return complete_with(*sorted(path.stem for path in presets().glob("*.yaml")))(incomplete)
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-ModelName = Annotated[str, typer.Argument(help="`champion`, `challenger` or a version number.")]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        help="`champion`, `challenger` or a version number.", autocompletion=complete_with(*_REGISTERED)
+    ),
+]
 AnyModel = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="`champion`, `challenger`, a version number, a model folder, or OWNER/NAME."
+        metavar="MODEL",
+        help="`champion`, `challenger`, `shipped`, a version number, a model folder, or OWNER/NAME.",
+        autocompletion=complete_with(*_REGISTERED, "shipped"),
     ),
 ]
 ModelOption = Annotated[
     str,
-    typer.Option(help="`champion`, `challenger`, a version number, a model folder, or OWNER/NAME on a hub."),
+    typer.Option(
+        help="`champion`, `challenger`, `shipped`, a version number, a model folder, or OWNER/NAME on a hub.",
+        autocompletion=complete_with(*_REGISTERED, "shipped"),
+    ),
 ]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto = a GPU if this machine has one.")
 ]
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a command's help: lines to copy, each a whole command."""
+    return "\n".join([f"Example{'s' if len(commands) > 1 else ''}:", "", "```sh", *commands, "```"])
+
+
+def require_pipeline() -> None:
+    """Refuse a working folder that is no pipeline's.
+
+    Raises:
+        DataError: it holds no dvc.yaml.
+    """
+    if not HERE.pipeline.is_file():
+        rule = "the folder of a pipeline; change to one, or make one with `videomar init FOLDER`"
+        raise DataError(f"{HERE.pipeline}: no such file, expected {rule}")
 
 
 def print_lines(lines: Iterable[object]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videomar.cli.console import HERE, AsJson, print_json, print_lines, print_table
+from videomar.cli.console import HERE, AsJson, examples, print_json, print_lines, print_table
 from videomar.errors import BIN
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ LedgerPath = Annotated[Path, typer.Option(help="Ledger file.")]
 TakedownsPath = Annotated[Path, typer.Option(help="List of videos that must not be used.")]
 
 
-@app.command()
+@app.command(epilog=examples("videomar ledger show", "videomar ledger show --sheet ledger.png"))
 def show(
     ledger: LedgerPath = HERE.ledger,
     picture: Annotated[
@@ -69,7 +69,7 @@ def show(
         )
 
 
-@app.command()
+@app.command(epilog=examples("videomar ledger diff stricter.yaml"))
 def diff(
     other: Annotated[
         Path, typer.Argument(help="Another ledger, or a params.yaml with another section `curate`.")
@@ -91,7 +91,7 @@ def diff(
         _print_changes(changes)
 
 
-@app.command()
+@app.command(epilog=examples('videomar ledger remove data/raw/a.mp4 --reason "the owner asked"'))
 def remove(
     video: Annotated[str, typer.Argument(help="A file, or its path in the ledger.")],
     reason: Annotated[str, typer.Option(help="Why; stored in takedowns.csv and in the ledger.")],

@@ -1,14 +1,29 @@
-"""Commands for the registry: `promote`, `rollback`, `history`, `trace`, `rebuild`."""
+"""Commands for the registry: release and report, evaluation, the champion, what a model was made from."""
 
 import json
+import os
+import sys
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videomar.cli.console import HERE, REGISTRY, AsJson, ModelName, print_json, print_lines, print_table
+from videomar.cli.console import (
+    HERE,
+    REGISTRY,
+    AsJson,
+    DeviceOption,
+    ModelName,
+    examples,
+    print_json,
+    print_lines,
+    print_table,
+    require_pipeline,
+)
 from videomar.config.layout import Layout
+from videomar.errors import VideomarError
 
 if TYPE_CHECKING:
     from videomar.registry.rebuild import Difference
@@ -22,7 +37,60 @@ _TRACED = (
 )
 
 
-@app.command(rich_help_panel=REGISTRY)
+@app.command(rich_help_panel=REGISTRY, epilog=examples("videomar release"))
+def release() -> None:
+    """Register what the pipeline made, let the gate judge it, and write the report.
+
+    The last two lines are the report's path and the champion. A step that was done before is not repeated.
+    """
+    require_pipeline()
+    if find_spec("prefect") is None:
+        raise ModuleNotFoundError(name="prefect")
+    # The flow of that name takes the place of this process: flows use the library, which knows no flow.
+    os.execv(sys.executable, [sys.executable, "-m", "flows.release"])
+
+
+@app.command(rich_help_panel=REGISTRY, epilog=examples("videomar report"))
+def report() -> None:
+    """Write the report about the last release again."""
+    require_pipeline()
+    from videomar.registry.release import report as write_page
+    from videomar.registry.versions import find_released
+
+    version = find_released(HERE.lock) if HERE.lock.is_file() else None
+    if version is None:
+        raise VideomarError(f"{HERE.lock}: got no release of it, expected one; run `videomar release`")
+    typer.echo(write_page(version.number))
+
+
+@app.command(
+    rich_help_panel=REGISTRY,
+    epilog=examples("videomar vbench --python ../vbench/bin/python --weights ../vbench-weights"),
+)
+def vbench(
+    python: Annotated[Path, typer.Option(help="Interpreter of an environment that has `vbench`.")],
+    weights: Annotated[Path, typer.Option(help="Folder of its networks' weights, VBENCH_CACHE_DIR.")],
+    generated: Annotated[Path, typer.Option(help="Clips, of stage sample.")] = HERE.generated,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file to write; default: vbench.json beside the clips.")
+    ] = None,
+    device: DeviceOption = "auto",
+    limit_s: Annotated[float, typer.Option(min=1, help="Time limit of a dimension, in seconds.")] = 3600,
+) -> None:
+    """Measure VBench-I2V's own dimensions, with the public package `vbench`."""
+    from videomar.evaluation.vbench.measure import main as measure
+
+    words = [f"--python={python}", f"--weights={weights}", f"--generated={generated}"]
+    words += [f"--device={device}", f"--limit-s={limit_s}"]
+    measure(words if out is None else [*words, f"--out={out}"])
+
+
+@app.command(
+    rich_help_panel=REGISTRY,
+    epilog=examples(
+        "videomar trace champion", "videomar trace 3 --verify", "videomar trace --forward data/raw/a.mp4"
+    ),
+)
 def trace(
     model: ModelName = "champion",
     as_json: AsJson = False,
@@ -64,7 +132,7 @@ def trace(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel=REGISTRY)
+@app.command(rich_help_panel=REGISTRY, epilog=examples("videomar history"))
 def history(as_json: AsJson = False) -> None:
     """List every change of the champion: when, by whom, why."""
     from videomar.registry.champion import alias_history
@@ -76,7 +144,10 @@ def history(as_json: AsJson = False) -> None:
     print_lines(moves or ["no champion yet"])
 
 
-@app.command(rich_help_panel=REGISTRY)
+@app.command(
+    rich_help_panel=REGISTRY,
+    epilog=examples("videomar promote 3", 'videomar promote 3 --force --reason "better on film"'),
+)
 def promote(
     version: Annotated[str, typer.Argument(help="Version number; default: the newest candidate.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Promote even if the gate refuses.")] = False,
@@ -94,7 +165,9 @@ def promote(
     print_lines(promote_version(version, reason.strip(), HERE.params))
 
 
-@app.command(rich_help_panel=REGISTRY)
+@app.command(
+    rich_help_panel=REGISTRY, epilog=examples('videomar register ../finished --reason "from the lab"')
+)
 def register(
     folder: Annotated[Path, typer.Argument(help="Model folder, of `videomar export` or `videomar import`.")],
     reason: Annotated[str, typer.Option(help="Why; stored with the version.")] = "",
@@ -105,7 +178,9 @@ def register(
     print_lines(register_folder(folder, reason.strip()))
 
 
-@app.command(rich_help_panel=REGISTRY)
+@app.command(
+    rich_help_panel=REGISTRY, epilog=examples("videomar evaluate champion", "videomar evaluate 3 --json")
+)
 def evaluate(model: ModelName = "champion", as_json: AsJson = False) -> None:
     """Judge a version again, with the present code on the present held-out clips.
 
@@ -125,23 +200,7 @@ def evaluate(model: ModelName = "champion", as_json: AsJson = False) -> None:
     print_lines(f"  {name}: {value:g}" for name, value in sorted(figures.items()) if name.endswith("_db"))
 
 
-@app.command(rich_help_panel=REGISTRY)
-def release() -> None:
-    """Register what the pipeline made, let the gate judge it, and write the report.
-
-    The last two lines are the report's path and the champion. A step that was done before is not repeated.
-    """
-    from videomar.registry import release as steps
-    from videomar.registry.versions import version_of
-
-    number = steps.register()
-    typer.echo(steps.decide(number))
-    steps.move_alias(number)
-    typer.echo(f"report: {steps.report(number)}")
-    typer.echo(f"champion: {steps.describe_champion(version_of(number))}")
-
-
-@app.command(rich_help_panel=REGISTRY)
+@app.command(rich_help_panel=REGISTRY, epilog=examples('videomar rollback --reason "worse on film"'))
 def rollback(
     reason: Annotated[str, typer.Option(help="Why; stored in the history.")] = "",
 ) -> None:
@@ -151,7 +210,7 @@ def rollback(
     print_lines(roll_back(reason.strip()))
 
 
-@app.command(rich_help_panel=REGISTRY)
+@app.command(rich_help_panel=REGISTRY, epilog=examples("videomar rebuild champion --into ../again"))
 def rebuild(
     model: ModelName,
     into: Annotated[Path, typer.Option(help="New folder for the clone.")],

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videomar.cli.console import DATA, HERE, UPKEEP, AsJson, print_json, print_lines, print_table
+from videomar.cli.console import (
+    HERE,
+    PIPELINE,
+    UPKEEP,
+    AsJson,
+    complete_preset,
+    examples,
+    print_json,
+    print_lines,
+    print_table,
+)
 from videomar.errors import VideomarError
 
 if TYPE_CHECKING:
@@ -15,7 +25,9 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command(rich_help_panel=DATA)
+@app.command(
+    rich_help_panel=PIPELINE, epilog=examples("videomar plan", "videomar plan --gpu h100:8 --preset paper")
+)
 def plan(
     gpu: Annotated[
         str | None,
@@ -25,7 +37,9 @@ def plan(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Plan with a preset: `small`, `medium` or `paper`."),
+        typer.Option(
+            help="Plan with a preset: `small`, `medium` or `paper`.", autocompletion=complete_preset
+        ),
     ] = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Plan for so many clips.")] = None,
     as_json: AsJson = False,
@@ -75,18 +89,20 @@ def _short(number: int | None) -> str:
 
 def _planned_params(preset: str | None) -> "Params":
     """Parameters of this folder; with a preset's values, of the shipped file where there is none."""
-    from videomar.cli.project import template
+    from videomar.cli.project import presets, template
     from videomar.config import load_own_params
     from videomar.config.edit import read_preset, with_changes
 
     if preset is None:
         return load_own_params(HERE.params)
-    own = Path("presets")
-    values = read_preset(own if own.is_dir() else template() / own, preset)
+    values = read_preset(presets(), preset)
     return with_changes(HERE.params if HERE.params.is_file() else template() / "params.yaml", values)
 
 
-@app.command(rich_help_panel=UPKEEP)
+@app.command(
+    rich_help_panel=UPKEEP,
+    epilog=examples("videomar doctor", "videomar doctor --json", "videomar doctor --fix"),
+)
 def doctor(
     as_json: AsJson = False,
     fix: Annotated[
@@ -123,7 +139,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel=UPKEEP)
+@app.command(rich_help_panel=UPKEEP, epilog=examples("videomar migrate"))
 def migrate(
     file: Annotated[Path, typer.Argument(help="Parameter file or preset.")] = HERE.params,
 ) -> None:
@@ -139,7 +155,7 @@ def migrate(
         typer.echo(f"{file}: nothing to do, every key is in its place")
 
 
-@app.command(rich_help_panel=UPKEEP)
+@app.command(rich_help_panel=UPKEEP, epilog=examples("videomar upload"))
 def upload(
     folder: Annotated[Path, typer.Argument(help="Folder of training runs.")] = HERE.checkpoints,
 ) -> None:
@@ -153,7 +169,7 @@ def upload(
     typer.echo(f"{folder}: MLflow at {tracking_uri()} has all of the runs")
 
 
-@app.command(rich_help_panel=UPKEEP)
+@app.command(rich_help_panel=UPKEEP, epilog=examples("videomar gc", "videomar gc --days 7 --yes"))
 def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only list.")] = False,
     days: Annotated[
@@ -183,7 +199,7 @@ def gc(
         typer.echo(f"{total / 1e6:.2f} MB could be removed; `videomar gc --yes` does it")
 
 
-@app.command(rich_help_panel=UPKEEP)
+@app.command(rich_help_panel=UPKEEP, epilog=examples("videomar backup ../monday.tar"))
 def backup(file: Annotated[Path, typer.Argument(help="Tar file to write.")]) -> None:
     """Write registry, runs and artifacts to one file.
 
@@ -194,7 +210,7 @@ def backup(file: Annotated[Path, typer.Argument(help="Tar file to write.")]) -> 
     print_lines(back_up(file))
 
 
-@app.command(rich_help_panel=UPKEEP)
+@app.command(rich_help_panel=UPKEEP, epilog=examples("videomar restore ../monday.tar"))
 def restore(
     file: Annotated[Path, typer.Argument(help="File that `videomar backup` wrote.")],
     force: Annotated[bool, typer.Option("--force", help="Replace an existing registry.")] = False,
@@ -205,7 +221,7 @@ def restore(
     print_lines(put_back(file, force))
 
 
-@app.command(rich_help_panel=UPKEEP)
+@app.command(rich_help_panel=UPKEEP, epilog=examples("videomar bom", "videomar bom --audit ../osv"))
 def bom(
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("docs/BOM.json"),
     advisories: Annotated[

@@ -29,6 +29,12 @@ def template() -> Path:
     return _PACKAGED if _PACKAGED.is_dir() else Path(videomar.__file__).parent.parent
 
 
+def presets() -> Path:
+    """Folder with the presets: that of the working folder, else the package's."""
+    own = Path("presets")
+    return own if own.is_dir() else template() / own
+
+
 def write_project(folder: Path) -> list[str]:
     """Write a pipeline into a new or empty folder; return lines that say what to do next.
 
