@@ -1,6 +1,7 @@
 """Serve the deployments of prefect.yaml: `make up` runs this beside Prefect's server."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ from prefect.runner import Runner
 from prefect.schedules import Schedule
 from prefect.states import Cancelled, Scheduled
 
+from flows.automations import apply_notifications
 from flows.watch import start_after_new_files
 from videomar.errors import VideomarError
+from videomar.services.notifications import read_notifications
 
 _DEPLOYMENTS = Path("prefect.yaml")
 _UNFINISHED = ("RUNNING", "PENDING", "CANCELLING")
@@ -32,6 +35,7 @@ async def serve(ready: Path) -> None:
     runner = Runner(name="videomar", limit=3, pause_on_shutdown=False)
     for deployment in deployments(_DEPLOYMENTS):
         await runner.aadd_deployment(deployment)
+    await apply_notifications(read_notifications(_DEPLOYMENTS, os.environ))
     await resume_unfinished_runs()
     watches = quiet_times(_DEPLOYMENTS).items()
     watching = [asyncio.create_task(start_after_new_files(name, quiet_s)) for name, quiet_s in watches]
