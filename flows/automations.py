@@ -16,6 +16,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
+from videomar.environment import prefect_home
 from videomar.errors import VideomarError
 from videomar.registry.versions import Version
 from videomar.services.notifications import EVENTS, Notifications
@@ -24,6 +25,7 @@ _BLOCK = "videomar-notifications"
 # Prefect's server loads blocks of its own types only. This one hands any address to Apprise, which knows
 # webhooks, mail and a hundred services, not only Slack.
 _BLOCK_TYPE = "slack-webhook"
+_OWNER_ONLY = 0o700  # Prefect encrypts the address with a key that is in the same database
 _GATE = "videomar.version."
 _SUBJECTS = {
     "failed": "flow {{ flow.name }} {{ event.resource['prefect.state-type'] | lower }}",
@@ -103,7 +105,7 @@ def announce(version: Version, decision: str) -> None:
 
 
 async def _block(client: PrefectClient, wanted: Notifications) -> UUID:
-    """Id of the block that holds the address; ours is written anew with each start."""
+    """Id of the block that holds the address; ours is overwritten with each start."""
     if wanted.address is not None:
         if not Apprise().add(wanted.address):
             raise VideomarError(
@@ -111,6 +113,7 @@ async def _block(client: PrefectClient, wanted: Notifications) -> UUID:
                 "jsons://HOST/PATH, mailtos://USER:PASSWORD@HOST or https://hooks.slack.com/services/...; "
                 "see https://github.com/caronc/apprise"
             )
+        prefect_home().chmod(_OWNER_ONLY)
         return await SlackWebhook(url=SecretStr(wanted.address)).asave(_BLOCK, overwrite=True)
     kind, _, name = (wanted.block or "").partition("/")
     try:

@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.checkout import REPOSITORY, wait_for
+from tests.support.checkout import REPOSITORY, free_port, wait_for
 from tests.support.service_monitor import poll_until
+from videomar.environment import answers
 from videomar.processes import Identity, end_all, tree_of
 from videomar.services import supervisor
 from videomar.services.definitions import Service
@@ -79,6 +80,24 @@ def test_question_that_fails_counts_as_no_answer(tmp_path: Path, monkeypatch: py
     service = Service(name="strange", command=("sleep", "60"), health="http://127.0.0.1:1/")
     monitor = ServiceMonitor(service, tmp_path)
     poll_until(monitor, lambda: monitor.deaths == 1)
+
+
+def test_server_of_another_checkout_is_not_taken_for_ours(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    # It leaves the port after a while, as another checkout does on `make down`.
+    serve = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
+    theirs = subprocess.Popen(serve, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: answers(url), "their answer")
+        ours = ServiceMonitor(Service(name="ours", command=serve, address=url, health=url), tmp_path)
+        poll_until(ours, lambda: ours.deaths == 2)
+        assert not ours.ready
+    finally:
+        theirs.terminate()
+        theirs.wait()
+    poll_until(ours, lambda: ours.ready)
+    ours.end()
 
 
 def test_long_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

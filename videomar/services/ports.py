@@ -7,8 +7,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from videomar.errors import VideomarError
 from videomar.files import write_json
+from videomar.processes import Identity
 from videomar.services.settings import PORTS, Settings, is_port
 
 _REMEMBERED = Path(".local/ports.json")
@@ -70,11 +73,24 @@ def require_same_ports(addresses: Mapping[str, str | None], environment: Mapping
         VideomarError: a variable names another port than its service has.
     """
     for name, variable in PORTS.items():
-        running, wanted = (addresses.get(name) or "").rpartition(":")[2], environment.get(variable)
-        if running and wanted and wanted != running:
+        running, wanted = port_of(addresses.get(name)), environment.get(variable)
+        if running is not None and wanted and wanted != str(running):
             raise VideomarError(
                 f"{variable}: got {wanted}, expected {running}, where {name} runs; `make down` first"
             )
+
+
+def port_of(address: str | None) -> int | None:
+    """Port of a service's address; None for a service without one."""
+    return None if address is None else int(address.rpartition(":")[2])
+
+
+def listening_ports(identity: Identity) -> set[int]:
+    """TCP ports at which a process listens; none if it has ended."""
+    if (process := identity.process()) is None:
+        return set()
+    connections = process.net_connections("tcp")
+    return {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
 
 
 def _is_free(host: str, port: int, chosen: Collection[int]) -> bool:

@@ -19,6 +19,7 @@ from videomar.environment import SERVICES, SETTINGS
 from videomar.files import atomic_write
 from videomar.processes import Identity, end_all, kill_all, session_of, tree_of
 from videomar.services.definitions import Service, prefect_api, ray_address, services, tracking_uri
+from videomar.services.ports import listening_ports, port_of
 from videomar.services.preparation import clear, prepare
 from videomar.services.settings import Settings
 
@@ -135,8 +136,13 @@ class ServiceMonitor:
 
     def _answers(self) -> bool:
         with contextlib.suppress(Exception):  # what cannot even be asked does not answer
-            return self.service.is_ready()
+            return self.service.is_ready() and (self.ready or self._has_its_port())
         return False
+
+    def _has_its_port(self) -> bool:
+        """Whether its own processes listen at its port: a server of another checkout would answer as well."""
+        port = port_of(self.service.address)
+        return port is None or any(port in listening_ports(identity) for identity in self.processes)
 
     def _start(self, now: float) -> None:
         self._started_at = self._answered_at = now
