@@ -220,3 +220,18 @@ def test_step_of_the_end_that_fails_leaves_no_service_and_no_record(tmp_path: Pa
     assert len(services) == 2
     assert not any(service.is_running() for service in services)
     assert not running.record.exists()
+
+
+def test_status_of_services_without_their_supervisor_is_one_line_and_an_error(tmp_path: Path) -> None:
+    (tmp_path / ".local").mkdir()
+    flows = {"address": None, "ready": True, "deaths": 0, "processes": [[os.getpid(), 0.0]]}
+    noted = {"supervisor": [os.getpid(), 0.0], "services": {"flows": flows}}
+    (tmp_path / ".local/services.json").write_text(json.dumps(noted))
+    command = [sys.executable, "-m", "videomar.services", "status"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    shown = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 1
+    assert shown.stderr == "services: supervisor: has ended, expected a living process; `make up`\n"
+    assert "flows: deployments of prefect.yaml are served and scheduled; ended; log in" in shown.stdout

@@ -91,24 +91,23 @@ def status() -> None:
             print(f"{each.name}: {each.address or _SERVED}")
         return
     supervisor = _supervisor()
-    print(f"supervisor: {_lifetime([supervisor] if supervisor else [])}; log in {LOGS / 'supervisor.log'}")
+    print(f"supervisor: {_state('running', supervisor)}; log in {LOGS / 'supervisor.log'}")
     for name, service in found.items():
-        lifetime = _lifetime([Identity(*process) for process in service["processes"]])
+        first = Identity(*service["processes"][0]) if service["processes"] else None
+        state = _state("ready" if service["ready"] else "not ready", first)
         deaths = f", ended early {service['deaths']} times" if service["deaths"] else ""
-        state = f"{'ready' if service['ready'] else 'not ready'}, {lifetime}{deaths}"
-        print(f"{name}: {service['address'] or _SERVED}; {state}; log in {LOGS / name}.log")
+        print(f"{name}: {service['address'] or _SERVED}; {state}{deaths}; log in {LOGS / name}.log")
     if supervisor is None:
         raise VideomarError("supervisor: has ended, expected a living process; `make up`")
     if not all(service["ready"] for service in found.values()):
         raise VideomarError(_why_not_ready())
 
 
-def _lifetime(processes: list[Identity]) -> str:
-    """First process and hours since its start, in words."""
-    if not processes or processes[0].process() is None:
-        return "no process"
-    hours = (time.time() - processes[0].started) / 3600
-    return f"process {processes[0].pid} for {hours:.1f} h"
+def _state(recorded: str, identity: Identity | None) -> str:
+    """The recorded state, process and hours since its start, in words; that it has ended, if it has."""
+    if identity is None or identity.process() is None:
+        return "ended"
+    return f"{recorded}, process {identity.pid} for {(time.time() - identity.started) / 3600:.1f} h"
 
 
 def _settings() -> Settings:
