@@ -60,7 +60,7 @@ async def apply_notifications(wanted: Notifications | None) -> None:
                 await client.update_automation(found[0].id, ours)
             else:
                 await client.create_automation(ours)
-        if wanted is None or wanted.address is None:
+        if wanted is None or wanted.block not in (None, f"{_BLOCK_TYPE}/{_BLOCK}"):
             await _forget_address(client)
 
 

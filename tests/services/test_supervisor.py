@@ -34,7 +34,7 @@ def test_service_that_ends_at_once_is_started_ever_more_rarely(tmp_path: Path) -
 def test_service_that_does_not_answer_is_replaced_with_all_below_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "_SILENT_S", 1.0)
+    monkeypatch.setattr(supervisor, "_STARTING_S", 1.0)
     silent = Service(name="silent", command=("sh", "-c", "sleep 60 & wait"), ready=tmp_path / "never")
     monitor = ServiceMonitor(silent, tmp_path)
     poll_until(monitor, lambda: len(monitor.processes) == 2)
@@ -44,6 +44,22 @@ def test_service_that_does_not_answer_is_replaced_with_all_below_it(
     after = monitor.processes
     monitor.end()
     assert [identity for identity in after if identity.process() is not None] == []
+
+
+def test_slow_start_is_not_cut_short_but_silence_afterwards_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where other programs use all cores, a service that is killed in its start would never be ready."""
+    monkeypatch.setattr(supervisor, "_SILENT_S", 0.5)
+    monkeypatch.setattr(supervisor, "_CHECK_S", 0.1)
+    ready = tmp_path / "ready"
+    slow = Service(name="slow", command=("sh", "-c", f"sleep 2; touch {ready}; sleep 60"), ready=ready)
+    monitor = ServiceMonitor(slow, tmp_path)
+    poll_until(monitor, lambda: monitor.ready)
+    assert monitor.deaths == 0
+    ready.unlink()
+    poll_until(monitor, lambda: monitor.deaths == 1)
+    monitor.end()
 
 
 def test_what_a_service_started_just_before_its_end_ends_too(tmp_path: Path) -> None:
@@ -76,7 +92,7 @@ def test_question_that_fails_counts_as_no_answer(tmp_path: Path, monkeypatch: py
         raise http.client.BadStatusLine("?")
 
     monkeypatch.setattr("videomar.services.definitions.answers", fail)
-    monkeypatch.setattr(supervisor, "_SILENT_S", 1.0)
+    monkeypatch.setattr(supervisor, "_STARTING_S", 1.0)
     service = Service(name="strange", command=("sleep", "60"), health="http://127.0.0.1:1/")
     monitor = ServiceMonitor(service, tmp_path)
     poll_until(monitor, lambda: monitor.deaths == 1)

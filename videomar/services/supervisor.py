@@ -29,6 +29,8 @@ _POLL_S = 0.5
 _CHECK_S = 3.0
 """Time between two health checks of a service that is ready."""
 _SILENT_S = 120.0  # a machine under full load answers late
+# Imports alone take minutes where other programs use all cores, and a service that is killed begins again.
+_STARTING_S = 600.0
 _LONG_LIFE_S = 60.0
 _LONGEST_PAUSE_S = 60.0
 _LOG_BYTES = 10_000_000
@@ -124,8 +126,8 @@ class ServiceMonitor:
                         "%s: ready after %.1f s", self.service.name, self._answered_at - self._started_at
                     )
                 self.ready = True
-            elif now > self._answered_at + _SILENT_S:
-                self._restart(now, f"did not answer for {_SILENT_S:.0f} s")
+            elif now > self._answered_at + (limit_s := _SILENT_S if self.ready else _STARTING_S):
+                self._restart(now, f"did not answer for {limit_s:.0f} s")
 
     def end(self) -> None:
         """End the service and all that it started."""
