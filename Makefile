@@ -2,6 +2,7 @@
 #: make curate CLIPS=DIR   the pipeline up to the ledger: which clips would be kept, and why the others would not
 #: make up [RAY=1]         start MLflow, Prefect and the scheduled flows [and a Ray head] in the background
 #: make down               stop exactly those services
+#: make status             the services of this checkout: state, addresses, logs
 #: make setup [TORCH=...]  create .venv only; TORCH=cpu, cu126, default; without it, the build that fits the machine
 #: make remote [TO=DIR]    set a folder or s3://... as the default DVC remote, for `dvc push` and `dvc pull`
 #:
@@ -36,7 +37,7 @@ export VIDEOMAR_HOURS := $(value HOURS)
 export VIDEOMAR_SETUP_PYTHON := $(value PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run curate up down test faults pythons lint deps remote lock check-lock proofs plans base ship readme docs
+.PHONY: help setup setup-dev run curate up down status test faults pythons lint deps remote lock check-lock proofs plans base ship readme docs
 
 # A folder that `videomar init` wrote has no developers.
 help:
@@ -80,6 +81,9 @@ up: setup
 
 down:
 	@$(BIN)/python -m videomar.services down
+
+status:
+	@$(BIN)/python -m videomar.services status
 
 test: setup-dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not quiet"

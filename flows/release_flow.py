@@ -13,6 +13,7 @@ from pydantic import PositiveFloat
 from tqdm import tqdm
 
 from flows.artifacts import show_clips, show_history, show_release
+from flows.automations import announce
 from flows.pipeline import HOURS, checkout_lock, retry_unless, run_command
 from videomar.config.layout import Layout
 from videomar.errors import VideomarError
@@ -42,6 +43,7 @@ def release_steps(hours: float = HOURS) -> str:
         bar.write(decision)
         bar.update()
         move_alias(number)
+        announce(version_of(number), decision)
         bar.update()
         path = report(number)
         bar.update()

@@ -1,6 +1,7 @@
 """Serve the deployments of prefect.yaml: `make up` runs this beside Prefect's server."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,13 +18,15 @@ from prefect.schedules import Schedule
 from prefect.states import Cancelled, Scheduled
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
+from flows.automations import apply_notifications
 from flows.watch import judge_after_moves, start_after_new_files
 from videomar.errors import VideomarError
+from videomar.services.notifications import read_notifications
 
 _DEPLOYMENTS = Path("prefect.yaml")
 _UNFINISHED = ("RUNNING", "PENDING", "CANCELLING")
 # Keys of prefect.yaml. Prefect knows more, which would be ignored here, so they are refused.
-_IN_FILE = ("name", "prefect-version", "deployments")
+_IN_FILE = ("name", "prefect-version", "deployments", "notifications")
 _PASSED_ON = ("name", "entrypoint", "description", "tags", "paused", "parameters")
 _OURS = ("schedules", "new_files")
 _KINDS = ("cron", "interval", "rrule")
@@ -42,6 +45,7 @@ async def serve(ready: Path) -> None:
     served = deployments(_DEPLOYMENTS)
     for deployment in served:
         await runner.aadd_deployment(deployment)
+    await apply_notifications(read_notifications(_DEPLOYMENTS, os.environ))
     await resume_unfinished_runs()
     watches = quiet_times(_DEPLOYMENTS).items()
     watching = [asyncio.create_task(start_after_new_files(name, quiet_s)) for name, quiet_s in watches]

@@ -24,6 +24,20 @@ def test_second_up_starts_nothing(checkout: Checkout) -> None:
     assert checkout.noted()["supervisor"] == before
 
 
+def test_status_shows_every_service_and_another_port_is_refused(checkout: Checkout) -> None:
+    shown = checkout.services("status")
+    assert shown.returncode == 0, shown.stderr
+    for name in ("mlflow", "prefect", "flows"):
+        (line,) = (line for line in shown.stdout.splitlines() if line.startswith(f"{name}: "))
+        assert f"; ready, process {checkout.pid_of(name)} for 0." in line
+        assert line.endswith(f"; log in .local/logs/{name}.log")
+    moved = checkout.services("up", VIDEOMAR_PREFECT_PORT="4")
+    assert moved.returncode == 1
+    assert moved.stderr.startswith(
+        f"services: VIDEOMAR_PREFECT_PORT: got 4, expected {checkout.ports[1]}, wh"
+    )
+
+
 def test_databases_lie_in_the_checkout(checkout: Checkout) -> None:
     assert (checkout.folder / ".local/prefect/prefect.db").is_file()
     assert (checkout.folder / ".local/mlflow.db").is_file()
@@ -219,3 +233,7 @@ def test_down_leaves_no_process_and_no_port(checkout: Checkout) -> None:
     assert refused.stderr.startswith("services: VIDEOMAR_HOST: got 0.0.0.0, which other machines reach")
     again = checkout.services("down")
     assert (again.returncode, again.stdout) == (0, "no services are up\n")
+    shown = checkout.services("status", VIDEOMAR_MLFLOW_PORT="", VIDEOMAR_PREFECT_PORT="")
+    assert shown.returncode == 0, shown.stderr
+    for name, port in zip(("mlflow", "prefect"), checkout.ports, strict=True):
+        assert f"{name}: http://127.0.0.1:{port}\n" in shown.stdout  # kept for the next start

@@ -10,8 +10,10 @@ import psutil
 
 from videomar.errors import VideomarError
 
-_HOST, _MLFLOW_PORT, _PREFECT_PORT = "VIDEOMAR_HOST", "VIDEOMAR_MLFLOW_PORT", "VIDEOMAR_PREFECT_PORT"
-_RAY, _RAY_PORT = "VIDEOMAR_RAY", "VIDEOMAR_RAY_PORT"
+_HOST, _RAY = "VIDEOMAR_HOST", "VIDEOMAR_RAY"
+PORTS = {"mlflow": "VIDEOMAR_MLFLOW_PORT", "prefect": "VIDEOMAR_PREFECT_PORT", "ray": "VIDEOMAR_RAY_PORT"}
+"""Variables that name a service's port."""
+_DEFAULT_PORTS = {"mlflow": 5000, "prefect": 4200, "ray": 6379}
 _PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
 _PASSWORD_LENGTH = 12  # MLflow refuses shorter ones
 _SECRETS = ("PREFECT_SERVER_API_AUTH_STRING", _PASSWORD, "MLFLOW_FLASK_SERVER_SECRET_KEY")
@@ -45,14 +47,25 @@ class Settings:
         """Whether the servers listen on all interfaces."""
         return self.host in _EVERYWHERE
 
+    @property
+    def ports(self) -> dict[str, int]:
+        """Ports by service; none of Ray without Ray."""
+        ray = {} if self.ray_port is None else {"ray": self.ray_port}
+        return {"mlflow": self.mlflow_port, "prefect": self.prefect_port, **ray}
 
-def read_settings(environment: Mapping[str, str]) -> Settings:
+
+def read_settings(environment: Mapping[str, str], remembered: Mapping[str, int] | None = None) -> Settings:
     """Read the settings from environment variables; defaults are loopback, ports 5000 and 4200, no Ray.
+
+    Args:
+        environment: Environment variables.
+        remembered: Ports that this checkout used last, by service; they replace the default ones.
 
     Raises:
         VideomarError: a port is invalid, or other machines could connect without a password.
     """
     host = environment.get(_HOST) or "127.0.0.1"
+    ports = _DEFAULT_PORTS | dict(remembered or {})
     ray = _ray_wanted(environment)
     authenticated = all(environment.get(name) for name in _SECRETS)
     own_token = not any(environment.get(name) for name in _RAY_SECRETS)
@@ -74,36 +87,15 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         )
     return Settings(
         host=host,
-        mlflow_port=_port(environment, _MLFLOW_PORT, 5000),
-        prefect_port=_port(environment, _PREFECT_PORT, 4200),
-        ray_port=_port(environment, _RAY_PORT, 6379) if ray else None,
+        mlflow_port=_port(environment, "mlflow", ports),
+        prefect_port=_port(environment, "prefect", ports),
+        ray_port=_port(environment, "ray", ports) if ray else None,
         ray_host="127.0.0.1" if _is_loopback(host) or not ray else _own_address(host),
         own_token=own_token,
         authenticated=authenticated,
         names=() if _is_loopback(host) or environment.get("MLFLOW_SERVER_ALLOWED_HOSTS") else _names(host),
         store=store,
     )
-
-
-def require_free_ports(settings: Settings) -> None:
-    """Refuse to start if a port is in use.
-
-    Raises:
-        VideomarError: a port is in use; the message names the variable that chooses another.
-    """
-    ports = {_MLFLOW_PORT: settings.mlflow_port, _PREFECT_PORT: settings.prefect_port}
-    if settings.ray_port is not None:
-        ports[_RAY_PORT] = settings.ray_port
-    for name, port in ports.items():
-        with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((settings.host, port))
-            except OSError as error:
-                raise VideomarError(
-                    f"port {port} of {settings.host}: got {error.strerror}, expected a free one; "
-                    f"choose another, like `{name}={port + 1000} make up`"
-                ) from None
 
 
 def _check_sign_in(password: str) -> None:
@@ -164,8 +156,13 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _port(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name) or str(default)
-    if not (text.isdecimal() and 0 < int(text) < 65536):
-        raise VideomarError(f"{name}: got {text}, expected a port from 1 to 65535")
+def _port(environment: Mapping[str, str], service: str, ports: Mapping[str, int]) -> int:
+    text = environment.get(PORTS[service]) or str(ports[service])
+    if not (text.isdecimal() and is_port(int(text))):
+        raise VideomarError(f"{PORTS[service]}: got {text}, expected a port from 1 to 65535")
     return int(text)
+
+
+def is_port(number: int) -> bool:
+    """Whether a number can be that of a port."""
+    return 0 < number < 65536
