@@ -58,11 +58,11 @@ def job(folder: Path, **more: str) -> list[str]:
 
 
 def test_token_is_for_its_owner_only_and_new_with_each_start(settings: Settings) -> None:
-    prepare(settings)
+    prepare(settings, {})
     first = RAY_TOKEN.read_text()
     assert RAY_TOKEN.stat().st_mode & 0o777 == 0o600
     assert ray_folder().stat().st_mode & 0o777 == 0o700
-    prepare(settings)
+    prepare(settings, {})
     assert RAY_TOKEN.read_text() != first
     assert len(first) == 64
     assert first not in str(services(settings))
@@ -76,12 +76,12 @@ def test_folder_that_others_may_enter_is_refused(settings: Settings) -> None:
     with pytest.raises(
         VideomarError, match="got a folder that others may use, expected one of our own; remove it"
     ):
-        prepare(settings)
+        prepare(settings, {})
 
 
 def test_token_of_the_user_is_not_written_anywhere(settings: Settings) -> None:
     given = read_settings({"VIDEOMAR_RAY": "1", "RAY_AUTH_TOKEN": "0" * 32})
-    prepare(given)
+    prepare(given, {"RAY_AUTH_TOKEN": "0" * 32})
     assert not RAY_TOKEN.exists()
     (ray,) = [service for service in services(given) if service.name == "ray"]
     assert ray.environment["RAY_AUTH_MODE"] == "token"
@@ -91,7 +91,7 @@ def test_token_of_the_user_is_not_written_anywhere(settings: Settings) -> None:
 @pytest.fixture
 def head(settings: Settings, tmp_path: Path) -> Iterator[ServiceMonitor]:
     """A head that is up, in a checkout that knows of it."""
-    prepare(settings)
+    prepare(settings, {})
     (ray,) = [service for service in services(settings) if service.name == "ray"]
     monitor = ServiceMonitor(ray, tmp_path)
     SERVICES.write_text(f'{{"ray_address": "{ray_address(settings)}"}}')

@@ -10,7 +10,7 @@ from videomar.environment import SERVICES, read_services
 from videomar.errors import VideomarError
 from videomar.processes import Identity, end_all, tree_of
 from videomar.services.definitions import STORE, services
-from videomar.services.preparation import clear
+from videomar.services.preparation import clear, sign_in
 from videomar.services.settings import read_settings, require_free_ports
 from videomar.services.supervisor import LOGS, supervise
 from videomar.tracking.mlflow_store import make_database
@@ -53,6 +53,8 @@ def up() -> None:
         time.sleep(0.2)
     for name, service in found.items():
         print(f"{name}: {service['address'] or 'deployments of prefect.yaml are served and scheduled'}")
+    for line in sign_in(in_full=sys.stdout.isatty()):
+        print(line)
 
 
 def down() -> None:

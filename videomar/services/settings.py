@@ -12,10 +12,10 @@ from videomar.errors import VideomarError
 
 _HOST, _MLFLOW_PORT, _PREFECT_PORT = "VIDEOMAR_HOST", "VIDEOMAR_MLFLOW_PORT", "VIDEOMAR_PREFECT_PORT"
 _RAY, _RAY_PORT = "VIDEOMAR_RAY", "VIDEOMAR_RAY_PORT"
-_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
+MLFLOW_PASSWORD, PREFECT_SIGN_IN = "MLFLOW_AUTH_ADMIN_PASSWORD", "PREFECT_SERVER_API_AUTH_STRING"
 _PASSWORD_LENGTH = 12  # MLflow refuses shorter ones
-_SECRETS = ("PREFECT_SERVER_API_AUTH_STRING", _PASSWORD, "MLFLOW_FLASK_SERVER_SECRET_KEY")
-"""With these set, everybody needs a password; without them, only users of this machine can connect."""
+_SECRETS = (PREFECT_SIGN_IN, MLFLOW_PASSWORD, "MLFLOW_FLASK_SERVER_SECRET_KEY")
+"""With these set, MLflow has accounts; without them there is one password, and nobody elsewhere connects."""
 _RAY_SECRETS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _EVERYWHERE = ("0.0.0.0", "::")
 
@@ -33,8 +33,8 @@ class Settings:
     """Address of Ray's head. Nodes connect to it, so it is never the address of all interfaces."""
     own_token: bool
     """Whether we create Ray's token, because the user gave none."""
-    authenticated: bool
-    """Whether MLflow and Prefect ask for a password."""
+    accounts: bool
+    """Whether MLflow has accounts of its own (`basic-auth`) instead of one password."""
     names: tuple[str, ...]
     """Host names by which others may reach MLflow; none on loopback or if MLflow's variable is set."""
     store: str | None
@@ -54,18 +54,18 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     """
     host = environment.get(_HOST) or "127.0.0.1"
     ray = _ray_wanted(environment)
-    authenticated = all(environment.get(name) for name in _SECRETS)
+    accounts = all(environment.get(name) for name in _SECRETS)
     own_token = not any(environment.get(name) for name in _RAY_SECRETS)
     if not _is_loopback(host):
         missing = [name for name in _SECRETS if not environment.get(name)]
         missing += [" or ".join(_RAY_SECRETS)] if ray and own_token else []
         if missing:
             raise VideomarError(
-                f"{_HOST}: got {host}, which other machines reach, expected 127.0.0.1 while no password "
-                f"is required; set {', '.join(missing)} too, or forward the ports by ssh"
+                f"{_HOST}: got {host}, which other machines reach, expected 127.0.0.1 while the passwords "
+                f"are not yours; set {', '.join(missing)} too, or forward the ports by ssh"
             )
-    if authenticated:
-        _check_sign_in(environment[_PASSWORD])
+    if accounts:
+        _check_sign_in(environment[MLFLOW_PASSWORD])
     store = environment.get("MLFLOW_BACKEND_STORE_URI") or None
     if store and store.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
         raise VideomarError(
@@ -79,7 +79,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         ray_port=_port(environment, _RAY_PORT, 6379) if ray else None,
         ray_host="127.0.0.1" if _is_loopback(host) or not ray else _own_address(host),
         own_token=own_token,
-        authenticated=authenticated,
+        accounts=accounts,
         names=() if _is_loopback(host) or environment.get("MLFLOW_SERVER_ALLOWED_HOSTS") else _names(host),
         store=store,
     )
@@ -109,12 +109,12 @@ def require_free_ports(settings: Settings) -> None:
 def _check_sign_in(password: str) -> None:
     if importlib.util.find_spec("flask_wtf") is None:
         raise VideomarError(
-            f"{_PASSWORD}: got one, expected the packages of MLflow's sign-in too; "
+            f"{MLFLOW_PASSWORD}: got one, expected the packages of MLflow's sign-in too; "
             "`.venv/bin/pip install 'mlflow[auth]'`"
         )
     if len(password) < _PASSWORD_LENGTH:
         raise VideomarError(
-            f"{_PASSWORD}: got {len(password)} characters, expected at least {_PASSWORD_LENGTH}"
+            f"{MLFLOW_PASSWORD}: got {len(password)} characters, expected at least {_PASSWORD_LENGTH}"
         )
 
 
