@@ -13,7 +13,7 @@ from videomar.environment import answers
 from videomar.errors import BIN, Finding
 from videomar.files import sha256_of
 from videomar.registry.champion_history import read_history
-from videomar.registry.evidence import FILES, checkpoint_checksums, find_changes, read_checksums
+from videomar.registry.evidence import checkpoint_checksums, find_changes, recorded_checksums
 from videomar.registry.release import report_is_about
 from videomar.registry.versions import (
     LINEAGE_TAGS,
@@ -158,11 +158,10 @@ def _damages(version: Version, evidence: Path) -> list[str]:
     """Differences between the stored files of a version and their recorded checksums."""
     if version.origin is None and not (evidence / "dvc.lock").is_file():
         return ["its evidence has no dvc.lock, expected that of its registration"]
-    files = evidence / FILES
     try:
         folders = stored_folders(version)
-        # A version older than the table has the checksums of its checkpoint only.
-        recorded = read_checksums(files) if files.is_file() else checkpoint_checksums(folders["checkpoint"])
+        # A version older than the tables has the checksums of its checkpoint only.
+        recorded = recorded_checksums(evidence) or checkpoint_checksums(folders["checkpoint"])
     except Exception as error:  # MLflow raises what its store does: of S3, of HTTP, of the disk
         return [f"its artifacts cannot be read ({' '.join(str(error).split())[:200]})"]
     changes = find_changes(recorded, folders)
