@@ -44,6 +44,8 @@ PASSWORD = Path(".local/services.password")
 """Password for MLflow and Prefect of `make up`: who can read it can run programs as their user."""
 USER = "admin"
 """Name that goes with the password."""
+MLFLOW_PASSWORD, PREFECT_SIGN_IN = "MLFLOW_AUTH_ADMIN_PASSWORD", "PREFECT_SERVER_API_AUTH_STRING"
+"""Variables with the passwords of the servers: what is in the file, or the user's own."""
 RAY_TOKEN = Path(".local/ray.token")
 """Token for the Ray head of `make up`: who can read it can use Ray."""
 RAY_ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -72,7 +74,7 @@ def apply_settings() -> None:
     if tracking := services.get("tracking_uri"):
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking)
     ours = tracking or services.get("services", {}).get("mlflow", {}).get("address")
-    password = os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD") or read_password(checkout())
+    password = os.environ.get(MLFLOW_PASSWORD) or read_password(checkout())
     # The password is for our own server only.
     if password and ours and os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/") == ours:
         os.environ.setdefault("MLFLOW_TRACKING_USERNAME", USER)
@@ -90,10 +92,10 @@ def prepare_prefect() -> None:
     api = read_services().get("prefect_api")
     if api and "PREFECT_API_URL" not in os.environ and answers(f"{api}/health"):
         os.environ["PREFECT_API_URL"] = api
-    used, sign_in = os.environ.get("PREFECT_API_URL"), os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    used, sign_in = os.environ.get("PREFECT_API_URL"), os.environ.get(PREFECT_SIGN_IN)
     if not used and not sign_in:
         sign_in = os.environ.get("PREFECT_API_AUTH_STRING") or f"{USER}:{secrets.token_urlsafe()}"
-        os.environ["PREFECT_SERVER_API_AUTH_STRING"] = sign_in
+        os.environ[PREFECT_SIGN_IN] = sign_in
     elif used == api and not sign_in and (password := read_password()):
         sign_in = f"{USER}:{password}"
     if sign_in:
@@ -143,6 +145,19 @@ def read_password(folder: Path = Path()) -> str | None:
         return (folder / PASSWORD).read_text(encoding="utf-8").strip() or None
     except (OSError, ValueError):
         return None
+
+
+def sign_in_line(in_full: bool) -> str | None:
+    """How the user opens the pages of `make up`; None if all passwords are the user's own.
+
+    Args:
+        in_full: whether to show the password, as on a terminal, which keeps no copy of it.
+    """
+    if (password := read_password()) is None:
+        return None
+    shown = password if in_full else "PASSWORD"
+    where = "" if in_full else f"; the password is in {PASSWORD}"
+    return f"sign in: MLflow user {USER}, password {shown}; Prefect {USER}:{shown}{where}"
 
 
 def answers(url: str) -> bool:

@@ -18,11 +18,18 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from tests.support.checkout import REPOSITORY, Checkout
-from videomar.environment import PASSWORD, USER, read_password
+from videomar.environment import (
+    MLFLOW_PASSWORD,
+    PASSWORD,
+    PREFECT_SIGN_IN,
+    USER,
+    read_password,
+    sign_in_line,
+)
 from videomar.processes import Identity
 from videomar.services.definitions import services
-from videomar.services.preparation import clear, prepare, sign_in
-from videomar.services.settings import MLFLOW_PASSWORD, PREFECT_SIGN_IN, read_settings
+from videomar.services.preparation import clear, prepare
+from videomar.services.settings import read_settings
 
 
 @pytest.fixture
@@ -64,7 +71,7 @@ def test_passwords_of_the_user_are_kept_and_written_nowhere(folder: Path) -> Non
     given = {MLFLOW_PASSWORD: "words of the user", PREFECT_SIGN_IN: "ute:sesame"}
     assert prepare(read_settings(given), given) == {}
     assert not PASSWORD.exists()
-    assert sign_in(in_full=True) == []
+    assert sign_in_line(in_full=True) is None
     made = prepare(read_settings({}), {PREFECT_SIGN_IN: "ute:sesame"})
     assert made == {MLFLOW_PASSWORD: read_password()}
 
@@ -72,8 +79,8 @@ def test_passwords_of_the_user_are_kept_and_written_nowhere(folder: Path) -> Non
 def test_password_is_shown_on_a_terminal_only_and_its_file_elsewhere(folder: Path) -> None:
     prepare(read_settings({}), {})
     password = str(read_password())
-    assert f"Prefect {USER}:{password}" in sign_in(in_full=True)[0]
-    (line,) = sign_in(in_full=False)
+    assert f"Prefect {USER}:{password}" in str(sign_in_line(in_full=True))
+    line = str(sign_in_line(in_full=False))
     assert password not in line
     assert str(PASSWORD) in line
 

@@ -6,11 +6,11 @@ import sys
 import time
 from typing import Any
 
-from videomar.environment import SERVICES, read_services
+from videomar.environment import SERVICES, read_services, sign_in_line
 from videomar.errors import VideomarError
 from videomar.processes import Identity, end_all, tree_of
 from videomar.services.definitions import STORE, services
-from videomar.services.preparation import clear, sign_in
+from videomar.services.preparation import clear
 from videomar.services.settings import read_settings, require_free_ports
 from videomar.services.supervisor import LOGS, supervise
 from videomar.tracking.mlflow_store import make_database
@@ -51,10 +51,10 @@ def up() -> None:
         if hopeless or not is_alive() or time.monotonic() > end:
             raise VideomarError(_why_not_ready())
         time.sleep(0.2)
+    if line := sign_in_line(in_full=sys.stdout.isatty()):
+        print(line)
     for name, service in found.items():
         print(f"{name}: {service['address'] or 'deployments of prefect.yaml are served and scheduled'}")
-    for line in sign_in(in_full=sys.stdout.isatty()):
-        print(line)
 
 
 def down() -> None:

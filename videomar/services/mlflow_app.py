@@ -21,9 +21,8 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from videomar.environment import USER
+from videomar.environment import MLFLOW_PASSWORD, USER
 from videomar.errors import VideomarError
-from videomar.services.settings import MLFLOW_PASSWORD
 
 _HEALTH = "/health"
 _POLICY_VIOLATION = 1008  # RFC 6455: how a web socket is closed that may not be opened

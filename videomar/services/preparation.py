@@ -7,9 +7,16 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from videomar.environment import PASSWORD, RAY_TOKEN, USER, read_password, socket_folder
+from videomar.environment import (
+    MLFLOW_PASSWORD,
+    PASSWORD,
+    PREFECT_SIGN_IN,
+    RAY_TOKEN,
+    USER,
+    socket_folder,
+)
 from videomar.errors import VideomarError
-from videomar.services.settings import MLFLOW_PASSWORD, PREFECT_SIGN_IN, Settings
+from videomar.services.settings import Settings
 
 SIGN_IN = Path(".local/mlflow-auth.ini")
 _ACCOUNTS = Path(".local/mlflow-auth.db")
@@ -46,19 +53,6 @@ def prepare(settings: Settings, environment: Mapping[str, str]) -> dict[str, str
     if made:
         _write_secret(PASSWORD, password)
     return made
-
-
-def sign_in(in_full: bool) -> list[str]:
-    """Lines that tell the user how to open the pages; empty if all passwords are the user's own.
-
-    Args:
-        in_full: whether to show the password, as on a terminal, which keeps no copy of it.
-    """
-    if (password := read_password()) is None:
-        return []
-    shown = password if in_full else "PASSWORD"
-    where = "" if in_full else f"; the password is in {PASSWORD}"
-    return [f"sign in: MLflow user {USER}, password {shown}; Prefect {USER}:{shown}{where}"]
 
 
 def clear() -> None:

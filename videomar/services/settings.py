@@ -12,9 +12,9 @@ from videomar.errors import VideomarError
 
 _HOST, _MLFLOW_PORT, _PREFECT_PORT = "VIDEOMAR_HOST", "VIDEOMAR_MLFLOW_PORT", "VIDEOMAR_PREFECT_PORT"
 _RAY, _RAY_PORT = "VIDEOMAR_RAY", "VIDEOMAR_RAY_PORT"
-MLFLOW_PASSWORD, PREFECT_SIGN_IN = "MLFLOW_AUTH_ADMIN_PASSWORD", "PREFECT_SERVER_API_AUTH_STRING"
+_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
 _PASSWORD_LENGTH = 12  # MLflow refuses shorter ones
-_SECRETS = (PREFECT_SIGN_IN, MLFLOW_PASSWORD, "MLFLOW_FLASK_SERVER_SECRET_KEY")
+_SECRETS = ("PREFECT_SERVER_API_AUTH_STRING", _PASSWORD, "MLFLOW_FLASK_SERVER_SECRET_KEY")
 """With these set, MLflow has accounts; without them there is one password, and nobody elsewhere connects."""
 _RAY_SECRETS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _EVERYWHERE = ("0.0.0.0", "::")
@@ -65,7 +65,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
                 f"are not yours; set {', '.join(missing)} too, or forward the ports by ssh"
             )
     if accounts:
-        _check_sign_in(environment[MLFLOW_PASSWORD])
+        _check_sign_in(environment[_PASSWORD])
     store = environment.get("MLFLOW_BACKEND_STORE_URI") or None
     if store and store.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
         raise VideomarError(
@@ -109,12 +109,12 @@ def require_free_ports(settings: Settings) -> None:
 def _check_sign_in(password: str) -> None:
     if importlib.util.find_spec("flask_wtf") is None:
         raise VideomarError(
-            f"{MLFLOW_PASSWORD}: got one, expected the packages of MLflow's sign-in too; "
+            f"{_PASSWORD}: got one, expected the packages of MLflow's sign-in too; "
             "`.venv/bin/pip install 'mlflow[auth]'`"
         )
     if len(password) < _PASSWORD_LENGTH:
         raise VideomarError(
-            f"{MLFLOW_PASSWORD}: got {len(password)} characters, expected at least {_PASSWORD_LENGTH}"
+            f"{_PASSWORD}: got {len(password)} characters, expected at least {_PASSWORD_LENGTH}"
         )
 
 
