@@ -158,8 +158,9 @@ with ray_cluster(1):
     import os, pathlib, psutil, ray, subprocess, sys
     token, address = os.environ["RAY_AUTH_TOKEN"], ray.get_runtime_context().gcs_address
     code = f"import ray; ray.init(address='{address}', logging_level='ERROR'); print('in', flush=True)"
-    for words in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_TOKEN": token}):
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    for word in (None, "0" * 64, token):
+        words = {} if word is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": word}
         done = subprocess.run([sys.executable, "-c", code], env=kept | words, capture_output=True, text=True)
         print(done.stdout.strip() or "refused")
     family = psutil.Process().children(recursive=True)
