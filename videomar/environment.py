@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import platform
+import secrets
 import socket
 import tempfile
 import urllib.request
@@ -39,6 +40,12 @@ SETTINGS = {
 }
 SERVICES = Path(".local/services.json")
 """What `make up` started in this checkout; the file exists only while services run."""
+PASSWORD = Path(".local/services.password")
+"""Password for MLflow and Prefect of `make up`: who can read it can run programs as their user."""
+USER = "admin"
+"""Name that goes with the password."""
+MLFLOW_PASSWORD, PREFECT_SIGN_IN = "MLFLOW_AUTH_ADMIN_PASSWORD", "PREFECT_SERVER_API_AUTH_STRING"
+"""Variables with the passwords of the servers: what is in the file, or the user's own."""
 RAY_TOKEN = Path(".local/ray.token")
 """Token for the Ray head of `make up`: who can read it can use Ray."""
 RAY_ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -63,27 +70,36 @@ def apply_settings() -> None:
     excepted = list(dict.fromkeys([*(host.strip() for host in excepted if host.strip()), *_LOOPBACK]))
     for name in ("no_proxy", "NO_PROXY"):  # programs read one or the other
         os.environ[name] = "*" if "*" in excepted else ",".join(excepted)
-    tracking = read_services(checkout()).get("tracking_uri")
-    if tracking:
+    services = read_services(checkout())
+    if tracking := services.get("tracking_uri"):
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking)
-        password = os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD")
-        if (
-            password and os.environ["MLFLOW_TRACKING_URI"] == tracking
-        ):  # the password is for our own server only
-            os.environ.setdefault("MLFLOW_TRACKING_USERNAME", "admin")
-            os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", password)
+    ours = tracking or services.get("services", {}).get("mlflow", {}).get("address")
+    password = os.environ.get(MLFLOW_PASSWORD) or read_password(checkout())
+    # The password is for our own server only.
+    if password and ours and os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/") == ours:
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", USER)
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", password)
 
 
 def prepare_prefect() -> None:
-    """Apply the settings, set the folder of Prefect's state, and use the server of `make up` if it runs."""
+    """Apply the settings, set the folder of Prefect's state, and use the server of `make up` if it runs.
+
+    Without one, Prefect starts a temporary server on a port of this machine. That gets a password, too: what
+    other accounts wrote into its database would be run by the next `make up`.
+    """
     apply_settings()
     os.environ["PREFECT_HOME"] = str(prefect_home())
     api = read_services().get("prefect_api")
     if api and "PREFECT_API_URL" not in os.environ and answers(f"{api}/health"):
         os.environ["PREFECT_API_URL"] = api
-    password = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
-    if password:
-        os.environ.setdefault("PREFECT_API_AUTH_STRING", password)
+    used, sign_in = os.environ.get("PREFECT_API_URL"), os.environ.get(PREFECT_SIGN_IN)
+    if not used and not sign_in:
+        sign_in = os.environ.get("PREFECT_API_AUTH_STRING") or f"{USER}:{secrets.token_urlsafe()}"
+        os.environ[PREFECT_SIGN_IN] = sign_in
+    elif used == api and not sign_in and (password := read_password()):
+        sign_in = f"{USER}:{password}"
+    if sign_in:
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", sign_in)
 
 
 def prefect_home() -> Path:
@@ -134,6 +150,27 @@ def folder_mark(folder: Path = Path()) -> int:
         OSError: no services have ever run there.
     """
     return (folder / SERVICES.parent).stat().st_ino
+
+
+def read_password(folder: Path = Path()) -> str | None:
+    """The password of what `make up` started in a checkout; None if there is none of ours."""
+    try:
+        return (folder / PASSWORD).read_text(encoding="utf-8").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def sign_in_line(in_full: bool) -> str | None:
+    """How the user opens the pages of `make up`; None if all passwords are the user's own.
+
+    Args:
+        in_full: whether to show the password, as on a terminal, which keeps no copy of it.
+    """
+    if (password := read_password()) is None:
+        return None
+    shown = password if in_full else "PASSWORD"
+    where = "" if in_full else f"; the password is in {PASSWORD}"
+    return f"sign in: MLflow user {USER}, password {shown}; Prefect {USER}:{shown}{where}"
 
 
 def answers(url: str) -> bool:

@@ -5,7 +5,10 @@ import dataclasses
 import http.client
 import io
 import json
+import os
+import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +18,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 import videomar
 from tests.support.browser import CHROMIUM, Tab, browser
 from tests.support.tiny_model import write_tiny_model
-from videomar.cli.demo import _answer, open_page, page, stream_clip
+from videomar.cli.demo import OwnPageOnly, _answer, open_page, page, stream_clip
 from videomar.config import Params
 from videomar.errors import DataError, VideomarError
 from videomar.media.images import MAX_FILE_BYTES
@@ -174,22 +183,144 @@ def test_file_that_is_no_picture_is_refused(address: str, tab: Tab, tmp_path: Pa
     tab.wait_for_text("got no readable picture")
 
 
-def asked(address: str, path: str, body: bytes | None, kind: str = "application/json") -> tuple[int, str]:
+def asked(
+    address: str, path: str, body: bytes | None, kind: str = "application/json", **more: str
+) -> tuple[int, str]:
     """Code and text that the page's server answers."""
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
     method = "GET" if body is None else "POST"
-    connection.request(method, f"/gradio_api/{path}", body, {"Content-Type": kind})
+    connection.request(method, f"/gradio_api/{path}", body, {"Content-Type": kind, **more})
     answer = connection.getresponse()
     answered = answer.status, answer.read().decode()
     connection.close()
     return answered
 
 
-def upload(address: str, content: bytes) -> tuple[int, str]:
+def upload(address: str, content: bytes, **more: str) -> tuple[int, str]:
     """The same for a file given to the page."""
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
     kind = "multipart/form-data; boundary=x"
-    return asked(address, "upload", head + content + b"\r\n--x--\r\n", kind)
+    return asked(address, "upload", head + content + b"\r\n--x--\r\n", kind, **more)
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[TestClient]:
+    """What lies behind the guard, which says how many bytes it got."""
+
+    async def answer(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(str(len(await request.body())))
+
+    async def talk(websocket) -> None:
+        await websocket.accept()
+        await websocket.close()
+
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads/a.png").write_bytes(bytes(600))
+    inside = Starlette(
+        routes=[WebSocketRoute("/talk", talk), Route("/", answer, methods=["GET", "POST", "DELETE"])]
+    )
+    with TestClient(OwnPageOnly(inside, tmp_path), base_url="http://127.0.0.1:7860") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:7860", "localhost:7860", "localhost:9000", "127.0.0.1", "LOCALHOST"]
+)
+def test_own_page_is_answered_under_the_names_of_this_machine(guarded: TestClient, host: str) -> None:
+    for headers in ({"Host": host}, {"Host": host, "Origin": f"http://{host}"}):
+        assert guarded.get("/", headers=headers).text == "0"
+        assert guarded.post("/", headers=headers, content=b"abc").text == "3"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "https://127.0.0.1:7860"},
+        {"Origin": "http://127.0.0.1:5000"},
+        {"Origin": "http://localhost:7860"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Host": "evil.example"},
+        {"Host": "evil.example:7860", "Origin": "http://evil.example:7860"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "evil@127.0.0.1:7860"},
+        {"Host": ""},
+    ],
+)
+def test_pages_of_other_sites_are_refused(guarded: TestClient, headers: dict[str, str]) -> None:
+    for method in ("GET", "POST", "DELETE"):
+        refused = guarded.request(method, "/", headers=headers)
+        assert refused.status_code == 403
+        assert refused.text.startswith("page: got ")
+    with pytest.raises(WebSocketDisconnect), guarded.websocket_connect("/talk", headers=headers):
+        pass
+
+
+def test_uploads_together_have_a_bound_and_each_says_its_size(guarded: TestClient, tmp_path: Path) -> None:
+    stored = sum(path.lstat().st_size for path in tmp_path.rglob("*"))
+    guard = guarded.app
+    assert isinstance(guard, OwnPageOnly)
+    guard._max_stored_bytes = stored + 400
+    assert guarded.post("/", content=bytes(400)).text == "400"
+    refused = guarded.post("/", content=bytes(401))
+    assert (refused.status_code, refused.text[:38]) == (413, "page: got more files, expected at most")
+    assert guarded.post("/", content=bytes(400)).text == "400"  # what has been answered takes no room
+    guard._in_flight = 100
+    assert guarded.post("/", content=bytes(301)).status_code == 413
+    pieces = iter([b"a", b"b"])
+    assert guarded.post("/", content=pieces).status_code == 411
+    assert guarded.get("/").text == "0"
+
+
+def test_no_clip_is_made_where_there_is_no_room_for_it(
+    generator: ClipGenerator, picture: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videomar.cli.demo._MAX_STORED_BYTES", 10)
+    Image.fromarray(picture).save(tmp_path / "first.png")
+    with pytest.raises(DataError, match="page: got more files, expected at most 0 MB"):
+        list(_answer(generator, tmp_path, str(tmp_path / "first.png"), "it moves", 3, ""))
+
+
+@pytest.mark.slow
+def test_upload_of_another_site_is_refused_by_the_real_page(address: str) -> None:
+    assert upload(address, bytes(10), Origin="http://evil.example")[0] == 403
+    assert upload(address, bytes(10), Host="evil.example")[0] == 403
+    assert asked(address, "info", None, Host="evil.example")[0] == 403
+    assert upload(address, bytes(10), Origin=address)[0] == 200
+    assert asked(address, "upload", b"", **{"Content-Length": str(2**40)})[0] == 413
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from videomar.cli.demo import serve
+from videomar.sampling.generate import ClipGenerator
+serve(ClipGenerator(Path(sys.argv[1])), int(sys.argv[2]), lambda line: print(line, flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_uploads_are_gone_after_every_signal_that_asks_for_the_end(
+    generator: ClipGenerator, tmp_path: Path, number: signal.Signals
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-c", SERVE, str(generator.folder), port]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().strip()
+            assert upload(address, bytes(1000))[0] == 200
+            assert [path.name for path in tmp_path.rglob("a.png")] == ["a.png"]
+            server.send_signal(number)
+            assert server.wait(60) == (0 if number == signal.SIGINT else 128 + number)
+        finally:
+            server.kill()
+    assert list(tmp_path.glob("videomar-demo-*")) == []
 
 
 @pytest.mark.slow

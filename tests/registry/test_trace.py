@@ -15,6 +15,7 @@ from videomar.config.layout import Layout
 from videomar.environment import processor_kind
 from videomar.errors import DataError, VideomarError
 from videomar.files import sha256_of
+from videomar.ops.check_registry import version_findings
 from videomar.provenance.checkout import outputs_of, uncommitted_changes
 from videomar.registry.takedown import digest_of, find_usage
 from videomar.registry.trace import Trace, clips_of, trace, verify
@@ -95,6 +96,31 @@ def test_flipped_bit_of_the_registered_weights_is_found(root: Path) -> None:
     assert [(Path(change["file"]).name, change["problem"]) for change in changes] == [
         (weights.name, "differs")
     ]
+
+
+@pytest.mark.parametrize("name", ["pyfunc.py", "MLmodel", "code/videomar/serving.py", "requirements.txt"])
+def test_replaced_code_of_a_registered_version_is_found_before_anything_runs_it(
+    root: Path, name: str
+) -> None:
+    (model,) = root.glob(".local/mlartifacts/**/MLmodel")
+    with flipped(model.parent / name):
+        changes, _ = verify(traced("1"), HERE)
+        found = [finding.what for finding in version_findings(root / "dvc.lock")]
+    stored = str(model.parent / name)
+    assert [(change["file"], change["problem"]) for change in changes] == [(stored, "differs")]
+    assert found == [f"{stored} differs, expected as registered"]
+
+
+def test_module_added_to_the_code_of_a_registered_version_is_found(root: Path) -> None:
+    """It would be imported instead of the installed one; what Python and MLflow leave there is no code."""
+    (model,) = root.glob(".local/mlartifacts/**/MLmodel")
+    (model.parent / "registered_model_meta").touch()
+    assert verify(traced("1"), HERE) == ([], [])
+    added = model.parent / "code/numpy.py"
+    added.touch()
+    changes, _ = verify(traced("1"), HERE)
+    added.unlink()
+    assert [(Path(change["file"]), change["problem"]) for change in changes] == [(added, "is new")]
 
 
 def test_missing_raw_file_is_named_and_what_moved_on_is_not_compared(root: Path, tmp_path: Path) -> None:

@@ -11,7 +11,12 @@ from unittest.mock import patch
 import pytest
 
 from videomar import environment
-from videomar.environment import SERVICES, apply_settings, prepare_prefect, processor_kind
+from videomar.environment import PASSWORD, SERVICES, apply_settings, prepare_prefect, processor_kind
+
+SIGN_INS = (
+    *("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"),
+    *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_AUTH_ADMIN_PASSWORD"),
+)
 
 
 class _Healthy(BaseHTTPRequestHandler):
@@ -27,7 +32,7 @@ class _Healthy(BaseHTTPRequestHandler):
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     with patch.dict(os.environ):
-        for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
+        for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", *SIGN_INS):
             os.environ.pop(name, None)
         yield
 
@@ -63,6 +68,53 @@ def test_tracking_server_is_used_where_the_store_is_not_ours_unless_the_user_nam
     del os.environ["MLFLOW_TRACKING_URI"]
     apply_settings()
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
+
+
+@pytest.fixture
+def password() -> str:
+    """As `make up` leaves it."""
+    PASSWORD.parent.mkdir(exist_ok=True)
+    PASSWORD.write_text("sesame")
+    return "sesame"
+
+
+@pytest.mark.parametrize("own", [{"tracking_uri": "http://127.0.0.1:5000"}, {"tracking_uri": None}])
+def test_password_goes_to_our_mlflow_and_to_no_other(password: str, own: dict[str, object]) -> None:
+    note(**own, services={"mlflow": {"address": "http://127.0.0.1:5000"}})
+    for other in ("https://mlflow.example", "sqlite:///mine.db", "http://127.0.0.1:5001"):
+        os.environ["MLFLOW_TRACKING_URI"] = other
+        apply_settings()
+        assert not set(SIGN_INS) & set(os.environ)
+    for ours in ("http://127.0.0.1:5000", "http://127.0.0.1:5000/"):
+        os.environ["MLFLOW_TRACKING_URI"] = ours
+        apply_settings()
+        assert os.environ.pop("MLFLOW_TRACKING_USERNAME") == "admin"
+        assert os.environ.pop("MLFLOW_TRACKING_PASSWORD") == password
+
+
+def test_password_goes_to_our_prefect_and_to_no_other(password: str) -> None:
+    note(prefect_api="http://127.0.0.1:4200/api")
+    os.environ["PREFECT_API_URL"] = "https://prefect.example/api"
+    prepare_prefect()
+    assert not set(SIGN_INS) & set(os.environ)
+    os.environ["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"
+    prepare_prefect()
+    assert os.environ["PREFECT_API_AUTH_STRING"] == f"admin:{password}"
+    assert "PREFECT_SERVER_API_AUTH_STRING" not in os.environ
+
+
+def test_temporary_server_of_a_flow_gets_a_password_of_its_own() -> None:
+    words = []
+    for _ in range(2):
+        with patch.dict(os.environ):
+            prepare_prefect()
+            words.append(os.environ["PREFECT_SERVER_API_AUTH_STRING"])
+            assert os.environ["PREFECT_API_AUTH_STRING"] == words[-1]
+    assert words[0] != words[1]
+    assert min(map(len, words)) > 40
+    os.environ["PREFECT_API_AUTH_STRING"] = "ute:sesame"  # of the user, who wants this one
+    prepare_prefect()
+    assert os.environ["PREFECT_SERVER_API_AUTH_STRING"] == "ute:sesame"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\x00"])

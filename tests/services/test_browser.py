@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.browser import CHROMIUM, Tab, browser
 from tests.support.checkout import Checkout
+from videomar.environment import USER
 from videomar.registry.champion import apply_decision
 from videomar.registry.champion_history import MODEL
 from videomar.registry.versions import record_decision, version_of
@@ -24,6 +25,7 @@ REFRESH = (
     "[...document.querySelectorAll('tr')].find(row => [...row.querySelectorAll('a')].some("
     "link => link.innerText.trim() === 'refresh'))?.querySelector('a[href*=\"/deployments/deployment/\"]')"
 )
+PASSWORD_FIELD = "document.querySelector('input[type=password]')"
 TABS = "[role=tab], .p-tab, .p-tab-navigation-item, button, a"
 # Of each curve's drawing: how many points it has.
 CURVES = (
@@ -40,6 +42,14 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("screenshots")
+
+
+def test_prefect_asks_for_the_password_once(checkout: Checkout, tab: Tab) -> None:
+    tab.open(f"http://127.0.0.1:{checkout.ports[1]}/deployments")
+    tab.click(PASSWORD_FIELD)
+    tab.write(f"{USER}:{checkout.password()}")
+    tab.click_text("Login", "button")
+    tab.wait_for_text("retrain")
 
 
 def test_every_deployment_is_listed(checkout: Checkout, tab: Tab, pictures: Path) -> None:
@@ -74,8 +84,7 @@ def test_run_started_by_the_button_completes_and_shows_its_table(
 def test_model_with_its_alias_and_the_curves_of_its_run_are_shown(
     checkout: Checkout, tab: Tab, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = f"http://127.0.0.1:{checkout.ports[0]}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    address = checkout.sign_in(monkeypatch)
     run = open_run(pictures / "run/run.json", {"train": {"seed": 1}}, {"mlflow.runName": "training"})
     for step in range(60):
         figures = {"loss": 1 / (1 + step / 10) + math.sin(step) / 50, "learning_rate": min(step, 20) * 1e-5}
@@ -87,6 +96,8 @@ def test_model_with_its_alias_and_the_curves_of_its_run_are_shown(
     words = ["simulated continuation over repeat-last: +2.1 dB."]
     apply_decision(record_decision(version_of("1"), {"promote": True, "reasons": words, "figures": []}))
 
+    # What the browser adds once its own dialogue, which no page can see, has been filled in.
+    tab.call("Network.setExtraHTTPHeaders", headers=checkout.signed())
     tab.open(f"{address}/#/models/{MODEL}")
     tab.wait_for_text("@ champion")
     tab.wait_for_text("simulated continuation over repeat-last")  # the history of the alias

@@ -43,7 +43,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
 def client(checkout: Checkout, monkeypatch: pytest.MonkeyPatch):
     """As a program of this checkout gets it while the services are up."""
     monkeypatch.chdir(checkout.folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", checkout.noted()["tracking_uri"])
+    checkout.sign_in(monkeypatch)
     return open_client()
 
 

@@ -58,10 +58,10 @@ def test_every_port_is_on_loopback(checkout: Checkout) -> None:
 def test_pages_of_others_get_no_answer(checkout: Checkout) -> None:
     api = f"http://127.0.0.1:{checkout.ports[1]}/api"
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        checkout.ask(f"{api}/deployments/filter", {}, {"Origin": "http://evil.example"})
+        checkout.ask(f"{api}/deployments/filter", {}, {**checkout.signed(), "Origin": "http://evil.example"})
     models = f"http://127.0.0.1:{checkout.ports[0]}/api/2.0/mlflow/registered-models/search"
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        checkout.ask(models, headers={"Host": "evil.example"})
+        checkout.ask(models, headers={**checkout.signed(), "Host": "evil.example"})
 
 
 def test_nightly_run_is_scheduled(checkout: Checkout) -> None:

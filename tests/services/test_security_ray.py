@@ -43,11 +43,11 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
     clear()
 
 
-def job(folder: Path, **more: str) -> list[str]:
+def job(folder: Path, code: str = JOB, **more: str) -> list[str]:
     """What a stage on Ray prints, in a checkout whose services are up."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-c", JOB],
+        [sys.executable, "-c", code],
         cwd=folder,
         env=kept | {"PYTHONPATH": str(REPOSITORY), **more},
         capture_output=True,
@@ -58,11 +58,11 @@ def job(folder: Path, **more: str) -> list[str]:
 
 
 def test_token_is_for_its_owner_only_and_new_with_each_start(settings: Settings) -> None:
-    prepare(settings)
+    prepare(settings, {})
     first = RAY_TOKEN.read_text()
     assert RAY_TOKEN.stat().st_mode & 0o777 == 0o600
     assert ray_folder().stat().st_mode & 0o777 == 0o700
-    prepare(settings)
+    prepare(settings, {})
     assert RAY_TOKEN.read_text() != first
     assert len(first) == 64
     assert first not in str(services(settings))
@@ -76,12 +76,12 @@ def test_folder_that_others_may_enter_is_refused(settings: Settings) -> None:
     with pytest.raises(
         VideomarError, match="got a folder that others may use, expected one of our own; remove it"
     ):
-        prepare(settings)
+        prepare(settings, {})
 
 
 def test_token_of_the_user_is_not_written_anywhere(settings: Settings) -> None:
     given = read_settings({"VIDEOMAR_RAY": "1", "RAY_AUTH_TOKEN": "0" * 32})
-    prepare(given)
+    prepare(given, {"RAY_AUTH_TOKEN": "0" * 32})
     assert not RAY_TOKEN.exists()
     (ray,) = [service for service in services(given) if service.name == "ray"]
     assert ray.environment["RAY_AUTH_MODE"] == "token"
@@ -91,7 +91,7 @@ def test_token_of_the_user_is_not_written_anywhere(settings: Settings) -> None:
 @pytest.fixture
 def head(settings: Settings, tmp_path: Path) -> Iterator[ServiceMonitor]:
     """A head that is up, in a checkout that knows of it."""
-    prepare(settings)
+    prepare(settings, {})
     (ray,) = [service for service in services(settings) if service.name == "ray"]
     monitor = ServiceMonitor(ray, tmp_path)
     SERVICES.write_text(f'{{"ray_address": "{ray_address(settings)}"}}')
@@ -150,6 +150,30 @@ def test_head_comes_and_goes_with_the_other_services(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert [identity for identity in processes if identity.process() is not None] == []
     assert job(tmp_path)[0] != f"42 127.0.0.1:{port}"
+
+
+STRANGER = """
+from videomar.compute.cluster import ray_cluster
+with ray_cluster(1):
+    import os, pathlib, psutil, ray, subprocess, sys
+    token, address = os.environ["RAY_AUTH_TOKEN"], ray.get_runtime_context().gcs_address
+    code = f"import ray; ray.init(address='{address}', logging_level='ERROR'); print('in', flush=True)"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    for word in (None, "0" * 64, token):
+        words = {} if word is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": word}
+        done = subprocess.run([sys.executable, "-c", code], env=kept | words, capture_output=True, text=True)
+        print(done.stdout.strip() or "refused")
+    family = psutil.Process().children(recursive=True)
+    print(any(token in word for one in family for word in one.cmdline()), len(family) > 2)
+print("RAY_AUTH_TOKEN" in os.environ)
+"""
+
+
+@pytest.mark.slow
+def test_cluster_that_a_stage_starts_for_itself_lets_nobody_else_in(tmp_path: Path) -> None:
+    """Another account has Ray's files as far as they are open, but not this process's token."""
+    assert job(tmp_path, STRANGER, HOME=str(tmp_path)) == ["refused", "refused", "in", "False True", "False"]
+    assert not (tmp_path / ".ray").exists()  # where Ray would leave a token that all accounts can read
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The real servers on all interfaces, reached by this machine's own address, with passwords and without."""
 
-import base64
 import socket
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.checkout import Checkout, free_port
+from tests.support.checkout import Checkout, basic, free_port
 from videomar.processes import Identity
 
 SECRETS = {
@@ -58,10 +57,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
         yield made
     finally:
         made.services("down")
-
-
-def basic(word: str) -> dict[str, str]:
-    return {"Authorization": f"Basic {base64.b64encode(word.encode()).decode()}"}
 
 
 def python(checkout: Checkout, code: str, **more: str) -> str:

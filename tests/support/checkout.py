@@ -1,5 +1,6 @@
 """A checkout with a pipeline of two trivial stages and services of its own, on free ports."""
 
+import base64
 import hashlib
 import json
 import os
@@ -14,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from videomar.environment import PASSWORD, USER
 from videomar.processes import Identity
 
 REPOSITORY = Path(__file__).parents[2]
@@ -69,6 +73,8 @@ class Checkout:
     def environment(self, **more: str) -> dict[str, str]:
         """That of the programs of the folder."""
         cleared = ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI", "PREFECT_HOME", "VIDEOMAR_HOST")
+        # `import flows` in a test gives Prefect a password for a temporary server.
+        cleared += ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
         kept = {name: value for name, value in os.environ.items() if name not in cleared}
         return kept | {
             "PYTHONPATH": str(REPOSITORY),
@@ -90,6 +96,11 @@ class Checkout:
         """What a service has said so far."""
         return (self.folder / f".local/logs/{name}.log").read_text()
 
+    def text(self, url: str, headers: dict[str, str]) -> str:
+        """What an address answers."""
+        with _BROWSER.open(urllib.request.Request(url, headers=headers), timeout=60) as reply:
+            return str(reply.read().decode())
+
     def ask(self, url: str, body: object = None, headers: dict[str, str] | None = None) -> Any:
         """The JSON that an address answers."""
         data = None if body is None else json.dumps(body).encode()
@@ -106,18 +117,34 @@ class Checkout:
             time.sleep(1)
         raise TimeoutError(f"{url}: busy {_TRIES} times")
 
+    def password(self) -> str:
+        """That of MLflow and Prefect, which `up` made."""
+        return (self.folder / PASSWORD).read_text()
+
+    def signed(self) -> dict[str, str]:
+        """Headers of a request by who knows the password."""
+        return basic(f"{USER}:{self.password()}")
+
+    def sign_in(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        """Let MLflow's client in this process use the server of the checkout; gives its address."""
+        address = f"http://127.0.0.1:{self.ports[0]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", self.password())
+        return address
+
     def prefect(self, path: str, body: object = None) -> Any:
         """Prefect's API, with the token that its pages use."""
         api = f"http://127.0.0.1:{self.ports[1]}/api"
-        headers = {}
+        headers = self.signed()
         if body is not None:
-            token = self.ask(f"{api}/csrf-token?client=test")["token"]
-            headers = {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "test"}
+            token = self.ask(f"{api}/csrf-token?client=test", headers=headers)["token"]
+            headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "test"}
         return self.ask(api + path, body, headers)
 
     def mlflow(self, path: str, body: object = None) -> Any:
         """MLflow's API."""
-        return self.ask(f"http://127.0.0.1:{self.ports[0]}/api/2.0/mlflow/{path}", body)
+        return self.ask(f"http://127.0.0.1:{self.ports[0]}/api/2.0/mlflow/{path}", body, self.signed())
 
     def pid_of(self, service: str) -> int:
         """Its first process."""
@@ -166,6 +193,11 @@ class Checkout:
         self.mlflow("registered-models/create", {"name": "videomar"})
         tags = [{"key": "lock_sha256", "value": lock}, {"key": "released_at", "value": "now"}]
         self.mlflow("model-versions/create", {"name": "videomar", "source": "s3://a/b", "tags": tags})
+
+
+def basic(word: str) -> dict[str, str]:
+    """Headers of a request by `user:password`."""
+    return {"Authorization": f"Basic {base64.b64encode(word.encode()).decode()}"}
 
 
 def free_port() -> int:

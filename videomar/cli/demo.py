@@ -3,11 +3,14 @@
 Axes: F frames, H W rows and columns in pixels.
 """
 
+import contextlib
 import html
 import os
+import signal
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +28,15 @@ if TYPE_CHECKING:
     from gradio import Blocks
 
 _HOST = "127.0.0.1"
+_NAMES = (_HOST, "localhost")
 _MAX_WAITING = 8
 _MAX_PROMPT_LETTERS = 500
 _MAX_S = 600.0
 _KEEP_S = 3600
+_MAX_REQUEST_BYTES = MAX_FILE_BYTES + 2 * 2**20  # a form around the file
+_MAX_STORED_BYTES = 4 * MAX_FILE_BYTES
+_CHANGING = ("POST", "PUT", "PATCH", "DELETE")
+_POLICY_VIOLATION = 1008  # RFC 6455: how a web socket is closed that may not be opened
 # Show all frames at any width: gradio's own gallery has a fixed number of columns and cuts the rest off. Show
 # a small picture as large as its field.
 _STYLE = """
@@ -41,6 +49,58 @@ _STYLE = """
   grid-auto-rows: auto !important; gap: 6px; padding-top: 1.5rem;
 }
 """
+
+
+class OwnPageOnly:
+    """Refuses requests of other sites' pages in the same browser, and uploads for which there is no room.
+
+    A page elsewhere can send requests to this machine. Its own address gives it away, and so does the name by
+    which it reached us, if that is a name of its own that it has pointed here. An ASGI app around the page's.
+    Remembers the bytes of requests in flight.
+    """
+
+    def __init__(self, app: Any, folder: Path, max_stored_bytes: int = _MAX_STORED_BYTES) -> None:
+        self._app, self._folder, self._max_stored_bytes = app, folder, max_stored_bytes
+        self._in_flight = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, or answer with a status and one line."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        status, line = self._refusal(scope.get("method", "GET"), headers)
+        if not status:
+            size = _size_of(headers) or 0
+            self._in_flight += size
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._in_flight -= size
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+        else:
+            plain = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": status, "headers": plain})
+            await send({"type": "http.response.body", "body": line.encode()})
+
+    def _refusal(self, method: str, headers: Mapping[str, str]) -> tuple[int, str]:
+        """Status and line of a refusal; 0 if there is none."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if host.partition(":")[0].lower() not in _NAMES:
+            return 403, f"page: got host {host}, expected {_HOST}; open it by that name"
+        if origin is not None and origin != f"http://{host}":
+            return 403, f"page: got a request of {origin}, expected one of http://{host}; use its own page"
+        if method not in _CHANGING:
+            return 0, ""
+        size = _size_of(headers)
+        if size is None:
+            return 411, "page: got a request without its length, expected Content-Length"
+        if size > _MAX_REQUEST_BYTES:
+            return 413, f"page: got {size} bytes, expected at most {_MAX_REQUEST_BYTES}; send a smaller file"
+        if _stored_bytes(self._folder) + self._in_flight + size > self._max_stored_bytes:
+            return 413, _no_room(self._max_stored_bytes)
+        return 0, ""
 
 
 def stream_clip(
@@ -153,6 +213,8 @@ def _answer(
     """
     start, ingest = time.monotonic(), generator.params.ingest
     yield None, None, ""
+    if _stored_bytes(folder) > _MAX_STORED_BYTES:
+        raise DataError(_no_room(_MAX_STORED_BYTES))
     if path is None or len(prompt) > _MAX_PROMPT_LETTERS:
         got = "no picture" if path is None else f"{len(prompt)} letters"
         raise DataError(f"page: got {got}, expected a picture and at most {_MAX_PROMPT_LETTERS} letters")
@@ -174,6 +236,28 @@ def _answer(
             yield shown, None, f"{progress}, {time.monotonic() - start:.1f} s{about}"
         write_mp4(Path(made, "clip.mp4"), clip, ingest.fps)
         yield shown, f"{made}/clip.mp4", f"done: {progress}, {time.monotonic() - start:.1f} s{about}"
+
+
+def _size_of(headers: Mapping[str, str]) -> int | None:
+    """Bytes of a request's body; None if it does not say so, or sends pieces until it likes to stop."""
+    if "transfer-encoding" in headers:
+        return None
+    length = headers.get("content-length", "0")
+    return int(length) if length.isdecimal() else None
+
+
+def _stored_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder in which others may be deleted meanwhile."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.lstat().st_size
+    return total
+
+
+def _no_room(max_bytes: int) -> str:
+    rule = f"at most {max_bytes // 2**20} MB of uploads and clips"
+    return f"page: got more files, expected {rule}; they are deleted after {_KEEP_S // 60} minutes"
 
 
 def _default_motion(generator: ClipGenerator) -> str:
@@ -226,6 +310,7 @@ def open_page(generator: ClipGenerator, port: int, folder: Path) -> "Blocks":
             quiet=True,
             max_file_size=MAX_FILE_BYTES,
             allowed_paths=[str(folder)],
+            app_kwargs={"middleware": [(OwnPageOnly, (), {"folder": folder})]},
             css=_STYLE,
             theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             footer_links=[],
@@ -240,8 +325,17 @@ def open_page(generator: ClipGenerator, port: int, folder: Path) -> "Blocks":
 
 
 def serve(generator: ClipGenerator, port: int, report: Callable[[str], None]) -> None:
-    """Serve the page until Ctrl-C and report its address; clips and uploads are deleted afterwards."""
-    with tempfile.TemporaryDirectory(prefix="videomar-demo-") as folder:
+    """Serve the page until a signal ends it and report its address; clips and uploads are deleted afterwards.
+
+    Ctrl-C is one, and so are SIGTERM (`kill`, a machine that is shut down) and SIGHUP (a closed terminal).
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    # A step of the clip that is being made may still write while the folder is removed.
+    with tempfile.TemporaryDirectory(prefix="videomar-demo-", ignore_cleanup_errors=True) as folder:
         made = open_page(generator, port, Path(folder))
-        report(f"http://{_HOST}:{port}")
-        made.block_thread()
+        try:
+            report(f"http://{_HOST}:{port}")
+            made.block_thread()
+        finally:
+            made.close(verbose=False)

@@ -4,9 +4,11 @@ import contextlib
 import logging
 import math
 import os
+import secrets
 import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from videomar.environment import (
@@ -21,6 +23,8 @@ from videomar.errors import DataError
 
 # Shared memory for objects in flight between processes; latents of a block of clips are a few megabytes.
 _OBJECT_STORE_BYTES = 256 * 2**20
+# One for all clusters of this process, because Ray reads it once.
+_TOKEN = secrets.token_hex(32)
 
 
 @contextlib.contextmanager
@@ -43,6 +47,7 @@ def ray_cluster(num_cpus: int) -> Iterator[None]:
 
     where: dict[str, Any] = {"address": address}
     if not address:
+        _set_token()
         # An explicit `local`: the marker file of a dead cluster would break a plain init.
         where = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
         where |= {"object_store_memory": _OBJECT_STORE_BYTES, "_temp_dir": str(socket_folder() / "ray")}
@@ -62,6 +67,18 @@ def ray_cluster(num_cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        if os.environ.get("RAY_AUTH_TOKEN") == _TOKEN:
+            del os.environ["RAY_AUTH_TOKEN"]  # another cluster has another
+
+
+def _set_token() -> None:
+    """Set the token of a cluster that is started here, unless the user has set one.
+
+    Ray would make one that is kept in the home folder, in a file which other accounts can read.
+    """
+    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if not os.environ.get("RAY_AUTH_TOKEN") and not (given and Path(given).is_file()):
+        os.environ["RAY_AUTH_TOKEN"] = _TOKEN
 
 
 def _head_of_services() -> str | None:

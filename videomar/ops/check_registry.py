@@ -17,7 +17,7 @@ from videomar.ops.gc import DEFAULT_DAYS, REPLACED
 from videomar.ops.store_repair import roots_outside
 from videomar.ops.unused_runs import find_registrations
 from videomar.registry.champion_history import read_history
-from videomar.registry.evidence import FILES, checkpoint_checksums, find_changes, read_checksums
+from videomar.registry.evidence import checkpoint_checksums, find_changes, recorded_checksums
 from videomar.registry.release import report_is_about
 from videomar.registry.versions import (
     CHAMPION,
@@ -234,11 +234,10 @@ def _damages(version: Version, evidence: Path) -> list[str]:
     """Differences between the stored files of a version and their recorded checksums."""
     if version.origin is None and not (evidence / "dvc.lock").is_file():
         return ["its evidence has no dvc.lock, expected that of its registration"]
-    files = evidence / FILES
     try:
         folders = stored_folders(version)
-        # A version older than the table has the checksums of its checkpoint only.
-        recorded = read_checksums(files) if files.is_file() else checkpoint_checksums(folders["checkpoint"])
+        # A version older than the tables has the checksums of its checkpoint only.
+        recorded = recorded_checksums(evidence) or checkpoint_checksums(folders["checkpoint"])
     except Exception as error:  # MLflow raises what its store does: of S3, of HTTP, of the disk
         if not any(words in str(error) for words in _GONE):
             raise VideomarError(str(error)) from error

@@ -27,7 +27,7 @@ from videomar.latents.shards import open_latents
 from videomar.provenance.checkout import git_state, results_sha256, uncommitted_changes
 from videomar.provenance.made_with import CPU, RUN_RECORD, device_of, record_of
 from videomar.registry.ancestors import copy_ancestors
-from videomar.registry.evidence import FILES, LINEAGE, write_checksums, write_lineage
+from videomar.registry.evidence import CODE, CODE_FILES, FILES, LINEAGE, write_checksums, write_lineage
 from videomar.registry.versions import MODEL, Version, find_version, name_challenger, version_of
 from videomar.tracking.mlflow_store import experiment_id, open_client
 from videomar.tracking.runs import RUN_FILE, read_run_id
@@ -210,6 +210,8 @@ def _log_metrics() -> None:
 def log_model(weights: Path, text_encoder: str) -> Any:
     """Log a model from code to the active run, with the model folder as its artifact.
 
+    The checksums of what is stored, and will be run, become evidence of the run.
+
     Args:
         weights: the model folder.
         text_encoder: as in section `text`, for the packages that prediction needs.
@@ -227,7 +229,7 @@ def log_model(weights: Path, text_encoder: str) -> Any:
     )
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.filterwarnings("ignore", message=".*input example")
-        return mlflow.pyfunc.log_model(
+        logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(STORED_CODE),
             artifacts={"checkpoint": str(weights)},
@@ -236,6 +238,10 @@ def log_model(weights: Path, text_encoder: str) -> Any:
             signature=signature,
             input_example=input_example(),
         )
+        code = Path(folder) / CODE_FILES
+        write_checksums(code, {CODE: Path(mlflow.artifacts.download_artifacts(logged.model_uri))})
+        mlflow.log_artifact(str(code), "evidence")
+        return logged
 
 
 def input_example() -> "pd.DataFrame":

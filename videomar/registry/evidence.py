@@ -1,6 +1,7 @@
 """The data that a version was made from, recorded with it: its clips, and a checksum of every file.
 
-Two small Parquet tables in the evidence of its run, so they stay valid when the working tree has moved on.
+Small Parquet tables in the evidence of its run, so they stay valid when the working tree has moved on. One is
+of the code that MLflow stores with the version, and runs when it loads it.
 """
 
 import json
@@ -20,6 +21,11 @@ from videomar.latents.shards import open_latents
 
 LINEAGE = "lineage.parquet"
 FILES = "files.parquet"
+CODE_FILES = "code.parquet"
+CODE = "code"
+"""Kind of all files of a stored model but its artifacts: what MLflow reads, imports and runs."""
+_NO_CODE = ("artifacts", "__pycache__", "registered_model_meta")
+"""Parts of a stored model that have checksums of their own, or that Python and MLflow write on loading it."""
 CLIP_COLUMNS = ("clip_id", "video", "video_sha256", "start_s", "end_s", "group", "split")
 """Of the ledger; the table has the latent's `key` beside them."""
 _FILES_SCHEMA = pa.schema(
@@ -31,7 +37,7 @@ class Checksum(NamedTuple):
     """SHA-256 of one file at the registration of a version."""
 
     kind: str
-    """`raw`, `latents`, or a folder of the registered model: `checkpoint`, `tokenizer`."""
+    """`raw`, `latents`, or a folder of the registered model: `checkpoint`, `tokenizer`, `code`."""
     path: str
     """Below the folder of its kind."""
     sha256: str
@@ -75,7 +81,7 @@ def write_checksums(path: Path, folders: Mapping[str, Path], ledger: Path | None
     checksums = [
         Checksum(kind, name, known.get((kind, name)) or sha256_of(file), file.stat().st_size)
         for kind, folder in folders.items()
-        for name, file in _files(folder)
+        for name, file in _files(kind, folder)
     ]
     table = pa.Table.from_pylist([checksum._asdict() for checksum in checksums], schema=_FILES_SCHEMA)
     pq.write_table(table, path)
@@ -84,6 +90,12 @@ def write_checksums(path: Path, folders: Mapping[str, Path], ledger: Path | None
 def read_checksums(path: Path) -> list[Checksum]:
     """Read a table of `write_checksums`."""
     return [Checksum(**row) for row in pq.read_table(path).to_pylist()]
+
+
+def recorded_checksums(evidence: Path) -> list[Checksum]:
+    """All checksums in the evidence of a version; none for one that is older than these tables."""
+    tables = [evidence / name for name in (FILES, CODE_FILES)]
+    return [row for table in tables if table.is_file() for row in read_checksums(table)]
 
 
 def checkpoint_checksums(checkpoint: Path) -> list[Checksum]:
@@ -98,7 +110,7 @@ def read_lineage(path: Path) -> pandas.DataFrame:
 
 
 def find_changes(checksums: Sequence[Checksum], folders: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """Files that are missing or differ: `file`, `problem`, `expected`, `got`.
+    """Files that are missing or differ, and those added to code: `file`, `problem`, `expected`, `got`.
 
     Args:
         checksums: As recorded.
@@ -113,6 +125,11 @@ def find_changes(checksums: Sequence[Checksum], folders: Mapping[str, Path]) -> 
         if got != row.sha256:
             problem = "missing" if got is None else "differs"
             changes.append({"file": str(path), "problem": problem, "expected": row.sha256, "got": got})
+    known = {row.path for row in checksums if row.kind == CODE}
+    if known and CODE in folders:  # a module that was added is imported instead of the one it is named after
+        added = [path for name, path in _files(CODE, folders[CODE]) if name not in known]
+        new = {"problem": "is new", "expected": None}
+        changes += [{"file": str(path), **new, "got": sha256_of(path)} for path in added]
     return changes
 
 
@@ -121,9 +138,10 @@ def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Names below the folder, and paths, of all files but dotfiles."""
+def _files(kind: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Names below the folder, and paths, of all files of a kind but dotfiles."""
+    left_out = _NO_CODE if kind == CODE else ()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+        if path.is_file() and not any(part.startswith(".") or part in left_out for part in name.parts):
             yield name.as_posix(), path

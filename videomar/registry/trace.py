@@ -23,13 +23,13 @@ from videomar.provenance.checkout import outputs_of
 from videomar.registry.ancestors import TRAIN_SPLIT, Ancestor, raw_files_of, read_ancestors
 from videomar.registry.evidence import (
     CLIP_COLUMNS,
-    FILES,
+    CODE,
     LINEAGE,
     Checksum,
     checkpoint_checksums,
     find_changes,
-    read_checksums,
     read_lineage,
+    recorded_checksums,
     text_of,
 )
 from videomar.registry.versions import (
@@ -98,14 +98,13 @@ def trace(version: Version) -> Trace:
     """Read what a version was made from."""
     with tempfile.TemporaryDirectory() as folder:
         evidence = download_evidence(version, Path(folder))
-        files = evidence / FILES
         return Trace(
             version=version,
             aliases=aliases_of(version),
             params=yaml.safe_load(text_of(evidence / "params.yaml")) or {},
             lock=text_of(evidence / "dvc.lock"),
             clips=clips_of(evidence),
-            files=read_checksums(files) if files.is_file() else [],
+            files=recorded_checksums(evidence),
             ancestors=read_ancestors(evidence),
         )
 
@@ -136,8 +135,8 @@ def clips_of(evidence: Path) -> pandas.DataFrame | None:
 def verify(traced: Trace, layout: Layout) -> tuple[list[dict[str, Any]], list[str]]:
     """Hash the files again that a trace names.
 
-    Raw files are compared where they are, checkpoint and tokenizer in the registry. Latents, checkpoint and
-    tokenizer of the working tree are compared only while dvc.lock says that they are those of this version.
+    Raw files are compared where they are, checkpoint, tokenizer and code in the registry. Latents, checkpoint
+    and tokenizer of the working tree are compared only while dvc.lock says that they are of this version.
 
     Returns:
         Files that are missing or differ, see `find_changes`, and what could not be compared.
@@ -152,6 +151,8 @@ def verify(traced: Trace, layout: Layout) -> tuple[list[dict[str, Any]], list[st
     # The weights alone: manifest, parameters and card were written again at registration.
     weights = [row for row in checksums if row.path in WEIGHTS or row.kind != "checkpoint"]
     changes += find_changes(weights, unchanged)
+    if not any(row.kind == CODE for row in checksums):
+        notes.append("code that MLflow stored with it: not recorded for this version, not compared")
     if traced.clips is None:
         notes.append("clips and raw files: not recorded for this version, not compared")
     return changes, [*notes, *(_compare_raw(ancestor, layout) for ancestor in traced.ancestors)]

@@ -298,10 +298,11 @@ def download_model(version: Version) -> Path:
 
 
 def stored_folders(version: Version) -> dict[str, Path]:
-    """Local folders of a version's `checkpoint` and `tokenizer`."""
+    """Local folders of a version's `checkpoint` and `tokenizer`, and of the `code` that MLflow runs."""
     model = download_model(version)
     inside, beside = model / "checkpoint/tokenizer", model / "tokenizer"
-    return {"checkpoint": model / "checkpoint", "tokenizer": inside if inside.is_dir() else beside}
+    tokenizer = inside if inside.is_dir() else beside
+    return {"checkpoint": model / "checkpoint", "tokenizer": tokenizer, "code": model.parent}
 
 
 def record_decision(version: Version, decision: Mapping[str, Any]) -> Version:

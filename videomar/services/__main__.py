@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from videomar.environment import SERVICES, read_services
+from videomar.environment import SERVICES, read_services, sign_in_line
 from videomar.errors import VideomarError
 from videomar.processes import Identity, end_all, tree_of
 from videomar.services.definitions import STORE, services
@@ -59,6 +59,8 @@ def up() -> None:
         if hopeless or not is_alive() or time.monotonic() > end:
             raise VideomarError(_why_not_ready())
         time.sleep(0.2)
+    if line := sign_in_line(in_full=sys.stdout.isatty()):
+        print(line)
     for name, service in found.items():
         print(f"{name}: {service['address'] or _SERVED}")
 

@@ -65,14 +65,13 @@ def _mlflow(settings: Settings) -> Service:
     url = _url(settings, settings.mlflow_port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", settings.host, "--workers", "1"]
     command += ["--port", str(settings.mlflow_port), "--artifacts-destination", str(_ARTIFACTS.resolve())]
-    if settings.authenticated:
-        command += ["--app-name", "basic-auth"]
+    command += ["--app-name", "basic-auth" if settings.accounts else "videomar"]
     environment = {
         # Not on the command line, which all users can read: it may contain a database's password.
         "MLFLOW_BACKEND_STORE_URI": settings.store or f"sqlite:///{STORE.resolve()}",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # half the memory and half the time to start
     }
-    if settings.authenticated:
+    if settings.accounts:
         environment["MLFLOW_AUTH_CONFIG_PATH"] = str(SIGN_IN.resolve())
     if settings.names:  # MLflow's default allows names of this machine and of private networks only
         named = [_at(name, settings.mlflow_port) for name in settings.names]
@@ -94,6 +93,7 @@ def _prefect(settings: Settings) -> Service:
         # Pages of other sites in the user's browser must not start runs here.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url,
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_METRICS_ENABLED": "true",  # for Prometheus, at /api/metrics
     }
     return Service(
         name="prefect",

@@ -17,7 +17,7 @@ _DEFAULT_PORTS = {"mlflow": 5000, "prefect": 4200, "ray": 6379}
 _PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
 _PASSWORD_LENGTH = 12  # MLflow refuses shorter ones
 _SECRETS = ("PREFECT_SERVER_API_AUTH_STRING", _PASSWORD, "MLFLOW_FLASK_SERVER_SECRET_KEY")
-"""With these set, everybody needs a password; without them, only users of this machine can connect."""
+"""With these set, MLflow has accounts; without them there is one password, and nobody elsewhere connects."""
 _RAY_SECRETS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _EVERYWHERE = ("0.0.0.0", "::")
 
@@ -35,8 +35,8 @@ class Settings:
     """Address of Ray's head. Nodes connect to it, so it is never the address of all interfaces."""
     own_token: bool
     """Whether we create Ray's token, because the user gave none."""
-    authenticated: bool
-    """Whether MLflow and Prefect ask for a password."""
+    accounts: bool
+    """Whether MLflow has accounts of its own (`basic-auth`) instead of one password."""
     names: tuple[str, ...]
     """Host names by which others may reach MLflow; none on loopback or if MLflow's variable is set."""
     store: str | None
@@ -67,17 +67,17 @@ def read_settings(environment: Mapping[str, str], remembered: Mapping[str, int] 
     host = environment.get(_HOST) or "127.0.0.1"
     ports = _DEFAULT_PORTS | dict(remembered or {})
     ray = _ray_wanted(environment)
-    authenticated = all(environment.get(name) for name in _SECRETS)
+    accounts = all(environment.get(name) for name in _SECRETS)
     own_token = not any(environment.get(name) for name in _RAY_SECRETS)
     if not _is_loopback(host):
         missing = [name for name in _SECRETS if not environment.get(name)]
         missing += [" or ".join(_RAY_SECRETS)] if ray and own_token else []
         if missing:
             raise VideomarError(
-                f"{_HOST}: got {host}, which other machines reach, expected 127.0.0.1 while no password "
-                f"is required; set {', '.join(missing)} too, or forward the ports by ssh"
+                f"{_HOST}: got {host}, which other machines reach, expected 127.0.0.1 while the passwords "
+                f"are not yours; set {', '.join(missing)} too, or forward the ports by ssh"
             )
-    if authenticated:
+    if accounts:
         _check_sign_in(environment[_PASSWORD])
     store = environment.get("MLFLOW_BACKEND_STORE_URI") or None
     if store and store.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
@@ -92,7 +92,7 @@ def read_settings(environment: Mapping[str, str], remembered: Mapping[str, int] 
         ray_port=_port(environment, "ray", ports) if ray else None,
         ray_host="127.0.0.1" if _is_loopback(host) or not ray else _own_address(host),
         own_token=own_token,
-        authenticated=authenticated,
+        accounts=accounts,
         names=() if _is_loopback(host) or environment.get("MLFLOW_SERVER_ALLOWED_HOSTS") else _names(host),
         store=store,
     )

@@ -52,7 +52,7 @@ def supervise(settings: Settings) -> None:
     stop = threading.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda *_: stop.set())
-    prepare(settings)
+    os.environ.update(prepare(settings, os.environ))  # all services get the passwords
     monitors = {service.name: ServiceMonitor(service, LOGS) for service in services(settings)}
     record, steps = _Record(settings, list(monitors.values())), _Steps()
     try:
