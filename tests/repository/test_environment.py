@@ -13,7 +13,6 @@ import pytest
 from videomar import environment
 from videomar.environment import PASSWORD, SERVICES, apply_settings, prepare_prefect, processor_kind
 
-
 SIGN_INS = (
     *("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"),
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_AUTH_ADMIN_PASSWORD"),
