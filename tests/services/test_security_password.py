@@ -119,7 +119,7 @@ def guarded() -> Iterator[TestClient]:
     [
         {},
         authorization(f"{USER}:"),
-        authorization(f"{USER}:passwor"),
+        authorization(f"{USER}:pässwor"),
         authorization("other:pässword"),
         authorization("pässword"),
         authorization(f"{USER}:pässword", "Bearer"),
