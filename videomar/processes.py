@@ -34,6 +34,8 @@ _SHELL_SIGNAL = 128  # a shell ends with this plus the signal that killed its co
 _EXIT = re.compile(r"^ERROR: failed to reproduce .* exited with (-?\d+)$")
 _FROM_RAY = re.compile(r"\((raylet|autoscaler|(\w+ )?pid=)")
 _TRACEBACK = "Traceback (most recent call last)"
+# How stages name workers that died: of memory or a lost machine, so another try may do.
+_WORKERS = ("a worker failed", "a worker that died")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -113,7 +115,7 @@ def failure_of(stage: str, code: int, lines: Sequence[str]) -> StageError:
             code = int(found[1])
     after = max((number + 1 for number, line in enumerate(said) if line.startswith(_TRACEBACK)), default=0)
     named = [line for line in said[after:] if line.startswith(f"{stage}: ")]
-    if code == 1 and named:
+    if code == 1 and named and not any(words in named[-1] for words in _WORKERS):
         return StageRefusedError(f"stage {stage}: {named[-1].removeprefix(f'{stage}: ')}", _last(lines))
     what = f"stage {stage}: ended with code {code}, expected 0"
     number = -code if code < 0 else code - _SHELL_SIGNAL

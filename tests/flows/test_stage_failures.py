@@ -42,6 +42,8 @@ TRACEBACK = ["Traceback (most recent call last):", '  File "a.py", line 1, in <m
          "ended with code 255, expected 0: "
          "ERROR: failed to reproduce 'train': missing data source: data/raw"),
         ([], 3, StageError, "ended with code 3, expected 0; its message stands above"),
+        (["train: training: a worker failed: ActorDiedError", DVC.format(1)], 255, StageError,
+         "ended with code 1, expected 0: train: training: a worker failed: ActorDiedError"),
     ],
 )  # fmt: skip
 def test_reason_is_one_line(lines: list[str], code: int, kind: type[StageError], reason: str) -> None:
