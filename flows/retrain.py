@@ -9,7 +9,7 @@ from prefect.states import Completed
 from pydantic import PositiveFloat, PositiveInt
 
 from flows.budget import restore_schedule, use_budget
-from flows.pipeline import HOURS, checkout_lock, run_stages
+from flows.pipeline import HOURS, checkout_lock, log_lines, may_try_again, run_stages
 from flows.release_flow import release_steps
 from videomar.config import load_own_params
 from videomar.config.edit import update_params
@@ -26,7 +26,7 @@ CHAMPION, NOTHING = "champion", "nothing"
 def use_clips(clips: str) -> None:
     """Make `clips` the folder that the pipeline starts from."""
     command = [sys.executable, "-m", "videomar.cli", "use-clips", "--", clips]
-    if run_in_group(command, Path().resolve()) != 0:
+    if run_in_group(command, Path().resolve(), on_line=log_lines()) != 0:
         raise VideomarError(f"clips: got {clips}, expected a folder that holds videos; see the log")
 
 
@@ -52,7 +52,7 @@ def use_start(start_from: str) -> None:
         update_params(params, {"train": {"start_from": number}})
 
 
-@task(name="look for changes", retries=2, retry_delay_seconds=10)
+@task(name="look for changes", retries=2, retry_delay_seconds=10, retry_condition_fn=may_try_again)
 def what_changed() -> str | None:
     """Return what DVC says has changed, or that the release is missing; None if there is nothing to do."""
     if stages := pipeline_status():
