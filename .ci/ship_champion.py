@@ -25,6 +25,7 @@ from videomar.errors import VideomarError  # noqa: E402
 from videomar.files import sha256_of, write_json  # noqa: E402
 from videomar.hub.shipped import FOLDER, ORIGIN  # noqa: E402
 from videomar.report.example_pictures import write_examples  # noqa: E402
+from videomar.tracking.artifact_roots import ARTIFACTS  # noqa: E402
 
 MOST_BYTES = 16 * 10**6
 LEFT_OUT = ("aliases", "run_id", "training_run", "outputs_md5", "latents", "files")
@@ -43,8 +44,9 @@ def main() -> None:
     os.chdir(given.checkout)
     apply_settings()
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".shipped-") as folder:
-        # The store is copied: a client of another MLflow would change its tables.
+        # The store is copied, with what it names: a client of another MLflow would change its tables.
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{shutil.copy('.local/mlflow.db', folder)}"
+        shutil.copytree(Path(".local") / ARTIFACTS, Path(folder) / ARTIFACTS)
         draft = Path(folder) / "model"
         ship(draft)
         total = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
