@@ -39,8 +39,8 @@ def twins(registered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that tree; the versions' artifacts stay where they are."""
-    shutil.copytree(twins, tmp_path / "tree", ignore=shutil.ignore_patterns("mlartifacts"))
+    """A copy of that tree, with artifacts of its own."""
+    shutil.copytree(twins, tmp_path / "tree")
     monkeypatch.chdir(tmp_path / "tree")
     return tmp_path / "tree"
 

@@ -31,12 +31,17 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"mlflow", "pan
 """
 
 
+def copy_store(checkout: Path, to: Path) -> None:
+    """Copy a store and its artifacts."""
+    shutil.copytree(checkout / ".local/mlartifacts", to / ".local/mlartifacts")
+    shutil.copy(checkout / ".local/mlflow.db", to / ".local")
+
+
 @pytest.fixture(scope="module")
 def promoted(registered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of version 1, which is champion; its artifacts stay where they are."""
+    """The store of version 1, which is champion, and its artifacts."""
     root = tmp_path_factory.mktemp("promoted")
-    (root / ".local").mkdir()
-    shutil.copy(registered / ".local/mlflow.db", root / ".local")
+    copy_store(registered, root)
     with working_in(root):
         apply_decision(record_decision(version_of("1"), YES))
     return root
@@ -45,8 +50,7 @@ def promoted(registered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def refused(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The store of version 1, which the gate refused: the user's first clips are real ones, and few."""
-    (tmp_path / "first/.local").mkdir(parents=True)
-    shutil.copy(registered / ".local/mlflow.db", tmp_path / "first/.local")
+    copy_store(registered, tmp_path / "first")
     monkeypatch.chdir(tmp_path / "first")
     record_decision(version_of("1"), NO)
     return tmp_path / "first/.local/mlflow.db"

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.support.pipeline_outputs import REPOSITORY
+from videomar.config import load_own_params
 from videomar.config.edit import update_params
 from videomar.config.layout import Layout
 from videomar.curation.ledger import LEDGER_SCHEMA, write_ledger
@@ -104,7 +105,8 @@ def test_first_run_on_own_clips_says_what_came_out_and_what_to_try(layout: Layou
     )
     assert "ledger show --sheet ledger.png" in words["look"]
     assert "words for the clips without; longer training" in words["better"]
-    assert "5,600 steps took 13 min" in words["better"]
+    steps = sum(stage.steps for stage in load_own_params(REPOSITORY / "params.yaml").train.curriculum)
+    assert f"{steps:,} steps took 13 min" in words["better"]
     assert words["better"].endswith("use-clips samples --start-from shipped")
     assert not any("make run" in line for line in words.values())
 

@@ -38,6 +38,7 @@ HEAVY = {
         "matplotlib",
         "torchmetrics",
         "sqlalchemy",
+        "alembic",
         "pydantic",
         "pydantic_core",
         "yaml",
