@@ -204,7 +204,8 @@ def test_completion_is_installed_in_the_shell_that_asks(on_path: dict[str, str],
 
 def folder_of_a_pipeline(folder: Path) -> Path:
     (folder / "dvc.yaml").write_text(DVC_YAML)
-    shutil.copy(REPOSITORY / "params.yaml", folder)
+    for name in ("params.yaml", "prefect.yaml"):
+        shutil.copy(REPOSITORY / name, folder)
     return folder
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from prefect.logging import disable_run_logger
 
@@ -71,7 +72,8 @@ def test_entry_whose_number_another_process_has_by_now_is_removed(folder: Path) 
     with subprocess.Popen(["sleep", "60"]) as other:
         try:
             ended = {"pid": other.pid, "cmd": "/some where/dvc/__main__.py repro"}
-            own = {"pid": os.getpid(), "cmd": " ".join(sys.argv)}
+            # Not sys.argv: pytest's workers have that of the process that started them.
+            own = {"pid": os.getpid(), "cmd": " ".join(psutil.Process().cmdline())}
             source, first = str(folder / "source.txt"), str(folder / "first.txt")
             held = {"write": {first: ended}, "read": {source: [ended, own]}}
             record.write_text(json.dumps(held))

@@ -95,7 +95,8 @@ def test_group_over_its_time_is_ended(tmp_path: Path) -> None:
 
 def test_deployments_are_those_of_prefect_yaml() -> None:
     made = {(entry.flow_name, entry.name): entry for entry in deployments(REPOSITORY / "prefect.yaml")}
-    assert {flow for flow, _ in made} == {"refresh", "release", "retrain", "sample_and_evaluate", "sweep"}
+    flows = {"judge-champion", "refresh", "release", "retrain", "sample_and_evaluate", "sweep"}
+    assert {flow for flow, _ in made} == flows
     (schedule,) = made["retrain", "nightly"].schedules
     assert (schedule.schedule.cron, schedule.schedule.timezone, schedule.active) == (
         "17 3 * * *",

@@ -18,7 +18,9 @@ _STORE = ".local/mlflow.db"
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The checkout, and a copy of it: once, because a release takes seconds."""
     root = tmp_path_factory.mktemp("checkout")
-    with working_in(root):
+    with working_in(root), pytest.MonkeyPatch.context() as patch:
+        # A restore replaces the store; SQLite refuses to write with connections to the one before.
+        patch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         make_checkout(root)
     copy = tmp_path_factory.mktemp("copies") / "copy"
     shutil.copytree(root, copy, symlinks=True)
@@ -39,6 +41,6 @@ def root(made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     for path in (root / ".local").iterdir():
         shutil.rmtree(path) if path.is_dir() else path.name == "mlflow.db" or path.unlink()
     shutil.copytree(copy, root, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("mlflow.db"))
-    # In place: MLflow holds the file open.
+    # In place: a test's own client may hold the file open.
     with closing(sqlite3.connect(copy / _STORE)) as before, closing(sqlite3.connect(root / _STORE)) as now:
         before.backup(now)

@@ -17,7 +17,7 @@ from videomar.config.layout import Layout
 from videomar.errors import Finding
 from videomar.files import write_json
 from videomar.ops.doctor import examine
-from videomar.registry.champion_history import MODEL, Move, read_history
+from videomar.registry.champion_history import MODEL, Move, move_champion, read_history
 from videomar.registry.versions import version_of
 from videomar.tracking.mlflow_store import open_client
 from videomar.tracking.run_log import RunLog
@@ -34,12 +34,21 @@ def found() -> list[Finding]:
 def interrupt_a_move() -> None:
     move = Move(action="rollback", before="1", after=None, why="planted")
     value = json.dumps({name: getattr(move, name) for name in Move.__dataclass_fields__})
-    open_client().set_registered_model_tag(MODEL, f"history.{move.when[:19]}.planted", value)
+    number = len(read_history(open_client()).keys) + 1
+    open_client().set_registered_model_tag(MODEL, f"history.n{number:08}.planted", value)
 
 
 def move_the_alias_by_hand() -> None:
     version = open_client().create_model_version(MODEL, "s3://a/b", version_of("1").run_id)
     open_client().set_registered_model_alias(MODEL, "champion", version.version)
+
+
+def move_the_alias_back_by_hand() -> None:
+    """To an earlier champion, from one that the gate judged."""
+    client = open_client()
+    move_the_alias_by_hand()
+    move_champion(client, read_history(client), Move(action="promote", before="1", after="2", why="planted"))
+    client.set_registered_model_alias(MODEL, "champion", "1")
 
 
 def leave_lines_unsent() -> None:
@@ -86,7 +95,11 @@ FIXED: dict[str, tuple[str | Callable[[], object], str, str]] = {
         "alias champion of videomar",
         "set_registered_model_alias",
     ),
-    "alias moved": (move_the_alias_by_hand, "alias champion of videomar", ".venv/bin/videomar history"),
+    "alias moved back": (
+        move_the_alias_back_by_hand,
+        "alias champion of videomar",
+        ".venv/bin/videomar history",
+    ),
     "run deleted": (
         lambda: open_client().delete_run(version_of("1").run_id),
         "videomar version 1 (checkpoint step 30)",
@@ -130,6 +143,7 @@ FIXED: dict[str, tuple[str | Callable[[], object], str, str]] = {
     ),
 }
 NAMED: dict[str, tuple[str | Callable[[], object], str, str]] = {
+    "alias moved": (move_the_alias_by_hand, "alias champion of videomar", ".venv/bin/videomar promote 2"),
     "unknown parameter": ("echo 'nonsense: 1' >> params.yaml", "params.yaml", "git diff params.yaml"),
     "champion deleted": (
         lambda: open_client().delete_model_version(MODEL, "1"),
@@ -239,6 +253,20 @@ def test_mismatch_is_found_with_its_command(root: Path, kind: str) -> None:
     mismatch, where, fix = NAMED[kind]
     plant(mismatch)
     assert one_of(found(), where, fix).fix == fix
+
+
+def test_version_that_was_made_champion_by_hand_is_judged_by_the_command_or_undone(root: Path) -> None:
+    """The gate cannot judge this one: it has no files."""
+    move_the_alias_by_hand()
+    finding = one_of(found(), "alias champion", "promote 2")
+    run(".venv/bin/videomar history")
+    assert one_of(found(), "alias champion", "promote 2").fix == finding.fix
+    told = run(f"{finding.fix} 2>&1 || true")
+    assert "version 2, made champion without videomar: cannot be judged" in told
+    history = read_history(open_client())
+    assert history.alias == history.expected == "1"
+    assert [move.action for move in history.moves] == ["promote", "found", "rollback"]
+    assert "alias champion of videomar" not in {item.where for item in found()}
 
 
 def test_changed_output_is_kept_when_it_is_replaced(root: Path) -> None:

@@ -32,8 +32,8 @@ def moved_by(dataset, shape, params, tmp_path):
         train(shape, Splits(dataset), settings, out, Worker(), None)
         after = checkpoint.load_tensors(out / "step_00000004", "model")
         out.rename(tmp_path / f"run {len(list(tmp_path.iterdir()))}")
-        before = untrained(shape, settings.seed).state_dict()
-        return max(float((after[name] - before[name]).abs().max()) for name in before if "std" not in name)
+        before = dict(untrained(shape, settings.seed).named_parameters())  # no buffers: those are measured
+        return max(float((after[name] - weight).abs().max()) for name, weight in before.items())
 
     return distance
 

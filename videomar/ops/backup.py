@@ -106,6 +106,7 @@ def restore(file: Path, force: bool) -> list[str]:
         facts = _unpack(file, draft)
         try:
             with closing(sqlite3.connect(draft / STORE)) as database, database:
+                database.execute("SELECT 1 FROM runs")  # none in a file without the store, or of another kind
                 move_paths(database, facts["artifacts"], artifacts.as_uri())
         except sqlite3.Error as error:
             raise DataError(f"{file}: damaged ({error}), expected a backup; use another") from None

@@ -16,7 +16,7 @@ from videomar.files import sha256_of
 from videomar.ops.gc import DEFAULT_DAYS, REPLACED
 from videomar.ops.store_repair import roots_outside
 from videomar.ops.unused_runs import find_registrations
-from videomar.registry.champion_history import read_history
+from videomar.registry.champion_history import champions, read_history
 from videomar.registry.evidence import checkpoint_checksums, find_changes, recorded_checksums
 from videomar.registry.release import report_is_about
 from videomar.registry.versions import (
@@ -49,6 +49,7 @@ _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 """SQLite's names of errors that do not pass."""
 _GONE = ("No such file", "No such artifact", "NoSuchKey", "(404)", "does not exist")
 """What stores say of files that they do not have; anything else may be a fault that passes."""
+_UNJUDGED = "made champion without videomar: the gate has not judged it"
 _PATIENCE_S = 5.0
 
 
@@ -124,15 +125,14 @@ def alias_findings() -> list[Finding]:
     """Compare the alias `champion` with its history. An interrupted move is reported, not completed."""
     history = read_history(open_client())
     where, settle = f"alias champion of {MODEL}", f"{BIN}videomar history"
+    judge = f"{BIN}videomar promote {history.alias}"  # records the move, and judges or undoes it
     if not history.is_settled:
         what = f"is {history.alias or 'nowhere'}, but a move to {history.expected or 'none'} was interrupted"
         return [Finding(where, what, settle)]  # any use of the registry completes it
     if history.alias == history.expected:
         if history.unjudged is None:
             return []
-        what = f"is version {history.alias}, made champion without videomar: the gate has not judged it"
-        # Judges it, or undoes the move.
-        return [Finding(where, what, f"{BIN}videomar promote {history.alias}")]
+        return [Finding(where, f"is version {history.alias}, {_UNJUDGED}", judge)]
     if history.alias is None and history.expected in [version.number for version in all_versions()]:
         what = f"is gone, expected version {history.expected}, which is still registered"
         call = f"set_registered_model_alias({MODEL!r}, {CHAMPION!r}, {history.expected!r})"
@@ -141,7 +141,9 @@ def alias_findings() -> list[Finding]:
         what = f"is gone, expected version {history.expected}, which was deleted"
         return [Finding(where, what, _ROLLBACK)]
     what = f"is version {history.alias}, but the history ends with {history.expected or 'none'}"
-    return [Finding(where, what, settle)]  # records the move
+    if history.alias in champions(history.moves):
+        return [Finding(where, what, settle)]  # records a rollback, which needs no gate
+    return [Finding(where, f"{what}; it was {_UNJUDGED}", judge)]
 
 
 def version_findings(lock: Path) -> list[Finding]:
@@ -236,8 +238,9 @@ def _damages(version: Version, evidence: Path) -> list[str]:
         return ["its evidence has no dvc.lock, expected that of its registration"]
     try:
         folders = stored_folders(version)
-        # A version older than the tables has the checksums of its checkpoint only.
-        recorded = recorded_checksums(evidence) or checkpoint_checksums(folders["checkpoint"])
+        recorded = recorded_checksums(evidence)
+        if not any(row.kind == "checkpoint" for row in recorded):  # older than the table
+            recorded += checkpoint_checksums(folders["checkpoint"])
     except Exception as error:  # MLflow raises what its store does: of S3, of HTTP, of the disk
         if not any(words in str(error) for words in _GONE):
             raise VideomarError(str(error)) from error

@@ -207,6 +207,7 @@ class _Record:
 
     def update(self) -> None:
         """Write the present state if the file lacks it; without the file nobody would find the services."""
+        SERVICES.parent.mkdir(parents=True, exist_ok=True)  # its mark is part of the state
         state = self._state()
         if state != self._written or not SERVICES.is_file():
             with atomic_write(SERVICES) as draft:

@@ -218,9 +218,8 @@ def read_store(store: Path, wait_s: float = _WAIT_S) -> Iterator[sqlite3.Connect
     Raises:
         sqlite3.Error: the file is in use, damaged or cannot be read.
     """
-    with closing(
-        sqlite3.connect(f"{store.resolve().as_uri()}?mode=ro", uri=True, timeout=_WAIT_S)
-    ) as database:
+    uri = f"{store.resolve().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=wait_s)) as database:
         yield database
 
 
