@@ -256,13 +256,13 @@ def test_mismatch_is_found_with_its_command(root: Path, kind: str) -> None:
 
 
 def test_version_that_was_made_champion_by_hand_is_judged_by_the_command_or_undone(root: Path) -> None:
-    """The gate cannot judge this one: it has no files."""
+    """The gate refuses this one: it has the figures of the champion."""
     move_the_alias_by_hand()
     finding = one_of(found(), "alias champion", "promote 2")
     run(".venv/bin/videomar history")
     assert one_of(found(), "alias champion", "promote 2").fix == finding.fix
     told = run(f"{finding.fix} 2>&1 || true")
-    assert "version 2, made champion without videomar: cannot be judged" in told
+    assert "version 2, made champion without videomar: refused by the gate" in told
     history = read_history(open_client())
     assert history.alias == history.expected == "1"
     assert [move.action for move in history.moves] == ["promote", "found", "rollback"]

@@ -33,7 +33,7 @@ def moved_by(dataset, shape, params, tmp_path):
         after = checkpoint.load_tensors(out / "step_00000004", "model")
         out.rename(tmp_path / f"run {len(list(tmp_path.iterdir()))}")
         before = dict(untrained(shape, settings.seed).named_parameters())  # no buffers: those are measured
-        return max(float((after[name] - weight).abs().max()) for name, weight in before.items())
+        return max(float((after[name] - weight.detach()).abs().max()) for name, weight in before.items())
 
     return distance
 
