@@ -47,7 +47,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
 def failed(checkout: Checkout) -> str:
     """Id of a run that has failed; its output was in the logs before."""
     checkout.pause()
-    run = checkout.start("refresh/by-hand")
+    run = checkout.start("refresh/refresh")
     checkout.pausing_child()
     wait_for(lambda: "training, step 5" in messages(checkout, task_of(checkout, run, "second")), "the output")
     checkout.go_on()

@@ -94,7 +94,7 @@ def test_missing_address_is_refused_before_anything_changes(checkout: Checkout) 
 def test_failed_run_is_sent_with_its_reason_and_its_page(checkout: Checkout, receiver: Receiver) -> None:
     assert set(ours(checkout)) == {"videomar: failed", "videomar: promoted", "videomar: refused"}
     (checkout.folder / "source.txt").unlink()
-    run = checkout.start("refresh/by-hand")
+    run = checkout.start("refresh/refresh")
     state = checkout.end_state(run)
     message = receiver.next("flow refresh failed")
     assert message["path"] == f"/{SECRET}"
@@ -106,7 +106,7 @@ def test_failed_run_is_sent_with_its_reason_and_its_page(checkout: Checkout, rec
 
 def test_run_that_ends_well_is_not_sent(checkout: Checkout, receiver: Receiver) -> None:
     (checkout.folder / "source.txt").write_text("1")
-    assert checkout.end_state(checkout.start("refresh/by-hand"))["type"] == "COMPLETED"
+    assert checkout.end_state(checkout.start("refresh/refresh"))["type"] == "COMPLETED"
     assert receiver.messages == []
 
 

@@ -171,10 +171,10 @@ def test_server_without_a_password_does_not_start() -> None:
 def test_strangers_on_this_machine_change_nothing(checkout: Checkout) -> None:
     """What another account tried: another entrypoint for a deployment, files in a folder of its choice."""
     api, models = (f"http://127.0.0.1:{port}/api" for port in reversed(checkout.ports))
-    deployment = checkout.prefect("/deployments/name/refresh/by-hand")
+    deployment = checkout.prefect("/deployments/name/refresh/refresh")
     csrf = checkout.ask(f"{api}/csrf-token?client=x", headers=checkout.signed())["token"]
     orders = [
-        (f"{api}/deployments/name/refresh/by-hand", None),
+        (f"{api}/deployments/name/refresh/refresh", None),
         (f"{api}/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}}),
         (f"{models}/2.0/mlflow/experiments/create", {"name": "x", "artifact_location": "file:///tmp/x"}),
         (f"{models}/2.0/mlflow/registered-models/create", {"name": "x"}),

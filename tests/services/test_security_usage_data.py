@@ -93,7 +93,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Checkout
 def test_services_and_flows_ask_nobody_but_this_machine(watched: tuple[Checkout, Path]) -> None:
     checkout, log = watched
     checkout.mlflow("registered-models/create", {"name": "videomar"})
-    run = checkout.start("refresh/by-hand")
+    run = checkout.start("refresh/refresh")
     assert checkout.end_state(run)["type"] == "COMPLETED"
     time.sleep(10)  # what is sent in the background is sent some seconds later
     asked = wait_for(lambda: log.is_file() and log.read_text().split(), "a look for this machine")
