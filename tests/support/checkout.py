@@ -192,7 +192,9 @@ class Checkout:
         lock = hashlib.sha256((self.folder / "dvc.lock").read_bytes()).hexdigest()
         self.mlflow("registered-models/create", {"name": "videomar"})
         tags = [{"key": "lock_sha256", "value": lock}, {"key": "released_at", "value": "now"}]
-        self.mlflow("model-versions/create", {"name": "videomar", "source": "s3://a/b", "tags": tags})
+        made = self.mlflow("model-versions/create", {"name": "videomar", "source": "s3://a/b", "tags": tags})
+        alias = {"name": "videomar", "alias": "challenger", "version": made["model_version"]["version"]}
+        self.mlflow("registered-models/alias", alias)
 
 
 def basic(word: str) -> dict[str, str]:
