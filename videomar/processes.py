@@ -189,9 +189,8 @@ def _read_lines(pipe: IO[bytes], on_line: Callable[[str], None]) -> None:
             if time.monotonic() < shown_at + _BAR_S:
                 continue
             shown_at = time.monotonic()
-        with contextlib.suppress(
-            Exception
-        ):  # a log that fails must not stop the stage, whose pipe would fill
+        # A log that fails must not stop the stage, whose pipe would fill.
+        with contextlib.suppress(Exception):
             on_line(_COLOUR.sub("", line.rstrip()))
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pipeline_outputs import REPOSITORY
 from videomar.errors import VideomarError
 from videomar.processes import (
+    _WORKERS,
     OverTimeError,
     StageError,
     StageRefusedError,
@@ -64,6 +66,13 @@ def test_last_lines_are_few_and_short() -> None:
 
 def test_other_errors_are_one_line_too() -> None:
     assert one_line(VideomarError("a\n b")) == "a b"
+
+
+def test_stages_name_workers_that_died_in_the_words_that_allow_another_try() -> None:
+    """Words alone tell them from a problem of the user's, so the messages must keep them."""
+    sources = [REPOSITORY / "videomar" / name for name in ("training/launch.py", "latents/encode_ray.py")]
+    said = "".join(path.read_text() for path in sources)
+    assert [words for words in _WORKERS if words not in said] == []
 
 
 def test_output_is_shown_while_the_stage_runs_and_ends_the_reason(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_registry_that_is_there_is_replaced_only_by_force_and_kept(root: Path, t
     assert sha256_of(root / ".local/mlflow.db") == before
     copy = tmp_path / "copy"
     shutil.copytree(root / ".local", copy / ".local")
-    told = subprocess.run(
+    lines = subprocess.run(
         [sys.executable, "-m", "videomar.cli", "restore", str(tmp_path / "all.tar"), "--force"],
         cwd=copy,
         capture_output=True,
@@ -82,7 +82,7 @@ def test_registry_that_is_there_is_replaced_only_by_force_and_kept(root: Path, t
         check=True,
     ).stdout
     (kept,) = (copy / ".local").glob("replaced-*")
-    assert str(kept.name) in told
+    assert str(kept.name) in lines
     assert sha256_of(kept / "mlflow.db") == before
     assert sums(kept / "mlartifacts") == sums(copy / ".local/mlartifacts")
 
@@ -152,8 +152,8 @@ def test_backup_that_names_other_folders_says_so_and_gets_none_of_them_removed(
         values = [private.as_uri(), run_id]
         store.execute("UPDATE runs SET artifact_uri = ?, deleted_time = 1 WHERE run_uuid = ?", values)
     back_up(tmp_path / "all.tar")
-    told = restore(tmp_path / "all.tar", force=True)
-    assert told[-1].startswith(
+    lines = restore(tmp_path / "all.tar", force=True)
+    assert lines[-1].startswith(
         f"note: 1 runs or models name folders outside of this checkout, as {private.as_uri()}"
     )
     run(".venv/bin/videomar gc --yes")

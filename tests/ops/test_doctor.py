@@ -261,8 +261,8 @@ def test_version_that_was_made_champion_by_hand_is_judged_by_the_command_or_undo
     finding = one_of(found(), "alias champion", "promote 2")
     run(".venv/bin/videomar history")
     assert one_of(found(), "alias champion", "promote 2").fix == finding.fix
-    told = run(f"{finding.fix} 2>&1 || true")
-    assert "version 2, made champion without videomar: refused by the gate" in told
+    said = run(f"{finding.fix} 2>&1 || true")
+    assert "version 2, made champion without videomar: refused by the gate" in said
     history = read_history(open_client())
     assert history.alias == history.expected == "1"
     assert [move.action for move in history.moves] == ["promote", "found", "rollback"]
@@ -336,11 +336,11 @@ def test_changed_code_is_a_note_and_no_mismatch(root: Path) -> None:
 def test_json_names_each_finding_and_exit_code_is_1(root: Path) -> None:
     (root / "reports/index.html").unlink()
     done = CliRunner().invoke(cli.app, ["doctor", "--json"])
-    told = json.loads(done.stdout)
+    said = json.loads(done.stdout)
     assert done.exit_code == 1
-    assert not told["ok"]
-    assert all(item["mend"] == item["fix"] for item in told["findings"]), "the old name"
-    assert [(item["where"], item["fix"]) for item in told["findings"]] == [
+    assert not said["ok"]
+    assert all(item["mend"] == item["fix"] for item in said["findings"]), "the old name"
+    assert [(item["where"], item["fix"]) for item in said["findings"]] == [
         ("reports/index.html", ".venv/bin/python -m flows.release")
     ]
 

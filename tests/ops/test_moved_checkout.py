@@ -97,6 +97,21 @@ def test_moved_checkout_works_at_once_and_the_old_place_stays_empty(
     assert not [path for path in paths_in(STORE) if path.startswith((str(copied), copied.as_uri()))]
 
 
+def test_artifacts_behind_a_link_are_those_of_the_checkout(
+    copied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_client()
+    caplog.clear()
+    shutil.move(MLARTIFACTS, tmp_path / "large disk")
+    MLARTIFACTS.symlink_to(tmp_path / "large disk")
+    before = paths_in(STORE)
+    read_all()
+    assert write_a_run().is_relative_to(tmp_path / "large disk")
+    assert "came here" not in caplog.text
+    assert before <= paths_in(STORE)
+    assert store_findings() == []
+
+
 def test_doctor_finds_a_copied_store_changes_nothing_and_fix_mends_it(root: Path, copied: Path) -> None:
     before = state_of(copied / ".local")
     (finding, *more) = examine(Layout()).findings
@@ -104,10 +119,10 @@ def test_doctor_finds_a_copied_store_changes_nothing_and_fix_mends_it(root: Path
     assert str(root / MLARTIFACTS) in finding.what
     assert {item.fix for item in more} <= {finding.fix}
     assert state_of(copied / ".local") == before
-    told = run(".venv/bin/videomar doctor --fix").splitlines()
-    assert told[-1] == "all is well: dvc.lock, files, MLflow, alias and services agree"
+    lines = run(".venv/bin/videomar doctor --fix").splitlines()
+    assert lines[-1] == "all is well: dvc.lock, files, MLflow, alias and services agree"
     (kept,) = copied.glob(".local/replaced-*/mlflow.db")
-    assert str(kept) in told[0]
+    assert str(kept) in lines[0]
     assert any(str(root) in path for path in paths_in(kept))
     assert not any(str(root) in path for path in paths_in(STORE))
 

@@ -40,9 +40,8 @@ def worktree_findings(sweeps: Path) -> list[Finding]:
         if theirs.is_relative_to(ours) or not ours.is_dir():
             continue
         tree, cache = quote(str(pointer.parent)), quote(str(Path(".dvc/cache").resolve()))
-        line = quote(
-            f"gitdir: {ours / 'worktrees' / theirs.name}"
-        )  # `git worktree repair` trusts a valid one
+        # First by hand: `git worktree repair` trusts a pointer that is valid, as that to the other copy is.
+        line = quote(f"gitdir: {ours / 'worktrees' / theirs.name}")
         fix = f"echo {line} > {tree}/.git && git worktree repair {tree} && "
         fix += f"{BIN}dvc --cd {tree} cache dir --local {cache}"
         what = f"belongs to the repository of {theirs}, expected that of this checkout"

@@ -25,9 +25,8 @@ def apply_decision(version: Version, forced_because: str = "") -> None:
     before, found = history.expected, history.unjudged
     if not decision["promote"] or was_applied(version, history):
         return
-    if (
-        before == version.number
-    ):  # the alias is there already: only a move with other tools needs its decision
+    if before == version.number:
+        # The alias is there already: only a move with other tools needs its decision.
         if found is None:
             return
         before = found.before

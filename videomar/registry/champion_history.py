@@ -150,9 +150,8 @@ def settled_history(client: "MlflowClient") -> History:
     """
     history = read_history(client)
     if history.alias not in (None, history.expected):
-        history = read_history(
-            client
-        )  # tags and alias are not read at once: another process may be moving it
+        # Tags and alias are not read at once: another process may be moving it.
+        history = read_history(client)
     if not history.is_settled:
         return _settle(client, history)
     if history.alias is None or history.alias == history.expected:

@@ -115,7 +115,7 @@ def foreign_roots(store: Path) -> list[FormerRoot]:
         )
         prefix = location.removesuffix(f"/{below}")
         folder = local_path(prefix)
-        inside = folder is not None and here.is_relative_to(folder.resolve())  # such as file:///
+        inside = folder is not None and here.resolve().is_relative_to(folder.resolve())  # such as file:///
         if below and prefix and not inside and re.fullmatch(_ID, owner):
             found.setdefault(prefix, []).append(below)
     roots = []
@@ -238,9 +238,8 @@ def _roots(store: Path) -> dict[str, Path]:
 
 
 def _is_inside(path: Path, store: Path) -> bool:
-    return any(
-        path.resolve().is_relative_to(root) and path.resolve() != root for root in _roots(store).values()
-    )
+    roots = [root.resolve() for root in _roots(store).values()]
+    return any(path.resolve().is_relative_to(root) and path.resolve() != root for root in roots)
 
 
 def _former(location: str | None, here: Mapping[str, Path]) -> re.Match[str] | None:
@@ -249,7 +248,8 @@ def _former(location: str | None, here: Mapping[str, Path]) -> re.Match[str] | N
     if found is None or found[2] not in here:
         return None
     root = local_path(found[1])
-    if root is None or root.resolve() == here[found[2]]:
+    # Resolved on both sides: somebody may keep the artifacts on a larger disk, behind a link.
+    if root is None or root.resolve() == here[found[2]].resolve():
         return None
     beside = root.parent / ("mlflow.db" if found[2] == ARTIFACTS else ".local/mlflow.db")
     return found if os.path.isfile(beside) or not os.path.exists(root.parent) else None
