@@ -57,7 +57,7 @@ def failed(checkout: Checkout) -> str:
 
 def task_of(checkout: Checkout, run: str, stage: str) -> dict[str, Any]:
     given = {"flow_runs": {"id": {"any_": [run]}}, "task_runs": {"name": {"any_": [stage]}}}
-    (found,) = checkout.prefect("/task_runs/filter", given)
+    (found,) = wait_for(lambda: checkout.prefect("/task_runs/filter", given), f"task {stage}")
     return dict(found)
 
 
@@ -98,9 +98,11 @@ def test_terminal_says_the_same_in_one_line_below_the_output(checkout: Checkout,
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == REASON
     assert REFUSAL in done.stderr.splitlines()
-    (last,) = checkout.prefect("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
-    assert last["id"] != failed
-    assert REFUSAL in messages(checkout, task_of(checkout, last["id"], "second")), "the pages know it, too"
+    failures = {"flow_runs": {"state": {"type": {"any_": ["FAILED"]}}}}
+    runs = [run["id"] for run in checkout.prefect("/flow_runs/filter", failures)]
+    (mine,) = {*runs} - {failed}
+    task = task_of(checkout, mine, "second")
+    wait_for(lambda: REFUSAL in messages(checkout, task), "the refusal in the task's log")
 
 
 @pytest.mark.browser
@@ -108,6 +110,7 @@ def test_terminal_says_the_same_in_one_line_below_the_output(checkout: Checkout,
 def test_pages_show_the_reason(checkout: Checkout, failed: str, tmp_path: Path) -> None:
     server = f"http://127.0.0.1:{checkout.ports[1]}"
     with browser(tmp_path / "profile") as tab:
+        tab.call("Network.setExtraHTTPHeaders", headers=checkout.signed())
         tab.open(f"{server}/runs/flow-run/{failed}")
         tab.wait_for_text(REASON)
         tab.screenshot(tmp_path / "flow.png")

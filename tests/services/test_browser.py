@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.browser import CHROMIUM, Tab, browser
-from tests.support.checkout import Checkout
+from tests.support.checkout import REPOSITORY, Checkout
 from videomar.environment import USER
 from videomar.registry.champion import apply_decision
 from videomar.registry.champion_history import MODEL
@@ -54,9 +55,12 @@ def test_prefect_asks_for_the_password_once(checkout: Checkout, tab: Tab) -> Non
 
 def test_every_deployment_is_listed(checkout: Checkout, tab: Tab, pictures: Path) -> None:
     tab.open(f"http://127.0.0.1:{checkout.ports[1]}/deployments")
-    for flow in ("retrain", "refresh", "release", "sample_and_evaluate", "sweep"):
-        tab.wait_for_text(flow)
-    assert "6 Deployments" in tab.value("document.body.innerText")
+    names = [
+        entry["name"] for entry in yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
+    ]
+    for name in names:
+        tab.wait_for_text(name)
+    assert f"{len(names)} Deployments" in tab.value("document.body.innerText")
     tab.screenshot(pictures / "deployments.png")
 
 

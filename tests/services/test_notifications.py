@@ -119,7 +119,7 @@ def test_what_the_gate_decides_is_sent_once(checkout: Checkout, receiver: Receiv
     assert promoted["message"].startswith("gate: promoted.")
     assert "/runs/flow-run/" in promoted["message"]
     assert checkout.run("flows.release").returncode == 0
-    (checkout.folder / "dvc.lock").write_text("another state")
+    (checkout.folder / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
     again = checkout.run("flows.release")
     assert again.returncode == 0, again.stderr
     refused = receiver.next("videomar version 2 (checkpoint step")
