@@ -104,6 +104,18 @@ def test_user_folder_takes_the_place_of_the_samples(
     assert files(raw) == [".collected.json", "by_hand.mp4", "trip/a.mp4"]
 
 
+def test_users_files_are_not_those_of_the_pipeline(tmp_path: Path, samples_params: SamplesParams) -> None:
+    """DVC makes what it links read-only (`cache.type hardlink`), and so would make the originals."""
+    raw, own = tmp_path / "raw", tmp_path / "own"
+    own.mkdir()
+    (own / "a.mp4").write_bytes(b"mine")
+    for _ in range(2):  # once copied, then found equal
+        collect_samples(own, raw, samples_params)
+        assert not (raw / "a.mp4").samefile(own / "a.mp4")
+        (raw / "a.mp4").chmod(0o444)
+    assert (own / "a.mp4").stat().st_mode & 0o200
+
+
 def test_file_put_there_by_hand_is_not_overwritten(tmp_path: Path, samples_params: SamplesParams) -> None:
     raw, own = tmp_path / "raw", tmp_path / "own"
     raw.mkdir()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from videomar.compute.torchscript import load_torchscript
 from videomar.encoders.diffusers_folder import diffusers_files, load_network
 from videomar.encoders.tokenizer import VideoTokenizer
 from videomar.errors import CheckpointError
@@ -174,8 +175,8 @@ class Stream:
 def _load_torchscript(folder: Path) -> tuple[nn.Module, nn.Module, torch.Size]:
     """Load encoder and decoder; return them and the shape (B, C, T, h, w) of latents of a small video."""
     probe = torch.zeros(1, 3, _PROBE_FRAMES, _PROBE_PX, _PROBE_PX)
+    encoder, decoder = (load_torchscript(file) for file in torchscript_files(folder))
     try:
-        encoder, decoder = (torch.jit.load(file, "cpu").eval() for file in torchscript_files(folder))
         latents = _run(encoder, probe)
         video = _run(decoder, latents)
         if latents.dim() == probe.dim() and video.shape == probe.shape:

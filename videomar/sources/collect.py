@@ -121,7 +121,7 @@ def _follow_recipe(recipe: Path, draft: Path, params: SamplesParams, program: Pa
 
 
 def _mirror(source: Path, draft: Path, out: Path) -> None:
-    """Link or copy all files except dotfiles, and write down those that cannot be read."""
+    """Copy all files except dotfiles, and write down those that cannot be read."""
     entries = list(walk(source))
     if not any(not is_sidecar(entry.name) for entry in entries):
         raise DataError(f"{source}: got no videos, expected at least one; put videos there")
@@ -141,12 +141,18 @@ def _mirror(source: Path, draft: Path, out: Path) -> None:
 
 
 def _collect(origin: Path, old: Path, new: Path) -> str | None:
-    """Make `new` a link to `origin`, or a copy; return why `origin` cannot be read, else None."""
+    """Make `new` a copy of `origin`, or a link to an equal `old`; return why `origin` cannot be read, else None.
+
+    Never a link to the user's own file: DVC makes files read-only if its cache is of links (`cache.type`).
+    """
     try:
         new.parent.mkdir(parents=True, exist_ok=True)
-        same = old.is_file() and filecmp.cmp(origin, old, shallow=True)
-        with origin.open("rb"):  # even an unreadable file can be linked
-            _link_or_copy(old if same else origin, new)
+        with origin.open("rb"):  # a file that cannot be read may still be as old as its copy
+            same = old.is_file() and filecmp.cmp(origin, old, shallow=True)
+        if same:
+            _link_or_copy(old, new)
+        else:
+            shutil.copy2(origin, new)
     except OSError as error:
         if error.errno not in _NOT_READABLE:
             raise
@@ -203,7 +209,7 @@ def _write_member(content: IO[bytes], new: Path) -> str | None:
 def _link_or_copy(origin: Path, new: Path) -> None:
     try:
         os.link(origin.resolve(), new)
-    except OSError:  # another file system, one without links, or another user's file
+    except OSError:  # a file system without links
         shutil.copy2(origin, new)
 
 

@@ -11,15 +11,16 @@ import json
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from videomar.compute.device import send
+from videomar.compute.torchscript import load_torchscript
 from videomar.errors import DataError
 from videomar.evaluation.metrics import BACKBONE
 from videomar.evaluation.metrics.backbone import Backbone
@@ -128,8 +129,8 @@ class TorchScriptClips:
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
         self.name, self._device = f"TorchScript {path.name}", torch.device(device)
         self.weights_sha256 = sha256_of(path)
-        self._module: nn.Module = torch.jit.load(str(path), map_location=self._device).eval()
-        arguments = {argument.name for argument in self._module.forward.schema.arguments}
+        self._module = load_torchscript(path, self._device)
+        arguments = {argument.name for argument in cast(Any, self._module.forward).schema.arguments}
         self._switches = {
             name: True for name in ("rescale", "resize", "return_features") if name in arguments
         }
@@ -167,6 +168,7 @@ def load_extractor(folder: Path, device: torch.device | str = "cpu") -> Extracto
 
     Raises:
         DataError: the folder contains neither, or more than one TorchScript file.
+        CheckpointError: that file is damaged, or its program can do more than compute.
     """
     if (folder / "config.json").is_file():
         kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
