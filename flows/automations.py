@@ -92,14 +92,9 @@ def automation_of(event: str, name: str, block: UUID) -> AutomationCore:
     )
 
 
-def announce(version: Version, decision: str) -> None:
-    """Tell Prefect what the gate decided, unless this version is released already.
-
-    A run that was interrupted before the end of its release announces again: rather twice than never.
-    """
-    if "released_at" in version.tags:
-        return
-    verdict = "promoted" if (version.decision or {}).get("promote") else "refused"
+def announce(version: Version, decision: str, promoted: bool) -> None:
+    """Tell Prefect what the gate decided on a version, in words."""
+    verdict = "promoted" if promoted else "refused"
     resource = {"prefect.resource.id": f"{_GATE}{version.number}", "prefect.resource.name": str(version)}
     emit_event(event=f"{_GATE}{verdict}", resource=resource, payload={"decision": decision})
 

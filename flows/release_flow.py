@@ -18,6 +18,7 @@ from flows.pipeline import HOURS, checkout_lock, retry_unless, run_command
 from videomar.config.layout import Layout
 from videomar.errors import VideomarError
 from videomar.registry import release as steps
+from videomar.registry.champion import alias_history
 from videomar.registry.versions import version_of
 
 _may_retry = retry_unless(VideomarError)  # such an error is the user's to fix
@@ -43,7 +44,9 @@ def release_steps(hours: float = HOURS) -> str:
         bar.write(decision)
         bar.update()
         move_alias(number)
-        announce(version_of(number), decision)
+        version = version_of(number)
+        if "released_at" not in version.tags:  # a release that was cut here tells it again: better than never
+            announce(version, decision, promoted=bool((version.decision or {}).get("promote")))
         bar.update()
         path = report(number)
         bar.update()
@@ -64,7 +67,11 @@ def judge_champion(hours_per_stage: PositiveFloat = HOURS) -> State[Any]:
     """
     with checkout_lock("judge champion"):
         run = partial(run_command, hours=hours_per_stage)
+        found = alias_history().unjudged
         lines = steps.judge_found_champion(Layout().params, run)
+        if lines and found is not None and found.after is not None:
+            version = version_of(found.after)
+            announce(version, lines[0], promoted=alias_history().alias == version.number)
         show_history()
         return Completed(message=". ".join(lines) or "every move of the champion is judged")
 

@@ -201,6 +201,11 @@ NAMED: dict[str, tuple[str | Callable[[], object], str, str]] = {
     "services' note damaged": ("echo '{' > .local/services.json", ".local/services.json", "make up"),
     "service silent": (lambda: note_services([living()]), "service mlflow", "make down && make up"),
     "service dead": (lambda: note_services([]), "service mlflow", "make down && make up"),
+    "service dead beside Ray": (
+        lambda: note_services([], "ray"),
+        "service mlflow",
+        "make down && make up RAY=1",
+    ),
 }
 
 
@@ -208,10 +213,11 @@ def living() -> list[float]:
     return [os.getpid(), psutil.Process().create_time()]
 
 
-def note_services(processes: list[list[float]]) -> None:
+def note_services(processes: list[list[float]], *others: str) -> None:
     service = {"address": "http://127.0.0.1:9", "ready": True, "deaths": 0, "processes": processes}
     noted = {"supervisor": living(), "prefect_api": "http://127.0.0.1:9/api", "tracking_uri": None}
-    write_json(Path(".local/services.json"), {**noted, "services": {"mlflow": service}})
+    alive = {name: {**service, "processes": [living()]} for name in others}
+    write_json(Path(".local/services.json"), {**noted, "services": {"mlflow": service, **alive}})
 
 
 def plant(mismatch: str | Callable[[], object]) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.checkout import Checkout, wait_for
 from tests.support.pipeline_outputs import write_outputs
+from videomar.registry.champion_history import CHAMPION, MODEL
 
 pytestmark = pytest.mark.slow
 SECRET = "word4nobody"
@@ -125,6 +126,19 @@ def test_what_the_gate_decides_is_sent_once(checkout: Checkout, receiver: Receiv
     refused = receiver.next("videomar version 2 (checkpoint step")
     assert refused["title"].endswith("refused")
     assert "equal to the champion" in refused["message"]
+    assert receiver.messages == []
+
+
+def test_champion_made_one_on_mlflows_page_is_judged_undone_and_sent(
+    checkout: Checkout, receiver: Receiver
+) -> None:
+    checkout.mlflow("registered-models/alias", {"name": MODEL, "alias": CHAMPION, "version": "2"})
+    refused = receiver.next("videomar version 2 (checkpoint step")
+    assert refused["title"].endswith("refused")
+    assert "made champion without videomar: refused by the gate: " in refused["message"]
+    model = checkout.mlflow(f"registered-models/get?name={MODEL}")["registered_model"]
+    aliases = {entry["alias"]: entry["version"] for entry in model["aliases"]}
+    assert (aliases[CHAMPION], aliases["challenger"]) == ("1", "2")
     assert receiver.messages == []
 
 

@@ -20,7 +20,6 @@ from videomar.tracking.runs import OUTBOX
 _LITTLE_BYTES = 1_000_000_000
 _SHOWN = 5
 _OF_CUDA = ("nvidia-", "cuda-", "triton")  # other builds of torch lack these
-_AGAIN = "make down && make up"
 
 
 def environment_findings(venv: Path) -> list[Finding]:
@@ -62,15 +61,16 @@ def service_findings() -> list[Finding]:
     supervisor = noted.get("supervisor")
     if supervisor is None or Identity(*supervisor).process() is None:
         return [Finding(str(SERVICES), "its supervisor has ended, expected a living process", "make up")]
-    findings = []
-    for name, service in noted.get("services", {}).items():
+    findings, services = [], noted.get("services", {})
+    again = f"make down && make up{' RAY=1' if 'ray' in services else ''}"
+    for name, service in services.items():
         health = {"mlflow": f"{service['address']}/health", "prefect": f"{noted['prefect_api']}/health"}
         living = [process for process in service["processes"] if Identity(*process).process() is not None]
         if not living:
-            findings.append(Finding(f"service {name}", "has no living process, expected one", _AGAIN))
+            findings.append(Finding(f"service {name}", "has no living process, expected one", again))
         elif name in health and not answers(health[name]):
             what = f"does not answer at {health[name]}, expected an answer"
-            findings.append(Finding(f"service {name}", what, _AGAIN))
+            findings.append(Finding(f"service {name}", what, again))
     theirs, ours = noted.get("tracking_uri"), os.environ.get("MLFLOW_TRACKING_URI")
     if ours and ours != theirs:  # without the addresses: that of a database contains its password
         what = "names another store than the MLflow of `make up` shows, expected one of the two for both"

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _AGAIN = f"{BIN}videomar doctor"
 """For faults that pass: whatever it is, nothing is changed because of it."""
 _FIX = f"{BIN}videomar doctor --fix"
-_RELEASE = f"{BIN}python -m flows.release"
+_RELEASE = f"{BIN}videomar release"
 _RESTORE = f"{BIN}videomar restore BACKUP.tar --force"
 _ROLLBACK = f"{BIN}videomar rollback"
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")

@@ -20,7 +20,7 @@ def apply_decision(version: Version, forced_because: str = "") -> None:
     """
     decision = version.decision
     if decision is None:
-        raise VideomarError(f"{version}: got no decision, expected the gate's; run `python -m flows.release`")
+        raise VideomarError(f"{version}: got no decision, expected the gate's; run `videomar release`")
     history = settled_history(client := open_client())
     before, found = history.expected, history.unjudged
     if not decision["promote"] or was_applied(version, history):

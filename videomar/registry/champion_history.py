@@ -134,7 +134,9 @@ def read_history(client: "MlflowClient") -> History:
 
     try:
         model = client.get_registered_model(MODEL)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         return History([], [], None, None)
     keys = sorted(key for key in model.tags if key.startswith(_PREFIX))
     moves = [Move(**json.loads(_entry(model.tags, key))) for key in keys]

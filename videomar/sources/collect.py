@@ -141,7 +141,7 @@ def _mirror(source: Path, draft: Path, out: Path) -> None:
 
 
 def _collect(origin: Path, old: Path, new: Path) -> str | None:
-    """Make `new` a copy of `origin`, or a link to an equal `old`; return why `origin` cannot be read, else None.
+    """Make `new` a copy of `origin`, or a link to an equal `old`; return why `origin` cannot be read.
 
     Never a link to the user's own file: DVC makes files read-only if its cache is of links (`cache.type`).
     """
