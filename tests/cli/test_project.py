@@ -144,6 +144,7 @@ def test_folder_from_the_wheel_is_a_pipeline(videomar: Path, tmp_path: Path) -> 
     assert "expected a new or empty one" in run(videomar, "init", "my pipeline", folder=tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_written_pipeline_runs_with_the_package_as_one_dependency(tmp_path: Path) -> None:
     folder, own = tmp_path / "project", tmp_path / "own clips"
     lines = write_project(folder)

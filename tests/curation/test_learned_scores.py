@@ -154,6 +154,7 @@ def test_scorer_that_fails_leaves_the_score_empty(
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.slow
 def test_other_limits_judge_learned_scores_again_without_the_videos(
     copied: Callable[..., Path],
     clip_folder: Path,

@@ -27,6 +27,7 @@ def fail_first(file: str) -> str:
     return path.name
 
 
+@pytest.mark.slow
 def test_file_that_failed_beside_others_is_read_alone(tmp_path: Path, ingest_params: IngestParams) -> None:
     """With the memory of all processes; what still fails has the reason of that."""
     names = ["a", "killed", "no library", "grows", "hangs", "z"]

@@ -70,6 +70,7 @@ def raw(videos: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_next_run_reads_only_what_failed(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

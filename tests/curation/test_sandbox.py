@@ -127,6 +127,7 @@ def test_child_that_hangs_does_not_outlive_a_killed_parent() -> None:
     assert alive == []
 
 
+@pytest.mark.slow
 def test_workers_that_are_just_starting_at_the_end_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     """More of them than tasks need, and one that takes the place of a dead one."""
     for _ in range(3):

@@ -271,6 +271,7 @@ def peak_bytes(root, params):
     return usage.ru_maxrss * 1024
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_clips(params, tmp_path):
     """Ten times the clips, for training and held out; growth by a third of their pictures may be noise."""
     shape = {"clip_width_px": 128, "clip_height_px": 128, "num_frames": 33}

@@ -119,6 +119,7 @@ def test_chosen_clips_are_spread_over_each_group(clips: list[ClipKinds]) -> None
     assert choose(clips, 0) == choose([], 3) == frozenset()
 
 
+@pytest.mark.slow
 def test_metrics_whose_weights_are_missing_are_named_and_lower_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,6 +164,7 @@ def test_latents_have_the_shapes_of_their_videos(mixed):
         assert shapes[clip_id, 32][1] == shapes[clip_id, 16][1] == 1 + (frames - 1) // 4
 
 
+@pytest.mark.slow
 def test_clips_of_many_shapes_are_learnt_generated_and_judged(mixed):
     """Three aspect ratios and two lengths: through a curriculum of two sizes to figures and films."""
     params, folder = mixed.params, mixed.folder

@@ -148,6 +148,7 @@ def test_killed_at_any_moment_the_next_run_makes_the_same_bytes(project: Project
     assert kill_often(project, ROUNDS).total() == ROUNDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["ingest", "curate"])
 def test_two_runs_at_once_spoil_nothing(project: Project, stage: str) -> None:
     (project.folder / project.outputs[stage]).unlink()

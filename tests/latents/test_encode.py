@@ -318,6 +318,7 @@ def test_keys_and_bytes_are_those_of_earlier_caches(monkeypatch):
     assert stored_bytes(values, "float16") == values.numpy().astype(np.float16).tobytes()
 
 
+@pytest.mark.slow
 def test_killed_encode_ends_with_the_bytes_of_an_uninterrupted_one(project):
     """SIGKILL in the middle of encoding, three times; each run goes on from the one before."""
     project.encode()
@@ -355,6 +356,7 @@ def test_killed_encode_ends_with_the_bytes_of_an_uninterrupted_one(project):
     assert project.files() == whole
 
 
+@pytest.mark.slow
 def test_encode_killed_at_fifty_random_moments_ends_with_the_same_bytes(project):
     """From a full cache of another tokenizer: journal, drafts, new names and old files are all under way."""
     project.train_tokenizer(1)

@@ -108,10 +108,12 @@ def kill_encoders() -> int:
     return killed
 
 
+@pytest.mark.slow
 def test_four_workers_make_the_same_bytes(films, cluster):
     films.assert_encoded(encode_on_ray(films.videos, films.small, films.with_workers(4)))
 
 
+@pytest.mark.slow
 def test_killed_worker_is_replaced_and_nothing_is_lost(films, cluster):
     blocks = encode_on_ray(films.videos, films.small, films.with_workers(2))
     first = next(blocks)

@@ -208,6 +208,7 @@ def test_list_that_points_to_the_network_is_refused_unasked(
     assert read_candidates(tmp_path / "out.parquet")["reason"].tolist() == ["not_a_video"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "rate", "size_px"), [("1920x1080", 120, 512), ("3840x2160", 30, 512)])
 def test_memory_follows_the_clips_and_not_the_source(
     size: str, rate: int, size_px: int, tmp_path: Path, ingest_params: IngestParams

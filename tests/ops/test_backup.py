@@ -139,6 +139,7 @@ def test_damaged_or_foreign_file_is_refused_and_changes_nothing(root: Path, tmp_
     assert sums(root / ".local") == before
 
 
+@pytest.mark.slow
 def test_backup_that_names_other_folders_says_so_and_gets_none_of_them_removed(
     root: Path, tmp_path: Path
 ) -> None:

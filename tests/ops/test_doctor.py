@@ -245,6 +245,7 @@ def test_healthy_checkout_gets_one_calm_line(root: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FIXED)
 def test_mismatch_is_found_and_its_command_fixes_it(root: Path, kind: str) -> None:
     mismatch, where, fix = FIXED[kind]
@@ -261,6 +262,7 @@ def test_mismatch_is_found_with_its_command(root: Path, kind: str) -> None:
     assert one_of(found(), where, fix).fix == fix
 
 
+@pytest.mark.slow
 def test_version_that_was_made_champion_by_hand_is_judged_by_the_command_or_undone(root: Path) -> None:
     """The gate refuses this one: it has the figures of the champion."""
     move_the_alias_by_hand()

@@ -309,6 +309,7 @@ AT = {
 """Functions after which the process is killed."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", AT)
 def test_registration_that_is_killed_leaves_nothing_that_gc_does_not_remove(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str

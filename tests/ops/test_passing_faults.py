@@ -67,6 +67,7 @@ def test_database_in_use_is_waited_for(root: Path, monkeypatch: pytest.MonkeyPat
     assert store_findings() == []
 
 
+@pytest.mark.slow
 def test_commands_say_in_one_line_that_the_database_is_in_use(root: Path) -> None:
     with locked(STORE):
         line = last_line_of("history")

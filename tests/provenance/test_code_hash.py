@@ -118,6 +118,7 @@ def test_comments_docstrings_layout_and_the_order_of_imports_change_nothing(copy
     assert copy.hashes() == copy.before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"),
     [

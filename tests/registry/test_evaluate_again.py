@@ -123,6 +123,7 @@ def judged(number: str = "2") -> Decision:
     return decide.decide(version_of(number), Path("params.yaml"))
 
 
+@pytest.mark.slow
 def test_champion_scored_by_other_code_is_judged_again_once_and_compared_by_numbers(
     fresh: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +151,7 @@ def test_champion_scored_by_other_code_is_judged_again_once_and_compared_by_numb
     assert started(fresh) == 1
 
 
+@pytest.mark.slow
 def test_promote_judges_the_champion_again_and_the_report_shows_what_was_compared(
     fresh: Path, tmp_path: Path
 ) -> None:
@@ -177,6 +179,7 @@ def test_clips_that_the_champion_was_trained_on_are_left_out(root: Path) -> None
     assert decision.reasons[-1] == "Left out: 1 of 19 clips, on which one of the two was trained."
 
 
+@pytest.mark.slow
 def test_version_older_than_champion_and_code_is_judged_again_itself(fresh: Path) -> None:
     sides = decide._find_sides(version_of("1"), version_of("2"), run_here)
     assert sides.candidate.again

@@ -103,6 +103,7 @@ def judged(champion_noise: float) -> Decision:
     return decide.decide(version_of("2"), Path("params.yaml"), run_with(champion_noise))
 
 
+@pytest.mark.slow
 def test_candidate_that_is_better_for_the_new_clips_is_promoted(root: Path) -> None:
     decision = release.decide("2", run_with(20.0))
     assert decision.startswith("gate: promoted. ")

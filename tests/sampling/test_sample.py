@@ -133,6 +133,7 @@ def test_clips_name_their_shot(project, sampled) -> None:
     assert {clip.shot for clip in kinds} == {"first clip"}
 
 
+@pytest.mark.slow
 def test_killed_sampling_goes_on_and_ends_in_the_same_bytes(project, sampled, tmp_path) -> None:
     arguments, out = tmp_path / "arguments", tmp_path / "made.parquet"
     arguments.write_bytes(pickle.dumps((paths_of(project, out), project.params)))
@@ -152,6 +153,7 @@ def test_killed_sampling_goes_on_and_ends_in_the_same_bytes(project, sampled, tm
     assert not parts.exists()
 
 
+@pytest.mark.slow
 def test_clips_are_made_on_the_gpu_and_batches_of_a_processor_are_not_taken(project, sampled) -> None:
     out = project.folder / "on_gpu.parquet"
     suite = dataclasses.replace(project.params.suite, seeds=1, extra_clips=1)
@@ -241,6 +243,7 @@ def judged(folder, sampled, suite):
     return evaluate_clips(paths, suite), paths
 
 
+@pytest.mark.slow
 def test_suite_on_a_gpu_scores_the_same_and_says_where(project, sampled, tmp_path) -> None:
     suite = dataclasses.replace(project.params.suite, metric_clips=1, feature_clips=1)
     here, paths = judged(tmp_path, sampled, suite)

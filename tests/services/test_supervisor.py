@@ -133,6 +133,7 @@ def test_number_that_another_process_has_by_now_is_left_alone() -> None:
     assert identity.process() is None
 
 
+@pytest.mark.slow
 def test_process_that_does_not_heed_is_ended_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("videomar.processes._GRACE_S", 0.5)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True)"

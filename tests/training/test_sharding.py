@@ -175,6 +175,7 @@ def test_run_goes_on_sharded_or_not(runs, measured, begun, ended):
     measured(f"{begun} until step 8, then {ended}: largest difference of a weight", worst, 1e-4)
 
 
+@pytest.mark.slow
 def test_sharded_run_with_recomputed_activations_learns_the_same(runs, measured):
     again = runs.train("recomputed", settings("fsdp", activation_checkpointing=True))
     measured("fsdp with recomputed activations", difference(again, runs.folder / "fsdp", "ema"), 1e-6)
