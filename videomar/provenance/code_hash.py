@@ -183,7 +183,7 @@ def _content(file: Path, without: tuple[str, ...]) -> str:
             imports.add(modules[name])
         else:
             imports.add(f"{_body_hash(ours, without)} {source} as {name}")
-    return json.dumps([_body(file, modules), sorted(imports)])
+    return json.dumps([_body(file, frozenset(modules.items())), sorted(imports)])
 
 
 @cache
@@ -232,12 +232,14 @@ def _body_hash(file: Path, without: tuple[str, ...]) -> str:
     """Hash of a source without its imports; a constant for a module that is left out."""
     if file in _files_below(without):
         return "left out"
-    modules = {name: "module" for name, (ours, source) in _names_of(file).items() if ours and source is None}
-    return hashlib.sha256(_body(file, modules).encode()).hexdigest()
+    modules = [name for name, (ours, source) in _names_of(file).items() if ours and source is None]
+    return hashlib.sha256(_body(file, frozenset((name, "module") for name in modules)).encode()).hexdigest()
 
 
-def _body(file: Path, modules: dict[str, str]) -> str:
-    return _text(_Stripped(modules).visit(_parsed(file)))
+@cache
+def _body(file: Path, modules: frozenset[tuple[str, str]]) -> str:
+    """A source without docstrings and imports as text, with other names for modules."""
+    return _text(_Stripped(dict(modules)).visit(_parsed(file)))
 
 
 def _text(node: object) -> str:
