@@ -100,3 +100,29 @@ def test_summary_has_each_baseline_and_ceiling_above_the_pixel_repeat_with_inter
     assert image["psnr_db"] == pytest.approx(psnr_db(clips[0]["tokenizer"].frames[1:], truth[1:]))
     assert "sim_motion_retained" not in metrics, "no simulated clip was chosen"
     assert pd.isna(kinds.loc["image_tokenizer"].loc["simulated0"]["motion_retained"])
+
+
+def test_model_that_repeats_the_given_picture_wins_no_clip_and_has_its_light() -> None:
+    """Even where the truth gets lighter at once: what counts is the last picture that was given."""
+    truth = panned(0.5, 0).astype(np.int16)
+    truth[GIVEN:] += 40
+    kinds = kinds_of(truth.clip(0, 255).astype(np.uint8))
+    repeated = np.repeat(kinds["truth"].frames[GIVEN - 1 : GIVEN], FRAMES - GIVEN, axis=0)
+    frames = np.concatenate([kinds["truth"].frames[:GIVEN], repeated])
+    kinds = {**kinds, "continuation": Clip(**{**fields_of(kinds["continuation"]), "frames": frames})}
+    rows = ClipScorer(None, frozenset({"real0"}), on_bench=on_bench([kinds], frozenset())).table([kinds])
+    row = rows.set_index("kind").loc["continuation"]
+    assert (row["gain_db"], row["exposure_shift"]) == (0, 0)
+    assert summarise(rows)["real_clips_won"] == 0
+
+
+def test_step_from_the_given_to_the_first_generated_picture_counts_as_motion() -> None:
+    kinds = kinds_of(panned(1, 0))
+    truth = kinds["truth"].frames
+    frames = np.concatenate(
+        [truth[: GIVEN + 1], np.repeat(truth[GIVEN : GIVEN + 1], FRAMES - GIVEN - 1, axis=0)]
+    )
+    kinds = {**kinds, "continuation": Clip(**{**fields_of(kinds["continuation"]), "frames": frames})}
+    rows = ClipScorer(None, frozenset({"real0"}), on_bench=on_bench([kinds], frozenset())).table([kinds])
+    motion = rows.set_index("kind").loc["continuation", "motion_retained"]
+    assert motion == pytest.approx(1 / (FRAMES - GIVEN), rel=0.2)
