@@ -8,7 +8,7 @@ import pytest
 
 from videomar.config import GateParams
 from videomar.evaluation import gate
-from videomar.evaluation.bootstrap import interval
+from videomar.evaluation.bootstrap import ends_of, interval
 from videomar.evaluation.fingerprint import Fingerprint, environment
 from videomar.evaluation.gate import Decision, Evidence
 from videomar.evaluation.metrics.catalogue import METRICS, Metric
@@ -232,6 +232,18 @@ def test_interval_of_one_seed_is_the_bootstrap_over_clips() -> None:
     ours = interval("", values[:, None], PARAMS)
     theirs = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1))
     assert (ours.low, ours.high) == pytest.approx(theirs.confidence_interval, abs=0.05)
+
+
+@pytest.mark.parametrize("shots", [2, 5, 30])
+def test_interval_of_few_shots_is_students(shots: int) -> None:
+    """The spread of resamples is that around their own mean, which has one degree of freedom less."""
+    from scipy.stats import norm, t
+
+    spread = 3.0  # of the shots, as a sample
+    resampled = spread * np.sqrt((shots - 1) / shots) / np.sqrt(shots)
+    means = 1 + resampled * norm.ppf((np.arange(100_000) + 0.5) / 100_000)
+    half = t.ppf(0.975, shots - 1) * spread / np.sqrt(shots)
+    assert ends_of(means, 1.0, shots, 0.95) == pytest.approx([1 - half, 1 + half], rel=1e-3)
 
 
 def of_shots(
