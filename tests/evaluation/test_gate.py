@@ -246,6 +246,12 @@ def test_interval_of_few_shots_is_students(shots: int) -> None:
     assert ends_of(means, 1.0, shots, 0.95) == pytest.approx([1 - half, 1 + half], rel=1e-3)
 
 
+def test_scores_that_are_all_equal_have_no_interval_however_many_clips_a_shot_has() -> None:
+    labels = np.repeat(["a", "b", "c"], [1, 2, 9]).astype(object)
+    figure = interval("", np.ones((12, 2)), PARAMS, labels)
+    assert (figure.low, figure.high) == pytest.approx((1, 1))
+
+
 def of_shots(
     shots: int, clips: int, rng: np.random.Generator, alike: float = 0.9
 ) -> tuple[np.ndarray, np.ndarray]:
