@@ -88,8 +88,10 @@ status:
 test: setup-dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not quiet"
 
+# They wait for services more than they compute, hence three at a time, those with the longest files first.
 faults: setup-dev
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not quiet"
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "slow and not quiet" \
+	    tests/flows tests/services tests/training tests
 	@$(BIN)/python -m pytest -m quiet
 
 # Other Pythons than that of .venv; those of pyenv are found, too.

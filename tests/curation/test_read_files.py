@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+import pytest
+
 from videomar.config import IngestParams
 from videomar.curation.read_files import read_files
 
