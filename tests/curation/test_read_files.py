@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 import numpy as np
-
 import pytest
 
 from videomar.config import IngestParams
