@@ -99,14 +99,14 @@ OTHER_PYTHONS ?= 3.12 3.13
 OTHER_TESTS := tests/repository/test_contract.py tests/repository/test_architecture.py tests/cli/test_cli.py tests/cli/test_project.py tests/repository/test_pipeline.py \
 	tests/model tests/media/test_decode.py tests/curation/test_ingest.py tests/registry/test_pyfunc.py tests/registry/test_serving.py
 
-pythons:
-	@for version in $(OTHER_PYTHONS); do \
-	    python=$$(for each in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
-	        "$$each" -c 'import sys; print(sys.executable)' 2>/dev/null && break; done); \
-	    [ -n "$$python" ] || { echo "pythons: got no Python $$version, expected one; OTHER_PYTHONS=... names others" >&2; exit 1; }; \
-	    "$$python" install.py --dev --torch "$(TORCH)" --venv .local/pythons/$$version || exit 1; \
-	    .local/pythons/$$version/bin/python -m pytest -n 2 --dist loadfile $(OTHER_TESTS) || exit 1; \
-	done
+pythons: $(OTHER_PYTHONS:%=python-%)
+
+python-%:
+	@python=$$(for each in python$* "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$*.*/bin/python; do \
+	    "$$each" -c 'import sys; print(sys.executable)' 2>/dev/null && break; done); \
+	[ -n "$$python" ] || { echo "pythons: got no Python $*, expected one; OTHER_PYTHONS=... names others" >&2; exit 1; }; \
+	"$$python" install.py --dev --torch "$(TORCH)" --venv .local/pythons/$* && \
+	.local/pythons/$*/bin/python -m pytest -n 2 --dist loadfile -m "not quiet" $(OTHER_TESTS)
 
 # Where words that readers stumble over are refused; .ci/words.txt says what to write instead.
 PLAIN_WORDS := videomar flows stages benchmarks docs README.md CONTRIBUTING.md CHANGELOG.md
