@@ -7,6 +7,7 @@ package, a database and a slow hash for each request; a checkout has one user, a
 import base64
 import binascii
 import hmac
+import json
 import os
 import time
 from pathlib import Path
@@ -26,9 +27,18 @@ from videomar.errors import VideomarError
 
 _HEALTH = "/health"
 _POLICY_VIOLATION = 1008  # RFC 6455: how a web socket is closed that may not be opened
-# The home page says that MLflow collects usage data, whether it does or not. Here it does not, so the note is
-# marked as read, under the key by which the page knows that.
-_NO_NOTE = "<script>localStorage.setItem('mlflow.telemetry.info.alert.dismissed_v1', 'true')</script></head>"
+# What a browser remembers of MLflow's pages, by their own keys, before its user changes anything. They are
+# those for training, with models in the navigation; the assistant, which needs a language model, stays closed
+# until it is asked for; and the note that MLflow collects usage data, which it does not here, counts as read.
+_AT_FIRST = {
+    "mlflow.workflowType_v1": '"machine_learning"',
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+    "mlflow.telemetry.info.alert.dismissed_v1": "true",
+}
+_REMEMBER = """<script>
+for (const [key, value] of Object.entries(%s))
+    if (localStorage.getItem(key) === null) localStorage.setItem(key, value)
+</script></head>"""
 
 
 class RequirePassword:
@@ -88,7 +98,7 @@ def create_app() -> FastAPI:
     if not password:
         raise VideomarError(f"{MLFLOW_PASSWORD}: got none, expected a password; start it by `make up`")
     start_page = (Path(str(pages.static_folder)) / "index.html").read_text("utf-8")
-    start_page = start_page.replace("</head>", _NO_NOTE, 1)
+    start_page = start_page.replace("</head>", _REMEMBER % json.dumps(_AT_FIRST), 1)
 
     def show_start_page(_: Request) -> Response:
         return HTMLResponse(start_page)
