@@ -103,7 +103,9 @@ def test_model_with_its_alias_and_the_curves_of_its_run_are_shown(
     # What the browser adds once its own dialogue, which no page can see, has been filled in.
     tab.call("Network.setExtraHTTPHeaders", headers=checkout.signed())
     tab.open(address)
-    tab.wait("[...document.querySelectorAll('nav a')].some(link => link.innerText.trim() === 'Model registry')")
+    tab.wait(
+        "[...document.querySelectorAll('nav a')].some(link => link.innerText.trim() === 'Model registry')"
+    )
     assert "Ask questions about your" not in tab.value("document.body.innerText")
     tab.screenshot(pictures / "home.png")
     tab.open(f"{address}/#/models/{MODEL}")
