@@ -115,11 +115,11 @@ FIXED: dict[str, tuple[str | Callable[[], object], str, str]] = {
         "run ",
         ".venv/bin/python -c ",
     ),
-    "report missing": ("rm -r reports", "reports/index.html", ".venv/bin/python -m flows.release"),
+    "report missing": ("rm -r reports", "reports/index.html", ".venv/bin/videomar release"),
     "report of another": (
         "sed -i 's/<title>VideoMAR: videomar version 1/<title>VideoMAR: videomar 7/' reports/index.html",
         "reports/index.html",
-        ".venv/bin/python -m flows.release",
+        ".venv/bin/videomar release",
     ),
     "lines unsent": (
         leave_lines_unsent,
@@ -160,7 +160,7 @@ NAMED: dict[str, tuple[str | Callable[[], object], str, str]] = {
     "release interrupted": (
         lambda: open_client().delete_model_version_tag(MODEL, "1", "released_at"),
         "videomar version 1 (checkpoint step 30)",
-        ".venv/bin/python -m flows.release",
+        ".venv/bin/videomar release",
     ),
     "registered weights damaged": (
         f"for file in .local/mlartifacts/models/*/artifacts/artifacts/{WEIGHTS}; do echo >> $file; done",
@@ -349,7 +349,7 @@ def test_json_names_each_finding_and_exit_code_is_1(root: Path) -> None:
     assert not said["ok"]
     assert all(item["mend"] == item["fix"] for item in said["findings"]), "the old name"
     assert [(item["where"], item["fix"]) for item in said["findings"]] == [
-        ("reports/index.html", ".venv/bin/python -m flows.release")
+        ("reports/index.html", ".venv/bin/videomar release")
     ]
 
 
