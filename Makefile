@@ -88,7 +88,7 @@ status:
 test: setup-dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not quiet"
 
-# They wait for services more than they compute, hence three at a time, those with the longest files first.
+# They wait for services more than they compute, hence three at a time; the folders with the longest files come first.
 faults: setup-dev
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "slow and not quiet" \
 	    tests/flows tests/services tests/training tests

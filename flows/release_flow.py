@@ -67,11 +67,11 @@ def judge_champion(hours_per_stage: PositiveFloat = HOURS) -> State[Any]:
     """
     with checkout_lock("judge champion"):
         run = partial(run_command, hours=hours_per_stage)
-        found = alias_history().unjudged
         lines = steps.judge_found_champion(Layout().params, run)
-        if lines and found is not None and found.after is not None:
-            version = version_of(found.after)
-            announce(version, lines[0], promoted=alias_history().alias == version.number)
+        if lines:  # the judgement was a move itself: it allowed its version, or went back from it
+            move = alias_history().moves[-1]
+            promoted = move.action == "promote"
+            announce(version_of(str(move.after if promoted else move.before)), lines[0], promoted)
         show_history()
         return Completed(message=". ".join(lines) or "every move of the champion is judged")
 

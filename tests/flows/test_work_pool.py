@@ -55,11 +55,9 @@ def test_deployment_for_a_work_pool_runs_in_the_checkout_where_it_was_made(
 
     prefect("work-pool", "create", "gpu", "--type", "process")
     prefect("--no-prompt", "deploy", FLOW, "--name", "judge-there", "--pool", "gpu", "--tag", "gpu")
-    prefect(
-        "--no-prompt", "deploy", "--name", "nightly", "--pool", "gpu"
-    )  # one of prefect.yaml, as it stands
-    listed = prefect("deployment", "inspect", "retrain/nightly", "-o", "json")
-    nightly = json.loads(listed)
+    # One of prefect.yaml, as it stands.
+    prefect("--no-prompt", "deploy", "--name", "nightly", "--pool", "gpu")
+    nightly = json.loads(prefect("deployment", "inspect", "retrain/nightly", "-o", "json"))
     assert nightly["work_pool_name"] == "gpu"
     assert set(nightly["tags"]) == {"pipeline", "registry", "scheduled"}
     assert nightly["schedules"][0]["schedule"]["cron"] == "17 3 * * *"

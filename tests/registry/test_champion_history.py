@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
 from flows.watch import unjudged_champion
 from videomar.errors import VideomarError
@@ -38,6 +40,20 @@ def client(store: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
         run = client.create_run(experiment_id(client))
         client.create_model_version(MODEL, "nowhere", run.info.run_id)
     return client
+
+
+def test_registry_that_cannot_be_asked_is_not_taken_for_an_empty_one(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.delete_registered_model(MODEL)
+    assert read_history(client).alias is None, "there is none"
+
+    def fail(_: str) -> None:
+        raise MlflowException("the database is away", error_code=INTERNAL_ERROR)
+
+    monkeypatch.setattr(client, "get_registered_model", fail)
+    with pytest.raises(MlflowException, match="the database is away"):
+        read_history(client)
 
 
 def promote(number: str, forced_because: str = "") -> None:
