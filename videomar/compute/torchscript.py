@@ -8,7 +8,6 @@ it uses these, or operators and classes beyond PyTorch's own.
 import ast
 import io
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +22,6 @@ _NAMESPACES = {"aten", "prim"}
 # Classes that are written in C++, such as network stores; also in the file's values.
 _FOREIGN_CLASSES = "classes"
 _ZIP = b"PK\x03\x04"  # without it PyTorch takes the file for one of another format, which is not read here
-# The last is what Python's parser raises, without a word, for a program that is nested too deeply.
-_NOT_READ = (RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, SyntaxError, MemoryError)
 
 
 def load_torchscript(file: Path, device: torch.device | str = "cpu") -> nn.Module:
@@ -35,14 +32,13 @@ def load_torchscript(file: Path, device: torch.device | str = "cpu") -> nn.Modul
     """
     content = file.read_bytes()
     try:
-        if (problem := next(_problems(content), None)) is not None:
+        for problem in _problems(content):
             raise CheckpointError(
                 f"{file}: got a program with {problem}, expected one that only computes; use safetensors"
             )
         return torch.jit.load(io.BytesIO(content), map_location=device).eval()
-    except _NOT_READ as error:
-        # The lines above the last one say where in the file.
-        got = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    except (RuntimeError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
+        got = str(error).strip().splitlines()[-1]  # the lines above say where in the file
         raise CheckpointError(f"{file}: got {got}, expected a TorchScript file; copy it again") from None
 
 
