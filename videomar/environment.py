@@ -32,6 +32,8 @@ SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray gives its workers niceness 15: beside any other program that computes they would get nearly nothing.
+    "RAY_worker_niceness": "0",
     # Workers keep the working folder of the command, so that relative paths stay valid.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # Nothing is downloaded unless a user names a repository. Not "1", which a user would write: that counts.

@@ -89,7 +89,7 @@ def test_states_hold_the_reason_and_the_last_lines(checkout: Checkout, failed: s
         assert REASON in state["message"].splitlines()[0]
         assert f"\ntraining, step 5\n{REFUSAL}\n" in state["message"]
     assert task["run_count"] == 1, "it would refuse again"
-    assert REFUSAL in messages(checkout, task)
+    wait_for(lambda: REFUSAL in messages(checkout, task), "the refusal in the task's log")
     assert (checkout.folder / "second.txt").read_text() == "as before"
 
 

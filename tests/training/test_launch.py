@@ -28,7 +28,7 @@ from videomar.training.launch import RunSpec, refusal_of, run
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 
-STEPS = 300
+STEPS = 180
 DEADLINE_S = 240
 STORE_BYTES = 80 * 2**20
 
