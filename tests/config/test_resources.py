@@ -232,9 +232,9 @@ def before(section: str, key: str) -> object:
 def test_changed_resource_is_written_to_its_place_and_nothing_else_changes(file: Path) -> None:
     file.write_text(SHIPPED)
     update_params(file, {"train": {"num_workers": 2, "seed": 7}})
-    changed = SHIPPED.replace("    num_workers: 1\n", "    num_workers: 2\n")
+    changed = SHIPPED.replace("    num_workers: null\n", "    num_workers: 2\n")
     assert file.read_text() == changed.replace("  seed: 0\n  # Runs", "  seed: 7\n  # Runs")
-    update_params(file, {"train": {"num_workers": 1, "seed": 0}})
+    update_params(file, {"train": {"num_workers": None, "seed": 0}})
     assert file.read_text() == SHIPPED
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,3 +39,11 @@ def test_file_that_failed_beside_others_is_read_alone(tmp_path: Path, ingest_par
     params = dataclasses.replace(ingest_params, num_workers=2, memory_gb=0.5, timeout_s=4.0)
     results = read_files(fail_first, [str(tmp_path / name) for name in names], params)
     assert results == ["a", "killed", "no library", "grows", "timeout", "z"]
+
+
+def test_processes_that_read_videos_import_no_slow_library() -> None:
+    """Each of them imports the stage, as its main module: what takes long would count for every process."""
+    slow = {"pandas", "scipy", "torch", "mlflow", "matplotlib"}
+    code = f"import sys, stages.ingest; print(*sorted({slow!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -54,6 +54,19 @@ def leak(task: int) -> int:
     return os.getpid()
 
 
+def keep_or_hold(task: str) -> int:
+    """Keeps 150 MB, or needs 600 MB for a moment; tells the process."""
+    if task == "dies":
+        os.abort()
+    if task == "keeps":
+        _kept.append(b"x" * 150_000_000)
+    if task == "holds":
+        held = b"x" * 600_000_000
+        time.sleep(0.5)
+        del held
+    return os.getpid()
+
+
 def test_bad_tasks_cost_themselves_alone() -> None:
     tasks = ["a", "die", "b", "fail", "hang", "c", "abort", "d"]
     results = list(run_isolated(behave, tasks, timeout_s=1.0, num_workers=1, memory_gb=1.0))
@@ -102,6 +115,28 @@ def test_process_that_leaks_is_replaced_and_costs_no_task() -> None:
     processes = list(run_isolated(leak, range(12), timeout_s=30.0, num_workers=1, memory_gb=0.8))
     assert all(isinstance(process, int) for process in processes)
     assert len(set(processes)) > 1
+
+
+def test_workers_live_from_task_to_task() -> None:
+    processes = list(run_isolated(keep_or_hold, [""] * 40, timeout_s=30.0, num_workers=2, memory_gb=1.0))
+    assert len(set(processes)) <= 2
+
+
+def test_dead_worker_is_replaced_and_the_new_one_stays() -> None:
+    tasks = ["", "", "dies", "", ""]
+    results = list(run_isolated(keep_or_hold, tasks, timeout_s=30.0, num_workers=1, memory_gb=1.0))
+    before, dead, after = results[:2], results[2], results[3:]
+    assert dead == "crashed"
+    assert len(set(before)) == len(set(after)) == 1
+    assert set(before) != set(after)
+
+
+def test_what_a_task_has_leaked_does_not_count_against_the_next() -> None:
+    """In a new worker the last one fits into 0.75 GB; in this one 0.75 GB are over."""
+    tasks = ["keeps", "holds"]
+    results = list(run_isolated(keep_or_hold, tasks, timeout_s=30.0, num_workers=1, memory_gb=0.75))
+    assert len(set(results)) == 1
+    assert isinstance(results[0], int)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

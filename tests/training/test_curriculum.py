@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.conftest import small_params
 from tests.training.conftest import with_train
 from videomar import checkpoint
 from videomar.config import CurriculumStage, load_params
@@ -229,3 +230,28 @@ def test_batch_that_cannot_be_dealt_out_is_refused(params):
 def test_stage_says_only_what_it_changes():
     stage = CurriculumStage(num_latent_frames=0, steps=1, batch_size=1)
     assert (stage.optimizer, stage.ema, stage.learning_rate, stage.objective) == ("keep", "keep", None, None)
+
+
+@pytest.mark.parametrize(
+    ("own", "on_cpu", "on_gpu"),
+    [
+        ({}, 2, 1),
+        ({"num_workers": 1}, 1, 1),
+        ({"num_workers": 4}, 4, 4),
+        ({"accumulation": 8}, 1, 1),  # of 8 clips two workers would need 16 parts
+    ],
+)
+def test_two_workers_share_batches_on_processors_where_they_can(
+    own: dict[str, int], on_cpu: int, on_gpu: int
+) -> None:
+    stage = CurriculumStage(num_latent_frames=0, steps=1, batch_size=8)
+    given = {"num_workers": None, "curriculum": (stage,), **own}
+    params = dataclasses.replace(small_params().train, **given)
+    assert (params.workers_on("cpu"), params.workers_on("cuda")) == (on_cpu, on_gpu)
+    assert params.fewest_workers == own.get("num_workers", 1)
+
+
+def test_batch_size_that_is_found_has_one_worker() -> None:
+    stage = CurriculumStage(num_latent_frames=0, steps=1, batch_size="auto")
+    params = dataclasses.replace(small_params().train, num_workers=None, curriculum=(stage,))
+    assert params.workers_on("cpu") == 1

@@ -156,8 +156,8 @@ class TrainParams:
     keep_best: Resource[bool]
     """Keep the checkpoint of the present stage with the lowest validation loss, too. A checkpoint at another
     step than those of `validate_every` is validated for this."""
-    num_workers: Resource[Annotated[int, at_least(1)]]
-    """Ray Train workers; they share each batch."""
+    num_workers: Resource[Annotated[int | None, at_least(1)]]
+    """Ray Train workers, which share each batch; null = one on a GPU, two on processors, see `workers_on`."""
     sharding: Resource[Annotated[str, one_of("ddp", "zero1", "fsdp")]]
     """`ddp`: every worker holds the whole model; `fsdp`: each holds a share of weights, their averages and
     optimizer states, for models that do not fit into one device; `zero1`: the same between steps, but during
@@ -183,7 +183,7 @@ class TrainParams:
         rule = f"false with resources.train.sharding: {self.sharding}: together they are untried"
         require(not both, "train.compile", True, rule)
         rule = "false where runs have several workers"
-        require(not self.asha or self.num_workers == 1, "train.asha", "true", rule)
+        require(not self.asha or self.fewest_workers == 1, "train.asha", "true", rule)
         require(len(self.curriculum) > 0, "train.curriculum", "no stage", "at least one stage")
         last = self.curriculum[-1].num_latent_frames
         require(last == 0, "train.curriculum", f"a last stage of {last} latent frames", "the full length (0)")
@@ -196,7 +196,7 @@ class TrainParams:
         require(self.lora is None or whole, "train.lora", self.lora, rule)
         betas = all(0 <= beta < 1 for beta in self.betas)
         require(betas, "train.betas", list(self.betas), "two numbers from 0 to below 1")
-        parts = self.num_workers * self.accumulation
+        parts = self.fewest_workers * self.accumulation
         rule = f"a multiple of num_workers x accumulation = {parts}"
         for number, stage in enumerate(self.curriculum):
             where = f"train.curriculum.{number}.batch_size"
@@ -209,3 +209,19 @@ class TrainParams:
             require(alone, where, stage.batch_size, rule_alone + "what fits")
             aims = stage.target_loss is not None and not self.validate_every
             require(not aims, "train.validate_every", 0, "above 0, as a stage has a target_loss")
+
+    @property
+    def fewest_workers(self) -> int:
+        """Workers of a run that has no more of the machine than it needs, as beside other runs."""
+        return self.num_workers or 1
+
+    def workers_on(self, device: str) -> int:
+        """Return the workers of a run that has the machine for itself, on `cuda` or `cpu`.
+
+        Processors have two workers by default, if batches can be shared. Two processes wait for each other
+        once in a step. Two threads do so at each of its thousand operations, and where another program takes
+        one of two cores they wait longer than they compute (docs/LOG.md).
+        """
+        sizes = [stage.batch_size for stage in self.curriculum]
+        shared = all(not isinstance(size, str) and size % (2 * self.accumulation) == 0 for size in sizes)
+        return self.num_workers or (2 if shared and device == "cpu" else 1)

@@ -9,13 +9,16 @@ Axes: F frames, H W rows and columns in pixels, n clips, m pairs of clips.
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import pandas
 from numpy.typing import NDArray
 
 from videomar.config import CurateParams
+
+if TYPE_CHECKING:
+    import pandas
 
 _PATTERN_PX = 32  # side of the picture that the DCT sees
 _PATTERN_BITS = 3 * 64
@@ -36,7 +39,7 @@ def fingerprint(clip: NDArray[np.uint8]) -> bytes:
     return np.packbits(np.stack([_pattern(frame) for frame in shown])).tobytes() + np.stack(colours).tobytes()
 
 
-def find_clusters(clips: pandas.DataFrame, params: CurateParams) -> pandas.Series:
+def find_clusters(clips: "pandas.DataFrame", params: CurateParams) -> "pandas.Series":
     """Return the cluster of each row, named by its first `clip_id`; null where there is no fingerprint.
 
     Two clips of *different* videos are joined if their fingerprints differ in at most `max_duplicate_bits` of
@@ -47,7 +50,8 @@ def find_clusters(clips: pandas.DataFrame, params: CurateParams) -> pandas.Serie
         clips: Columns `clip_id`, `video_sha256`, `fingerprint`.
         params: The two limits.
     """
-    # Imported here: the processes that read videos compute fingerprints, and need no scipy.
+    # Imported here: the processes that read videos compute fingerprints, and need neither.
+    import pandas
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -67,7 +71,7 @@ def find_clusters(clips: pandas.DataFrame, params: CurateParams) -> pandas.Serie
     return pandas.Series(first.to_numpy(object), index=known.index, dtype=object).reindex(clips.index)
 
 
-def join_shots(clips: pandas.DataFrame) -> pandas.Series:
+def join_shots(clips: "pandas.DataFrame") -> "pandas.Series":
     """Return the shot of each row, named by the first `clip_id` of its clips; null for rows without one.
 
     Shots of one video are one where a later one begins or ends with a frame that looks like one at the ends
@@ -77,6 +81,7 @@ def join_shots(clips: pandas.DataFrame) -> pandas.Series:
     Args:
         clips: Columns `clip_id`, `video_sha256`, `start_s`, `end_s`, `shot_s`, `fingerprint`, `cluster`.
     """
+    import pandas
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -97,13 +102,15 @@ def join_shots(clips: pandas.DataFrame) -> pandas.Series:
     return first.astype(object).reindex(clips.index)
 
 
-def _alike_shots(clips: pandas.DataFrame, shot: NDArray[np.int64]) -> NDArray[np.int64]:
+def _alike_shots(clips: "pandas.DataFrame", shot: NDArray[np.int64]) -> NDArray[np.int64]:
     """Pairs (m, 2) of numbers of shots of one video that look alike at one of their ends.
 
     Args:
         clips: In the order of their videos and times.
         shot: Number of the shot of each.
     """
+    import pandas
+
     seen = clips["fingerprint"].notna().to_numpy()
     rows = pandas.DataFrame(
         {

@@ -7,14 +7,17 @@ verdicts to `data/ledger.parquet`. A file that cannot be read has one row, with 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from videomar.curation.retries import VideoReading
 from videomar.errors import DataError
 from videomar.files import atomic_write
+
+if TYPE_CHECKING:
+    import pandas  # not here: each process that reads videos would wait for it
 
 SCORES = (
     "motion",
@@ -119,7 +122,7 @@ def write_candidates(
     _write(path, pa.Table.from_pylist(rows, schema=schema), note, reading)
 
 
-def read_candidates(path: Path) -> pandas.DataFrame:
+def read_candidates(path: Path) -> "pandas.DataFrame":
     """Read the rows that ingest wrote.
 
     Raises:
@@ -154,14 +157,14 @@ def read_note(path: Path) -> str | None:
 
 
 def write_ledger(
-    path: Path, ledger: pandas.DataFrame, note: str | None = None, reading: VideoReading | None = None
+    path: Path, ledger: "pandas.DataFrame", note: str | None = None, reading: VideoReading | None = None
 ) -> None:
     """Write the ledger to a Parquet file, atomically, with the note and the reading of its candidates."""
     schema = _with_learned(LEDGER_SCHEMA, [name for name in ledger if name.startswith(LEARNED)])
     _write(path, pa.Table.from_pandas(ledger, schema=schema, preserve_index=False), note, reading)
 
 
-def read_ledger(path: Path, thumbnails: bool = True) -> pandas.DataFrame:
+def read_ledger(path: Path, thumbnails: bool = True) -> "pandas.DataFrame":
     """Read the rows that curate wrote.
 
     Args:
@@ -178,8 +181,8 @@ def read_ledger(path: Path, thumbnails: bool = True) -> pandas.DataFrame:
 
 
 def kept_clips(
-    ledger: pandas.DataFrame, split: str | None = None, group: str | None = None
-) -> pandas.DataFrame:
+    ledger: "pandas.DataFrame", split: str | None = None, group: str | None = None
+) -> "pandas.DataFrame":
     """Return the rows of kept clips, of one split and group or of all, with a new index from 0."""
     chosen = ledger["kept"]
     if split is not None:
@@ -215,7 +218,7 @@ def _write(path: Path, table: pa.Table, note: str | None, reading: VideoReading 
         pq.write_table(table, draft)
 
 
-def _read(path: Path, schema: pa.Schema, stage: str) -> pandas.DataFrame:
+def _read(path: Path, schema: pa.Schema, stage: str) -> "pandas.DataFrame":
     return _table(path, schema, stage).to_pandas()
 
 

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import psutil
-from pebble import ProcessExpired, ProcessPool
+from pebble import CONSTS, ProcessExpired, ProcessPool
 
 from videomar.errors import DataError
 
@@ -42,10 +42,13 @@ _WATCH_S = 0.02  # a decoder fills less than 100 MB in this time
 _LOOK_S = 0.1  # between two looks at the progress of all tasks
 _FINISHED = 2**32 - 1  # in place of the steps of a task
 _POOLS = 3  # started in a row without a result: then none is of use
-_done = False  # whether this child has worked on a task before
+_LEAK_SHARE = 0.25  # of its memory that a child may keep from tasks that are over
 _prepared = 0  # bytes that `prepare` loaded, for all tasks
+_first = -1  # in a child: bytes that were resident when its first task began
 _steps: Any = None  # in a child: steps of every task, shared with the parent
 _number = -1  # in a child: its task
+
+CONSTS.sleep_unit = 0.02  # pebble's: seconds between two looks for a dead process, or for the end
 
 
 def run_isolated(
@@ -58,8 +61,11 @@ def run_isolated(
 ) -> Iterator[_Result | str]:
     """Yield the result of `function` for every task, in their order; a reason where it has none.
 
-    Workers stay from task to task; one that hangs, dies or grows costs its own task and is replaced. One that
-    has kept more than half of its memory from the tasks before is replaced before it begins the next.
+    Workers stay from task to task; one that hangs, dies or grows costs its own task and is replaced. What one
+    has kept from the tasks before does not count against the next, which has as much room as in a new worker:
+
+        limit 2 GB    kept 0.3 GB    this task may take the process to 2.3 GB
+                      kept 0.6 GB    a quarter is over: the worker is replaced before the task begins
 
     None of the reasons says anything about the task for certain: on another day, with more memory or less
     load, it may have a result.
@@ -69,7 +75,7 @@ def run_isolated(
         tasks: Its argument, for each call.
         timeout_s: Longest time between two calls of `report_progress`, its begin and end counted as such.
         num_workers: Processes side by side.
-        memory_gb: Resident memory, 10^9 bytes, over which a process gives up its task.
+        memory_gb: Resident memory, 10^9 bytes, over which a new process gives up its task.
         prepare: Called once by each worker before its first task, outside of its time limit; the memory
             that it adds is not counted.
 
@@ -196,14 +202,16 @@ def _outcome(future: "Future[_Result]") -> "_Result | str | _Leak":
 
 def _watched(function: Callable[[_Task], _Result], task: _Task, number: int, memory_gb: float) -> _Result:
     """The work of a child: the function, while a thread watches the memory."""
-    global _done, _number
-    limit = int(memory_gb * 1e9)
-    if _done and _resident() > limit // 2:
+    global _first, _number
+    limit, before = int(memory_gb * 1e9), _resident()
+    _first = before if _first < 0 else _first
+    kept = max(0, before - _first)
+    if kept > _LEAK_SHARE * limit:
         os._exit(_EXIT_LEAK)
-    _done, _number = True, number
+    _number = number
     report_progress()
     try:
-        with _memory_watch(limit):
+        with _memory_watch(limit + kept):
             return function(task)
     finally:
         # The result may have to wait: another process may use the pipe, while it imports its task's modules.

@@ -12,11 +12,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import numpy as np
-import pandas
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -26,6 +25,9 @@ from videomar.media.decode import FrameBlock, open_video
 from videomar.media.images import is_picture, read_picture
 from videomar.media.probe import UnreadableError, VideoInfo, probe
 from videomar.media.shapes import ClipShape, View, clip_size, ledger_shapes
+
+if TYPE_CHECKING:
+    import pandas
 
 _Result = TypeVar("_Result")
 
@@ -172,7 +174,7 @@ def read_clips(path: Path, starts_s: Sequence[float], shape: ClipShape) -> NDArr
     return np.stack(map_clips(path, starts_s, shape, lambda clip: clip, until_s))
 
 
-def read_ledger_clips(raw: Path, rows: pandas.DataFrame, params: IngestParams) -> list[NDArray[np.uint8]]:
+def read_ledger_clips(raw: Path, rows: "pandas.DataFrame", params: IngestParams) -> list[NDArray[np.uint8]]:
     """Clips (F, H, W, 3) of many videos in the order of the rows. Those of a video are read in one pass.
 
     Args:

@@ -127,13 +127,13 @@ def run(spec: RunSpec) -> dict[str, float]:
         VideomarError: a worker refused, or failed more often than Ray may restart it.
     """
     train = spec.params.train
-    with ray_cluster(max(2, train.num_workers)), RunFollower([spec.followed()]):
-        refuse_missing_gpus(train.device, train.num_workers)
-        fit(spec)
+    with ray_cluster(max(2, train.fewest_workers)), RunFollower([spec.followed()]):
+        refuse_missing_gpus(train.device, train.fewest_workers)
+        fit(spec, train.workers_on(compute_device(train.device)))
     return run_summary(spec.out)
 
 
-def fit(spec: RunSpec, name: str = "videomar") -> None:
+def fit(spec: RunSpec, num_workers: int, name: str = "videomar") -> None:
     """Train one run with its own workers on the connected cluster.
 
     Raises:
@@ -151,7 +151,7 @@ def fit(spec: RunSpec, name: str = "videomar") -> None:
         train_loop_config={"spec": spec, "notes": notes},
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=train.num_workers,
+            num_workers=num_workers,
             use_gpu=on_gpu,
             resources_per_worker={"CPU": 1} | ({"GPU": 1} if on_gpu else {}),
         ),
@@ -212,7 +212,7 @@ def work(spec: RunSpec, worker: "Worker", report: Report | None = None) -> None:
             if worker.rank:
                 return None
             claim_run_folder(out, describe_run(shape, data.train, spec.train, kind))
-            return _open_run(spec, data.train, kind)
+            return _open_run(spec, data.train, kind, worker.world_size)
 
         tracked = worker.together(begin)
         recorder = Recorder(tracked, spec.write_previews, report) if tracked else None
@@ -273,12 +273,13 @@ def refusal_of(action: Callable[[], None], notes: Path, worker: "Worker") -> Vid
     return None
 
 
-def _open_run(spec: RunSpec, dataset: LatentDataset, device: str) -> TrackedRun:
+def _open_run(spec: RunSpec, dataset: LatentDataset, device: str, num_workers: int) -> TrackedRun:
     """Open the run in MLflow."""
     import torch
 
     sections, free = recorded(spec.params)
     metadata = {"data_hash": dataset.content_hash, "torch": torch.__version__, "device": device}
+    metadata["workers"] = str(num_workers)
     digest = dataset.content_hash[:_DIGEST_LENGTH]
     latents = {"name": "latents", "digest": digest, "source_type": "local", "source": str(spec.latents)}
     return open_run(spec.out / RUN_FILE, sections, {**spec.tags, **metadata, **free}, [latents])

@@ -46,7 +46,7 @@ class Run:
     @property
     def cpus(self) -> int:
         """Cores that it keeps busy."""
-        return self.spec.params.train.num_workers * self.spec.params.train.threads_per_worker
+        return self.spec.params.train.fewest_workers * self.spec.params.train.threads_per_worker
 
     def is_finished(self) -> bool:
         """Return whether the run's folder holds its last step, undamaged."""

@@ -49,7 +49,7 @@ def train_side_by_side(runs: Sequence[Run], params: TrainParams, tags: Mapping[s
         from ray import tune
 
         for spec in specs.values():
-            refuse_missing_gpus(spec.params.train.device, spec.params.train.num_workers)
+            refuse_missing_gpus(spec.params.train.device, spec.params.train.fewest_workers)
         at_once = max(1, int(ray.cluster_resources()["CPU"]) // most)
         trial = tune.with_resources(
             tune.with_parameters(_trial, specs=specs, select_by=select_by),
@@ -76,7 +76,7 @@ def train_side_by_side(runs: Sequence[Run], params: TrainParams, tags: Mapping[s
 
 def _resources(runs: Sequence[Run], cpus: int) -> dict[str, float]:
     """Return what the process of each run needs; where a run has several workers, they ask for it."""
-    if any(run.spec.params.train.num_workers > 1 for run in runs):
+    if any(run.spec.params.train.fewest_workers > 1 for run in runs):
         return {"CPU": 0.0, "memory": _OWN_BYTES}  # Tune refuses a trial that needs nothing
     on_gpu = any(compute_device(run.spec.params.train.device) == "cuda" for run in runs)
     return {"CPU": float(cpus), "GPU": float(on_gpu)}
@@ -89,8 +89,8 @@ def _trial(config: dict[str, Any], specs: dict[str, RunSpec], select_by: str | N
     spec = specs[config["run"]]
     train = spec.params.train
     try:
-        if train.num_workers > 1:
-            fit(spec, f"videomar-{config['run']}")
+        if train.fewest_workers > 1:
+            fit(spec, train.fewest_workers, f"videomar-{config['run']}")
         else:
             worker = Worker(device=torch.device(compute_device(train.device)))
             work(spec, worker, _reporter(train, select_by) if select_by else None)

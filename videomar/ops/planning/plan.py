@@ -317,8 +317,7 @@ def _by_rate(subject: Subject, number: int, figures: Mapping[str, float]) -> Spe
     """Speed of a stage where the probe reached none: by this machine's rate of matrix products."""
     if "matmul" not in figures:
         return None
-    rate = figures["matmul"] * subject.params.train.num_workers * STEP_SHARE
-    return Speed(_flops(subject, number) / rate, 0.0)
+    return Speed(_flops(subject, number) / (figures["matmul"] * STEP_SHARE), 0.0)
 
 
 def _flops(subject: Subject, number: int) -> float:

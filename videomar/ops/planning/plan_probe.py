@@ -142,10 +142,11 @@ def captions_probe(subject: Subject, send: Send) -> None:
 
 
 def rate_probe(subject: Subject, send: Send) -> None:
-    """Send (`matmul`, operations a second of one worker's matrix products)."""
+    """Send (`matmul`, operations a second of all workers' matrix products)."""
     params = subject.params.train
     torch.set_num_threads(params.threads_per_worker)
-    send(("matmul", matmul_rate(choose_device(params.device), DTYPES[params.precision])))
+    device = choose_device(params.device)
+    send(("matmul", matmul_rate(device, DTYPES[params.precision]) * params.workers_on(device.type)))
 
 
 class _Clock:
@@ -201,7 +202,7 @@ def _short(params: TrainParams) -> TrainParams:
     for stage in params.curriculum:
         size = stage.batch_size
         if isinstance(size, int):
-            size //= params.num_workers
+            size //= params.workers_on(choose_device(params.device).type)
         stages.append(dataclasses.replace(stage, steps=STEPS, batch_size=size, target_loss=None))
     rare = 10**9
     return dataclasses.replace(
