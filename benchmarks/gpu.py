@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.record import ROOT, write_result
+from benchmarks.samplers import PAPER, in_float32, random_model, without_recordings
 from benchmarks.training import Step, take_steps
 from benchmarks.training_subjects import PRESETS, Preset, train_params, write_cache
 from videomar.checkpoint.manifest import ModelShape
@@ -31,7 +31,6 @@ from videomar.compute.device import full_float32, repeat_exactly
 from videomar.compute.seeding import step_generator
 from videomar.config import SampleParams
 from videomar.encoders.causal import CausalShape, CausalTokenizer
-from videomar.model import generation
 from videomar.model.videomar import VideoMAR
 from videomar.ops.planning.plan_memory import micro_batch, training_memory
 from videomar.training.parallelize import compile_blocks, recompute_blocks
@@ -51,11 +50,8 @@ _PLAIN = SampleParams(
 SAMPLING = {
     "small": dataclasses.replace(_PLAIN, num_unmask_steps=2, num_diffusion_steps=2, final_diffusion_steps=2),
     "medium": _PLAIN,
-    "paper": dataclasses.replace(
-        _PLAIN, num_unmask_steps=64, num_diffusion_steps=100, final_diffusion_steps=100, cfg_scale=3.0,
-        cfg_from=0.0, temperature=0.95, clamp=2.0,
-    ),
-}  # fmt: skip
+    "paper": PAPER,
+}
 _SMALL_CODER = CausalShape(channels=16, time_stride=4, space_stride=8, hidden_size=16, depth=1)
 _MEDIUM_CODER = dataclasses.replace(_SMALL_CODER, hidden_size=384, depth=4)
 
@@ -247,11 +243,7 @@ def measure_sampling(name: str, setting: Setting) -> tuple[Figures, dict[str, fl
     """One latent frame of a clip: seconds and launches, with recorded steps and without; bfloat16's error."""
     preset, device = setting.preset(name), setting.device
     shape = ModelShape(preset.model, LATENT_CHANNELS, *reversed(preset.caption))
-    with torch.device(device):
-        network = shape.build().initialise(step_generator(0, -1, device=device)).eval().requires_grad_(False)
-        # Zero-initialised layers would make every token zero.
-        for weight in network.head.net.final.parameters():
-            weight.normal_(0, 0.02, generator=step_generator(1, 0, device=device))
+    network = random_model(shape, device)
     sampling, short = (
         SAMPLING[name],
         dataclasses.replace(
@@ -260,7 +252,7 @@ def measure_sampling(name: str, setting: Setting) -> tuple[Figures, dict[str, fl
     )
     _generate(network, preset, short, device)
     figures: Figures = {}
-    for kind, context in (("recorded", contextlib.nullcontext()), ("plain", _without_recordings())):
+    for kind, context in (("recorded", contextlib.nullcontext()), ("plain", without_recordings())):
         with context:
             start = time.perf_counter()
             _generate(network, preset, sampling, device)
@@ -269,7 +261,7 @@ def measure_sampling(name: str, setting: Setting) -> tuple[Figures, dict[str, fl
                 lambda: _generate(network, preset, short, device)
             )
     narrow = _generate(network, preset, short, device)
-    with _in_float32(), full_float32():
+    with in_float32(), full_float32():
         exact = _generate(network, preset, short, device)
     figures["bfloat16_difference"] = float((narrow - exact).abs().max() / exact.std())
     figures["clip_s"] = figures["frame_recorded_s"] * (preset.latent_frames - 1)
@@ -288,20 +280,6 @@ def _generate(network: VideoMAR, preset: Preset, sampling: SampleParams, device:
     made = network.generate(context, 2, text, mask, sampling, noise)[:, :, 1:]
     wait_for(device)
     return made
-
-
-def _without_recordings() -> Any:
-    return mock.patch.object(generation, "Replayed", lambda function: function)
-
-
-@contextlib.contextmanager
-def _in_float32() -> Iterator[None]:
-    """Generate as on hardware without bfloat16."""
-    with (
-        mock.patch.object(generation, "has_bfloat16", return_value=False),
-        mock.patch.object(generation, "autocast", return_value=contextlib.nullcontext()),
-    ):
-        yield
 
 
 @contextlib.contextmanager

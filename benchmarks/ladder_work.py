@@ -56,6 +56,7 @@ _CODE = {
 }
 _PROBE_STEPS, _PROBE_EVERY = 32, 4
 _DONE = "made.json"
+_SCORED = ("ingest", "text", "sample", "suite")
 
 
 class Budget(NamedTuple):
@@ -167,18 +168,37 @@ class LadderWork:
             weights = checkpoint.latest(run / "run")
             if weights is None:
                 raise DataError(f"{run}: got no checkpoint, expected one; delete the folder and run again")
-            files = {"raw": self.raw, "ledger": self.ledger_of(params), "model": weights, "named": None}
-            files |= {"latents": self.latents_of(params) / "latents", "out": folder / "generated.parquet"}
-            files |= {"tokenizer": self.tokenizer_of(params) / "tokenizer"}
-            sampled = sample_held_out(SimpleNamespace(**files), params)
-            paths = {name: folder / f"{name}.json" for name in ("details", "sampled")}
-            paths |= {"plot": folder / "frames.csv", "out": folder / "scores.parquet"}
-            figures = evaluate_clips(SimpleNamespace(generated=files["out"], **paths), params.suite)
-            if not keep_clips:
-                (folder / "generated.parquet").unlink()
-            return {**figures, "sampling_seconds": sampled["sampling_seconds"]}
+            return self._score(folder, weights, params, keep_clips)
 
-        return self._made("scores", params, ("ingest", "text", "sample", "suite"), [run.name], make)
+        return self._made("scores", params, _SCORED, [run.name], make)
+
+    def scores_with(self, model: Path, params: Params, named: Path | None = None) -> Path:
+        """Folder of the scores of held-out clips from a checkpoint that no rung has trained.
+
+        `named` lists videos that it was trained on, see `read_held_out`.
+        """
+
+        def make(folder: Path) -> dict[str, Any]:
+            return self._score(folder, model, params, keep_clips=False, named=named)
+
+        basis = [checkpoint.weights_hash(model), self.latents_of(params).name]
+        basis += [sha256_of(named)] if named else []
+        return self._made("scores", params, _SCORED, basis, make)
+
+    def _score(
+        self, folder: Path, model: Path, params: Params, keep_clips: bool, named: Path | None = None
+    ) -> dict[str, Any]:
+        """Generate held-out clips in a folder and score them; return their means."""
+        files = {"raw": self.raw, "ledger": self.ledger_of(params), "model": model, "named": named}
+        files |= {"latents": self.latents_of(params) / "latents", "out": folder / "generated.parquet"}
+        files |= {"tokenizer": self.tokenizer_of(params) / "tokenizer"}
+        sampled = sample_held_out(SimpleNamespace(**files), params)
+        paths = {name: folder / f"{name}.json" for name in ("details", "sampled")}
+        paths |= {"plot": folder / "frames.csv", "out": folder / "scores.parquet"}
+        figures = evaluate_clips(SimpleNamespace(generated=files["out"], **paths), params.suite)
+        if not keep_clips:
+            (folder / "generated.parquet").unlink()
+        return {**figures, "sampling_seconds": sampled["sampling_seconds"]}
 
     def _encode(self, videos: Sequence[Video], tokenizer: Path, params: Params) -> Iterator[list[Encoded]]:
         """Encode videos on threads of this process, each with a tokenizer of its own."""

@@ -4,14 +4,15 @@ Written here and not read from presets/, because bare GPU machines have no YAML 
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from videomar.config import CurriculumStage, ModelParams, SearchSpace, TrainParams
-from videomar.latents.dataset import LatentDataset
-from videomar.latents.shards import write_shards
+
+if TYPE_CHECKING:
+    from videomar.latents.dataset import LatentDataset
 
 FRAMES = 9
 PAPER, OURS = "single_frame", "all_frames"
@@ -107,8 +108,12 @@ def moving_waves(count: int, seed: int) -> NDArray[np.float16]:
     return (2**0.5 * np.sin(rows.swapaxes(-1, -2) + columns - shift * time_axis + phase)).astype(np.float16)
 
 
-def write_cache(folder: Path, latents: NDArray[Any], caption: tuple[int, int]) -> LatentDataset:
+def write_cache(folder: Path, latents: NDArray[Any], caption: tuple[int, int]) -> "LatentDataset":
     """Write clips (count, C, T, H, W) with empty captions as a latent cache, and open it."""
+    # Here: they need pyarrow, which a machine that only samples may not have.
+    from videomar.latents.dataset import LatentDataset
+    from videomar.latents.shards import write_shards
+
     row = {"text": np.zeros(caption, np.float16).tobytes(), "text_shape": list(caption), "text_key": "t"}
     row |= {"caption": "", "group": "simulated", "split": "train", "fps": 8.0, "motion": 1.0, "size_px": 0}
     row |= {"view": 0, "dtype": "float16", "shape": list(latents.shape[1:])}
