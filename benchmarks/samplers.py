@@ -113,11 +113,11 @@ class Sampler:
         """Yield new latent frames (B, C, 1, H, W); clip by clip, (1, C, 1, H, W), if it does not batch."""
         rows = range(len(inputs.context))
         for part in [list(rows)] if self.batched else [[row] for row in rows]:
-            context, *captions = (values[part] for values in inputs)
+            context, text, text_mask = (values[part] for values in inputs)
             noise = [step_generator(4, row, device=context.device) for row in part]
             with self._in_place():
                 yield from generate_frames(
-                    model.trunk, model.head, context, num_frames, tuple(captions), self.sampling, noise
+                    model.trunk, model.head, context, num_frames, (text, text_mask), self.sampling, noise
                 )
 
     @contextlib.contextmanager

@@ -19,7 +19,7 @@ from benchmarks.record import ROOT
 from benchmarks.samplers import SHIPPED, Subject, paper_sampler
 from videomar.config import GateParams, Params, SampleParams, load_params
 from videomar.config.layout import SEEN, Layout
-from videomar.curation.ledger import kept_clips, read_ledger
+from videomar.curation.ledger import kept_clips, read_ledger, write_ledger
 from videomar.evaluation.bootstrap import Figure, by_clip_and_seed, interval, paired
 from videomar.evaluation.metrics.catalogue import METRICS
 from videomar.files import write_json
@@ -28,6 +28,7 @@ from videomar.sampling.held_out import SPLIT
 from videomar.sampling.tasks import LONG
 
 MARGIN_SHARE = 0.25
+_LEDGER, _SEEN = "tests.parquet", "seen.json"
 GAIN = "gain_db"
 GROUPS, KINDS = ("simulated", "real"), ("continuation", "image")
 _LONG_METRICS = (GAIN, "bodies_lost", "jumps")
@@ -50,33 +51,43 @@ class Judge(NamedTuple):
         """Return the judge by the held-out clips of a finished checkout; it keeps its files in `work`."""
         data = Layout(checkout)
         theirs = load_params(data.params, ROOT / "params.yaml")
-        ladder = LadderWork(work, data.raw, data.ledger, theirs, threads=1)
+        work.mkdir(parents=True, exist_ok=True)
+        _write_tests(data.ledger, work)
+        ladder = LadderWork(work, data.raw, work / _LEDGER, theirs, threads=1)
         params = dataclasses.replace(
             ladder.own(theirs, 0),
             tokenizer=dataclasses.replace(theirs.tokenizer, pretrained=str(SHIPPED / "tokenizer"), threads=1),
             encode=dataclasses.replace(theirs.encode, views=0),
         )
-        _write_seen(work / "seen.json", data.ledger)
         return cls(ladder, params, subject, clips, seeds)
 
     def scores(self, sampling: SampleParams, **suite: int) -> pd.DataFrame:
         """Score the clips of a sampler: a row for each clip and kind; `suite` changes that section."""
-        chosen = {"simulated_clips": self.clips, "real_clips": self.clips, "seeds": self.seeds}
+        chosen: dict[str, Any] = {
+            "simulated_clips": self.clips,
+            "real_clips": self.clips,
+            "seeds": self.seeds,
+        }
         chosen |= {"extra_clips": 0, "long_clips": 0, "metric_clips": self.clips, "feature_clips": self.clips}
         params = dataclasses.replace(
             self.params,
             sample=sampling,
-            suite=dataclasses.replace(self.params.suite, **{**chosen, **suite}),
+            suite=dataclasses.replace(self.params.suite, **(chosen | suite)),
         )
-        return scores_in(self.work.scores_with(SHIPPED, params, self.work.root / "seen.json"))
+        return scores_in(self.work.scores_with(SHIPPED, params, self.work.root / _SEEN))
 
 
-def _write_seen(path: Path, ledger: Path) -> None:
-    """List test videos of a ledger that the shipped model did not hold out: they are no test of it."""
+def _write_tests(ledger: Path, work: Path) -> None:
+    """Write a ledger of the test clips alone, and list videos that the shipped model did not hold out.
+
+    Latents of other clips would be encoded for nothing; clips of such videos are no test of this model.
+    """
     kept = kept_clips(read_ledger(ledger))
-    tested = set(kept.loc[kept["split"] == SPLIT, "video_sha256"])
-    seen = sorted(tested - set(read_origin()["test_clips"]))
-    write_json(path, {SEEN: dict.fromkeys(seen, "all")})
+    tests = kept[kept["split"] == SPLIT]
+    # One more, because the copy of a tokenizer is refused where there is nothing to train it with.
+    write_ledger(work / _LEDGER, pd.concat([tests, kept[kept["split"] == "train"].head(1)]))
+    seen = sorted(set(tests["video_sha256"]) - set(read_origin()["test_clips"]))
+    write_json(work / _SEEN, {SEEN: dict.fromkeys(seen, "all")})
 
 
 def measure_quality(judge: Judge) -> tuple[dict[str, Any], dict[str, float]]:
