@@ -1,8 +1,8 @@
 """The samplers that `benchmarks.sampling` compares, and the models that they sample from.
 
 All samplers run the same code on the same weights, so a difference is one of method: `Sampler` names the
-method, and `PARTS` the single steps from the paper's to ours. The paper's sampler has our cache, our batches
-and our recorded kernels; what it pays for is what it asks for.
+method, and `DIFFERENCES` the single steps from the paper's to ours. The paper's sampler has our cache, our
+batches and our recorded kernels; what it pays for is what it asks for.
 
 Written without presets/, pyarrow and pydantic: bare GPU machines have none of them.
 
@@ -175,11 +175,11 @@ class _UncachedSession(generation._Session):
         """Do nothing: there is no window."""
 
 
-Part = Callable[[Sampler, Sampler], Sampler]
+Take = Callable[[Sampler, Sampler], Sampler]
 """Returns the first sampler with one thing of the second."""
 
 
-def _of_sampling(*keys: str) -> Part:
+def _of_sampling(*keys: str) -> Take:
     def take(base: Sampler, other: Sampler) -> Sampler:
         values = {key: getattr(other.sampling, key) for key in keys}
         return replace(base, sampling=replace(base.sampling, **values))
@@ -203,7 +203,7 @@ def _with_steps(base: Sampler, first: int, annealed: SampleParams) -> Sampler:
     return replace(base, sampling=replace(base.sampling, **steps))
 
 
-PARTS: Mapping[str, Part] = {
+DIFFERENCES: Mapping[str, Take] = {
     "text keys": lambda base, other: replace(base, text_reused=other.text_reused),
     "null branch": _of_sampling("cfg_scale", "cfg_from"),
     "head steps": _head_steps,
@@ -232,7 +232,7 @@ def ablated(ours: Sampler, paper: Sampler, device: torch.device) -> dict[str, Sa
 
     Cache and batches are the paper's, too: what they buy is measured against samplers without.
     """
-    found = {f"{name} of the paper": take(ours, paper) for name, take in PARTS.items()}
+    found = {f"{name} of the paper": take(ours, paper) for name, take in DIFFERENCES.items()}
     found |= {"without cache": replace(ours, cached=False), "clip by clip": replace(ours, batched=False)}
     recorded = replace(ours, recorded=False) if device.type == "cuda" else ours
     found |= {"without recorded kernels": recorded}
@@ -242,7 +242,7 @@ def ablated(ours: Sampler, paper: Sampler, device: torch.device) -> dict[str, Sa
 def climbed(ours: Sampler, paper: Sampler) -> dict[str, Sampler]:
     """Return the paper's sampler with one thing more of ours at a time, if it changes something."""
     reached, found = paper, {}
-    for name, take in PARTS.items():
+    for name, take in DIFFERENCES.items():
         before, reached = reached, take(reached, ours)
         if reached != before:
             found[f"and our {name}"] = reached
