@@ -173,5 +173,5 @@ def _not_worse(figure: Figure) -> bool:
 
 def _as_json(figure: Figure) -> Mapping[str, Any]:
     """The figure without its name; more is better in all of them."""
-    values = {"value": figure.value, "low": figure.low, "high": figure.high, "margin": -figure.limit}
+    values = {"value": figure.value, "low": figure.low, "high": figure.high, "margin": 0.0 - figure.limit}
     return {key: round(value, 4) for key, value in values.items()} | {"n": figure.n, "shots": figure.shots}
