@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -63,7 +64,7 @@ class Stage:
         threading.Thread(target=self._watch_memory, daemon=True).start()
         return self
 
-    @property
+    @cached_property
     def params(self) -> Params:
         """All sections of params.yaml, or of the file given by --params, checked."""
         other = self.path.params

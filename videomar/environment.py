@@ -11,7 +11,6 @@ import platform
 import secrets
 import socket
 import tempfile
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,6 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PREFECT_HOME = Path(".local/prefect")
 _PATIENCE_S = 3.0
 _CPUINFO = Path("/proc/cpuinfo")
-_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our ports
 
 
 def apply_settings() -> None:
@@ -177,7 +175,10 @@ def sign_in_line(in_full: bool) -> str | None:
 
 def answers(url: str) -> bool:
     """Whether a server answers at this address with status 200."""
-    with contextlib.suppress(OSError, ValueError), _DIRECTLY.open(url, timeout=_PATIENCE_S) as reply:
+    import urllib.request  # here: with TLS it takes longer to import than all else that `--help` needs of ours
+
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our ports
+    with contextlib.suppress(OSError, ValueError), directly.open(url, timeout=_PATIENCE_S) as reply:
         return bool(reply.status == 200)
     return False
 

@@ -54,7 +54,22 @@ def load_params(path: Path, newer: Path | None = None) -> Params:
     Raises:
         ParamsError: a file is missing, not YAML, or invalid; all problems are named at once.
     """
+    return _load(read_params_file(path), path, newer)
+
+
+def load_own_params(path: Path) -> Params:
+    """Read and check the user's own file, which DVC reads, too; it must have the present layout.
+
+    Raises:
+        ParamsError: as `load_params`, or the file has the old layout, see `refuse_moved`.
+    """
     raw = read_params_file(path)
+    refuse_moved(raw, path)
+    return _load(raw, path)
+
+
+def _load(raw: dict[str, Any], path: Path, newer: Path | None = None) -> Params:
+    """Check the content of a file, see `load_params`."""
     sections, problems = _completed(in_sections(raw), CAME_LATER), misplaced(raw)
     if newer is None:
         problems = {**absent(raw), **problems}
@@ -64,16 +79,6 @@ def load_params(path: Path, newer: Path | None = None) -> Params:
     params = _checked(_completed(sections, LATER_RESOURCES), str(path), problems)
     variants_of(params)
     return params
-
-
-def load_own_params(path: Path) -> Params:
-    """Read and check the user's own file, which DVC reads, too; it must have the present layout.
-
-    Raises:
-        ParamsError: as `load_params`, or the file has the old layout, see `refuse_moved`.
-    """
-    refuse_moved(read_params_file(path), path)
-    return load_params(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +172,13 @@ def _parsed_yaml(text: str, path: Path) -> object:
         raise ParamsError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
 
 
+@cache
 def _loader() -> type:
     """PyYAML's safe loader that reads `1:1` as text: `dvc exp run --set-param` writes it without quotes."""
     import yaml
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    # That in C, where PyYAML was built with it, takes a tenth of the time.
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
         def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
             tag = super().resolve(kind, value, implicit)
             base_sixty = kind is yaml.ScalarNode and implicit[0] and ":" in value and tag.endswith(":int")
