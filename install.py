@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
@@ -293,7 +294,7 @@ def main() -> None:
     parser.add_argument("--venv", type=Path, default=Path(".venv"), help="the folder of the environment")
     parser.add_argument("--packages", type=Path, metavar="LOCK", help="packages alone, no checkout")
     options = parser.parse_args()
-    here, venv = Path().resolve(), options.venv
+    here, venv, start = Path().resolve(), options.venv, time.time()
     try:
         check_python()
         check_machine()
@@ -325,6 +326,7 @@ def main() -> None:
             install(venv, DEV_LOCK if options.dev else LOCK, torch)
             made = dev if options.dev else user
         (venv / ".ready").write_text(json.dumps(made) + "\n", encoding="utf-8")
+        (venv / ".seconds").write_text("%.1f\n" % (time.time() - start), encoding="utf-8")
     except (SetupError, OSError) as error:
         sys.exit(f"setup: {error}")
 

@@ -9,6 +9,7 @@ from videomar.config.layout import Layout
 from videomar.errors import DataError, VideomarError
 from videomar.files import explain_full_disk
 from videomar.processes import one_line
+from videomar.provenance.run_times import RELEASE, noted
 from videomar.registry.release import describe_champion, report, report_is_about, summarise
 from videomar.registry.versions import Version, find_released, version_of
 
@@ -19,7 +20,7 @@ def main() -> None:
     After a release: what came out and what to try. The last two lines are the report's path and the champion.
     """
     try:
-        with explain_full_disk():
+        with explain_full_disk(), noted(RELEASE):
             version, is_new = _release_if_new()
             if is_new:
                 print("", *summarise(version), sep="\n")

@@ -17,6 +17,7 @@ from flows.automations import announce
 from flows.pipeline import HOURS, checkout_lock, retry_unless, run_command
 from videomar.config.layout import Layout
 from videomar.errors import VideomarError
+from videomar.provenance.run_times import STEPS, noted
 from videomar.registry import release as steps
 from videomar.registry.champion import alias_history
 from videomar.registry.versions import version_of
@@ -27,7 +28,7 @@ _may_retry = retry_unless(VideomarError)  # such an error is the user's to fix
 @flow(name="release")
 def release() -> str:
     """Let the gate judge what the pipeline made, move the alias `champion` if it allows, write the report."""
-    with checkout_lock("release"):
+    with checkout_lock("release"), noted(STEPS):
         return release_steps()
 
 

@@ -6,19 +6,23 @@ It takes turns with flows, after the same repairs and checks.
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from flows.checkout_lock import hold_checkout
 from videomar.errors import VideomarError
 from videomar.provenance.dvc_repair import outputs_kept
+from videomar.provenance.run_times import RUN, note
 
 
 def main(stages: Sequence[str]) -> None:
     """Bring stages (none named: all) and what they depend on up to date; end with DVC's exit code."""
     try:
         with hold_checkout("make run", _report), outputs_kept(Path()):
-            code = _run_dvc(stages)
+            begin = time.time()
+            if not (code := _run_dvc(stages)):
+                note(RUN, begin)
     except VideomarError as error:
         sys.exit(" ".join(str(error).split()))
     sys.exit(abs(code))

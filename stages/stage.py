@@ -29,6 +29,7 @@ from videomar.provenance.made_with import (
     record_of,
     write_record,
 )
+from videomar.provenance.run_times import note
 
 # A name's contents are among the inputs.
 _NOT_COMPARED = (Mark.RESOURCE, Mark.NAME)
@@ -56,7 +57,7 @@ class Stage:
         self._outputs: dict[str, Path] = {}
         self._made_with: dict[str, Any] | None = None
         self._is_done = False
-        self._start = time.monotonic()
+        self._start, self._begin = time.monotonic(), time.time()
         self._peak_gb = 0.0
         self._ended = threading.Event()
 
@@ -139,6 +140,8 @@ class Stage:
                 draft.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
             if self._made_with is not None:
                 write_record(self._record, self._made_with, self._outputs)
+        if error is None:
+            note(self.name, self._begin)
 
     def _watch_memory(self) -> None:
         while not self._ended.wait(_MEMORY_CHECK_S):

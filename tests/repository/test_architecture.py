@@ -33,6 +33,7 @@ HEAVY = {
         "diffusers",
         "peft",
         "scipy",
+        "urllib",
     ),
     *(
         "matplotlib",
@@ -213,6 +214,21 @@ def test_release_with_nothing_to_do_and_trace_load_no_torch():
     code = "import sys, flows.release, videomar.registry.trace; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
+
+
+def test_help_loads_none_of_the_packages_that_take_seconds():
+    code = (
+        "import sys\n"
+        "from videomar.cli import main\n"
+        "sys.argv = ['videomar', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'mlflow', 'ray', 'prefect', 'dvc', 'pandas', 'transformers', 'numpy', 'yaml'}\n"
+        "heavy |= {'pydantic', 'urllib.request'}\n"
+        "print(sorted(heavy & {*sys.modules}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "Usage: videomar" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(
