@@ -116,7 +116,7 @@ def test_each_way_out_is_refused(
     assert f"file.jit: got a program with {problem}, expected one that only computes" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["def f(:", "\0", "x = 'one"])
+@pytest.mark.parametrize("text", ["def f(:", "\0", "x = 'one", f"x = {'-' * 200_000}1"])
 def test_text_that_cannot_be_read_is_refused(network: Path, tmp_path: Path, text: str) -> None:
     with pytest.raises(CheckpointError, match=r"file\.jit: got .*, expected a TorchScript file"):
         load_torchscript(changed(network, tmp_path / "file.jit", "code/a.py", text.encode()))
@@ -129,6 +129,17 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, content: bytes) -> 
         CheckpointError, match=r"file\.jit: got .*, expected a TorchScript file; copy it again"
     ):
         load_torchscript(tmp_path / "file.jit")
+
+
+def test_damaged_compressed_entry_is_refused_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "file.jit"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/code/a.py", "x = 1\n" * 1000)
+    content = bytearray(file.read_bytes())
+    content[60:70] = bytes(10)
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"file\.jit: got .*, expected a TorchScript file"):
+        load_torchscript(file)
 
 
 def with_texts() -> Iterator[str]:

@@ -8,6 +8,7 @@ it uses these, or operators and classes beyond PyTorch's own.
 import ast
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ _NAMESPACES = {"aten", "prim"}
 _FOREIGN_CLASSES = "classes"
 _ZIP = b"PK\x03\x04"  # without it PyTorch takes the file for one of another format, which is not read here
 
+# A deeply nested program is a MemoryError of Python's parser.
+_UNREADABLE = (RuntimeError, ValueError, SyntaxError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error)
+
 
 def load_torchscript(file: Path, device: torch.device | str = "cpu") -> nn.Module:
     """Load a TorchScript file for inference.
@@ -37,8 +41,9 @@ def load_torchscript(file: Path, device: torch.device | str = "cpu") -> nn.Modul
                 f"{file}: got a program with {problem}, expected one that only computes; use safetensors"
             )
         return torch.jit.load(io.BytesIO(content), map_location=device).eval()
-    except (RuntimeError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
-        got = str(error).strip().splitlines()[-1]  # the lines above say where in the file
+    except _UNREADABLE as error:
+        # The lines above the last say where in the file; a program that is nested too deeply gives none.
+        got = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise CheckpointError(f"{file}: got {got}, expected a TorchScript file; copy it again") from None
 
 
