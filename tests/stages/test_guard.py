@@ -175,7 +175,7 @@ def test_device_that_does_not_exist_ends_the_stage_in_one_line(
     work: Work, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = work.params.read_text("utf-8")
-    changed = re.sub(r"(  suite:\n    threads: 2\n    device: )auto", r"\g<1>cuda", text)
+    changed = re.sub(r"(  suite:\n    threads: 1\n    device: )auto", r"\g<1>cuda", text)
     work.params.write_text(changed, "utf-8")
     arguments = ["--out", str(work.out), "--metrics", str(work.metrics), "--params", str(work.params)]
     with pytest.raises(SystemExit), Stage("evaluate", arguments, "out") as stage:
