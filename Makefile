@@ -11,6 +11,7 @@
 #: make faults             the slow part: kills, dying nodes, running servers, timing
 #: make pythons            imports, contract, model and a tiny pipeline on Python 3.12 and 3.13
 #: make lint               ruff, mypy, codespell, import-linter, and whether dvc.yaml matches the code
+#: make bench              short benchmarks against the ratios on record, ten minutes on an idle machine
 #: make deps               write the code that each stage imports into dvc.yaml
 #: make lock               resolve the pinned requirements for all Pythons and systems
 #: make check-lock         check that the pinned requirements are complete, from the public index alone
@@ -37,7 +38,7 @@ export VIDEOMAR_HOURS := $(value HOURS)
 export VIDEOMAR_SETUP_PYTHON := $(value PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run curate up down status test faults pythons lint deps remote lock check-lock proofs plans base ship readme docs
+.PHONY: help setup setup-dev run curate up down status test faults pythons bench lint deps remote lock check-lock proofs plans base ship readme docs
 
 # A folder that `videomar init` wrote has no developers.
 help:
@@ -107,6 +108,9 @@ python-%:
 	[ -n "$$python" ] || { echo "pythons: got no Python $*, expected one; OTHER_PYTHONS=... names others" >&2; exit 1; }; \
 	"$$python" install.py --dev --torch "$(TORCH)" --venv .local/pythons/$* && \
 	.local/pythons/$*/bin/python -m pytest -n 2 --dist loadfile -m "not quiet" $(OTHER_TESTS)
+
+bench: setup-dev
+	@$(BIN)/python -m benchmarks.regression
 
 # Where words that readers stumble over are refused; .ci/words.txt says what to write instead.
 PLAIN_WORDS := videomar flows stages benchmarks docs README.md CONTRIBUTING.md CHANGELOG.md

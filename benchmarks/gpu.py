@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.record import ROOT, write_result
+from benchmarks.record import RESULTS, ROOT, write_result
 from benchmarks.samplers import PAPER, in_float32, random_model, without_recordings
 from benchmarks.training import Step, take_steps
 from benchmarks.training_subjects import PRESETS, Preset, train_params, write_cache
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     setting = setting._replace(compiled=options.compile)
     figures, ratios = measure(setting, options.dry_run)
     with tempfile.TemporaryDirectory(prefix="gpu-") as nowhere:
-        kept = Path(nowhere) if options.dry_run else ROOT / "benchmarks" / "results"
+        kept = Path(nowhere) if options.dry_run else RESULTS
         write_result("gpu", figures, ratios, ["einops", "safetensors"], options.out or kept)
     return 1 if figures["errors"] else 0
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import av
 
-from benchmarks.record import ROOT, available_cores, write_result
+from benchmarks.record import RESULTS, ROOT, available_cores, write_result
 from videomar.config import IngestParams, load_params
 from videomar.curation.ingest import ingest_videos
 from videomar.media.clip_reader import cover_height
@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--size", default="1280x720")
     parser.add_argument("--size-px", type=int, default=0, help="side of clips; 0 = as in params.yaml")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     options = parser.parse_args()
     params = dataclasses.replace(load_params(ROOT / "params.yaml").ingest, num_workers=CORES)
     if options.size_px:
@@ -141,7 +142,7 @@ def main() -> None:
         figures, ratio = measure(paths, params, options.rounds)
     about = {"video": f"{options.size} H.264, {seconds} s", "clip_size_px": params.size_px}
     figures["fixed_s"] = round(fixed_s, 2)
-    write_result(f"ingest{suffix}", about | figures, {f"vs_ffmpeg{suffix}": ratio}, ["pebble"])
+    write_result(f"ingest{suffix}", about | figures, {f"vs_ffmpeg{suffix}": ratio}, ["pebble"], options.out)
 
 
 if __name__ == "__main__":

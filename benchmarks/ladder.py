@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.ladder_work import Budget, LadderWork, facts_of, note, scores_in
-from benchmarks.record import ROOT, write_result
+from benchmarks.record import RESULTS, ROOT, write_result
 from benchmarks.rungs import Rung, read_rungs
 from videomar.config import load_params
 from videomar.errors import DataError, VideomarError
@@ -121,7 +121,7 @@ def climb(chosen: argparse.Namespace) -> None:
             "ladder",
             {**how, **budget._asdict(), "seconds_now": round(time.monotonic() - began, 1), "rungs": figures},
             verdicts(results),
-            folder=chosen.results or ROOT / "benchmarks/results",
+            folder=chosen.results or RESULTS,
         )
 
 

@@ -5,6 +5,7 @@ ours, one `numpy.memmap` of all clips (copied), one `.pt` file per clip, and Web
 shuffle buffer, if installed. Rounds are interleaved; figures are medians.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import importlib.util
@@ -23,7 +24,7 @@ import pandas
 import psutil
 import torch
 
-from benchmarks.record import ROOT, write_result
+from benchmarks.record import RESULTS, ROOT, write_result
 from videomar.compute.seeding import step_generator
 from videomar.config import Params, load_params
 from videomar.curation.ledger import LEDGER_SCHEMA, write_ledger
@@ -47,14 +48,18 @@ ENCODE_S = 0.02  # seconds per clip of the simulated encoder
 
 def main() -> None:
     """Measure and store the result."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.latents")
+    parser.add_argument("--clips", type=int, default=CLIPS, help="in the cache that is read")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="latents-") as name:
         folder = Path(name)
         (folder / "update").mkdir()
         updates = measure_updates(folder / "update")
         (folder / "read").mkdir()
-        figures, ratios = measure_reading(folder / "read")
-    write_result("latents", updates | figures, ratios, ["webdataset", "ray"])
+        figures, ratios = measure_reading(folder / "read", options.clips)
+    write_result("latents", updates | figures, ratios, ["webdataset", "ray"], options.out)
 
 
 def measure_reading(folder: Path, clips: int = CLIPS) -> tuple[dict[str, float], dict[str, float]]:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import yaml
 
 from benchmarks.overhead_table import estimated, rows_of, setup_s, share_of, table_of
-from benchmarks.record import ROOT, write_result
+from benchmarks.record import RESULTS, ROOT, write_result
 
 HELP_S, SHARE, DVC_TIMES = 0.5, 0.10, 2.0
 """Bounds: seconds of `videomar --help`, overhead in a whole run, times of `dvc status` for `dvc repro`."""
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.overhead", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, metavar="FINISHED", help="a checkout after `make run`")
     parser.add_argument("--rounds", type=int, default=3, help="how often each part is measured")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results", help="folder of the result")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     options = parser.parse_args(arguments)
     folder = ROOT if options.data is None else options.data
     parts = parts_of(folder, with_dvc=options.data is not None)

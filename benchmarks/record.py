@@ -1,4 +1,7 @@
-"""The result of a benchmark: one JSON object, printed and stored, with versions, machine and commit."""
+"""The result of a benchmark: one JSON object, printed and stored, with versions, machine and commit.
+
+`python -m benchmarks.record` writes the table of all that are stored into benchmarks/README.md.
+"""
 
 import json
 import os
@@ -6,11 +9,14 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+"""Folder of the results that are committed."""
 _PACKAGES = ("numpy", "torch", "av", "decord2", "opencv-python-headless", "scenedetect-headless", "pyarrow")
 
 
@@ -19,7 +25,7 @@ def write_result(
     figures: Mapping[str, Any],
     ratios: Mapping[str, float],
     packages: Sequence[str] = (),
-    folder: Path = ROOT / "benchmarks" / "results",
+    folder: Path = RESULTS,
 ) -> dict[str, Any]:
     """Store `NAME.json` and print the same object as one line.
 
@@ -43,6 +49,7 @@ def write_result(
         # Load averages: the benchmark itself and whatever ran beside it.
         "load": [round(value, 2) for value in os.getloadavg()],
         "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".{name}.{os.getpid()}"
@@ -88,3 +95,32 @@ def _processor() -> str:
 def available_cores() -> int:
     """Cores that this process may use, or all cores on systems that cannot restrict them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def overview() -> str:
+    """Return benchmarks/README.md: the ratios of all stored results, with their conditions."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "`python -m benchmarks.NAME` measures, prints and stores `results/NAME.json`; `make bench` compares",
+        "short forms of them with `results/regression.json`. What each ratio means, and what was concluded, is in",
+        "[docs/evidence/benchmarks.md](../docs/evidence/benchmarks.md). `python -m benchmarks.record` writes this",
+        "table.",
+        "",
+        "| benchmark | ratios | date | commit | load | machine |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path in sorted(RESULTS.glob("*.json")):
+        found = json.loads(path.read_text("utf-8"))
+        ratios = "<br>".join(f"`{name}` {value:.3g}" for name, value in found["ratios"].items())
+        head, dirty, _ = found["commit"].partition("-dirty")
+        load = ", ".join(f"{value:.1f}" for value in found["load"])
+        where = f"{found['cores']} cores, {found['machine']}"
+        lines.append(
+            f"| {path.stem} | {ratios or 'none'} | {found['date']} | {head[:8]}{dirty} | {load} | {where} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    (ROOT / "benchmarks/README.md").write_text(overview(), encoding="utf-8")

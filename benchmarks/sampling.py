@@ -25,7 +25,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks.record import ROOT, write_result
+from benchmarks.record import RESULTS, write_result
 from benchmarks.samplers import (
     Inputs,
     Sampler,
@@ -125,7 +125,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2, help="of each of these clips")
     parser.add_argument("--short", action="store_true", help="one turn, clips of three latent frames")
     parser.add_argument("--work", type=Path, default=Path(".local/sampling"), help="files of quality")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     if options.parts is None:
         options.parts = PARTS if options.data else PARTS[:-1]

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.record import ROOT, write_result
+from benchmarks.record import RESULTS, write_result
 from benchmarks.training_subjects import (
     FRAMES,
     OURS,
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--batches", type=int, nargs="+", default=[1, 2, 4], help="values for the learning runs"
     )
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3], help="values for the learning runs")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     figures: dict[str, Any] = {

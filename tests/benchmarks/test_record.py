@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.record import ROOT, write_result
+from benchmarks.record import ROOT, overview, write_result
 
 
 def test_result_is_stored_and_printed_as_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,3 +26,8 @@ def test_commit_is_that_of_the_tree(tmp_path: Path) -> None:
     assert (
         write_result("try", {}, {}, folder=tmp_path)["commit"].removesuffix("-dirty") == head.stdout.strip()
     )
+
+
+def test_table_of_results_is_that_of_the_stored_files() -> None:
+    """`python -m benchmarks.record` writes it."""
+    assert (ROOT / "benchmarks/README.md").read_text("utf-8") == overview()
