@@ -6,6 +6,7 @@ import torch
 from tests.conftest import lively_model
 from videomar.compute.seeding import step_generator
 from videomar.errors import DataError
+from videomar.model import generation
 from videomar.model.generation import RowNoise, generate_frames, hidden_after
 from videomar.model.patchify import patchify
 
@@ -62,8 +63,9 @@ def test_generate_is_a_function_of_the_generator(model, captions, sampling):
 @pytest.mark.parametrize("cfg_scale", [1.0, 3.0])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_row_has_the_same_bits_whatever_is_beside_it(
-    params, captions, sampling, head, cfg_scale, threads, measured
+    params, captions, sampling, head, cfg_scale, threads, measured, monkeypatch
 ):
+    monkeypatch.setattr(generation, "_WORTH_THREADS", 0.0)  # so that small passes take as many as large ones
     model = lively_model(dataclasses.replace(params.model, head=head, conditions=("motion", "history_noise")))
     asked = dataclasses.replace(sampling, cfg_scale=cfg_scale, motion=4.0, history_noise=0.1)
     many = context(batch_size=5)
@@ -81,6 +83,24 @@ def test_row_has_the_same_bits_whatever_is_beside_it(
         alone = (clips([1])[0] - together[1]).abs().max()
         measured(f"{head}, guidance {cfg_scale}: a clip alone and among five, {threads} threads", alone, 0.0)
         assert torch.equal(clips([4, 2, 0]), together[[4, 2, 0]])
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("worth", "inside"), [(2e8, 1), (0.0, 3)])
+def test_small_passes_take_one_thread_and_the_caller_keeps_its_own(
+    model, captions, sampling, monkeypatch, worth, inside
+):
+    monkeypatch.setattr(generation, "_WORTH_THREADS", worth)
+    seen, between, before = set(), set(), torch.get_num_threads()
+    model.trunk.norm.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
+    torch.set_num_threads(3)
+    try:
+        for _ in generate_frames(
+            model.trunk, model.head, context(), 4, captions, sampling, step_generator(0, 0)
+        ):
+            between.add(torch.get_num_threads())
+        assert (seen, between | {torch.get_num_threads()}) == ({inside}, {3})
     finally:
         torch.set_num_threads(before)
 

@@ -7,6 +7,7 @@ Axes: B batch, C channels, T latent frames, H W latent rows and columns, L token
 D hidden size, r tokens revealed in a pass, R rows: B, or 2 B with guidance (the captioned ones first).
 """
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 
@@ -30,6 +31,8 @@ from videomar.model.transformer import Conditioning, Trunk
 
 # Recording a pass takes the time of three.
 _MANY_PASSES = 8
+# Operations of a layer that take one thread a few milliseconds.
+_WORTH_THREADS = 2e8
 
 
 @torch.no_grad()
@@ -59,15 +62,16 @@ def generate_frames(
     window = min(num_frames, sampling.window_frames or num_frames)
     cache = KVCache(window * num_tokens, sampling.sink_frames * num_tokens)
     sampler = _Sampler(head, noise, sampling)
+    rows = count * (2 if guided else 1)
     # No `yield` is inside such a context: the caller's own code would run in it.
-    with autocast(device):
+    with _computing(trunk, device, rows * num_tokens):
         conditioning = _encode_captions(trunk, text, text_mask, sampling, guided)
         session = _Session(trunk, grid, conditioning, cache, 2 if guided else 1, num_frames)
         for frame in patchify(_pad_rows(context, count), patch_size).unbind(1):  # (B, L, P) each
             session.append(frame, 0.0)
     for index in range(given, num_frames):
         temperature = _temperature(sampling, index, given, num_frames)
-        with autocast(device):
+        with _computing(trunk, device, rows * num_tokens):
             frame = _unmask(session, sampler, temperature)
         if index > given:
             frame = frame.clamp(-sampling.clamp, sampling.clamp)
@@ -76,8 +80,28 @@ def generate_frames(
             # Later frames see this one as training's frames see their history: with noise, and its level.
             level = sampling.history_noise
             mixed = torch.lerp(frame, noise.normal(*frame.shape[1:]), level) if level else frame
-            with autocast(device):
+            with _computing(trunk, device, rows * num_tokens):
                 session.append(mixed, level)
+
+
+@contextlib.contextmanager
+def _computing(trunk: Trunk, device: torch.device, num_tokens: int) -> Iterator[None]:
+    """Context of passes over `num_tokens` of all rows: the device's number format, and one thread if small.
+
+    Threads wait for each other at every operation. For small ones that is longer than they compute, and ten
+    times as long where another program takes one of the cores (docs/LOG.md).
+    """
+    params, threads = trunk.params, torch.get_num_threads()
+    layer = 2 * num_tokens * params.hidden_size**2 * params.mlp_ratio
+    alone = device.type == "cpu" and layer < _WORTH_THREADS
+    if alone:
+        torch.set_num_threads(1)
+    try:
+        with autocast(device):
+            yield
+    finally:
+        if alone:
+            torch.set_num_threads(threads)
 
 
 class RowNoise:
