@@ -55,7 +55,7 @@ def test_trace_goes_down_to_the_raw_bytes(root: Path) -> None:
     assert facts["outputs_md5"] == outputs_of((root / "dvc.lock").read_text())
     assert facts["tokenizer_sha256"] == "f" * 64
     assert facts["processor"] == processor_kind()
-    assert facts["threads"] == "tokenizer 2, train 2, suite 2"
+    assert facts["threads"] == "tokenizer 2, train 1, suite 1"
     assert facts["devices"] == "cpu"
     clip = {"clip_id": "1", "video": "simulated/a.mp4", "video_sha256": digest, "split": "train"}
     assert facts["latents"] == [{"key": "k1", **clip, "saw": True}]
