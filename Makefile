@@ -11,7 +11,7 @@
 #: make faults             the slow part: kills, dying nodes, running servers, timing
 #: make pythons            imports, contract, model and a tiny pipeline on Python 3.12 and 3.13
 #: make lint               ruff, mypy, codespell, import-linter, and whether dvc.yaml matches the code
-#: make bench              short benchmarks against the ratios on record, ten minutes on an idle machine
+#: make bench              short benchmarks against the ratios on record, five minutes on an idle machine
 #: make deps               write the code that each stage imports into dvc.yaml
 #: make lock               resolve the pinned requirements for all Pythons and systems
 #: make check-lock         check that the pinned requirements are complete, from the public index alone
