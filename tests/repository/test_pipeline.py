@@ -56,7 +56,8 @@ pytestmark = pytest.mark.slow
 
 
 def run(folder, *command):
-    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
+    # Longer than any command takes beside other tests: what hangs is a failure.
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
 
 
 def dvc(folder, *arguments):
