@@ -1,4 +1,4 @@
-"""Are the ratios of the benchmarks still those on record? Short forms of all of them: `make bench`, five minutes.
+"""Are the ratios of the benchmarks still those on record? Short forms of them, five minutes: `make bench`.
 
 Ratios are compared, not times: both sides of a ratio ran on the same machine in the same run, by turns. Each
 has a noise, the share that it moved between runs of unchanged code. A ratio that is lower than the record by

@@ -1,7 +1,5 @@
 import dataclasses
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import yaml
 
 from benchmarks import training
 from benchmarks.record import ROOT
+from tests.support.imports import loaded_by
 
 
 @pytest.mark.parametrize("name", sorted(training.PRESETS))
@@ -62,10 +61,5 @@ def test_simulated_clips_follow_from_two_of_their_frames():
 
 
 def test_benchmark_needs_only_the_bare_libraries():
-    code = (
-        "import sys, benchmarks.training\n"
-        "heavy = {'ray', 'mlflow', 'prefect', 'dvc', 'pydantic', 'yaml', 'cv2', 'pandas', 'psutil'}\n"
-        "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "[]"
+    heavy = ("ray", "mlflow", "prefect", "dvc", "pydantic", "yaml", "cv2", "pandas", "psutil")
+    assert loaded_by("import benchmarks.training", *heavy) == []

@@ -3,13 +3,12 @@
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.imports import loaded_by
 from videomar.config import IngestParams
 from videomar.curation.read_files import read_files
 
@@ -43,7 +42,5 @@ def test_file_that_failed_beside_others_is_read_alone(tmp_path: Path, ingest_par
 
 def test_processes_that_read_videos_import_no_slow_library() -> None:
     """Each of them imports the stage, as its main module: what takes long would count for every process."""
-    slow = {"pandas", "scipy", "torch", "mlflow", "matplotlib"}
-    code = f"import sys, stages.ingest; print(*sorted({slow!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    slow = ("pandas", "scipy", "torch", "mlflow", "matplotlib")
+    assert loaded_by("import stages.ingest", *slow, "stages.ingest") == ["stages.ingest"]

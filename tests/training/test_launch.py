@@ -34,7 +34,7 @@ STORE_BYTES = 80 * 2**20
 
 
 def two_workers() -> Params:
-    """A run of seconds on two workers, so that there is time to kill one."""
+    """A run of seconds on two workers, as by default on processors, so that there is time to kill one."""
     params = small_params()
     stages = (
         CurriculumStage(num_latent_frames=2, steps=STEPS // 3, batch_size=4),
@@ -42,7 +42,7 @@ def two_workers() -> Params:
     )
     train = with_train(
         params,
-        num_workers=2,
+        num_workers=None,
         checkpoint_every=20,
         log_every=50,
         validate_every=0,
