@@ -45,6 +45,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("screenshots")
 
 
+def press_quick_run(tab: Tab) -> None:
+    """Press again where SQLite refuses, because something else is writing (docs/guide/services.md)."""
+    answers: list[int] = []
+    while not answers or (answers[-1] == 503 and len(answers) < 10):
+        tab.click_text("Run")
+        tab.click_text("Quick run")
+        answers = tab.wait_for_answer("/create_flow_run", after=len(answers))
+    assert answers[-1] == 201
+
+
 def test_prefect_asks_for_the_password_once(checkout: Checkout, tab: Tab) -> None:
     tab.open(f"http://127.0.0.1:{checkout.ports[1]}/deployments")
     tab.click(PASSWORD_FIELD)
@@ -70,8 +80,7 @@ def test_run_started_by_the_button_completes_and_shows_its_table(
     tab.open(f"http://127.0.0.1:{checkout.ports[1]}/deployments")
     tab.click(REFRESH)
     tab.wait_for_text("flows.refresh.refresh")
-    tab.click_text("Run")
-    tab.click_text("Quick run")
+    press_quick_run(tab)
     tab.click("document.querySelector('a[href*=\"/runs/flow-run/\"]')")
     run = tab.wait("location.pathname.match('/runs/flow-run/(.*)')?.[1]")
     assert checkout.end_state(run)["name"] == "Completed"

@@ -39,11 +39,12 @@ _PLACE = """(async () => {
 
 
 class Tab:
-    """One page. Remembers what it asked of a network and what it complained of."""
+    """One page. Remembers what it asked of a network, what was answered and what it complained of."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket, self._number = socket, 0
         self.requests: list[str] = []
+        self.answers: list[tuple[str, int]] = []
         self.complaints: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network", "DOM"):
             self.call(f"{domain}.enable")
@@ -78,8 +79,17 @@ class Tab:
         end = time.monotonic() + limit_s
         while not (found := self.value(code)):
             seen = self.value("document.body.innerText") or ""
-            assert time.monotonic() < end, f"not within {limit_s} s: {code}; the page says: {seen[:2000]}"
+            said = f"the page says: {seen[:2000]}; the browser complains of: {self.complaints[-5:]}"
+            assert time.monotonic() < end, f"not within {limit_s} s: {code}; {said}"
             time.sleep(0.1)
+        return found
+
+    def wait_for_answer(self, ending: str, after: int = 0) -> list[int]:
+        """Status of each answer from addresses that end so, once there are more than `after`."""
+        end = time.monotonic() + 60
+        while len(found := [status for url, status in self.answers if url.endswith(ending)]) <= after:
+            assert time.monotonic() < end, f"no further answer from {ending}: {self.complaints[-5:]}"
+            self.value("new Promise(done => setTimeout(done, 100))")  # takes in the events that wait
         return found
 
     def wait_for_text(self, text: str, limit_s: float = 60.0) -> None:
@@ -128,6 +138,8 @@ class Tab:
         params, method = message.get("params", {}), message["method"]
         if method in ("Network.requestWillBeSent", "Network.webSocketCreated"):
             self.requests.append(params.get("url") or params["request"]["url"])
+        if method == "Network.responseReceived":
+            self.answers.append((params["response"]["url"], params["response"]["status"]))
         spoken = method == "Runtime.consoleAPICalled" and params["type"] == "error"
         if (method in _COMPLAINTS and params.get("entry", {}).get("level", "error") == "error") or spoken:
             self.complaints.append(json.dumps(params))
