@@ -9,6 +9,7 @@ All rungs get their first seed before any gets its second; the table is printed 
 
 import argparse
 import dataclasses
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,8 @@ from videomar.sampling.tasks import of_seed
 
 KINDS = ("continuation", "image")
 GAIN = "gain_db"
+_OF_WORLDS = re.compile(r"image_(?:long|large)\d+")
+"""Kinds that are made with the first seed of the suite alone."""
 _LIMIT_DB = -0.5
 """How much simulated clips may lose."""
 _TABLE = (
@@ -104,7 +107,7 @@ def climb(chosen: argparse.Namespace) -> None:
     for seed in range(chosen.seeds):
         for rung in rungs:
             note(f"{rung.name}, seed {seed}")
-            work.scores_of(work.own(rung.params, seed), budget, keep_clips=seed == 0)
+            work.by(rung.method).scores_of(work.own(rung.params, seed), budget, keep_clips=seed == 0)
         results = [result_of(work, rung, budget, seed + 1) for rung in rungs]
         figures = figures_of(results)
         table = table_of(figures, results)
@@ -127,7 +130,7 @@ def climb(chosen: argparse.Namespace) -> None:
 
 def result_of(work: LadderWork, rung: Rung, budget: Budget, seeds: int) -> Result:
     """Read what was made of a rung with its first seeds."""
-    tables, facts = [], {}
+    tables, facts, work = [], {}, work.by(rung.method)
     for seed in range(seeds):
         params = work.own(rung.params, seed)
         folders = {
@@ -149,7 +152,13 @@ def renumbered(rows: pd.DataFrame, seed: int, sampled: int) -> pd.DataFrame:
         seed: of the training, from 0.
         sampled: seeds of the suite.
     """
-    names = {of_seed(kind, n): of_seed(kind, seed * sampled + n) for kind in KINDS for n in range(sampled)}
+    once = [kind for kind in rows["kind"].unique() if _OF_WORLDS.fullmatch(kind)]
+    seeds = dict.fromkeys(KINDS, sampled) | dict.fromkeys(once, 1)
+    names = {
+        of_seed(kind, n): of_seed(kind, seed * count + n)
+        for kind, count in seeds.items()
+        for n in range(count)
+    }
     return rows[rows["kind"].isin(names)].assign(kind=rows["kind"].map(names))
 
 
@@ -160,15 +169,15 @@ def figures_of(results: Sequence[Result]) -> list[dict[str, Any]]:
     for result in results:
         rung = result.rung
         figures: dict[str, Any] = {"name": rung.name, "after": rung.after, "changes": rung.changes}
-        figures["figures"] = _as_json(_mean_of(result, place) for place in _places())
+        figures["figures"] = as_json(mean_of(result, place) for place in _places())
         if rung.after is not None:
             below = by_name[rung.after]
-            figures["against"] = _as_json(difference(result, below, place) for place in _places())
-        listed.append({**figures, **_costs(result), "metrics": _suite_means(result)})
+            figures["against"] = as_json(difference(result, below, place) for place in _places())
+        listed.append({**figures, **costs_of(result), "metrics": suite_means(result)})
     return listed
 
 
-def _as_json(figures: Iterable[Figure]) -> dict[str, dict[str, float | int | None]]:
+def as_json(figures: Iterable[Figure]) -> dict[str, dict[str, float | int | None]]:
     """Figures of some clips by name."""
     return {
         each.name: {
@@ -196,7 +205,7 @@ def verdicts(results: Sequence[Result]) -> dict[str, float]:
     found = {}
     for kind in KINDS:
         above, real, simulated = (
-            _mean_of(last, ("real", kind, GAIN)),
+            mean_of(last, ("real", kind, GAIN)),
             difference(last, first, ("real", kind, GAIN)),
             difference(last, first, ("simulated", kind, GAIN)),
         )
@@ -280,14 +289,14 @@ def _places() -> list[tuple[str, str, str]]:
     return [(group, kind, column) for group in GROUPS for kind in KINDS for column in columns]
 
 
-def _mean_of(result: Result, place: tuple[str, str, str]) -> Figure:
+def mean_of(result: Result, place: tuple[str, str, str]) -> Figure:
     """Mean of a figure over clips and seeds; n = 0 if no clip has it."""
     table = by_clip_and_seed(result.rows, *place).dropna(axis="columns", how="all")
     scores = with_shots(table, result.rows)
     return interval(" ".join(place), scores.values, result.rung.params.gate, scores.shots)
 
 
-def _costs(result: Result) -> dict[str, Any]:
+def costs_of(result: Result) -> dict[str, Any]:
     """Steps and weights of a rung, and seconds of its parts: means over the seeds that know them."""
     of_seeds = list(result.facts.values())
     steps = round(sum(each["run"]["steps"] for each in of_seeds) / len(of_seeds))
@@ -299,7 +308,7 @@ def _costs(result: Result) -> dict[str, Any]:
     return {**costs, "folders": {seed: each["scores"]["folder"] for seed, each in result.facts.items()}}
 
 
-def _suite_means(result: Result) -> dict[str, float]:
+def suite_means(result: Result) -> dict[str, float]:
     """The suite's metrics, ceilings and baselines among them: means over seeds, without their intervals."""
     table = pd.DataFrame([each["scores"] for each in result.facts.values()])
     kept = [name for name in table if str(name).startswith(tuple(f"{short}_" for short in GROUPS.values()))]

@@ -8,6 +8,7 @@ run side by side, with other rungs each, one waits for what both need.
                              made.json        seconds and figures; written last
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -26,6 +27,7 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
+from benchmarks.methods import METHODS, ORDINARY
 from videomar import checkpoint
 from videomar.checkpoint.transfer import start_sha256
 from videomar.compute.device import choose_device
@@ -44,6 +46,8 @@ from videomar.latents.encode import encode_clips
 from videomar.model.videomar import VideoMAR
 from videomar.provenance.code_hash import CAPTIONS, LATENTS, STAGES, TOKENIZER, TRAINING, code_hash
 from videomar.sampling.sample import sample_held_out
+from videomar.tracking.runs import RUN_FILE, open_run
+from videomar.training.launch import Recorder, recorded
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 
@@ -77,6 +81,10 @@ class LadderWork:
     """Kept clips of these videos by `ledger_params`; others are curated here."""
     ledger_params: Params
     threads: int
+    method: str = ""
+    """How models learn and sample other than the product does, see `METHODS`."""
+    tracked: bool = False
+    """Whether each training is a run in MLflow."""
     code: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     """Hashes of the code, read once: files that change later are not the ones that are running."""
 
@@ -84,6 +92,15 @@ class LadderWork:
         self.root.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(self.threads)
         self.code = {kind: [code_hash(roots) for roots in each] for kind, each in _CODE.items()}
+
+    def by(self, method: str) -> "LadderWork":
+        """Return the same folders for models that learn and sample by a method."""
+        return dataclasses.replace(self, method=method)
+
+    @property
+    def learns_otherwise(self) -> bool:
+        """Whether the method changes the training, and not sampling alone."""
+        return METHODS.get(self.method, ORDINARY).learns
 
     def own(self, params: Params, seed: int) -> Params:
         """Parameters of a rung for one seed, with the threads of this ladder."""
@@ -140,7 +157,9 @@ class LadderWork:
         name = params.train.start_from
         start = None if name is None else str(starts.get(str(name), name))
         own = dataclasses.replace(params.train, start_from=start)
+        method = METHODS.get(self.method, ORDINARY)
         basis = [latents.name, None if start is None else start_sha256(Path(start))]
+        basis += [self.method] if self.learns_otherwise else []
         if budget.seconds is not None:
             pace = self._pace_of(params, own, latents, basis)
             own = with_seconds(own, pace, budget.seconds)
@@ -153,7 +172,9 @@ class LadderWork:
             data = read_splits(latents / "latents", params)
             device = choose_device(own.device, "resources.train.device")
             shape = shape_of(data.train, params)
-            figures = train(shape, data, own, folder / "run", Worker(device=device), None)
+            worker = Worker(device=device)
+            with method.applied(), self._tracked(folder, params) as tracker:
+                figures = train(shape, data, own, folder / "run", worker, tracker)
             steps = [stage.steps for stage in own.curriculum]
             weights = sum(weight.numel() for weight in shape.build().parameters())
             return {**figures, "weights": weights, "steps": sum(steps), "stages": steps}
@@ -168,9 +189,12 @@ class LadderWork:
             weights = checkpoint.latest(run / "run")
             if weights is None:
                 raise DataError(f"{run}: got no checkpoint, expected one; delete the folder and run again")
-            return self._score(folder, weights, params, keep_clips)
+            with method.applied():
+                return self._score(folder, weights, params, keep_clips)
 
-        return self._made("scores", params, _SCORED, [run.name], make)
+        method = METHODS.get(self.method, ORDINARY)
+        basis = [run.name] if self.learns_otherwise or not self.method else [run.name, self.method]
+        return self._made("scores", params, _SCORED, basis, make)
 
     def scores_with(self, model: Path, params: Params, named: Path | None = None) -> Path:
         """Folder of the scores of held-out clips from a checkpoint that no rung has trained.
@@ -200,6 +224,22 @@ class LadderWork:
             (folder / "generated.parquet").unlink()
         return {**figures, "sampling_seconds": sampled["sampling_seconds"]}
 
+    @contextlib.contextmanager
+    def _tracked(self, folder: Path, params: Params) -> Iterator[Recorder | None]:
+        """What records a training in MLflow: the same run after a restart."""
+        if not self.tracked:
+            yield None
+            return
+        sections, free = recorded(params)
+        tags = {**free, "mlflow.runName": f"{folder.name} {self.method}".strip(), "benchmark": self.root.name}
+        run = open_run(folder / RUN_FILE, sections, tags)
+        try:
+            yield Recorder(run, None)
+        except BaseException:
+            run.finish("FAILED")
+            raise
+        run.finish()
+
     def _encode(self, videos: Sequence[Video], tokenizer: Path, params: Params) -> Iterator[list[Encoded]]:
         """Encode videos on threads of this process, each with a tokenizer of its own."""
 
@@ -228,7 +268,7 @@ class LadderWork:
             short = dataclasses.replace(own, curriculum=stages, log_every=_PROBE_EVERY, spike_factor=0)
             device = choose_device(own.device, "resources.train.device")
             clock = PaceClock(time.process_time if device.type == "cpu" else time.perf_counter)
-            with tempfile.TemporaryDirectory(dir=folder) as out:
+            with tempfile.TemporaryDirectory(dir=folder) as out, METHODS.get(self.method, ORDINARY).applied():
                 shape, worker = shape_of(data.train, params), Worker(device=device)
                 train(shape, data, short, Path(out) / "run", worker, clock)
             sharers = self.threads if device.type == "cpu" else 1

@@ -34,6 +34,8 @@ class Rung:
     """Its own changes of parameters, by section and key."""
     params: Params
     """All of its parameters."""
+    method: str = ""
+    """What else it does differently, see `methods.METHODS`; empty = nothing."""
 
 
 def read_rungs(path: Path, params: Path, chosen: Sequence[str] = ()) -> list[Rung]:
@@ -65,7 +67,7 @@ def read_rungs(path: Path, params: Path, chosen: Sequence[str] = ()) -> list[Run
             raise ParamsError(f"{where}: got a second rung named {name!r}, expected other names")
         if after is not None and after not in found:
             raise ParamsError(f"{where}: after: got {after!r}, expected a rung above it: {', '.join(found)}")
-        of_rungs[name] = _merged(of_rungs[after] if after else base, own, f"{where} ({name})")
+        of_rungs[name] = merged(of_rungs[after] if after else base, own, f"{where} ({name})")
         try:
             found[name] = Rung(name, after, own, with_changes(params, of_rungs[name]))
         except ParamsError as error:
@@ -73,8 +75,12 @@ def read_rungs(path: Path, params: Path, chosen: Sequence[str] = ()) -> list[Run
     return _with_those_below(found, chosen, path)
 
 
-def _merged(below: Mapping[str, Any], own: Any, where: str) -> dict[str, Any]:
-    """Changes by section and key, with a rung's own ones added."""
+def merged(below: Mapping[str, Any], own: Any, where: str) -> dict[str, Any]:
+    """Changes by section and key, with further ones added.
+
+    Raises:
+        ParamsError: they are no values by section and key.
+    """
     if not isinstance(own, dict) or not all(isinstance(keys, dict) for keys in own.values()):
         raise ParamsError(f"{where}: changes: got {own!r}, expected values by section and key")
     return {name: {**below.get(name, {}), **own.get(name, {})} for name in {**below, **own}}

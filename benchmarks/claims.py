@@ -1,0 +1,280 @@
+"""Which of the paper's claims hold here, and which of ours?
+
+`python -m benchmarks.claims --data FOLDER --seeds 3 --seconds 240 --jobs 2` after `make run` in FOLDER; on a
+GPU with `--long --seconds 7200 --jobs 1`. Sides of a claim, benchmarks/claims.yaml, learn the same clips with
+every seed for equal seconds and make the same held-out clips; differences are paired by clip and seed, and
+their intervals draw whole shots and seeds.
+
+Every training is a run in MLflow, and everything is in the folders of the ladder (`ladder_work`), so that a
+benchmark that was killed continues, and `--jobs` processes share the work. These train, and not Ray Tune,
+because two of the methods exist in benchmarks alone. Each seed of all sides is made before any gets its next
+one; after each the figures are stored, and docs/claims.md is written from them.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.claims_file import GAIN, Claim, Place, Statement, read_claims
+from benchmarks.claims_page import write_page
+from benchmarks.ladder import Result, as_json, costs_of, difference, mean_of, result_of, suite_means
+from benchmarks.ladder_work import Budget, LadderWork, note
+from benchmarks.record import RESULTS, ROOT, write_result
+from benchmarks.rungs import Rung
+from videomar.config import Params, load_params
+from videomar.config.layout import Layout
+from videomar.config.section import fixed_keys
+from videomar.errors import DataError, VideomarError
+from videomar.evaluation.bootstrap import Figure
+from videomar.evaluation.generated import GROUPS, psnr_by_frame, read_generated, repeat_last, truth_kind
+from videomar.evaluation.metrics.bodies import bodies_lost
+from videomar.files import write_json
+
+HOLDS, FAILS, OPEN, MIXED = "holds", "does not hold", "too close to call", "differs by clips"
+_ALSO = (
+    *((group, kind, metric) for group in ("simulated", "real") for kind in ("continuation", "image")
+      for metric in (GAIN, "vgg", "motion_retained")),
+    *(("simulated", kind, metric) for kind in ("image_long33", "image_long65", "image_large48") for metric in (GAIN, "bodies_lost", "jumps")),
+)  # fmt: skip
+"""Places whose means are stored for each side."""
+_LONG, _EVERY, _DRIFT = "image_long", 4, "drift.json"
+_TRAINED_BY = ("ingest", "curate", "tokenizer", "text", "encode", "model", "train")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What is made, and how."""
+
+    work: LadderWork
+    claims: Sequence[Claim]
+    budget: Budget
+    jobs: int
+
+    @property
+    def sides(self) -> list[Rung]:
+        """Sides of all claims; one that several share is in it several times, and made once."""
+        return [side for claim in self.claims for side in claim.sides.values()]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make what is missing, judge all statements, and write results and page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.claims")
+    parser.add_argument("--claims", type=Path, default=ROOT / "benchmarks/claims.yaml")
+    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="claims; default: all")
+    parser.add_argument("--long", action="store_true", help="with the sides that need a GPU")
+    parser.add_argument("--data", type=Path, default=ROOT, help="pipeline folder with a finished run")
+    parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="what the sides change")
+    parser.add_argument("--seeds", type=int, default=3, help="of training")
+    parser.add_argument("--seconds", type=float, default=240.0, help="of each training on an idle machine")
+    parser.add_argument("--steps", type=int, help="of each training, instead of seconds")
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--work", type=Path, default=Path(".local/claims"))
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/claims.md")
+    parser.add_argument("--page-only", action="store_true", help="write the page from stored results")
+    chosen = parser.parse_args(arguments)
+    for name in ("seeds", "seconds", "steps", "threads", "jobs"):
+        if (value := getattr(chosen, name)) is not None and value <= 0:
+            parser.error(f"--{name}: got {value}, expected a number above 0")
+    try:
+        if chosen.page_only:
+            write_page(json.loads((chosen.results / "claims.json").read_text("utf-8")), chosen.page)
+        else:
+            make_all(plan_of(chosen), chosen.seeds, chosen.results, chosen.page)
+    except VideomarError as error:
+        note(str(error))
+        return 1
+    except OSError as error:
+        note(f"{error.filename or chosen.work}: {error.strerror or error}; fix that and run again")
+        return 1
+    return 0
+
+
+def plan_of(chosen: argparse.Namespace) -> Plan:
+    """Return what the command line asks for.
+
+    Raises:
+        VideomarError: the folder has no finished run, or a claim is wrong.
+    """
+    data = Layout(chosen.data.resolve())
+    for path in (data.raw, data.ledger, data.tokenizer):
+        if not path.exists():
+            raise DataError(f"{path}: got nothing, expected that of a finished run; `make run` there")
+    theirs = load_params(data.params, chosen.params)
+    # Of clips of all sizes: a tokenizer for each would be another difference.
+    common = {"tokenizer": {"pretrained": str(data.tokenizer)}}
+    claims = read_claims(chosen.claims, chosen.params, common, chosen.only, chosen.long)
+    work = LadderWork(chosen.work.resolve(), data.raw, data.ledger, theirs, chosen.threads, tracked=True)
+    budget = Budget(steps=chosen.steps) if chosen.steps else Budget(seconds=chosen.seconds)
+    return Plan(work, claims, budget, chosen.jobs)
+
+
+def make_all(plan: Plan, seeds: int, results: Path, page: Path) -> None:
+    """Make all sides with every seed; after each seed store the figures and write the page."""
+    began = time.monotonic()
+    for seed in range(seeds):
+        note(f"seed {seed}: {len(plan.sides)} sides")
+        # All trainings first: a process that waits for another's would do nothing meanwhile.
+        once = {trained_by(side, plan.work): side for side in plan.sides}
+        spread(plan, make_run, [(side, seed) for side in once.values()])
+        spread(plan, make_scores, [(side, seed) for side in plan.sides])
+        figures = {
+            "seeds": seed + 1,
+            "seeds_planned": seeds,
+            "jobs": plan.jobs,
+            "threads": plan.work.threads,
+            **plan.budget._asdict(),
+            "seconds_now": round(time.monotonic() - began, 1),
+            "claims": [judged(plan, claim, seed + 1) for claim in plan.claims],
+        }
+        result = write_result("claims", figures, counts_of(figures["claims"]), folder=results)
+        write_page(result, page)
+
+
+def trained_by(side: Rung, work: LadderWork) -> str:
+    """Return what a side's training depends on, as a key: sides with the same key share it."""
+    params = work.own(side.params, 0)
+    sections = {name: fixed_keys(getattr(params, name)) for name in _TRAINED_BY}
+    method = side.method if work.by(side.method).learns_otherwise else ""
+    return json.dumps([method, sections], sort_keys=True)
+
+
+def spread(plan: Plan, make: Callable[..., None], parts: Iterable[tuple[Rung, int]]) -> None:
+    """Make parts in several processes.
+
+    Raises:
+        VideomarError: of the first that failed; parts that are being made are finished.
+    """
+    with ProcessPoolExecutor(plan.jobs, get_context("spawn")) as pool:
+        made = [
+            pool.submit(make, plan.work.by(side.method), side.params, seed, plan.budget)
+            for side, seed in parts
+        ]
+        try:
+            for part in as_completed(made):
+                part.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def make_run(work: LadderWork, params: Params, seed: int, budget: Budget) -> None:
+    """Train one side with one seed."""
+    torch.set_num_threads(work.threads)
+    work.run_of(work.own(params, seed), budget)
+
+
+def make_scores(work: LadderWork, params: Params, seed: int, budget: Budget) -> None:
+    """Generate and score the clips of one side and seed."""
+    torch.set_num_threads(work.threads)
+    folder = work.scores_of(work.own(params, seed), budget, keep_clips=True)
+    clips = folder / "generated.parquet"
+    if clips.is_file():  # a killed process may have left it
+        write_json(folder / _DRIFT, drift_of(clips))
+        clips.unlink()
+
+
+def drift_of(clips: Path) -> list[dict[str, float]]:
+    """Follow the long clips of generated.parquet: what is left after so many frames.
+
+    `gain_db` is over repeating the picture, in the frames since the row before; `lost` the share of bodies.
+    """
+    pairs = [(kinds[_LONG], kinds[truth_kind(_LONG)]) for kinds in read_generated(clips) if _LONG in kinds]
+    rows = []
+    for end in range(2 * _EVERY + 1, len(pairs[0][0].frames) + 1 if pairs else 0, _EVERY):
+        gains, lost = [], []
+        for clip, truth in pairs:
+            last = slice(end - _EVERY, end)
+            repeated = repeat_last(truth.frames, clip.context_frames)
+            own, other = (psnr_by_frame(each[last], truth.frames[last]) for each in (clip.frames, repeated))
+            gains.append(float((own - other).mean()))
+            lost.append(bodies_lost(clip.frames[:end], truth.frames[:end], clip.fps))
+        rows.append({"frames": end, "gain_db": statistics.mean(gains), "lost": statistics.mean(lost)})
+    return rows
+
+
+def judged(plan: Plan, claim: Claim, seeds: int) -> dict[str, Any]:
+    """Figures of a claim as JSON: of its sides, and of each statement with its verdict."""
+    results = {name: result_of(plan.work, side, plan.budget, seeds) for name, side in claim.sides.items()}
+    return {
+        "name": claim.name,
+        "about": claim.about,
+        "sides": {name: side_figures(result) for name, result in results.items()},
+        "drift": {name: _mean_drift(plan.work, result) for name, result in results.items() if claim.drift},
+        "statements": [statement_figures(statement, results) for statement in claim.statements],
+        "left_out": list(claim.left_out),
+    }
+
+
+def _mean_drift(work: LadderWork, result: Result) -> list[dict[str, float]]:
+    """What is left of long clips by frames, means over the seeds."""
+    folders = [work.root / facts["scores"]["folder"] for facts in result.facts.values()]
+    seeds = [json.loads((folder / _DRIFT).read_text("utf-8")) for folder in folders]
+    return [
+        {name: round(statistics.mean(row[name] for row in rows), 4) for name in rows[0]}
+        for rows in zip(*seeds, strict=True)
+    ]
+
+
+def side_figures(result: Result) -> dict[str, Any]:
+    """Steps, seconds and means of a side."""
+    sampled = [facts["scores"]["sampling_seconds"] for facts in result.facts.values()]
+    return {
+        "changes": result.rung.changes,
+        "method": result.rung.method,
+        "figures": as_json(mean_of(result, place) for place in _ALSO),
+        **costs_of(result),
+        "sampling_s": round(sum(sampled) / len(sampled), 1),
+        "diversity": {
+            group: suite_means(result).get(f"{short}_diversity") for group, short in GROUPS.items()
+        },
+    }
+
+
+def statement_figures(statement: Statement, results: Mapping[str, Result]) -> dict[str, Any]:
+    """How much better a side is, in each place that decides, and the verdict."""
+    found = [_lead(statement, results, place) for place in statement.decided_by]
+    return {
+        "says": statement.says,
+        "better": statement.better,
+        "than": statement.than,
+        "lead": as_json(found),
+        "verdict": verdict([figure for figure in found if figure.n]),
+    }
+
+
+def _lead(statement: Statement, results: Mapping[str, Result], place: Place) -> Figure:
+    """How much better a side is than the other, or than repeating the picture."""
+    better = results[statement.better]
+    if statement.than is None:
+        return mean_of(better, place)
+    return difference(better, results[statement.than], place)
+
+
+def verdict(found: Sequence[Figure]) -> str:
+    """Judge by 95 % intervals: above 0 somewhere and below nowhere = holds."""
+    above, below = any(figure.low > 0 for figure in found), any(figure.high < 0 for figure in found)
+    if above and below:
+        return MIXED
+    return HOLDS if above else FAILS if below else OPEN
+
+
+def counts_of(claims: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return how many statements got each verdict."""
+    verdicts = [statement["verdict"] for claim in claims for statement in claim["statements"]]
+    return {name.replace(" ", "_"): float(verdicts.count(name)) for name in (HOLDS, FAILS, MIXED, OPEN)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

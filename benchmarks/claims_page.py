@@ -1,0 +1,187 @@
+"""docs/claims.md and its pictures, from stored figures of `benchmarks.claims`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videomar.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PICTURES = "images"
+"""Folder beside the page."""
+_HEAD = """# Which claims hold?
+
+The ideas of [VideoMAR](https://arxiv.org/abs/2506.14168), and ours, each tested against its alternative: the same clips, the
+same seconds of training, {seeds} seeds, the same held-out clips. A figure is how much better the first side is, paired by
+clip and seed, with the 95 % interval over whole shots and seeds. **Holds** = the interval is above 0 for a kind of clips
+that decides, and below 0 for none; **does not hold** = the other way round; **too close to call** = every interval
+contains 0. With several kinds of clips an interval beside 0 comes about by chance now and then, so what is small
+here should be tested again before anybody builds on it.
+
+Models are small (0.9 M weights, 32 px) and trained for {budget} each on one core: what holds here need not at
+another size, and what needs long training does not show. `python -m benchmarks.claims --data . {options}` repeats this (every training is
+a run in MLflow, and a benchmark that was killed continues); `--long --seconds 7200` on a GPU adds the sides that are
+listed as not tested. Measured at commit {commit} on {date}, load {load}, {machine}.
+"""
+_KINDS = {
+    "continuation": "continued",
+    "image": "from a picture",
+    "image_long33": "33 frames",
+    "image_long65": "65 frames",
+    "image_large48": "48 px",
+    "image_large64": "64 px",
+    "image_large32": "twice as wide",
+}
+_SIDE_COLUMNS = {
+    "simulated, continued": "simulated continuation gain_db",
+    "simulated, from a picture": "simulated image gain_db",
+    "real, continued": "real continuation gain_db",
+    "real, from a picture": "real image gain_db",
+    "real, VGG distance": "real continuation vgg",
+    "real, motion kept": "real continuation motion_retained",
+    "65 frames": "simulated image_long65 gain_db",
+    "bodies lost": "simulated image_long65 bodies_lost",
+    "jumps": "simulated image_long65 jumps",
+}
+_COSTS = {"steps": "steps", "weights": "weights", "sampling, s": "sampling_s"}
+
+
+def write_page(result: Mapping[str, Any], page: Path) -> None:
+    """Write the page and the pictures that it shows."""
+    folder = page.parent / PICTURES
+    folder.mkdir(parents=True, exist_ok=True)
+    for claim in result["figures"]["claims"]:
+        _draw(claim, folder / picture_name(claim))
+    with atomic_write(page) as draft:
+        draft.write_text(page_of(result), encoding="utf-8")
+
+
+def picture_name(claim: Mapping[str, Any]) -> str:
+    """Name of the picture of a claim."""
+    return f"claims_{claim['name'].replace(' ', '_').replace('-', '_')}.webp"
+
+
+def page_of(result: Mapping[str, Any]) -> str:
+    """Return the page in Markdown."""
+    figures = result["figures"]
+    seconds, steps = figures["seconds"], figures["steps"]
+    budget = f"{steps} steps" if steps else f"{seconds:g} s"
+    length = f"--steps {steps}" if steps else f"--seconds {seconds:g}"
+    lines = [
+        _HEAD.format(
+            seeds=figures["seeds"],
+            budget=budget,
+            options=f"--seeds {figures['seeds_planned']} {length} --jobs {figures['jobs']}",
+            commit=result["commit"][:8],
+            date=result["date"],
+            load=", ".join(f"{value:.1f}" for value in result["load"]),
+            machine=f"{result['cores']} cores of {result['machine']}",
+        ),
+        "| statement | verdict |",
+        "|---|---|",
+        *(
+            f"| {statement['says']} | **{statement['verdict']}** |"
+            for claim in figures["claims"]
+            for statement in claim["statements"]
+        ),
+    ]
+    for claim in figures["claims"]:
+        lines += ["", *_section(claim)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(claim: Mapping[str, Any]) -> Iterator[str]:
+    yield f"## {claim['name'].capitalize()}"
+    yield ""
+    yield claim["about"]
+    yield ""
+    yield f"![{claim['name']}: intervals of the differences]({PICTURES}/{picture_name(claim)})"
+    yield ""
+    yield "| statement | how much better | verdict |"
+    yield "|---|---|---|"
+    for statement in claim["statements"]:
+        leads = "<br>".join(_lead(name, each) for name, each in statement["lead"].items())
+        yield f"| {statement['says']} | {leads} | {statement['verdict']} |"
+    yield from (f"| {says} | | not tested here |" for says in claim["left_out"])
+    yield ""
+    yield from _sides(claim["sides"])
+
+
+def _sides(sides: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A row for each side: means over clips and seeds, and costs."""
+    shown = [
+        (head, name)
+        for head, name in _SIDE_COLUMNS.items()
+        if any(name in side["figures"] for side in sides.values())
+    ]
+    diverse = all(side["diversity"]["simulated"] is not None for side in sides.values())
+    heads = [*(head for head, _ in shown), *(["diversity"] if diverse else []), *_COSTS]
+    yield f"| side | {' | '.join(heads)} |"
+    yield "|---" * (len(heads) + 1) + "|"
+    for name, side in sides.items():
+        cells = [_value(side["figures"].get(key), key) for _, key in shown]
+        cells += [f"{side['diversity']['simulated']:.3f}"] if diverse else []
+        cells += [f"{side[key]:,}" for key in _COSTS.values()]
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _value(figure: Mapping[str, Any] | None, key: str) -> str:
+    if figure is None:
+        return ""
+    return f"{figure['value']:+.2f} dB" if key.endswith("gain_db") else f"{figure['value']:.2f}"
+
+
+def _lead(name: str, figure: Mapping[str, Any]) -> str:
+    value, low, high = (figure[key] for key in ("value", "low", "high"))
+    return f"{place_words(name)} {value:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def place_words(name: str) -> str:
+    """Words for `GROUP KIND METRIC`; fewer lost bodies are better, so their figure counts those kept."""
+    group, kind, metric = name.split()
+    unit = {"gain_db": "dB", "bodies_lost": "bodies kept"}.get(metric, metric)
+    return f"{group}, {_KINDS.get(kind, kind)}, {unit}"
+
+
+def _draw(claim: Mapping[str, Any], path: Path) -> None:
+    """Intervals of all statements; beside them long clips frame by frame, where they are followed."""
+    from matplotlib.figure import Figure
+
+    rows = sum(len(statement["lead"]) for statement in claim["statements"])
+    drift = {name: points for name, points in claim["drift"].items() if points}
+    width = 8.0 if not drift else 13.0
+    picture = Figure(figsize=(width, 1.2 + 0.32 * max(rows, 8)), layout="constrained")
+    axes = picture.subplots(1, 2 if drift else 1, squeeze=False)[0]
+    _draw_intervals(axes[0], claim["statements"])
+    if drift:
+        _draw_drift(axes[1], drift)
+    picture.savefig(path, dpi=80)
+
+
+def _draw_intervals(axes: "Axes", statements: Sequence[Mapping[str, Any]]) -> None:
+    labels, row = [], 0
+    for number, statement in enumerate(statements):
+        for name, figure in statement["lead"].items():
+            ends = [[figure["value"] - figure["low"]], [figure["high"] - figure["value"]]]
+            axes.errorbar(figure["value"], row, xerr=ends, fmt="o", capsize=3, color=f"C{number}")
+            labels.append(
+                f"{statement['says'] if name == next(iter(statement['lead'])) else ''}\n{place_words(name)}"
+            )
+            row += 1
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(row), labels, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("how much better, with 95 % interval")
+
+
+def _draw_drift(axes: "Axes", drift: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    lost = axes.twinx()
+    for number, (name, points) in enumerate(drift.items()):
+        frames = [point["frames"] for point in points]
+        axes.plot(frames, [point["gain_db"] for point in points], color=f"C{number}", label=name)
+        lost.plot(frames, [1 - point["lost"] for point in points], color=f"C{number}", linestyle=":")
+    axes.set(xlabel="frame", ylabel="dB over repeating the picture (lines)")
+    lost.set(ylabel="share of bodies still there (dotted)", ylim=(0, 1.02))
+    axes.legend(fontsize=7)
