@@ -13,6 +13,7 @@ one; after each the figures are stored, and docs/claims.md is written from them.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import statistics
 import sys
@@ -31,6 +32,8 @@ from benchmarks.ladder import Result, as_json, costs_of, difference, mean_of, re
 from benchmarks.ladder_work import Budget, LadderWork, note
 from benchmarks.record import RESULTS, ROOT, write_result
 from benchmarks.rungs import Rung
+from benchmarks.samplers import load_subject
+from benchmarks.sampling import Setting, measure_reveals
 from videomar.config import Params, load_params
 from videomar.config.layout import Layout
 from videomar.config.section import fixed_keys
@@ -41,12 +44,14 @@ from videomar.evaluation.metrics.bodies import bodies_lost
 from videomar.files import write_json
 
 HOLDS, FAILS, OPEN, MIXED = "holds", "does not hold", "too close to call", "differs by clips"
-_ALSO = (
-    *((group, kind, metric) for group in ("simulated", "real") for kind in ("continuation", "image")
-      for metric in (GAIN, "vgg", "motion_retained")),
-    *(("simulated", kind, metric) for kind in ("image_long33", "image_long65", "image_large48") for metric in (GAIN, "bodies_lost", "jumps")),
-)  # fmt: skip
+_ALSO: list[Place] = [
+    *itertools.product(("simulated", "real"), ("continuation", "image"), (GAIN, "vgg", "motion_retained")),
+    *itertools.product(
+        ("simulated",), ("image_long33", "image_long65", "image_large48"), (GAIN, "bodies_lost", "jumps")
+    ),
+]
 """Places whose means are stored for each side."""
+_ROUNDS = 3
 _LONG, _EVERY, _DRIFT = "image_long", 4, "drift.json"
 _TRAINED_BY = ("ingest", "curate", "tokenizer", "text", "encode", "model", "train")
 
@@ -137,9 +142,19 @@ def make_all(plan: Plan, seeds: int, results: Path, page: Path) -> None:
             **plan.budget._asdict(),
             "seconds_now": round(time.monotonic() - began, 1),
             "claims": [judged(plan, claim, seed + 1) for claim in plan.claims],
+            "times": times_of_reveals(),
         }
         result = write_result("claims", figures, counts_of(figures["claims"]), folder=results)
         write_page(result, page)
+
+
+def times_of_reveals() -> list[dict[str, float]]:
+    """Seconds of a clip of the shipped model, by frames and reveals, with a cache and without."""
+    subject = load_subject("shipped", torch.device("cpu"))
+    # The clock of the process: other programs make it wait, but take no time.
+    setting = Setting(subject, _ROUNDS, subject.num_frames, time.process_time)
+    torch.set_num_threads(1)
+    return measure_reveals(setting, (subject.num_frames, 17), (1, 2, 4, 16))
 
 
 def trained_by(side: Rung, work: LadderWork) -> str:

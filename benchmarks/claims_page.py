@@ -13,17 +13,18 @@ PICTURES = "images"
 """Folder beside the page."""
 _HEAD = """# Which claims hold?
 
-The ideas of [VideoMAR](https://arxiv.org/abs/2506.14168), and ours, each tested against its alternative: the same clips, the
-same seconds of training, {seeds} seeds, the same held-out clips. A figure is how much better the first side is, paired by
-clip and seed, with the 95 % interval over whole shots and seeds. **Holds** = the interval is above 0 for a kind of clips
-that decides, and below 0 for none; **does not hold** = the other way round; **too close to call** = every interval
-contains 0. With several kinds of clips an interval beside 0 comes about by chance now and then, so what is small
-here should be tested again before anybody builds on it.
+The ideas of [VideoMAR](https://arxiv.org/abs/2506.14168), and ours, each tested against its alternative: the
+same clips, the same seconds of training, {seeds} seeds, the same held-out clips. A figure is how much better
+the first side is, paired by clip and seed, with the 95 % interval over whole shots and seeds. **Holds** = the
+interval is above 0 for some clips that decide, and below 0 for none; **does not hold** = the other way round;
+**differs by clips** = both; **too close to call** = every interval contains 0. Each statement has up to four
+intervals, so one that lies just beside 0 may be chance: test it again before you build on it.
 
-Models are small (0.9 M weights, 32 px) and trained for {budget} each on one core: what holds here need not at
-another size, and what needs long training does not show. `python -m benchmarks.claims --data . {options}` repeats this (every training is
-a run in MLflow, and a benchmark that was killed continues); `--long --seconds 7200` on a GPU adds the sides that are
-listed as not tested. Measured at commit {commit} on {date}, load {load}, {machine}.
+Models are small (0.9 M weights, 32 px) and trained for {budget} each on one core, a fraction of the default
+run: what holds here need not at another size, and what needs long training does not show.
+`python -m benchmarks.claims --data . {options}` repeats this (every training is a run in MLflow,
+and a benchmark that was killed continues); `--long --seconds 7200` on a GPU adds the sides that are listed as
+not tested. Measured at commit {commit} on {date}, load {load}, {machine}.
 """
 _KINDS = {
     "continuation": "continued",
@@ -34,6 +35,7 @@ _KINDS = {
     "image_large64": "64 px",
     "image_large32": "twice as wide",
 }
+_UNITS = {"gain_db": "dB", "bodies_lost": "share of bodies kept"}
 _SIDE_COLUMNS = {
     "simulated, continued": "simulated continuation gain_db",
     "simulated, from a picture": "simulated image gain_db",
@@ -89,6 +91,7 @@ def page_of(result: Mapping[str, Any]) -> str:
     ]
     for claim in figures["claims"]:
         lines += ["", *_section(claim)]
+    lines += ["", *_times(figures["times"])]
     return "\n".join(lines) + "\n"
 
 
@@ -107,6 +110,24 @@ def _section(claim: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"| {says} | | not tested here |" for says in claim["left_out"])
     yield ""
     yield from _sides(claim["sides"])
+
+
+def _times(rows: Sequence[Mapping[str, float]]) -> Iterator[str]:
+    """What a cache saves, by length and reveals."""
+    yield "## Time"
+    yield ""
+    yield (
+        "One clip of the shipped model in processor seconds of one core, with the cache of finished frames "
+        "and without, where every pass computes all frames so far: the same clip to rounding. Longer clips "
+        "are in the [benchmarks](evidence/benchmarks.md)."
+    )
+    yield ""
+    yield "| latent frames | reveals | cached | without | times |"
+    yield "|---|---|---|---|---|"
+    for row in rows:
+        cached, uncached = row["cached_s"], row["uncached_s"]
+        place = f"{row['latent_frames']} | {row['reveals']}"
+        yield f"| {place} | {cached:.2f} s | {uncached:.2f} s | {uncached / cached:.1f} |"
 
 
 def _sides(sides: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -141,39 +162,42 @@ def _lead(name: str, figure: Mapping[str, Any]) -> str:
 def place_words(name: str) -> str:
     """Words for `GROUP KIND METRIC`; fewer lost bodies are better, so their figure counts those kept."""
     group, kind, metric = name.split()
-    unit = {"gain_db": "dB", "bodies_lost": "bodies kept"}.get(metric, metric)
-    return f"{group}, {_KINDS.get(kind, kind)}, {unit}"
+    return f"{group}, {_KINDS.get(kind, kind)}, {_UNITS.get(metric, metric)}"
 
 
 def _draw(claim: Mapping[str, Any], path: Path) -> None:
-    """Intervals of all statements; beside them long clips frame by frame, where they are followed."""
+    """Intervals of all statements by unit; beside them long clips frame by frame, where they are followed."""
     from matplotlib.figure import Figure
 
-    rows = sum(len(statement["lead"]) for statement in claim["statements"])
+    bars = [
+        (number, statement["says"], name, figure)
+        for number, statement in enumerate(claim["statements"])
+        for name, figure in statement["lead"].items()
+    ]
+    units = list(dict.fromkeys(name.split()[2] for _, _, name, _ in bars))
     drift = {name: points for name, points in claim["drift"].items() if points}
-    width = 8.0 if not drift else 13.0
-    picture = Figure(figsize=(width, 1.2 + 0.32 * max(rows, 8)), layout="constrained")
-    axes = picture.subplots(1, 2 if drift else 1, squeeze=False)[0]
-    _draw_intervals(axes[0], claim["statements"])
+    rows = max(sum(name.endswith(unit) for _, _, name, _ in bars) for unit in units)
+    panels = len(units) + bool(drift)
+    picture = Figure(figsize=(3.0 + 4.0 * panels, 1.2 + 0.32 * max(rows, 8)), layout="constrained")
+    axes = picture.subplots(1, panels, squeeze=False)[0]
+    for place, unit in zip(axes, units, strict=False):
+        _draw_intervals(place, [bar for bar in bars if bar[2].endswith(unit)])
+        place.set_xlabel(f"how much better, {_UNITS.get(unit, unit)}, with 95 % interval")
     if drift:
-        _draw_drift(axes[1], drift)
+        _draw_drift(axes[-1], drift)
     picture.savefig(path, dpi=80)
 
 
-def _draw_intervals(axes: "Axes", statements: Sequence[Mapping[str, Any]]) -> None:
-    labels, row = [], 0
-    for number, statement in enumerate(statements):
-        for name, figure in statement["lead"].items():
-            ends = [[figure["value"] - figure["low"]], [figure["high"] - figure["value"]]]
-            axes.errorbar(figure["value"], row, xerr=ends, fmt="o", capsize=3, color=f"C{number}")
-            labels.append(
-                f"{statement['says'] if name == next(iter(statement['lead'])) else ''}\n{place_words(name)}"
-            )
-            row += 1
+def _draw_intervals(axes: "Axes", bars: Sequence[tuple[int, str, str, Mapping[str, float]]]) -> None:
+    labels = []
+    for row, (number, says, name, figure) in enumerate(bars):
+        ends = [[figure["value"] - figure["low"]], [figure["high"] - figure["value"]]]
+        axes.errorbar(figure["value"], row, xerr=ends, fmt="o", capsize=3, color=f"C{number}")
+        is_first = row == 0 or bars[row - 1][0] != number
+        labels.append(f"{says if is_first else ''}\n{place_words(name)}")
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(row), labels, fontsize=7)
+    axes.set_yticks(range(len(bars)), labels, fontsize=7)
     axes.invert_yaxis()
-    axes.set_xlabel("how much better, with 95 % interval")
 
 
 def _draw_drift(axes: "Axes", drift: Mapping[str, Sequence[Mapping[str, float]]]) -> None:

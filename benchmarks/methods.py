@@ -89,10 +89,14 @@ def _learnt_in_order(causally: bool) -> Callable[..., Frames]:
         """Return the clips in their order, with the hidden tokens that were drawn."""
         if params.history_noise:
             raise DataError(f"train.history_noise: got {params.history_noise}, expected 0 with this method")
-        frames = causal(tokens, hidden.token_mask, grid)
-        return frames if causally else frames._replace(attn_mask=None)
+        return _in_order(tokens, hidden.token_mask, grid, causally)
 
     return draw_frames
+
+
+def _in_order(tokens: Tensor, token_mask: Tensor, grid: tuple[int, int], causally: bool) -> Frames:
+    frames = causal(tokens, token_mask, grid)
+    return frames if causally else frames._replace(attn_mask=None)
 
 
 @torch.no_grad()
@@ -132,7 +136,7 @@ def generate_whole_clips(
             after = hidden_after(step, passes, new * num_tokens, left)
             index = order[:, after:left, None]  # (B, r, 1)
             shape = (num_frames, num_tokens)
-            frames = _learnt_frames(tokens.unflatten(1, shape), hidden.unflatten(1, shape), grid)
+            frames = _in_order(tokens.unflatten(1, shape), hidden.unflatten(1, shape), grid, causally=False)
             vectors = trunk.forward_tokens(frames, conditioning).flatten(1, 2)  # (B, T L, D)
             shown = torch.take_along_dim(vectors, index, 1)
             drawn = _draw(head, shown, noise, sampling)
@@ -141,10 +145,6 @@ def generate_whole_clips(
             left, step = after, step + 1
     made = tokens.clamp(-sampling.clamp, sampling.clamp).unflatten(1, (num_frames, num_tokens))
     yield from (unpatchify(made[:, frame, None], patch_size, grid) for frame in range(given, num_frames))
-
-
-def _learnt_frames(tokens: Tensor, hidden: Tensor, grid: tuple[int, int]) -> Frames:
-    return causal(tokens, hidden, grid)._replace(attn_mask=None)
 
 
 def _draw(head: DiffusionHead, shown: Tensor, noise: RowNoise, sampling: SampleParams) -> Tensor:

@@ -108,6 +108,8 @@ class Sampler:
     """Whether passes and head steps are recorded and replayed; on a CPU they never are."""
     batched: bool = True
     """Whether the clips of a batch are generated together, and not one after the other."""
+    least_rows: int = 0
+    """Rows that a smaller batch is padded to, where that is more than ours needs."""
 
     def frames(self, model: VideoMAR, inputs: Inputs, num_frames: int) -> Iterator[Tensor]:
         """Yield new latent frames (B, C, 1, H, W); clip by clip, (1, C, 1, H, W), if it does not batch."""
@@ -129,9 +131,14 @@ class Sampler:
                 changes.enter_context(mock.patch.object(Trunk, "encode_text", each_pass))
             if not self.cached:
                 changes.enter_context(mock.patch.object(generation, "_Session", _UncachedSession))
+            if self.least_rows:
+                changes.enter_context(mock.patch.object(generation, "smallest_batch", self._least_rows))
             if not self.recorded:
                 changes.enter_context(without_recordings())
             yield
+
+    def _least_rows(self, _device: torch.device) -> int:
+        return self.least_rows
 
 
 class _UncachedSession(generation._Session):

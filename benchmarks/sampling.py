@@ -5,9 +5,9 @@ torch, numpy, einops and safetensors; `--data CHECKOUT` of a finished run adds t
 `--short` shows within two minutes of a core that it runs; its clips are shorter, and its figures say little.
 
 Speed: our sampler and the paper's on the same weights, with the same cache, batches and recorded kernels, by
-turns. Ablation: ours with one thing taken back at a time, and the paper's with one thing more of ours at a
-time. Length: clips far longer than trained, with a cache, without, and with a window; seconds beside
-operations by formula. Quality: benchmarks/sampling_quality.py.
+turns. Latency: one clip, and one that is padded to 16 rows. Ablation: ours with one thing taken back at a
+time, and the paper's with one thing more of ours at a time. Length: clips far longer than trained, with a
+cache, without, and with a window; seconds beside operations by formula. Quality: sampling_quality.py.
 
 With one thread of a CPU the clock is that of the process: other programs make it wait, but take no time.
 """
@@ -44,9 +44,11 @@ from videomar.model.kv_cache import KVCache
 from videomar.sampling.tasks import window_of
 from videomar.training.throughput import wait_for
 
-PARTS = ("speed", "ablation", "length", "quality")
+PARTS = ("speed", "latency", "ablation", "length", "quality")
 LENGTHS = (5, 9, 17, 33, 65)
 OURS, PAPER = "ours", "paper"
+_PADDED_ROWS = 16
+"""To which batches were padded before a clip's bits were the same without."""
 _SHORT_FRAMES = 3
 _SAME = 1e-3
 """Largest difference that is rounding, in standard deviations of a clip, float32."""
@@ -137,6 +139,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _measure(part: str, setting: Setting, options: argparse.Namespace) -> tuple[Figures, Ratios]:
     if part == "speed":
         return measure_speed(setting, options.batches)
+    if part == "latency":
+        return measure_latency(setting)
     if part == "ablation":
         return measure_ablation(setting, max(options.batches)), {}
     if part == "length":
@@ -160,6 +164,15 @@ def measure_speed(setting: Setting, batches: Sequence[int]) -> tuple[Figures, Ra
         for ratio, key in (("speedup", "clip_s"), ("first_frame_speedup", "first_frame_s")):
             ratios[f"{ratio}_batch_{batch}"] = rows[PAPER][key] / rows[OURS][key]
     return figures, ratios
+
+
+def measure_latency(setting: Setting) -> tuple[Figures, Ratios]:
+    """Seconds until one clip is there, and what it would take padded to 16 rows."""
+    ours = our_sampler(setting.subject)
+    samplers = {OURS: ours, "padded": dataclasses.replace(ours, least_rows=_PADDED_ROWS)}
+    runs = take_turns(setting, samplers, 1, setting.num_frames)
+    rows: Figures = {name: _row(setting, samplers[name], found, 1) for name, found in runs.items()}
+    return rows, {"latency_over_16_rows": rows["padded"]["clip_s"] / rows[OURS]["clip_s"]}
 
 
 def measure_ablation(setting: Setting, batch: int) -> Figures:
@@ -200,6 +213,37 @@ def measure_length(setting: Setting, lengths: Sequence[int]) -> tuple[Figures, R
     if "early_over_late_frame" in last["bounded"]:
         ratios["bounded_early_over_late_frame"] = last["bounded"]["early_over_late_frame"]
     return figures, ratios
+
+
+def measure_reveals(setting: Setting, lengths: Sequence[int], reveals: Sequence[int]) -> list[Figures]:
+    """Seconds of one clip by its latent frames and the reveals of each, with a cache and without."""
+    ours, rows = our_sampler(setting.subject), []
+    for num_frames in lengths:
+        ways = {
+            (number, cached): dataclasses.replace(
+                ours,
+                sampling=dataclasses.replace(ours.sampling, num_unmask_steps=number, window_frames=0),
+                cached=cached,
+            )
+            for number in reveals
+            for cached in (True, False)
+        }
+        samplers = {f"{number} {cached}": sampler for (number, cached), sampler in ways.items()}
+        runs = take_turns(setting, samplers, 1, num_frames)
+        for number in reveals:
+            cached, uncached = (
+                statistics.median(run.ready_s[-1] for run in runs[f"{number} {kept}"])
+                for kept in (True, False)
+            )
+            rows.append(
+                {
+                    "latent_frames": num_frames,
+                    "reveals": number,
+                    "cached_s": round(cached, 4),
+                    "uncached_s": round(uncached, 4),
+                }
+            )
+    return rows
 
 
 def long_samplers(subject: Subject, num_frames: int) -> dict[str, Sampler]:

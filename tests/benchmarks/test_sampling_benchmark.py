@@ -125,6 +125,7 @@ def test_all_parts_run_and_write_their_ratios(subject, tmp_path, monkeypatch, ca
         "speedup_batch_2",
         "first_frame_speedup_batch_1",
         "first_frame_speedup_batch_2",
+        "latency_over_16_rows",
         "cache_speedup_17",
         "bounded_early_over_late_frame",
     }
@@ -142,6 +143,12 @@ def test_all_parts_run_and_write_their_ratios(subject, tmp_path, monkeypatch, ca
     assert growth["uncached"]["by_operations"] > growth["cached"]["by_operations"] > 1
     assert growth["bounded"]["by_operations"] < growth["cached"]["by_operations"]
     assert "| ours, without recorded kernels | no difference |" in sampling.table(figures)
+
+
+def test_clip_that_is_padded_to_sixteen_rows_is_the_same(subject):
+    ours = samplers.our_sampler(subject)
+    clips = [clips_of(subject, dataclasses.replace(ours, least_rows=rows), batch=1) for rows in (0, 16)]
+    assert torch.equal(*clips)
 
 
 def test_quality_without_a_finished_run_is_refused(capsys):
