@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import re
 import statistics
 import sys
 import time
@@ -144,7 +145,7 @@ def make_all(plan: Plan, seeds: int, results: Path, page: Path) -> None:
             "claims": [judged(plan, claim, seed + 1) for claim in plan.claims],
             "times": times_of_reveals(),
         }
-        result = write_result("claims", figures, counts_of(figures["claims"]), folder=results)
+        result = write_result("claims", figures, effects_of(figures["claims"]), folder=results)
         write_page(result, page)
 
 
@@ -285,10 +286,16 @@ def verdict(found: Sequence[Figure]) -> str:
     return HOLDS if above else FAILS if below else OPEN
 
 
-def counts_of(claims: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return how many statements got each verdict."""
-    verdicts = [statement["verdict"] for claim in claims for statement in claim["statements"]]
-    return {name.replace(" ", "_"): float(verdicts.count(name)) for name in (HOLDS, FAILS, MIXED, OPEN)}
+def effects_of(claims: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the effect of each statement: decibels that a side is better, the mean of what decides."""
+    effects = {}
+    for claim in claims:
+        for statement in claim["statements"]:
+            gains = [each["value"] for name, each in statement["lead"].items() if name.endswith(GAIN)]
+            name = re.sub(r"\W+", "_", f"{claim['name']} {statement['says']}").strip("_").lower()
+            if gains:
+                effects[name] = round(statistics.mean(gains), 4)
+    return effects
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import yaml
 from benchmarks.overhead_table import estimated, rows_of, setup_s, share_of, table_of
 from benchmarks.record import RESULTS, ROOT, write_result
 
-HELP_S, SHARE, DVC_TIMES = 0.5, 0.10, 2.0
+HELP_S = 0.5
 """Bounds: seconds of `videomar --help`, overhead in a whole run, times of `dvc status` for `dvc repro`."""
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "true", "PYTHONUTF8": "1"}
 _RAY = """
@@ -127,12 +127,15 @@ def cpu_of_children_s() -> float:
 
 
 def ratios_of(figures: Mapping[str, float], share: float | None) -> dict[str, float]:
-    """The bounds over what was measured: above 1 = within the bound."""
+    """What is bounded: `--help` in half a second, a run with nothing to do in twice `dvc status`, and overhead.
+
+    `help_within_half_second` is the bound over what was measured; the others are what was measured.
+    """
     ratios = {"help_within_half_second": HELP_S / figures["help_s"]}
     if "dvc_repro_s" in figures:
-        ratios["dvc_repro_vs_status"] = DVC_TIMES * figures["dvc_status_s"] / figures["dvc_repro_s"]
+        ratios["noop_vs_dvc_status"] = figures["dvc_repro_s"] / figures["dvc_status_s"]
     if share is not None:
-        ratios["overhead_within_a_tenth"] = SHARE / share
+        ratios["overhead_share"] = share
     return {name: round(value, 3) for name, value in ratios.items()}
 
 

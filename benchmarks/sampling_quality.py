@@ -109,7 +109,7 @@ def measure_quality(judge: Judge) -> tuple[dict[str, Any], dict[str, float]]:
         figures[f"ours_over_{name}"] = {figure.name: _as_json(figure) for figure in found}
         figures[f"may_be_worse_than_{name}"] = [figure.name for figure in found if not _not_worse(figure)]
         holds += [_not_worse(figure) for figure in found]
-    return figures, {"quality_not_worse": float(bool(holds) and all(holds))}
+    return figures, {"quality_noninferior": float(bool(holds) and all(holds))}
 
 
 def measure_drift(judge: Judge) -> dict[str, Any]:
