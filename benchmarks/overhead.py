@@ -127,7 +127,7 @@ def cpu_of_children_s() -> float:
 
 
 def ratios_of(figures: Mapping[str, float], share: float | None) -> dict[str, float]:
-    """What is bounded: `--help` in half a second, a run with nothing to do in twice `dvc status`, and overhead.
+    """What is bounded: `--help` in half a second, a run without work in twice `dvc status`, and overhead.
 
     `help_within_half_second` is the bound over what was measured; the others are what was measured.
     """
