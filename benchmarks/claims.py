@@ -6,9 +6,9 @@ every seed for equal seconds and make the same held-out clips; differences are p
 their intervals draw whole shots and seeds.
 
 Every training is a run in MLflow, and everything is in the folders of the ladder (`ladder_work`), so that a
-benchmark that was killed continues, and `--jobs` processes share the work. These train, and not Ray Tune,
-because two of the methods exist in benchmarks alone. Each seed of all sides is made before any gets its next
-one; after each the figures are stored, and docs/claims.md is written from them.
+benchmark that was killed continues, and `--jobs` processes share the work. They take the place of Ray Tune,
+whose workers would not know the two methods that exist in benchmarks alone. Each seed of all sides is made
+before any gets its next one; after each the figures are stored, and docs/claims.md is written from them.
 """
 
 import argparse
@@ -29,22 +29,24 @@ import torch
 
 from benchmarks.claims_file import GAIN, Claim, Place, Statement, read_claims
 from benchmarks.claims_page import write_page
+from benchmarks.drift import Drift, mean_drift
 from benchmarks.ladder import Result, as_json, costs_of, difference, mean_of, result_of, suite_means
 from benchmarks.ladder_work import Budget, LadderWork, note
+from benchmarks.methods import METHODS
 from benchmarks.record import RESULTS, ROOT, write_result
 from benchmarks.rungs import Rung
 from benchmarks.samplers import load_subject
 from benchmarks.sampling import Setting, measure_reveals
+from videomar.compute.device import choose_device
 from videomar.config import Params, load_params
 from videomar.config.layout import Layout
 from videomar.config.section import fixed_keys
 from videomar.errors import DataError, VideomarError
 from videomar.evaluation.bootstrap import Figure
-from videomar.evaluation.generated import GROUPS, psnr_by_frame, read_generated, repeat_last, truth_kind
-from videomar.evaluation.metrics.bodies import bodies_lost
-from videomar.files import write_json
+from videomar.evaluation.generated import GROUPS
 
 HOLDS, FAILS, OPEN, MIXED = "holds", "does not hold", "too close to call", "differs by clips"
+UNKNOWN = "not measured"
 _ALSO: list[Place] = [
     *itertools.product(("simulated", "real"), ("continuation", "image"), (GAIN, "vgg", "motion_retained")),
     *itertools.product(
@@ -53,8 +55,9 @@ _ALSO: list[Place] = [
 ]
 """Places whose means are stored for each side."""
 _ROUNDS = 3
-_LONG, _EVERY, _DRIFT = "image_long", 4, "drift.json"
+"""Turns of each way to sample whose time is taken."""
 _TRAINED_BY = ("ingest", "curate", "tokenizer", "text", "encode", "model", "train")
+"""Sections that a training depends on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class Plan:
     claims: Sequence[Claim]
     budget: Budget
     jobs: int
+    long: bool = False
+    """With the sides that need a GPU."""
 
     @property
     def sides(self) -> list[Rung]:
@@ -93,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("seeds", "seconds", "steps", "threads", "jobs"):
         if (value := getattr(chosen, name)) is not None and value <= 0:
             parser.error(f"--{name}: got {value}, expected a number above 0")
+    if chosen.only and chosen.results == RESULTS:
+        parser.error("--only: expected --results and --page, for it would replace the figures of all claims")
     try:
         if chosen.page_only:
             write_page(json.loads((chosen.results / "claims.json").read_text("utf-8")), chosen.page)
@@ -121,9 +128,11 @@ def plan_of(chosen: argparse.Namespace) -> Plan:
     # Of clips of all sizes: a tokenizer for each would be another difference.
     common = {"tokenizer": {"pretrained": str(data.tokenizer)}}
     claims = read_claims(chosen.claims, chosen.params, common, chosen.only, chosen.long)
-    work = LadderWork(chosen.work.resolve(), data.raw, data.ledger, theirs, chosen.threads, tracked=True)
+    work = LadderWork(
+        chosen.work.resolve(), data.raw, data.ledger, theirs, chosen.threads, tracked=True, drift=True
+    )
     budget = Budget(steps=chosen.steps) if chosen.steps else Budget(seconds=chosen.seconds)
-    return Plan(work, claims, budget, chosen.jobs)
+    return Plan(work, claims, budget, chosen.jobs, chosen.long)
 
 
 def make_all(plan: Plan, seeds: int, results: Path, page: Path) -> None:
@@ -132,18 +141,25 @@ def make_all(plan: Plan, seeds: int, results: Path, page: Path) -> None:
     for seed in range(seeds):
         note(f"seed {seed}: {len(plan.sides)} sides")
         # All trainings first: a process that waits for another's would do nothing meanwhile.
-        once = {trained_by(side, plan.work): side for side in plan.sides}
-        spread(plan, make_run, [(side, seed) for side in once.values()])
-        spread(plan, make_scores, [(side, seed) for side in plan.sides])
+        trained = {trained_by(side, plan.work): side for side in plan.sides}
+        scored = {scored_by(side, plan.work): side for side in plan.sides}
+        if plan.budget.seconds is not None:
+            # One after the other: what runs beside it must not slow the pace of one side.
+            spread(dataclasses.replace(plan, jobs=1), make_pace, [(side, 0) for side in trained.values()])
+        spread(plan, make_run, [(side, seed) for side in trained.values()])
+        spread(plan, make_scores, [(side, seed) for side in scored.values()])
         figures = {
             "seeds": seed + 1,
             "seeds_planned": seeds,
             "jobs": plan.jobs,
             "threads": plan.work.threads,
+            "long": plan.long,
+            "device": choose_device(plan.work.ledger_params.train.device, "resources.train.device").type,
             **plan.budget._asdict(),
             "seconds_now": round(time.monotonic() - began, 1),
             "claims": [judged(plan, claim, seed + 1) for claim in plan.claims],
-            "times": times_of_reveals(),
+            # Once, at the end: the model is always the same.
+            "times": times_of_reveals() if seed + 1 == seeds else [],
         }
         result = write_result("claims", figures, effects_of(figures["claims"]), folder=results)
         write_page(result, page)
@@ -162,8 +178,14 @@ def trained_by(side: Rung, work: LadderWork) -> str:
     """Return what a side's training depends on, as a key: sides with the same key share it."""
     params = work.own(side.params, 0)
     sections = {name: fixed_keys(getattr(params, name)) for name in _TRAINED_BY}
-    method = side.method if work.by(side.method).learns_otherwise else ""
-    return json.dumps([method, sections], sort_keys=True)
+    return json.dumps([side.method if METHODS[side.method].learns else "", sections], sort_keys=True)
+
+
+def scored_by(side: Rung, work: LadderWork) -> str:
+    """Return what a side's scores depend on, as a key."""
+    params = work.own(side.params, 0)
+    sections = {name: fixed_keys(getattr(params, name)) for name in ("sample", "suite")}
+    return json.dumps([trained_by(side, work), side.method, sections], sort_keys=True)
 
 
 def spread(plan: Plan, make: Callable[..., None], parts: Iterable[tuple[Rung, int]]) -> None:
@@ -185,39 +207,25 @@ def spread(plan: Plan, make: Callable[..., None], parts: Iterable[tuple[Rung, in
             raise
 
 
+def make_pace(work: LadderWork, params: Params, seed: int, budget: Budget) -> None:
+    """Measure the pace of one side."""
+    torch.set_num_threads(work.threads)
+    work.refuse_other_code()
+    work.paces_of(work.own(params, seed))
+
+
 def make_run(work: LadderWork, params: Params, seed: int, budget: Budget) -> None:
     """Train one side with one seed."""
     torch.set_num_threads(work.threads)
+    work.refuse_other_code()
     work.run_of(work.own(params, seed), budget)
 
 
 def make_scores(work: LadderWork, params: Params, seed: int, budget: Budget) -> None:
     """Generate and score the clips of one side and seed."""
     torch.set_num_threads(work.threads)
-    folder = work.scores_of(work.own(params, seed), budget, keep_clips=True)
-    clips = folder / "generated.parquet"
-    if clips.is_file():  # a killed process may have left it
-        write_json(folder / _DRIFT, drift_of(clips))
-        clips.unlink()
-
-
-def drift_of(clips: Path) -> list[dict[str, float]]:
-    """Follow the long clips of generated.parquet: what is left after so many frames.
-
-    `gain_db` is over repeating the picture, in the frames since the row before; `lost` the share of bodies.
-    """
-    pairs = [(kinds[_LONG], kinds[truth_kind(_LONG)]) for kinds in read_generated(clips) if _LONG in kinds]
-    rows = []
-    for end in range(2 * _EVERY + 1, len(pairs[0][0].frames) + 1 if pairs else 0, _EVERY):
-        gains, lost = [], []
-        for clip, truth in pairs:
-            last = slice(end - _EVERY, end)
-            repeated = repeat_last(truth.frames, clip.context_frames)
-            own, other = (psnr_by_frame(each[last], truth.frames[last]) for each in (clip.frames, repeated))
-            gains.append(float((own - other).mean()))
-            lost.append(bodies_lost(clip.frames[:end], truth.frames[:end], clip.fps))
-        rows.append({"frames": end, "gain_db": statistics.mean(gains), "lost": statistics.mean(lost)})
-    return rows
+    work.refuse_other_code()
+    work.scores_of(work.own(params, seed), budget, keep_clips=False)
 
 
 def judged(plan: Plan, claim: Claim, seeds: int) -> dict[str, Any]:
@@ -227,20 +235,15 @@ def judged(plan: Plan, claim: Claim, seeds: int) -> dict[str, Any]:
         "name": claim.name,
         "about": claim.about,
         "sides": {name: side_figures(result) for name, result in results.items()},
-        "drift": {name: _mean_drift(plan.work, result) for name, result in results.items() if claim.drift},
+        "drift": {name: drift_over_seeds(plan.work, results[name]) for name in claim.drift},
         "statements": [statement_figures(statement, results) for statement in claim.statements],
         "left_out": list(claim.left_out),
     }
 
 
-def _mean_drift(work: LadderWork, result: Result) -> list[dict[str, float]]:
-    """What is left of long clips by frames, means over the seeds."""
-    folders = [work.root / facts["scores"]["folder"] for facts in result.facts.values()]
-    seeds = [json.loads((folder / _DRIFT).read_text("utf-8")) for folder in folders]
-    return [
-        {name: round(statistics.mean(row[name] for row in rows), 4) for name in rows[0]}
-        for rows in zip(*seeds, strict=True)
-    ]
+def drift_over_seeds(work: LadderWork, result: Result) -> Drift:
+    """What becomes of a side's long clips, means over its seeds."""
+    return mean_drift([work.root / facts["scores"]["folder"] for facts in result.facts.values()])
 
 
 def side_figures(result: Result) -> dict[str, Any]:
@@ -260,13 +263,13 @@ def side_figures(result: Result) -> dict[str, Any]:
 
 def statement_figures(statement: Statement, results: Mapping[str, Result]) -> dict[str, Any]:
     """How much better a side is, in each place that decides, and the verdict."""
-    found = [_lead(statement, results, place) for place in statement.decided_by]
+    lead = as_json(_lead(statement, results, place) for place in statement.decided_by)
     return {
         "says": statement.says,
         "better": statement.better,
         "than": statement.than,
-        "lead": as_json(found),
-        "verdict": verdict([figure for figure in found if figure.n]),
+        "lead": lead,
+        "verdict": verdict(lead.values(), len(results[statement.better].facts)),
     }
 
 
@@ -278,9 +281,15 @@ def _lead(statement: Statement, results: Mapping[str, Result], place: Place) -> 
     return difference(better, results[statement.than], place)
 
 
-def verdict(found: Sequence[Figure]) -> str:
-    """Judge by 95 % intervals: above 0 somewhere and below nowhere = holds."""
-    above, below = any(figure.low > 0 for figure in found), any(figure.high < 0 for figure in found)
+def verdict(lead: Iterable[Mapping[str, Any]], trainings: int) -> str:
+    """Judge by 95 % intervals as they are stored: above 0 somewhere and below nowhere = holds.
+
+    Nothing is judged with one training, or by clips of one shot, which have no spread.
+    """
+    found = [each for each in lead if each["shots"] is None or each["shots"] > 1]
+    if not found or trainings < 2:
+        return UNKNOWN
+    above, below = any(each["low"] > 0 for each in found), any(each["high"] < 0 for each in found)
     if above and below:
         return MIXED
     return HOLDS if above else FAILS if below else OPEN

@@ -1,7 +1,9 @@
 """The claims of benchmarks/claims.yaml: sides to compare, and statements about them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ from videomar.config import Params
 from videomar.config.edit import with_changes
 from videomar.config.params import read_params_file
 from videomar.errors import ParamsError
+from videomar.evaluation.metrics.catalogue import METRICS
 
 GAIN = "gain_db"
-_GROUPS, _KINDS, _METRICS = ("simulated", "real"), ("continuation", "image"), (GAIN,)
+_GROUPS, _KINDS = ("simulated", "real"), ("continuation", "image")
+_WORLDS = re.compile(r"image_(long|large)\d+")
+_METRICS = (GAIN, *(metric.key for metric in METRICS if metric.better != "neither" and metric.per != "set"))
 _CLAIM = {"name", "about", "base", "sides", "statements", "groups", "kinds", "metrics", "drift"}
 _SIDE, _STATEMENT = {"changes", "method", "long"}, {"says", "better", "than", "kinds"}
 
@@ -42,8 +47,8 @@ class Claim:
     statements: tuple[Statement, ...]
     left_out: tuple[str, ...]
     """Statements about sides that only a long run has."""
-    drift: bool = False
-    """Whether its long clips are followed frame by frame."""
+    drift: tuple[str, ...]
+    """Sides whose long clips are drawn frame by frame."""
 
 
 def read_claims(
@@ -59,7 +64,8 @@ def read_claims(
         long: with the sides that are marked `long`.
 
     Raises:
-        ParamsError: a file is missing or damaged, a key, method or side is unknown, or a parameter is wrong.
+        ParamsError: a file is missing or damaged; a key, method, side, group, kind or metric is unknown; two
+            claims have one name; or a parameter is wrong.
     """
     content = read_params_file(path)
     listed = content.get("claims")
@@ -68,56 +74,71 @@ def read_claims(
     base = merged(content.get("base") or {}, common, f"{path}: base")
     claims = [_claim(raw, base, params, long, str(path)) for raw in listed]
     known = [claim.name for claim in claims]
-    if unknown := sorted(set(chosen) - set(known)):
-        raise ParamsError(f"{path}: got the claim {unknown[0]!r}, expected one of: {', '.join(known)}")
+    if twice := [name for name in known if known.count(name) > 1]:
+        raise ParamsError(f"{path}: got two claims named {twice[0]!r}, expected other names")
+    _among(chosen, known, f"{path}: claims")
     return [claim for claim in claims if not chosen or claim.name in chosen]
 
 
 def _claim(raw: Any, base: Mapping[str, Any], params: Path, long: bool, where: str) -> Claim:
-    _refuse_unknown(raw, _CLAIM, {"name", "about", "sides", "statements"}, where)
+    _check_keys(raw, _CLAIM, {"name", "about", "sides", "statements"}, where)
     where = f"{where}: {raw['name']}"
+    if not isinstance(raw["sides"], dict) or not isinstance(raw["statements"], list):
+        raise ParamsError(f"{where}: got {raw['sides']!r}, expected `sides` by name and a list `statements`")
     own = merged(base, raw.get("base") or {}, f"{where}: base")
+    names = [str(name) for name in raw["sides"]]
     sides = {}
-    for name, side in raw["sides"].items():
-        _refuse_unknown(side, _SIDE, set(), f"{where}: {name}")
-        method, changes = side.get("method", ""), side.get("changes") or {}
-        if method and method not in METHODS:
-            raise ParamsError(
-                f"{where}: {name}: got method {method!r}, expected one of: {', '.join(METHODS)}"
-            )
-        all_changes = merged(own, changes, f"{where}: {name}")
+    for name, side in zip(names, raw["sides"].values(), strict=True):
+        place = f"{where}: {name}"
+        _check_keys(side, _SIDE, set(), place)
+        changes = merged(own, side.get("changes") or {}, place)
+        method = side.get("method", "")
+        _among([method], METHODS, f"{place}: method")
         if long or not side.get("long"):
-            sides[str(name)] = Rung(
-                str(name), None, changes, _params(params, all_changes, where, name), method
-            )
+            sides[name] = Rung(name, None, side.get("changes") or {}, _params(params, changes, place), method)
     statements, left_out = [], []
     for each in raw["statements"]:
-        _refuse_unknown(each, _STATEMENT, {"says", "better"}, where)
+        _check_keys(each, _STATEMENT, {"says", "better"}, where)
         named = [side for side in (each["better"], each.get("than")) if side is not None]
-        if unknown := [side for side in named if side not in raw["sides"]]:
-            raise ParamsError(f"{where}: got the side {unknown[0]!r}, expected one of: {list(raw['sides'])}")
-        if not all(side in sides for side in named):
+        _among(named, names, f"{where}: sides")
+        decided_by = _places(raw | each, where)
+        if len(named) == 1 and {metric for _, _, metric in decided_by} != {GAIN}:
+            rule = f"{GAIN} alone, which is over repeating the picture; or name `than`"
+            raise ParamsError(f"{where}: {each['says']}: got other metrics, expected {rule}")
+        if all(side in sides for side in named):
+            statements.append(Statement(each["says"], each["better"], each.get("than"), decided_by))
+        else:
             left_out.append(each["says"])
-            continue
-        kinds = each.get("kinds") or raw.get("kinds", _KINDS)
-        places = tuple(
-            (group, kind, metric)
-            for group in raw.get("groups", _GROUPS)
-            for kind in kinds
-            for metric in raw.get("metrics", _METRICS)
-        )
-        statements.append(Statement(each["says"], each["better"], each.get("than"), places))
-    return Claim(raw["name"], raw["about"], sides, tuple(statements), tuple(left_out), bool(raw.get("drift")))
+    drift = raw.get("drift", [])
+    _among(drift, sides, f"{where}: drift")
+    return Claim(raw["name"], raw["about"], sides, tuple(statements), tuple(left_out), tuple(drift))
 
 
-def _params(params: Path, changes: Mapping[str, Any], where: str, name: str) -> Params:
+def _places(raw: Mapping[str, Any], where: str) -> tuple[Place, ...]:
+    """What decides a statement, by its own keys or those of its claim."""
+    groups, kinds = raw.get("groups", _GROUPS), raw.get("kinds", _KINDS)
+    metrics = raw.get("metrics", (GAIN,))
+    _among(groups, _GROUPS, f"{where}: groups")
+    _among(metrics, _METRICS, f"{where}: metrics")
+    _among([kind for kind in kinds if not _WORLDS.fullmatch(kind)], _KINDS, f"{where}: kinds")
+    return tuple(itertools.product(groups, kinds, metrics))
+
+
+def _params(params: Path, changes: Mapping[str, Any], where: str) -> Params:
     try:
         return with_changes(params, changes)
     except ParamsError as error:
-        raise ParamsError(f"{where}: {name}: {error}") from None
+        raise ParamsError(f"{where}: {error}") from None
 
 
-def _refuse_unknown(raw: Any, known: set[str], needed: set[str], where: str) -> None:
+def _among(found: Any, known: Collection[str], where: str) -> None:
+    if isinstance(found, str) or not isinstance(found, Sequence):
+        raise ParamsError(f"{where}: got {found!r}, expected a list")
+    if unknown := [name for name in found if name not in known]:
+        raise ParamsError(f"{where}: got {unknown[0]!r}, expected one of: {', '.join(filter(None, known))}")
+
+
+def _check_keys(raw: Any, known: set[str], needed: set[str], where: str) -> None:
     if not isinstance(raw, dict) or set(raw) - known or needed - set(raw):
         rule = f"the keys {', '.join(sorted(needed))}" if needed else "keys"
         raise ParamsError(f"{where}: got {raw!r}, expected {rule}, of {', '.join(sorted(known))}")

@@ -13,18 +13,20 @@ PICTURES = "images"
 """Folder beside the page."""
 _HEAD = """# Which claims hold?
 
-The ideas of [VideoMAR](https://arxiv.org/abs/2506.14168), and ours, each tested against its alternative: the
-same clips, the same seconds of training, {seeds} seeds, the same held-out clips. A figure is how much better
-the first side is, paired by clip and seed, with the 95 % interval over whole shots and seeds. **Holds** = the
-interval is above 0 for some clips that decide, and below 0 for none; **does not hold** = the other way round;
-**differs by clips** = both; **too close to call** = every interval contains 0. Each statement has up to four
-intervals, so one that lies just beside 0 may be chance: test it again before you build on it.
+The ideas of [VideoMAR](https://arxiv.org/abs/2506.14168), and ours, each tested against its alternative:
+the same clips, the same seconds of training, {seeds} trainings each, the same held-out clips. A figure is how
+much better the first side is, paired by clip and seed. Its 95 % interval is over whole shots and over
+trainings, of which there are few, so it is wide. **Holds** = the interval is above 0 for some clips that
+decide, and below 0 for none; **does not hold** = the other way round; **differs by clips** = both;
+**too close to call** = every interval contains 0. A statement has up to four intervals, so one that lies just
+beside 0 may be chance.
 
-Models are small (0.9 M weights, 32 px) and trained for {budget} each on one core, a fraction of the default
-run: what holds here need not at another size, and what needs long training does not show.
-`python -m benchmarks.claims --data . {options}` repeats this (every training is a run in MLflow,
-and a benchmark that was killed continues); `--long --seconds 7200` on a GPU adds the sides that are listed as
-not tested. Measured at commit {commit} on {date}, load {load}, {machine}.
+Decibels are those of PSNR, over repeating the last given picture; they favour a blur over a sharp guess, so
+VGG distance and motion stand beside them. Models are small ({weights} weights) and trained for {budget} each
+on {device}, a fraction of the default run: what holds here need not at another size, and what needs long
+training does not show. `python -m benchmarks.claims --data . {options}` repeats this (every
+training is a run in MLflow, and a benchmark that was killed continues); `--long --seconds 7200` on a GPU adds
+the sides that are listed as not tested. Measured at commit {commit} on {date}, load {load}, {machine}.
 """
 _KINDS = {
     "continuation": "continued",
@@ -47,17 +49,21 @@ _SIDE_COLUMNS = {
     "bodies lost": "simulated image_long65 bodies_lost",
     "jumps": "simulated image_long65 jumps",
 }
-_COSTS = {"steps": "steps", "weights": "weights", "sampling, s": "sampling_s"}
+_COSTS = {"steps": "steps", "weights": "weights", "sampling the suite, s": "sampling_s"}
 
 
 def write_page(result: Mapping[str, Any], page: Path) -> None:
     """Write the page and the pictures that it shows."""
     folder = page.parent / PICTURES
     folder.mkdir(parents=True, exist_ok=True)
-    for claim in result["figures"]["claims"]:
+    for claim in filter(_has_intervals, result["figures"]["claims"]):
         _draw(claim, folder / picture_name(claim))
     with atomic_write(page) as draft:
         draft.write_text(page_of(result), encoding="utf-8")
+
+
+def _has_intervals(claim: Mapping[str, Any]) -> bool:
+    return any(statement["lead"] for statement in claim["statements"])
 
 
 def picture_name(claim: Mapping[str, Any]) -> str:
@@ -71,12 +77,17 @@ def page_of(result: Mapping[str, Any]) -> str:
     seconds, steps = figures["seconds"], figures["steps"]
     budget = f"{steps} steps" if steps else f"{seconds:g} s"
     length = f"--steps {steps}" if steps else f"--seconds {seconds:g}"
+    weights = [side["weights"] for claim in figures["claims"] for side in claim["sides"].values()]
+    one_core = figures["device"] == "cpu" and figures["threads"] == 1
+    head, dirty, _ = result["commit"].partition("-dirty")
     lines = [
         _HEAD.format(
             seeds=figures["seeds"],
             budget=budget,
-            options=f"--seeds {figures['seeds_planned']} {length} --jobs {figures['jobs']}",
-            commit=result["commit"][:8],
+            weights=f"{max(weights) / 1e6:.1f} M",
+            device="one core" if one_core else f"{figures['threads']} threads and {figures['device']}",
+            options=f"--seeds {figures['seeds_planned']} {length}{' --long' if figures['long'] else ''}",
+            commit=head[:8] + dirty,
             date=result["date"],
             load=", ".join(f"{value:.1f}" for value in result["load"]),
             machine=f"{result['cores']} cores of {result['machine']}",
@@ -91,7 +102,8 @@ def page_of(result: Mapping[str, Any]) -> str:
     ]
     for claim in figures["claims"]:
         lines += ["", *_section(claim)]
-    lines += ["", *_times(figures["times"])]
+    if figures["times"]:
+        lines += ["", *_times(figures["times"])]
     return "\n".join(lines) + "\n"
 
 
@@ -100,8 +112,9 @@ def _section(claim: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield claim["about"]
     yield ""
-    yield f"![{claim['name']}: intervals of the differences]({PICTURES}/{picture_name(claim)})"
-    yield ""
+    if _has_intervals(claim):
+        yield f"![{claim['name']}: intervals of the differences]({PICTURES}/{picture_name(claim)})"
+        yield ""
     yield "| statement | how much better | verdict |"
     yield "|---|---|---|"
     for statement in claim["statements"]:
@@ -156,7 +169,8 @@ def _value(figure: Mapping[str, Any] | None, key: str) -> str:
 
 def _lead(name: str, figure: Mapping[str, Any]) -> str:
     value, low, high = (figure[key] for key in ("value", "low", "high"))
-    return f"{place_words(name)} {value:+.2f} ({low:+.2f} to {high:+.2f})"
+    clips = f"{figure['n']} clips of {figure['shots']} shots" if figure["shots"] else f"{figure['n']} clips"
+    return f"{place_words(name)} {value:+.2f} ({low:+.2f} to {high:+.2f}; {clips})"
 
 
 def place_words(name: str) -> str:
@@ -175,7 +189,7 @@ def _draw(claim: Mapping[str, Any], path: Path) -> None:
         for name, figure in statement["lead"].items()
     ]
     units = list(dict.fromkeys(name.split()[2] for _, _, name, _ in bars))
-    drift = {name: points for name, points in claim["drift"].items() if points}
+    drift = {name: rows for name, rows in claim["drift"].items() if rows}
     rows = max(sum(name.endswith(unit) for _, _, name, _ in bars) for unit in units)
     panels = len(units) + bool(drift)
     picture = Figure(figsize=(3.0 + 4.0 * panels, 1.2 + 0.32 * max(rows, 8)), layout="constrained")

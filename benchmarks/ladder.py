@@ -2,13 +2,15 @@
 
 `python -m benchmarks.ladder --data FOLDER --seeds 3 --seconds 360 --threads 1` after `make run` in FOLDER.
 Each rung of `benchmarks/ladder.yaml` trains on the same clips with every seed, for equal seconds or steps,
-and makes the same held-out clips. Differences to the rung before are paired by clip and seed; intervals draw
-whole shots and seeds. What rungs share is made once, and a ladder that was killed continues (`ladder_work`).
-All rungs get their first seed before any gets its second; the table is printed and stored after each seed.
+and makes the same held-out clips. Differences to the rung before are paired by clip and seed; intervals are
+over whole shots and over the trainings. What rungs share is made once, and a ladder that was killed continues
+(`ladder_work`). All rungs get their first seed before any gets its second; the table is printed and stored
+after each seed.
 """
 
 import argparse
 import dataclasses
+import math
 import re
 import sys
 import time
@@ -16,14 +18,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from benchmarks.ladder_work import Budget, LadderWork, facts_of, note, scores_in
 from benchmarks.record import RESULTS, ROOT, write_result
 from benchmarks.rungs import Rung, read_rungs
-from videomar.config import load_params
+from videomar.config import GateParams, load_params
 from videomar.errors import DataError, VideomarError
-from videomar.evaluation.bootstrap import NO_PAIRS, Figure, by_clip_and_seed, interval, paired, with_shots
+from videomar.evaluation.bootstrap import (
+    NO_PAIRS,
+    Figure,
+    PairedScores,
+    by_clip_and_seed,
+    interval,
+    paired,
+    with_shots,
+)
 from videomar.evaluation.generated import GROUPS
 from videomar.evaluation.metrics.catalogue import METRICS
 from videomar.files import atomic_write
@@ -107,7 +119,7 @@ def climb(chosen: argparse.Namespace) -> None:
     for seed in range(chosen.seeds):
         for rung in rungs:
             note(f"{rung.name}, seed {seed}")
-            work.by(rung.method).scores_of(work.own(rung.params, seed), budget, keep_clips=seed == 0)
+            work.scores_of(work.own(rung.params, seed), budget, keep_clips=seed == 0)
         results = [result_of(work, rung, budget, seed + 1) for rung in rungs]
         figures = figures_of(results)
         table = table_of(figures, results)
@@ -196,7 +208,34 @@ def difference(result: Result, other: Result, place: tuple[str, str, str]) -> Fi
     scores = NO_PAIRS
     if column in result.rows and column in other.rows:
         scores = paired(result.rows, other.rows, (group, kind), column)
-    return interval(" ".join(place), scores.values, result.rung.params.gate, scores.shots)
+    return over_trainings(" ".join(place), scores, len(result.facts), result.rung.params.gate)
+
+
+def over_trainings(name: str, scores: PairedScores, trainings: int, params: GateParams) -> Figure:
+    """Mean over clips and seeds with an interval over shots and over trainings.
+
+    Seeds of the sampling are averaged for each training. Two errors add up as independent ones do: that of
+    the shots, by bootstrap of the mean over trainings, and that of the trainings, of which there are few, by
+    Student's quantile with one degree less than there are. With one training there is no second error.
+
+    Args:
+        name: of the figure.
+        scores: values (n, k) whose columns are the sampling seeds, training by training.
+        trainings: how many; k is a multiple of it.
+        params: `confidence` and `seed` of the bootstrap.
+    """
+    values = scores.values
+    if not values.size:
+        return interval(name, values, params)
+    by_training = values.reshape(len(values), trainings, -1).mean(2)
+    of_shots = interval(name, by_training.mean(1, keepdims=True), params, scores.shots)
+    if trainings < 2:
+        return of_shots
+    error = by_training.mean(0).std(ddof=1) / np.sqrt(trainings)
+    half = float(stdtrit(trainings - 1, (1 + params.confidence) / 2) * error)
+    mean = of_shots.value
+    low, high = (math.hypot(end - mean, half) for end in (of_shots.low, of_shots.high))
+    return dataclasses.replace(of_shots, low=mean - low, high=mean + high)
 
 
 def verdicts(results: Sequence[Result]) -> dict[str, float]:
@@ -230,7 +269,7 @@ def table_of(figures: Sequence[Mapping[str, Any]], results: Sequence[Result]) ->
     judged = "; ".join(f"{group}: {count}" for group, count in counts.items() if count)
     explanation = (
         f"Means over {seeds} {'seed' if seeds == 1 else 'seeds'} of training ({judged}). Decibels are above "
-        "repeating the last given picture, with the 95 % interval over shots and seeds; `step` is the "
+        "repeating the last given picture, with the 95 % interval over shots and trainings; `step` is the "
         "difference to the rung before, paired by clip and seed."
     )
     return "\n".join([*lines, "", explanation, "", *_second_table(figures), ""])
@@ -293,7 +332,7 @@ def mean_of(result: Result, place: tuple[str, str, str]) -> Figure:
     """Mean of a figure over clips and seeds; n = 0 if no clip has it."""
     table = by_clip_and_seed(result.rows, *place).dropna(axis="columns", how="all")
     scores = with_shots(table, result.rows)
-    return interval(" ".join(place), scores.values, result.rung.params.gate, scores.shots)
+    return over_trainings(" ".join(place), scores, len(result.facts), result.rung.params.gate)
 
 
 def costs_of(result: Result) -> dict[str, Any]:

@@ -27,7 +27,9 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-from benchmarks.methods import METHODS, ORDINARY
+from benchmarks import methods
+from benchmarks.drift import DRIFT_FILE, write_drift
+from benchmarks.methods import METHODS
 from videomar import checkpoint
 from videomar.checkpoint.transfer import start_sha256
 from videomar.compute.device import choose_device
@@ -85,22 +87,36 @@ class LadderWork:
     """How models learn and sample other than the product does, see `METHODS`."""
     tracked: bool = False
     """Whether each training is a run in MLflow."""
+    drift: bool = False
+    """Whether long clips are followed frame by frame, in `drift.json` beside the scores."""
     code: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     """Hashes of the code, read once: files that change later are not the ones that are running."""
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(self.threads)
-        self.code = {kind: [code_hash(roots) for roots in each] for kind, each in _CODE.items()}
+        self.code = _hashes()
 
     def by(self, method: str) -> "LadderWork":
         """Return the same folders for models that learn and sample by a method."""
         return dataclasses.replace(self, method=method)
 
     @property
-    def learns_otherwise(self) -> bool:
-        """Whether the method changes the training, and not sampling alone."""
-        return METHODS.get(self.method, ORDINARY).learns
+    def _method_basis(self) -> list[str]:
+        """What depends on the method depends on: its name and code; nothing for the product's own."""
+        return [self.method, sha256_of(Path(methods.__file__))] if self.method else []
+
+    def refuse_other_code(self) -> None:
+        """Refuse to work with other code than that of whoever began, in a process that has just imported it.
+
+        Raises:
+            DataError: a file has changed since.
+        """
+        if self.code != (now := _hashes()):
+            changed = ", ".join(kind for kind in now if now[kind] != self.code.get(kind))
+            raise DataError(
+                f"code of {changed}: got files that changed while it ran, expected the same; run again"
+            )
 
     def own(self, params: Params, seed: int) -> Params:
         """Parameters of a rung for one seed, with the threads of this ladder."""
@@ -157,12 +173,12 @@ class LadderWork:
         name = params.train.start_from
         start = None if name is None else str(starts.get(str(name), name))
         own = dataclasses.replace(params.train, start_from=start)
-        method = METHODS.get(self.method, ORDINARY)
+        method = METHODS[self.method]
+        method.refuse(params)
         basis = [latents.name, None if start is None else start_sha256(Path(start))]
-        basis += [self.method] if self.learns_otherwise else []
+        basis += self._method_basis if method.learns else []
         if budget.seconds is not None:
-            pace = self._pace_of(params, own, latents, basis)
-            own = with_seconds(own, pace, budget.seconds)
+            own = with_seconds(own, self.paces_of(params), budget.seconds)
         elif budget.steps is not None:
             own = with_steps(own, budget.steps)
         params = dataclasses.replace(params, train=own)
@@ -192,8 +208,8 @@ class LadderWork:
             with method.applied():
                 return self._score(folder, weights, params, keep_clips)
 
-        method = METHODS.get(self.method, ORDINARY)
-        basis = [run.name] if self.learns_otherwise or not self.method else [run.name, self.method]
+        method = METHODS[self.method]
+        basis = [run.name, *([] if method.learns else self._method_basis), *(["drift"] if self.drift else [])]
         return self._made("scores", params, _SCORED, basis, make)
 
     def scores_with(self, model: Path, params: Params, named: Path | None = None) -> Path:
@@ -220,6 +236,8 @@ class LadderWork:
         paths = {name: folder / f"{name}.json" for name in ("details", "sampled")}
         paths |= {"plot": folder / "frames.csv", "out": folder / "scores.parquet"}
         figures = evaluate_clips(SimpleNamespace(generated=files["out"], **paths), params.suite)
+        if self.drift:
+            write_drift(files["out"], folder / DRIFT_FILE)
         if not keep_clips:
             (folder / "generated.parquet").unlink()
         return {**figures, "sampling_seconds": sampled["sampling_seconds"]}
@@ -252,31 +270,46 @@ class LadderWork:
             yield from pool.map(encode, videos)
         torch.set_num_threads(self.threads)
 
-    def _pace_of(self, params: Params, own: TrainParams, latents: Path, basis: list[Any]) -> list[float]:
-        """Seconds of a step in each stage of the curriculum, measured once and then kept.
+    def paces_of(self, params: Params) -> list[float]:
+        """Seconds of a step in each stage of the curriculum, each measured once and then kept.
 
-        Without a GPU those of the processor for each thread: what runs beside the ladder makes it wait, but
-        takes no steps from a rung.
+        Stages that compute the same share it, so that a side gets no more steps because something else ran
+        while its pace was measured. Without a GPU the seconds are those of the processor for each thread:
+        what runs beside the ladder makes it wait, but takes no steps from a rung.
         """
-        seedless = dataclasses.replace(params, train=dataclasses.replace(own, seed=0))
+        latents, own = self.latents_of(params), params.train
+        fixed = {"steps": _PROBE_STEPS, "target_loss": None, "optimizer": "keep", "ema": "keep"}
+        stages = [dataclasses.replace(stage, **fixed) for stage in own.curriculum]
+        alike = {
+            "seed": 0,
+            "log_every": _PROBE_EVERY,
+            "spike_factor": 0.0,
+            "start_from": None,
+            "warmup_steps": 1,
+        }
+        return [
+            self._pace_of(
+                dataclasses.replace(params, train=dataclasses.replace(own, curriculum=(stage,), **alike)),
+                latents,
+            )
+            for stage in stages
+        ]
+
+    def _pace_of(self, params: Params, latents: Path) -> float:
+        """Seconds of a step of one stage."""
 
         def make(folder: Path) -> dict[str, Any]:
             data = read_splits(latents / "latents", params)
-            stages = tuple(
-                dataclasses.replace(stage, steps=_PROBE_STEPS, target_loss=None) for stage in own.curriculum
-            )
-            short = dataclasses.replace(own, curriculum=stages, log_every=_PROBE_EVERY, spike_factor=0)
-            device = choose_device(own.device, "resources.train.device")
+            device = choose_device(params.train.device, "resources.train.device")
             clock = PaceClock(time.process_time if device.type == "cpu" else time.perf_counter)
-            with tempfile.TemporaryDirectory(dir=folder) as out, METHODS.get(self.method, ORDINARY).applied():
+            with tempfile.TemporaryDirectory(dir=folder) as out, METHODS[self.method].applied():
                 shape, worker = shape_of(data.train, params), Worker(device=device)
-                train(shape, data, short, Path(out) / "run", worker, clock)
-            sharers = self.threads if device.type == "cpu" else 1
-            pace = [seconds / sharers for seconds in clock.seconds_by_stage(len(stages))]
-            return {"pace": pace}
+                train(shape, data, params.train, Path(out) / "run", worker, clock)
+            return {"pace": clock.seconds_a_step() / (self.threads if device.type == "cpu" else 1)}
 
-        folder = self._made("pace", seedless, ("text", "model", "train"), basis, make, "run")
-        return list(facts_of(folder)["pace"])
+        basis = [latents.name, *(self._method_basis if METHODS[self.method].learns else [])]
+        folder = self._made("pace", params, ("text", "model", "train"), basis, make, "run")
+        return float(facts_of(folder)["pace"])
 
     def _made(
         self,
@@ -313,9 +346,13 @@ class LadderWork:
         return folder
 
 
+def _hashes() -> dict[str, list[str]]:
+    return {kind: [code_hash(roots) for roots in each] for kind, each in _CODE.items()}
+
+
 def note(text: str) -> None:
     """Say on stderr what goes on."""
-    sys.stderr.write(f"ladder: {text}\n")
+    sys.stderr.write(f"{Path(sys.argv[0]).stem}: {text}\n")
     sys.stderr.flush()
 
 
@@ -355,18 +392,15 @@ class PaceClock:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._times: list[list[float]] = []
+        self._times: list[float] = []
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Remember the time."""
-        stage = int(metrics["stage"])
-        self._times += [[] for _ in range(stage + 1 - len(self._times))]
-        self._times[stage].append(self._now())
+        self._times.append(self._now())
 
-    def seconds_by_stage(self, count: int) -> list[float]:
-        """Median seconds of a step in each of the first stages."""
-        gaps = [[after - before for before, after in pairwise(times)] for times in self._times[:count]]
-        return [statistics.median(each) / _PROBE_EVERY for each in gaps]
+    def seconds_a_step(self) -> float:
+        """Median over the logged steps."""
+        return statistics.median(after - before for before, after in pairwise(self._times)) / _PROBE_EVERY
 
     def tag(self, values: dict[str, str]) -> None:
         """Record nothing."""

@@ -6,10 +6,11 @@ network, data, optimizer, passes over the trunk for each frame, and what judges 
 - `later_frames`: a frame is hidden as in VideoMAR, and all frames after it are hidden whole and learnt, too.
 - `whole_clip`: tokens of all frames but the given ones are hidden at random, every frame attends to every
   other one, and the clip is unmasked as one picture: MAR (arXiv 2406.11838) on the tokens of a clip.
-- `twice_the_size` and `twice_as_wide`: clips of the kind `image_large` at other sizes.
+- `twice_the_size` and `twice_as_wide`: clips of the kind `image_large` at other sizes. Wide pictures are the
+  middle of pictures of twice the size, so that bodies are twice as large and may be cut off.
 
 Axes: B batch, C channels, T latent frames, H W latent rows and columns, L tokens per frame, P token channels,
-R rows = B.
+D hidden size, r tokens revealed in a pass.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from videomar.compute.device import has_bfloat16
-from videomar.config import SampleParams, TrainParams
+from videomar.config import Params, SampleParams, TrainParams
 from videomar.errors import DataError
 from videomar.model import generation, videomar
 from videomar.model.frames import Frames, causal
@@ -37,17 +38,29 @@ from videomar.sampling import sample, tasks
 from videomar.training import micro_batches
 
 _MOST_GIVEN = 2
-"""Frames that clips are continued from, at most."""
+"""Latent frames that clips are continued from, at most."""
 _FINE = 10_000
+"""Parts of a whole, fine enough for a share of the tokens of any clip."""
 
 
 class Method(NamedTuple):
-    """One of them."""
+    """A way to learn, or to sample, other than the product's."""
 
     learns: bool
     """Whether training differs; sampling alone otherwise."""
     applied: Callable[[], AbstractContextManager[object]]
-    """Puts it in place of the product's own for a while."""
+    """Returns a context in which the product learns and samples this way."""
+
+    def refuse(self, params: Params) -> None:
+        """Refuse what a method that learns otherwise does not know.
+
+        Raises:
+            DataError: the network draws differences, is shown the frame before, or has conditions.
+        """
+        model = params.model
+        if self.learns and (model.residual or model.feed_previous or model.conditions):
+            found = f"residual {model.residual}, feed_previous {model.feed_previous}, {model.conditions}"
+            raise DataError(f"model: got {found}, expected false, false and no conditions with this method")
 
 
 def later_frames(shape: Sequence[int], params: TrainParams, generator: torch.Generator) -> Hidden:
@@ -177,8 +190,8 @@ def _twice_as_wide() -> AbstractContextManager[object]:
     return mock.patch.object(sample, "_larger_size", size)
 
 
-ORDINARY = Method(False, contextlib.nullcontext)
 METHODS: Mapping[str, Method] = {
+    "": Method(False, contextlib.nullcontext),
     "later_frames": Method(True, lambda: _learning(later_frames, causally=True)),
     "whole_clip": Method(
         True, lambda: _learning(whole_clip, causally=False, generate_frames=generate_whole_clips)
@@ -186,4 +199,4 @@ METHODS: Mapping[str, Method] = {
     "twice_the_size": Method(False, lambda: mock.patch.object(tasks, "LARGER", 2.0)),
     "twice_as_wide": Method(False, _twice_as_wide),
 }
-"""By the name that a file of rungs or claims uses."""
+"""By the name that a file of claims uses; without a name, the product's own."""
