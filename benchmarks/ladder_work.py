@@ -107,7 +107,7 @@ class LadderWork:
         return [self.method, sha256_of(Path(methods.__file__))] if self.method else []
 
     def refuse_other_code(self) -> None:
-        """Refuse to work with other code than that of whoever began, in a process that has just imported it.
+        """Refuse to work with other code than that of the process that began, in one that has just imported it.
 
         Raises:
             DataError: a file has changed since.
@@ -278,8 +278,10 @@ class LadderWork:
         what runs beside the ladder makes it wait, but takes no steps from a rung.
         """
         latents, own = self.latents_of(params), params.train
-        fixed = {"steps": _PROBE_STEPS, "target_loss": None, "optimizer": "keep", "ema": "keep"}
-        stages = [dataclasses.replace(stage, **fixed) for stage in own.curriculum]
+        fixed = {"target_loss": None, "optimizer": "keep", "ema": "keep"}
+        stages = [dataclasses.replace(stage, steps=_PROBE_STEPS, **fixed) for stage in own.curriculum]
+        # A curriculum has to end with whole clips.
+        end = dataclasses.replace(own.curriculum[-1], steps=1, **fixed)
         alike = {
             "seed": 0,
             "log_every": _PROBE_EVERY,
@@ -289,7 +291,7 @@ class LadderWork:
         }
         return [
             self._pace_of(
-                dataclasses.replace(params, train=dataclasses.replace(own, curriculum=(stage,), **alike)),
+                dataclasses.replace(params, train=dataclasses.replace(own, curriculum=(stage, end), **alike)),
                 latents,
             )
             for stage in stages
@@ -388,15 +390,16 @@ def _with_counts(params: TrainParams, counts: Sequence[float]) -> TrainParams:
 
 
 class PaceClock:
-    """A tracker that remembers when steps were logged, by a clock in seconds."""
+    """A tracker that remembers when steps of the first stage were logged, by a clock in seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._times: list[float] = []
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Remember the time."""
-        self._times.append(self._now())
+        """Remember the time of a step of the first stage."""
+        if metrics["stage"] == 0:
+            self._times.append(self._now())
 
     def seconds_a_step(self) -> float:
         """Median over the logged steps."""
