@@ -120,7 +120,8 @@ def _places(raw: Mapping[str, Any], where: str) -> tuple[Place, ...]:
     metrics = raw.get("metrics", (GAIN,))
     _among(groups, _GROUPS, f"{where}: groups")
     _among(metrics, _METRICS, f"{where}: metrics")
-    _among([kind for kind in kinds if not _WORLDS.fullmatch(kind)], _KINDS, f"{where}: kinds")
+    worlds = [kind for kind in kinds if _WORLDS.fullmatch(kind)]
+    _among(kinds, (*_KINDS, *worlds), f"{where}: kinds")
     return tuple(itertools.product(groups, kinds, metrics))
 
 

@@ -107,7 +107,7 @@ class LadderWork:
         return [self.method, sha256_of(Path(methods.__file__))] if self.method else []
 
     def refuse_other_code(self) -> None:
-        """Refuse to work with other code than that of the process that began, in one that has just imported it.
+        """Refuse to work with other code than that of the process that began.
 
         Raises:
             DataError: a file has changed since.

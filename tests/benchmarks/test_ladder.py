@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -7,6 +8,7 @@ from benchmarks import ladder
 from benchmarks.ladder_work import PaceClock, with_seconds, with_steps
 from benchmarks.rungs import Rung, read_rungs
 from videomar.errors import ParamsError
+from videomar.evaluation.bootstrap import PairedScores, interval
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,3 +137,32 @@ def test_a_wrong_request_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         ladder.main(["--seeds", "0"])
     assert stopped.value.code == 2
+
+
+def test_long_clips_of_all_trainings_are_seeds_of_one_kind():
+    rows = pd.DataFrame({"kind": ["image_long65", "image", "image_seed1", "truth_long65"], "gain_db": 1.0})
+    found = ladder.renumbered(rows, seed=2, sampled=2)
+    assert list(found["kind"]) == ["image_long65_seed2", "image_seed4", "image_seed5"]
+
+
+def drawn(rng, trainings, sampled, of_training, of_clip):
+    values = rng.normal(size=(32, trainings * sampled)) * of_clip
+    values += np.repeat(rng.normal(size=trainings) * of_training, sampled)
+    return PairedScores(values, np.array([f"shot {number}" for number in range(32)], object))
+
+
+@pytest.mark.parametrize("sampled", [1, 3])
+@pytest.mark.parametrize("of_clip", [0.5, 5.0])
+def test_intervals_over_few_trainings_hold_the_truth(params, sampled, of_clip):
+    """Of differences that are 0 but for chance, one in twenty or fewer has an interval without 0."""
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(200):
+        found = ladder.over_trainings("", drawn(rng, 3, sampled, 1.0, of_clip), 3, params.gate)
+        assert found.low < found.value < found.high
+        wrong += not found.low <= 0 <= found.high
+    assert wrong <= 16
+
+
+def test_an_interval_of_one_training_is_over_shots_alone(params):
+    one = drawn(np.random.default_rng(1), 1, 1, 1.0, 1.0)
+    assert ladder.over_trainings("", one, 1, params.gate) == interval("", one.values, params.gate, one.shots)

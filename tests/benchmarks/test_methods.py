@@ -10,6 +10,7 @@ from videomar.compute.seeding import step_generator
 from videomar.model import videomar
 from videomar.model.objective import Clips
 from videomar.model.patchify import patchify
+from videomar.model.transformer import Trunk
 from videomar.sampling import sample, tasks
 from videomar.training import micro_batches
 
@@ -86,7 +87,7 @@ def test_a_network_learns_by_a_method_and_nothing_of_it_stays(plain, params, nam
     assert after == before
 
 
-def test_a_clip_that_is_unmasked_as_a_whole_keeps_what_is_given(plain, params):
+def test_a_clip_is_unmasked_as_a_whole_in_as_many_passes_as_frame_by_frame(plain, params, monkeypatch):
     model, clips = lively_model(plain).eval(), clips_of()
     sampling = dataclasses.replace(params.sample, num_unmask_steps=2, cfg_scale=1.0, clamp=30.0)
 
@@ -96,7 +97,16 @@ def test_a_clip_that_is_unmasked_as_a_whole_keeps_what_is_given(plain, params):
 
     with METHODS["whole_clip"].applied():
         first, again, other = made(0), made(0), made(1)
-    assert torch.equal(first[:, :, :2], clips.latents[:, :, :2])
+        passes, forward = [], Trunk.forward_tokens
+        monkeypatch.setattr(
+            Trunk, "forward_tokens", lambda *given: passes.append(given[1]) or forward(*given)
+        )
+        made(0)
+    assert len(passes) == 2 * 4
+    # What is given is always shown, and all tokens of new frames are hidden at first.
+    assert not any(frames.token_mask[:, :2].any() for frames in passes)
+    assert passes[0].token_mask[:, 2:].all()
+    assert all(torch.equal(frames.tokens[:, :2], patchify(clips.latents[:, :, :2], 1)) for frames in passes)
     assert first.shape == (3, 4, 6, 3, 3)
     assert torch.equal(first, again)
     # Every token of every new frame was drawn.
@@ -108,5 +118,5 @@ def test_clips_of_other_sizes():
     with METHODS["twice_the_size"].applied():
         assert large.scale == 2
     with METHODS["twice_as_wide"].applied():
-        assert sample._larger_size(large, (17, 32, 32), None) == (32, 64)
+        assert sample._larger_size(large, (17, 32, 48), None) == (32, 96)
     assert large.scale == tasks.LARGER == 1.5
