@@ -3,7 +3,7 @@
 `python -m benchmarks.claims --data FOLDER --seeds 3 --seconds 240 --jobs 2` after `make run` in FOLDER; on a
 GPU with `--long --seconds 7200 --jobs 1`. Sides of a claim, benchmarks/claims.yaml, learn the same clips with
 every seed for equal seconds and make the same held-out clips; differences are paired by clip and seed, and
-their intervals draw whole shots and seeds.
+their intervals are over whole shots and over the trainings.
 
 Every training is a run in MLflow, and everything is in the folders of the ladder (`ladder_work`), so that a
 benchmark that was killed continues, and `--jobs` processes share the work. They take the place of Ray Tune,

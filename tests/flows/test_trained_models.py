@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sqlite3
 import sys
 from contextlib import closing
@@ -11,7 +12,7 @@ import mlflow
 import pytest
 import yaml
 
-from tests.repository.test_pipeline import checkout, dvc, run, set_params
+from tests.repository.test_pipeline import ROOT, checkout, dvc, run, set_params
 from videomar.evaluation.fingerprint import read_details, why_incomparable
 
 pytestmark = pytest.mark.slow
@@ -44,6 +45,44 @@ def tasks_of(checkout: Path) -> set[str]:
     """Names of all tasks that Prefect has run."""
     with closing(sqlite3.connect(checkout / ".local/prefect/prefect.db")) as database:
         return {name for (name,) in database.execute("SELECT name FROM task_run")}
+
+
+def test_claims_are_judged_by_a_finished_run_and_nothing_is_made_twice(
+    checkout: Path, tmp_path: Path
+) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", "results")
+    shutil.copytree(ROOT / "benchmarks", checkout / "benchmarks", ignore=ignored)
+    claims = [sys.executable, "-m", "benchmarks.claims", "--data", ".", "--params", "params.yaml"]
+    claims += ["--only", "next-frame loss", "--steps", "4", "--seeds", "2", "--jobs", "2"]
+    claims += [
+        "--work",
+        str(tmp_path / "work"),
+        "--results",
+        str(tmp_path),
+        "--page",
+        str(tmp_path / "page.md"),
+    ]
+    done = run(checkout, *claims)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (claim,) = json.loads((tmp_path / "claims.json").read_text())["figures"]["claims"]
+    assert {side["steps"] for side in claim["sides"].values()} == {4}
+    assert all(statement["lead"] for statement in claim["statements"])
+    page = (tmp_path / "page.md").read_text()
+    assert all(
+        f"| {statement['says']} | **{statement['verdict']}** |" in page for statement in claim["statements"]
+    )
+    assert (tmp_path / "images/claims_next_frame_loss.webp").is_file()
+    store = f"sqlite:///{checkout / '.local/mlflow.db'}"
+    client = mlflow.MlflowClient(store)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, "tags.benchmark = 'work' and attributes.status = 'FINISHED'")
+    assert len(found) == 4 * 2
+
+    made = bytes_of(tmp_path / "work")
+    again = run(checkout, *claims)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "making" not in again.stderr
+    assert bytes_of(tmp_path / "work") == made
 
 
 def test_version_of_another_tokenizer_is_judged_on_latents_of_its_own(checkout: Path) -> None:
