@@ -27,11 +27,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.budget import Budget
 from benchmarks.claims_file import GAIN, Claim, Place, Statement, read_claims
 from benchmarks.claims_page import write_page
 from benchmarks.drift import Drift, mean_drift
 from benchmarks.ladder import Result, as_json, costs_of, difference, mean_of, result_of, suite_means
-from benchmarks.ladder_work import Budget, LadderWork, note
+from benchmarks.ladder_work import LadderWork, exit_code, note
 from benchmarks.methods import METHODS
 from benchmarks.record import RESULTS, ROOT, write_result
 from benchmarks.rungs import Rung
@@ -41,7 +42,7 @@ from videomar.compute.device import choose_device
 from videomar.config import Params, load_params
 from videomar.config.layout import Layout
 from videomar.config.section import fixed_keys
-from videomar.errors import DataError, VideomarError
+from videomar.errors import DataError
 from videomar.evaluation.bootstrap import Figure
 from videomar.evaluation.generated import GROUPS
 
@@ -100,18 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name}: got {value}, expected a number above 0")
     if chosen.only and chosen.results == RESULTS:
         parser.error("--only: expected --results and --page, for it would replace the figures of all claims")
-    try:
+
+    def work() -> None:
         if chosen.page_only:
             write_page(json.loads((chosen.results / "claims.json").read_text("utf-8")), chosen.page)
         else:
             make_all(plan_of(chosen), chosen.seeds, chosen.results, chosen.page)
-    except VideomarError as error:
-        note(str(error))
-        return 1
-    except OSError as error:
-        note(f"{error.filename or chosen.work}: {error.strerror or error}; fix that and run again")
-        return 1
-    return 0
+
+    return exit_code(work)
 
 
 def plan_of(chosen: argparse.Namespace) -> Plan:

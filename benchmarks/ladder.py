@@ -22,11 +22,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from benchmarks.ladder_work import Budget, LadderWork, facts_of, note, scores_in
+from benchmarks.budget import Budget
+from benchmarks.ladder_work import LadderWork, exit_code, facts_of, note, scores_in
 from benchmarks.record import RESULTS, ROOT, write_result
 from benchmarks.rungs import Rung, read_rungs
 from videomar.config import GateParams, load_params
-from videomar.errors import DataError, VideomarError
+from videomar.errors import DataError
 from videomar.evaluation.bootstrap import (
     NO_PAIRS,
     Figure,
@@ -93,15 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("seeds", "steps", "seconds", "threads"):
         if (value := getattr(chosen, name)) is not None and value <= 0:
             parser.error(f"--{name}: got {value}, expected a number above 0")
-    try:
-        climb(chosen)
-    except VideomarError as error:
-        note(str(error))
-        return 1
-    except OSError as error:
-        note(f"{error.filename or chosen.work}: {error.strerror or error}; fix that and run again")
-        return 1
-    return 0
+    return exit_code(lambda: climb(chosen))
 
 
 def climb(chosen: argparse.Namespace) -> None:

@@ -12,40 +12,38 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
 from filelock import FileLock
 
 from benchmarks import methods
+from benchmarks.budget import PROBE_EVERY, Budget, PaceClock, with_seconds, with_steps
 from benchmarks.drift import DRIFT_FILE, write_drift
 from benchmarks.methods import METHODS
 from videomar import checkpoint
 from videomar.checkpoint.transfer import start_sha256
 from videomar.compute.device import choose_device
-from videomar.config import Params, TrainParams
+from videomar.config import Params
 from videomar.config.section import fixed_keys
 from videomar.curation.curate import curate_clips
 from videomar.curation.ingest import ingest_videos
 from videomar.encoders.train_tokenizer import train_from_ledger
-from videomar.errors import DataError
+from videomar.errors import DataError, VideomarError
 from videomar.evaluation.suite import evaluate_clips
 from videomar.files import sha256_of, write_json
 from videomar.hub.start import refuse_other_encoders, starts_of, with_start_tokenizer
 from videomar.latents.clip_encoder import ClipEncoder, Encoded, Video
 from videomar.latents.dataset import read_splits, shape_of
 from videomar.latents.encode import encode_clips
-from videomar.model.videomar import VideoMAR
 from videomar.provenance.code_hash import CAPTIONS, LATENTS, STAGES, TOKENIZER, TRAINING, code_hash
 from videomar.sampling.sample import sample_held_out
 from videomar.tracking.runs import RUN_FILE, open_run
@@ -60,16 +58,9 @@ _CODE = {
     "run": (TRAINING,),
     "scores": (STAGES["sample"], STAGES["evaluate"]),
 }
-_PROBE_STEPS, _PROBE_EVERY = 32, 4
+_PROBE_STEPS = 32
 _DONE = "made.json"
 _SCORED = ("ingest", "text", "sample", "suite")
-
-
-class Budget(NamedTuple):
-    """How long each rung trains: so many steps, or so many seconds; without both, as its parameters say."""
-
-    steps: int | None = None
-    seconds: float | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -284,7 +275,7 @@ class LadderWork:
         end = dataclasses.replace(own.curriculum[-1], steps=1, **fixed)
         alike = {
             "seed": 0,
-            "log_every": _PROBE_EVERY,
+            "log_every": PROBE_EVERY,
             "spike_factor": 0.0,
             "start_from": None,
             "warmup_steps": 1,
@@ -358,6 +349,19 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def exit_code(work: Callable[[], None]) -> int:
+    """Do the work of a command; on an error that its user can fix say one line on stderr, and return 1."""
+    try:
+        work()
+    except VideomarError as error:
+        note(str(error))
+        return 1
+    except OSError as error:
+        note(f"{error.filename or 'a file'}: {error.strerror or error}; fix that and run again")
+        return 1
+    return 0
+
+
 def facts_of(folder: Path) -> dict[str, Any]:
     """Figures and seconds of a finished folder."""
     return dict(json.loads((folder / _DONE).read_text("utf-8")))
@@ -366,50 +370,3 @@ def facts_of(folder: Path) -> dict[str, Any]:
 def scores_in(folder: Path) -> pd.DataFrame:
     """One row for each clip and kind."""
     return pd.read_parquet(folder / "scores.parquet")
-
-
-def with_steps(params: TrainParams, total: int) -> TrainParams:
-    """Return the parameters with a curriculum of so many steps, in the same proportions."""
-    share = total / sum(stage.steps for stage in params.curriculum)
-    return _with_counts(params, [stage.steps * share for stage in params.curriculum])
-
-
-def with_seconds(params: TrainParams, pace: Sequence[float], seconds: float) -> TrainParams:
-    """Return the parameters with a curriculum of so many seconds; `pace` = seconds a step, by stage."""
-    planned = sum(each * stage.steps for each, stage in zip(pace, params.curriculum, strict=True))
-    return _with_counts(params, [stage.steps * seconds / planned for stage in params.curriculum])
-
-
-def _with_counts(params: TrainParams, counts: Sequence[float]) -> TrainParams:
-    steps = [max(1, round(count)) for count in counts]
-    curriculum = tuple(
-        dataclasses.replace(stage, steps=count) for stage, count in zip(params.curriculum, steps, strict=True)
-    )
-    warmup = min(params.warmup_steps, sum(steps) // 10)
-    return dataclasses.replace(params, curriculum=curriculum, warmup_steps=warmup)
-
-
-class PaceClock:
-    """A tracker that remembers when steps of the first stage were logged, by a clock in seconds."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._times: list[float] = []
-
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Remember the time of a step of the first stage."""
-        if metrics["stage"] == 0:
-            self._times.append(self._now())
-
-    def seconds_a_step(self) -> float:
-        """Median over the logged steps."""
-        return statistics.median(after - before for before, after in pairwise(self._times)) / _PROBE_EVERY
-
-    def tag(self, values: dict[str, str]) -> None:
-        """Record nothing."""
-
-    def log_preview(self, step: int, model: VideoMAR) -> None:
-        """Record nothing."""
-
-    def flush(self) -> None:
-        """Return at once."""

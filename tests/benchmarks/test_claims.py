@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import claims, methods
+from benchmarks.budget import Budget
 from benchmarks.claims_file import read_claims
 from benchmarks.claims_page import page_of, picture_name
 from benchmarks.drift import DRIFT_FILE, drift_of, mean_drift, write_drift
-from benchmarks.ladder_work import Budget, LadderWork
+from benchmarks.ladder_work import LadderWork
 from benchmarks.methods import METHODS
 from videomar.config import load_params
 from videomar.errors import DataError, ParamsError

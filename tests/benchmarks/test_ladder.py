@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import ladder
-from benchmarks.ladder_work import PaceClock, with_seconds, with_steps
+from benchmarks.budget import PaceClock, with_seconds, with_steps
 from benchmarks.rungs import Rung, read_rungs
 from videomar.errors import ParamsError
 from videomar.evaluation.bootstrap import PairedScores, interval

@@ -112,7 +112,7 @@ class Checkout:
                 with _BROWSER.open(request, timeout=60) as reply:
                     return json.loads(reply.read() or "null")
             except urllib.error.HTTPError as error:
-                if error.code != 503:  # "busy, try again", which Prefect's own pages and clients do
+                if error.code != 503:  # "busy, try again", which Prefect's clients do
                     raise
             time.sleep(1)
         raise TimeoutError(f"{url}: busy {_TRIES} times")
