@@ -16,6 +16,7 @@ SPANS = (
     Span("encode", 11, 13, 33),
     Span("train", 35, 38, 98),
     Span(RELEASE, 101, 102, 121),
+    Span("ingest", 112, 113, 118),  # again, by the release
     Span(STEPS, 101, 110, 120),
 )
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import small_params
 from tests.support.deadlines import within
+from tests.support.ray_nodes import cluster_of_a_node
 from tests.support.videos import run_ffmpeg
 from videomar.compute.seeding import step_generator
 from videomar.encoders.causal import CausalTokenizer, save_tokenizer
@@ -75,19 +76,10 @@ def films(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(films):
     """Ray on this machine, one node of two CPUs, found by RAY_ADDRESS."""
-    from ray.cluster_utils import Cluster
-
-    from videomar.environment import apply_settings
-
-    apply_settings()
-    head = {"num_cpus": 2, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    os.environ["RAY_ADDRESS"] = cluster.address
-    yield cluster
-    del os.environ["RAY_ADDRESS"]
-    cluster.shutdown()
+    with cluster_of_a_node(films.folder, num_cpus=2, object_store_memory=STORE_BYTES) as cluster:
+        yield cluster
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +209,8 @@ def test_cluster_of_as_many_cpus_as_workers_is_started_and_says_nothing(films):
     state = films.folder / "state"
     state.write_bytes(pickle.dumps((films.videos, films.small, films.with_workers(2))))
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    environment.pop("RAY_ADDRESS", None)
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        environment.pop(name, None)
     done = subprocess.run(
         [sys.executable, script, state], env=environment, capture_output=True, text=True, timeout=DEADLINE_S
     )

@@ -26,15 +26,12 @@ def write(folder: Path, *spans: Span) -> None:
     (folder / ".local/run_times.jsonl").write_text("\n".join([*lines, '{"name": "cut', ""]))
 
 
-def test_longest_run_is_read_with_the_release_after_it(checkout: Path) -> None:
+def test_run_of_the_most_stages_is_read_with_the_release_after_it(checkout: Path) -> None:
     first = [Span("list_clips", 10, 11, 12), Span("train", 12, 15, 90), Span(RUN, 9, 10, 91)]
     after = [Span(RELEASE, 92, 93, 99)]
-    nothing_to_do = [
-        Span("list_clips", 200, 201, 202),
-        Span(RUN, 199, 200, 203),
-        Span(RELEASE, 204, 204, 205),
-    ]
-    write(checkout, *first, *after, *nothing_to_do)
+    later = [Span("train", 201, 202, 398), Span(RUN, 199, 200, 400), Span(RELEASE, 401, 402, 405)]
+    shorter = [Span("list_clips", 500, 500, 501), Span("train", 502, 503, 504), Span(RUN, 499, 499, 505)]
+    write(checkout, *first, *after, *later, *shorter)
     assert [span.name for span in read_run_times(checkout)] == [RUN, "list_clips", "train", RELEASE]
     assert read_run_times(checkout)[2].end == 90
 

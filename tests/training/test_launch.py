@@ -15,6 +15,7 @@ import torch.distributed as dist
 from tests.conftest import small_params
 from tests.support.caches import write_cache
 from tests.support.deadlines import within
+from tests.support.ray_nodes import cluster_of_a_node
 from tests.support.two_workers import on_two_workers
 from tests.training.conftest import files_of, spoil, with_train
 from videomar import checkpoint
@@ -83,20 +84,12 @@ def expected(folder):
 @pytest.fixture(scope="module")
 def cluster(folder, expected):
     """Two nodes of one CPU each, found by RAY_ADDRESS."""
-    from ray.cluster_utils import Cluster
-
-    from videomar.environment import apply_settings
-
-    apply_settings()
     size = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
-    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
-    cluster.second = cluster.add_node(**size)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_ADDRESS", cluster.address)
+    with cluster_of_a_node(folder, **size) as cluster, pytest.MonkeyPatch.context() as environment:
+        cluster.second = cluster.add_node(**size)
         environment.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         environment.chdir(folder)
         yield cluster
-    cluster.shutdown()
 
 
 @pytest.fixture(autouse=True)

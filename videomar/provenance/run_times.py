@@ -55,23 +55,26 @@ def note(name: str, begin: float) -> None:
 
 
 def read_run_times(folder: Path) -> list[Span]:
-    """Parts of the longest run in a checkout, which made the most, in their order; empty if none is noted.
+    """Parts of the run in a checkout that had the most stages, in their order; empty if no run is noted.
 
-    What came after it and before the next run is a part of it: the release.
+    Of several the longest. What came after it and before the next run is a part of it: the release.
     """
     spans = []
     with contextlib.suppress(OSError):
         for line in (Layout(folder).local / _FILE).read_text("utf-8").splitlines():
             with contextlib.suppress(ValueError, TypeError):  # a line that was cut
                 spans.append(Span(**json.loads(line)))
-    runs = sorted((span for span in spans if span.name == RUN), key=lambda span: span.process)
+    spans.sort(key=lambda span: span.process)
+    runs = [span for span in spans if span.name == RUN]
     if not runs:
         return []
-    longest = max(runs, key=lambda span: span.end - span.process)
-    until = next((run.process for run in runs if run.process > longest.end), float("inf"))
-    return sorted(
-        (span for span in spans if longest.process <= span.process < until), key=lambda span: span.process
-    )
+
+    def parts(run: Span) -> int:
+        return sum(run.process <= span.process <= span.end <= run.end for span in spans)
+
+    whole = max(runs, key=lambda run: (parts(run), run.end - run.process))
+    until = next((run.process for run in runs if run.process > whole.end), float("inf"))
+    return [span for span in spans if whole.process <= span.process < until]
 
 
 def _process_start() -> float:
