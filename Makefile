@@ -95,10 +95,14 @@ faults: setup-dev
 	    tests/flows tests/services tests/training tests
 	@$(BIN)/python -m pytest -m quiet
 
-# Other Pythons than that of .venv; those of pyenv are found, too.
+# Other Pythons than that of .venv; those of pyenv are found, too. What reads our text alone needs no second Python.
 OTHER_PYTHONS ?= 3.12 3.13
-OTHER_TESTS := tests/repository/test_contract.py tests/repository/test_architecture.py tests/cli/test_cli.py tests/cli/test_project.py tests/repository/test_pipeline.py \
-	tests/model tests/media/test_decode.py tests/curation/test_ingest.py tests/registry/test_pyfunc.py tests/registry/test_serving.py
+PIPELINE := tests/repository/test_pipeline.py
+OTHER_TESTS := $(PIPELINE)::test_every_stage_leaves_its_metrics $(PIPELINE)::test_second_run_does_nothing \
+	$(PIPELINE)::test_release_registers_and_reports_and_then_has_nothing_to_do \
+	$(PIPELINE)::test_generate_makes_a_playable_clip $(PIPELINE)::test_registered_version_is_sampled_and_evaluated_again_with_the_same_figures \
+	tests/repository/test_contract.py tests/cli/test_cli.py tests/cli/test_project.py tests/model tests/media/test_decode.py \
+	tests/curation/test_ingest.py tests/registry/test_pyfunc.py tests/registry/test_serving.py
 
 pythons: $(OTHER_PYTHONS:%=python-%)
 

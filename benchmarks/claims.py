@@ -71,6 +71,8 @@ class Plan:
     jobs: int
     long: bool = False
     """With the sides that need a GPU."""
+    times: bool = True
+    """Measure, too, how long the shipped model takes by frames and reveals."""
 
     @property
     def sides(self) -> list[Rung]:
@@ -129,7 +131,7 @@ def plan_of(chosen: argparse.Namespace) -> Plan:
         chosen.work.resolve(), data.raw, data.ledger, theirs, chosen.threads, tracked=True, drift=True
     )
     budget = Budget(steps=chosen.steps) if chosen.steps else Budget(seconds=chosen.seconds)
-    return Plan(work, claims, budget, chosen.jobs, chosen.long)
+    return Plan(work, claims, budget, chosen.jobs, chosen.long, times=not chosen.only)
 
 
 def make_all(plan: Plan, seeds: int, results: Path, page: Path) -> None:
@@ -156,7 +158,7 @@ def make_all(plan: Plan, seeds: int, results: Path, page: Path) -> None:
             "seconds_now": round(time.monotonic() - began, 1),
             "claims": [judged(plan, claim, seed + 1) for claim in plan.claims],
             # Once, at the end: the model is always the same.
-            "times": times_of_reveals() if seed + 1 == seeds else [],
+            "times": times_of_reveals() if plan.times and seed + 1 == seeds else [],
         }
         result = write_result("claims", figures, effects_of(figures["claims"]), folder=results)
         write_page(result, page)
