@@ -19,6 +19,11 @@ class Budget(NamedTuple):
     steps: int | None = None
     seconds: float | None = None
 
+    def times(self, longer: float) -> "Budget":
+        """Return a budget that is so many times as long."""
+        steps = None if self.steps is None else max(1, round(self.steps * longer))
+        return Budget(steps, None if self.seconds is None else self.seconds * longer)
+
 
 def with_steps(params: TrainParams, total: int) -> TrainParams:
     """Return the parameters with a curriculum of so many steps, in the same proportions."""

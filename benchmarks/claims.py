@@ -1,9 +1,9 @@
 """Which of the paper's claims hold here, and which of ours?
 
-`python -m benchmarks.claims --data FOLDER --seeds 3 --seconds 240 --jobs 2` after `make run` in FOLDER; on a
-GPU with `--long --seconds 7200 --jobs 1`. Sides of a claim, benchmarks/claims.yaml, learn the same clips with
-every seed for equal seconds and make the same held-out clips; differences are paired by clip and seed, and
-their intervals are over whole shots and over the trainings.
+`python -m benchmarks.claims --data FOLDER --seeds 3 --seconds 240 --jobs 2` after `make run` in FOLDER,
+for hours of a CPU; on a GPU with `--seconds 7200 --jobs 1`. Sides of a claim, benchmarks/claims.yaml, learn
+the same clips with every seed for equal seconds and make the same held-out clips; differences are paired by
+clip and seed, and their intervals are over whole shots and over the trainings.
 
 Every training is a run in MLflow, and everything is in the folders of the ladder (`ladder_work`), so that a
 benchmark that was killed continues, and `--jobs` processes share the work. They take the place of Ray Tune,
@@ -69,8 +69,6 @@ class Plan:
     claims: Sequence[Claim]
     budget: Budget
     jobs: int
-    long: bool = False
-    """With the sides that need a GPU."""
     times: bool = True
     """Measure, too, how long the shipped model takes by frames and reveals."""
 
@@ -85,7 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.claims")
     parser.add_argument("--claims", type=Path, default=ROOT / "benchmarks/claims.yaml")
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="claims; default: all")
-    parser.add_argument("--long", action="store_true", help="with the sides that need a GPU")
     parser.add_argument("--data", type=Path, default=ROOT, help="pipeline folder with a finished run")
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="what the sides change")
     parser.add_argument("--seeds", type=int, default=3, help="of training")
@@ -126,12 +123,12 @@ def plan_of(chosen: argparse.Namespace) -> Plan:
     theirs = load_params(data.params, chosen.params)
     # Of clips of all sizes: a tokenizer for each would be another difference.
     common = {"tokenizer": {"pretrained": str(data.tokenizer)}}
-    claims = read_claims(chosen.claims, chosen.params, common, chosen.only, chosen.long)
+    claims = read_claims(chosen.claims, chosen.params, common, chosen.only)
     work = LadderWork(
         chosen.work.resolve(), data.raw, data.ledger, theirs, chosen.threads, tracked=True, drift=True
     )
     budget = Budget(steps=chosen.steps) if chosen.steps else Budget(seconds=chosen.seconds)
-    return Plan(work, claims, budget, chosen.jobs, chosen.long, times=not chosen.only)
+    return Plan(work, claims, budget, chosen.jobs, times=not chosen.only)
 
 
 def make_all(plan: Plan, seeds: int, results: Path, page: Path) -> None:
@@ -152,7 +149,6 @@ def make_all(plan: Plan, seeds: int, results: Path, page: Path) -> None:
             "seeds_planned": seeds,
             "jobs": plan.jobs,
             "threads": plan.work.threads,
-            "long": plan.long,
             "device": choose_device(plan.work.ledger_params.train.device, "resources.train.device").type,
             **plan.budget._asdict(),
             "seconds_now": round(time.monotonic() - began, 1),
@@ -177,7 +173,8 @@ def trained_by(side: Rung, work: LadderWork) -> str:
     """Return what a side's training depends on, as a key: sides with the same key share it."""
     params = work.own(side.params, 0)
     sections = {name: fixed_keys(getattr(params, name)) for name in _TRAINED_BY}
-    return json.dumps([side.method if METHODS[side.method].learns else "", sections], sort_keys=True)
+    method = side.method if METHODS[side.method].learns else ""
+    return json.dumps([method, side.longer, sections], sort_keys=True)
 
 
 def scored_by(side: Rung, work: LadderWork) -> str:
@@ -195,7 +192,7 @@ def spread(plan: Plan, make: Callable[..., None], parts: Iterable[tuple[Rung, in
     """
     with ProcessPoolExecutor(plan.jobs, get_context("spawn")) as pool:
         made = [
-            pool.submit(make, plan.work.by(side.method), side.params, seed, plan.budget)
+            pool.submit(make, plan.work.by(side.method), side.params, seed, plan.budget.times(side.longer))
             for side, seed in parts
         ]
         try:
@@ -229,14 +226,17 @@ def make_scores(work: LadderWork, params: Params, seed: int, budget: Budget) -> 
 
 def judged(plan: Plan, claim: Claim, seeds: int) -> dict[str, Any]:
     """Figures of a claim as JSON: of its sides, and of each statement with its verdict."""
-    results = {name: result_of(plan.work, side, plan.budget, seeds) for name, side in claim.sides.items()}
+    results = {
+        name: result_of(plan.work, side, plan.budget.times(side.longer), seeds)
+        for name, side in claim.sides.items()
+    }
     return {
         "name": claim.name,
         "about": claim.about,
+        "longer": claim.longer,
         "sides": {name: side_figures(result) for name, result in results.items()},
         "drift": {name: drift_over_seeds(plan.work, results[name]) for name in claim.drift},
         "statements": [statement_figures(statement, results) for statement in claim.statements],
-        "left_out": list(claim.left_out),
     }
 
 

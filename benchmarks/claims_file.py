@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,8 @@ GAIN = "gain_db"
 _GROUPS, _KINDS = ("simulated", "real"), ("continuation", "image")
 _WORLDS = re.compile(r"image_(long|large)\d+")
 _METRICS = (GAIN, *(metric.key for metric in METRICS if metric.better != "neither" and metric.per != "set"))
-_CLAIM = {"name", "about", "base", "sides", "statements", "groups", "kinds", "metrics", "drift"}
-_SIDE, _STATEMENT = {"changes", "method", "long"}, {"says", "better", "than", "kinds"}
+_CLAIM = {"name", "about", "base", "longer", "sides", "statements", "groups", "kinds", "metrics", "drift"}
+_SIDE, _STATEMENT = {"changes", "method"}, {"says", "better", "than", "kinds"}
 
 Place = tuple[str, str, str]
 """Group of clips, kind of task, and figure."""
@@ -45,14 +46,14 @@ class Claim:
     about: str
     sides: Mapping[str, Rung]
     statements: tuple[Statement, ...]
-    left_out: tuple[str, ...]
-    """Statements about sides that only a long run has."""
     drift: tuple[str, ...]
     """Sides whose long clips are drawn frame by frame."""
+    longer: float
+    """How many times as long as those of other claims its sides train."""
 
 
 def read_claims(
-    path: Path, params: Path, common: Mapping[str, Any], chosen: Sequence[str] = (), long: bool = False
+    path: Path, params: Path, common: Mapping[str, Any], chosen: Sequence[str] = ()
 ) -> list[Claim]:
     """Return the claims of a file in its order.
 
@@ -61,7 +62,6 @@ def read_claims(
         params: params.yaml, which the sides change.
         common: further changes of parameters for all sides, by section and key.
         chosen: names of claims; none named = all.
-        long: with the sides that are marked `long`.
 
     Raises:
         ParamsError: a file is missing or damaged; a key, method, side, group, kind or metric is unknown; two
@@ -72,7 +72,7 @@ def read_claims(
     if not isinstance(listed, list) or set(content) - {"base", "claims"}:
         raise ParamsError(f"{path}: got {', '.join(map(str, content))}, expected `base` and a list `claims`")
     base = merged(content.get("base") or {}, common, f"{path}: base")
-    claims = [_claim(raw, base, params, long, str(path)) for raw in listed]
+    claims = [_claim(raw, base, params, str(path)) for raw in listed]
     known = [claim.name for claim in claims]
     if twice := [name for name in known if known.count(name) > 1]:
         raise ParamsError(f"{path}: got two claims named {twice[0]!r}, expected other names")
@@ -80,13 +80,16 @@ def read_claims(
     return [claim for claim in claims if not chosen or claim.name in chosen]
 
 
-def _claim(raw: Any, base: Mapping[str, Any], params: Path, long: bool, where: str) -> Claim:
+def _claim(raw: Any, base: Mapping[str, Any], params: Path, where: str) -> Claim:
     _check_keys(raw, _CLAIM, {"name", "about", "sides", "statements"}, where)
     where = f"{where}: {raw['name']}"
     if not isinstance(raw["sides"], dict) or not isinstance(raw["statements"], list):
         raise ParamsError(f"{where}: got {raw['sides']!r}, expected `sides` by name and a list `statements`")
     own = merged(base, raw.get("base") or {}, f"{where}: base")
     names = [str(name) for name in raw["sides"]]
+    longer = raw.get("longer", 1)
+    if not isinstance(longer, int | float) or isinstance(longer, bool) or not 0 < longer < math.inf:
+        raise ParamsError(f"{where}: longer: got {longer!r}, expected a number above 0")
     sides = {}
     for name, side in zip(names, raw["sides"].values(), strict=True):
         place = f"{where}: {name}"
@@ -94,9 +97,9 @@ def _claim(raw: Any, base: Mapping[str, Any], params: Path, long: bool, where: s
         changes = merged(own, side.get("changes") or {}, place)
         method = side.get("method", "")
         _among([method], METHODS, f"{place}: method")
-        if long or not side.get("long"):
-            sides[name] = Rung(name, None, side.get("changes") or {}, _params(params, changes, place), method)
-    statements, left_out = [], []
+        own_changes = side.get("changes") or {}
+        sides[name] = Rung(name, None, own_changes, _params(params, changes, place), method, longer)
+    statements = []
     for each in raw["statements"]:
         _check_keys(each, _STATEMENT, {"says", "better"}, where)
         named = [side for side in (each["better"], each.get("than")) if side is not None]
@@ -105,13 +108,10 @@ def _claim(raw: Any, base: Mapping[str, Any], params: Path, long: bool, where: s
         if len(named) == 1 and {metric for _, _, metric in decided_by} != {GAIN}:
             rule = f"{GAIN} alone, which is over repeating the picture; or name `than`"
             raise ParamsError(f"{where}: {each['says']}: got other metrics, expected {rule}")
-        if all(side in sides for side in named):
-            statements.append(Statement(each["says"], each["better"], each.get("than"), decided_by))
-        else:
-            left_out.append(each["says"])
+        statements.append(Statement(each["says"], each["better"], each.get("than"), decided_by))
     drift = raw.get("drift", [])
     _among(drift, sides, f"{where}: drift")
-    return Claim(raw["name"], raw["about"], sides, tuple(statements), tuple(left_out), tuple(drift))
+    return Claim(raw["name"], raw["about"], sides, tuple(statements), tuple(drift), longer)
 
 
 def _places(raw: Mapping[str, Any], where: str) -> tuple[Place, ...]:

@@ -25,8 +25,8 @@ Decibels are those of PSNR, over repeating the last given picture; they favour a
 VGG distance and motion stand beside them. Models are small ({weights} weights) and trained for {budget} each
 on {device}, a fraction of the default run: what holds here need not at another size, and what needs long
 training does not show. `python -m benchmarks.claims --data . {options}` repeats this (every
-training is a run in MLflow, and a benchmark that was killed continues); `--long --seconds 7200` on a GPU adds
-the sides that are listed as not tested. Measured at commit {commit} on {date}, load {load}, {machine}.
+training is a run in MLflow, and a benchmark that was killed continues). Measured at commit {commit} on {date},
+load {load}, {machine}.
 """
 _KINDS = {
     "continuation": "continued",
@@ -86,7 +86,7 @@ def page_of(result: Mapping[str, Any]) -> str:
             budget=budget,
             weights=f"{max(weights) / 1e6:.1f} M",
             device="one core" if one_core else f"{figures['threads']} threads and {figures['device']}",
-            options=f"--seeds {figures['seeds_planned']} {length}{' --long' if figures['long'] else ''}",
+            options=f"--seeds {figures['seeds_planned']} {length}",
             commit=head[:8] + dirty,
             date=result["date"],
             load=", ".join(f"{value:.1f}" for value in result["load"]),
@@ -110,7 +110,10 @@ def page_of(result: Mapping[str, Any]) -> str:
 def _section(claim: Mapping[str, Any]) -> Iterator[str]:
     yield f"## {claim['name'].capitalize()}"
     yield ""
-    yield claim["about"]
+    longer = claim["longer"]
+    yield claim["about"] + (
+        f" Each side trains {longer:g} times as long as those above." if longer != 1 else ""
+    )
     yield ""
     if _has_intervals(claim):
         yield f"![{claim['name']}: intervals of the differences]({PICTURES}/{picture_name(claim)})"
@@ -120,7 +123,6 @@ def _section(claim: Mapping[str, Any]) -> Iterator[str]:
     for statement in claim["statements"]:
         leads = "<br>".join(_lead(name, each) for name, each in statement["lead"].items())
         yield f"| {statement['says']} | {leads} | {statement['verdict']} |"
-    yield from (f"| {says} | | not tested here |" for says in claim["left_out"])
     yield ""
     yield from _sides(claim["sides"])
 

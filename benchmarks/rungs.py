@@ -36,6 +36,8 @@ class Rung:
     """All of its parameters."""
     method: str = ""
     """What else it does differently, see `methods.METHODS`; empty = nothing."""
+    longer: float = 1.0
+    """How many times as long as the others it trains."""
 
 
 def read_rungs(path: Path, params: Path, chosen: Sequence[str] = ()) -> list[Rung]:

@@ -45,12 +45,10 @@ def test_a_verdict_is_that_of_the_intervals(ends, expected):
 
 
 def test_the_claims_of_the_repository_fit_its_parameters():
-    short, long = (read_claims(CLAIMS, PARAMS, {}, (), long) for long in (False, True))
-    assert [claim.name for claim in short] == [claim.name for claim in long]
-    assert not any(claim.left_out for claim in long)
-    assert any(claim.left_out for claim in short)
-    for one, other in zip(short, long, strict=True):
-        assert len(one.statements) + len(one.left_out) == len(other.statements)
+    found = read_claims(CLAIMS, PARAMS, {})
+    assert all(claim.statements for claim in found)
+    longer = {claim.name: claim.longer for claim in found}
+    assert longer["small to large"] == 1 < longer["small to large at 64 px"]
 
 
 def claims_in(tmp_path, text, chosen=()):
@@ -67,6 +65,7 @@ def test_a_side_has_the_changes_of_its_claim_and_of_all(tmp_path):
           - name: one
             about: it
             base: {train: {learning_rate: 1.0e-4}}
+            longer: 2.5
             groups: [real]
             sides: {plain: {}, deep: {changes: {model: {depth: 7}}}, hidden: {method: whole_clip}}
             statements: [{says: deeper is better, better: deep, than: plain, kinds: [image]}]
@@ -78,6 +77,9 @@ def test_a_side_has_the_changes_of_its_claim_and_of_all(tmp_path):
     assert {side.params.suite.seeds for side in claim.sides.values()} == {2}
     assert [side.method for side in (plain, deep, hidden)] == ["", "", "whole_clip"]
     assert claim.statements[0].decided_by == (("real", "image", "gain_db"),)
+    assert {side.longer for side in claim.sides.values()} == {claim.longer} == {2.5}
+    assert Budget(steps=5).times(2.5) == Budget(steps=12)
+    assert Budget(seconds=4.0).times(2.5) == Budget(seconds=10.0)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,10 @@ def test_a_side_has_the_changes_of_its_claim_and_of_all(tmp_path):
             "a: c: method: got 'magic', expected one",
         ),
         ("{name: a, about: b, sides: {c: {}}, statements: [{says: d, better: e}]}", "a: sides: got 'e'"),
+        (
+            "{name: a, about: b, longer: 0, sides: {}, statements: []}",
+            "longer: got 0, expected a number above",
+        ),
         ("{name: a, about: b, sides: [c], statements: []}", "expected `sides` by name"),
         ("{name: a, about: b, sides: {c: {}}, statements: null}", "expected `sides` by name"),
         (

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 __all__ = ["checkout"]
 CLAIMS = """
 base:
-  suite: {simulated_clips: 3, real_clips: 2, seeds: 1, extra_clips: 0, long_clips: 2, metric_clips: 2, feature_clips: 0}
+  suite: {simulated_clips: 3, real_clips: 2, extra_clips: 0, long_clips: 2, metric_clips: 2, feature_clips: 0}
 claims:
   - name: next-frame loss
     about: Two ways to learn, one of which is of the benchmarks alone.
