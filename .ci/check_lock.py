@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -25,6 +26,7 @@ LOCKS = ("requirements.lock", "requirements-image.lock", "requirements-dev.lock"
 INDEX = "https://pypi.org/simple"
 OVERRIDES = Path(__file__).with_name("overrides.txt")
 FROM_SOURCE = "antlr4-python3-runtime"  # pure Python, published without a wheel
+_TOGETHER = 8  # they wait for the index
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 
 
@@ -51,19 +53,18 @@ def resolve(lock: Path, python: str, system: str, cache: Path) -> tuple[set[tupl
 def main() -> None:
     """Check every lock for every system; exit code 1 if one fails."""
     failed = False
-    with tempfile.TemporaryDirectory() as cache:
-        for lock in map(Path, sys.argv[1:] or LOCKS):
-            known = pins(lock.read_text(encoding="utf-8"))
-            for python, system in product(PYTHONS, SYSTEMS):
-                needed, reason = resolve(lock, python, SYSTEMS[system], Path(cache))
-                missing = ", ".join(f"{name} {version}" for name, version in sorted(needed - known))
-                failed = failed or bool(reason or missing)
-                verdict = f"{len(needed)} packages, complete"
-                if reason or missing:
-                    verdict = (
-                        reason or f"got a lock without {missing}, expected all that it needs; `make lock`"
-                    )
-                print(f"{lock}, Python {python}, {system}: {verdict}", flush=True)
+    parts = list(product(map(Path, sys.argv[1:] or LOCKS), PYTHONS, SYSTEMS))
+    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(_TOGETHER) as pool:
+        found = pool.map(lambda part: resolve(part[0], part[1], SYSTEMS[part[2]], Path(cache)), parts)
+        for (lock, python, system), (needed, reason) in zip(parts, found, strict=True):
+            missing = ", ".join(
+                f"{name} {version}" for name, version in sorted(needed - pins(lock.read_text("utf-8")))
+            )
+            failed = failed or bool(reason or missing)
+            verdict = f"{len(needed)} packages, complete"
+            if reason or missing:
+                verdict = reason or f"got a lock without {missing}, expected all that it needs; `make lock`"
+            print(f"{lock}, Python {python}, {system}: {verdict}", flush=True)
     sys.exit(failed)
 
 

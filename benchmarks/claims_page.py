@@ -25,8 +25,8 @@ Decibels are those of PSNR, over repeating the last given picture; they favour a
 VGG distance and motion stand beside them. Models are small ({weights} weights) and trained for {budget} each
 on {device}, a fraction of the default run: what holds here need not at another size, and what needs long
 training does not show. `python -m benchmarks.claims --data . {options}` repeats this (every
-training is a run in MLflow, and a benchmark that was killed continues). Measured at commit {commit} on {date},
-load {load}, {machine}.
+training is a run in MLflow, and a benchmark that was killed continues). Measured at commit {commit} on
+{date}, load {load}, {machine}.
 """
 _KINDS = {
     "continuation": "continued",
