@@ -2,6 +2,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,8 +15,11 @@ from benchmarks.claims_page import page_of, picture_name
 from benchmarks.drift import DRIFT_FILE, drift_of, mean_drift, write_drift
 from benchmarks.ladder_work import LadderWork
 from benchmarks.methods import METHODS
+from benchmarks.rungs import Rung
 from videomar.config import load_params
 from videomar.errors import DataError, ParamsError
+from videomar.media.mp4 import find_ffmpeg
+from videomar.sources.simulate import draw_simulated, scene_of
 
 ROOT = Path(__file__).parents[2]
 CLAIMS, PARAMS = ROOT / "benchmarks/claims.yaml", ROOT / "params.yaml"
@@ -204,6 +208,32 @@ def test_a_process_refuses_code_that_has_changed(tmp_path, params):
 def test_a_folder_without_a_finished_run_is_refused(tmp_path, capsys):
     assert claims.main(["--data", str(tmp_path), "--work", str(tmp_path / "work")]) == 1
     assert "expected that of a finished run; `make run` there" in capsys.readouterr().err
+
+
+def test_scenes_shorter_than_the_clips_are_drawn_again_at_their_length(tmp_path, params):
+    raw, samples = (
+        tmp_path / "raw",
+        dataclasses.replace(params.samples, simulated_videos=1, clips_per_video=2),
+    )
+    draw_simulated(raw, samples, find_ffmpeg())
+    (raw / "mine").mkdir()
+    (raw / "mine/a.mp4").write_text("kept as it is")
+    work = LadderWork(tmp_path / "work", raw, tmp_path / "ledger", params, 1)
+    plan = claims.Plan(work, (), Budget(steps=1), jobs=1)
+    longer = dataclasses.replace(params, ingest=dataclasses.replace(params.ingest, num_frames=33))
+    assert plan.work_of(Rung("as long", None, {}, params)).raw == raw
+    drawn = plan.work_of(Rung("longer", None, {}, longer)).raw
+    assert (drawn / "mine/a.mp4").read_text() == "kept as it is"
+    short, long = raw / "simulated/sim_0000.mp4", drawn / "simulated/sim_0000.mp4"
+    with av.open(str(long)) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 2 * 33
+    for number in range(2):
+        (scene, over), found = scene_of(short, number * 17 / 8), scene_of(long, number * 33 / 8 + 2)
+        assert over == 0
+        assert found == (scene, 16)
+    before = long.stat().st_mtime_ns
+    assert plan.work_of(Rung("longer", None, {}, longer)).raw == drawn
+    assert long.stat().st_mtime_ns == before
 
 
 def clip_row(kind, frames, clip_id="a"):
