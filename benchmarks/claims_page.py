@@ -111,9 +111,7 @@ def _section(claim: Mapping[str, Any]) -> Iterator[str]:
     yield f"## {claim['name'].capitalize()}"
     yield ""
     longer = claim["longer"]
-    yield claim["about"] + (
-        f" Each side trains {longer:g} times as long as those above." if longer != 1 else ""
-    )
+    yield claim["about"] + (f" Each side trains for {longer:g} times the seconds." if longer != 1 else "")
     yield ""
     if _has_intervals(claim):
         yield f"![{claim['name']}: intervals of the differences]({PICTURES}/{picture_name(claim)})"
