@@ -15,9 +15,7 @@ import argparse
 import dataclasses
 import itertools
 import json
-import os
 import re
-import shutil
 import statistics
 import sys
 import time
@@ -27,7 +25,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.budget import Budget
@@ -48,8 +45,6 @@ from videomar.config.section import fixed_keys
 from videomar.errors import DataError
 from videomar.evaluation.bootstrap import Figure
 from videomar.evaluation.generated import GROUPS
-from videomar.media.mp4 import encode, find_ffmpeg
-from videomar.sources.simulate import CLIP_FRAMES, FPS, render, scene_of
 
 HOLDS, FAILS, OPEN, MIXED = "holds", "does not hold", "too close to call", "differs by clips"
 UNKNOWN = "not measured"
@@ -83,12 +78,8 @@ class Plan:
         return [side for claim in self.claims for side in claim.sides.values()]
 
     def work_of(self, side: Rung) -> LadderWork:
-        """Return the folders for a side; scenes shorter than its clips are drawn again at their length."""
-        work, frames = self.work.by(side.method), side.params.ingest.num_frames
-        if frames <= CLIP_FRAMES:
-            return work
-        size_px = side.params.samples.simulated_size_px
-        return dataclasses.replace(work, raw=redrawn(work.raw, work.root / f"raw-{frames}", frames, size_px))
+        """Return the folders for a side."""
+        return self.work.by(side.method).with_scenes_for(side.params)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -180,33 +171,6 @@ def times_of_reveals() -> list[dict[str, float]]:
     setting = Setting(subject, _ROUNDS, subject.num_frames, time.process_time)
     torch.set_num_threads(1)
     return measure_reveals(setting, (subject.num_frames, 17), (1, 2, 4, 16))
-
-
-def redrawn(raw: Path, out: Path, frames: int, size_px: int) -> Path:
-    """Folder of the same videos, the simulated ones with so many frames of each scene; made if missing."""
-    if out.is_dir():
-        return out
-    note(f"drawing scenes of {frames} frames: {out}")
-    draft, program = out.with_name(f".{out.name}.{os.getpid()}"), find_ffmpeg()
-    shutil.copytree(
-        raw, draft, ignore=lambda folder, names: names if Path(folder).name == "simulated" else []
-    )
-    for path in sorted((raw / "simulated").glob("*.json")):
-        spans = json.loads(path.read_text("utf-8"))["clips"]
-        video = draft / "simulated" / path.with_suffix(".mp4").name
-        drawn = []
-        for number, span in enumerate(spans):
-            found = scene_of(path.with_suffix(".mp4"), span["start_s"])
-            if found is None:
-                raise DataError(
-                    f"{path}: got no scene at {span['start_s']} s, expected one; `make run` again"
-                )
-            drawn.append(render(found[0], size_px, frames))
-            span |= {"start_s": number * frames / FPS, "end_s": (number + 1) * frames / FPS}
-        encode(video, np.concatenate(drawn), FPS, program, crf=10, preset="veryfast")
-        (draft / "simulated" / path.name).write_text(json.dumps({"clips": spans}), "utf-8")
-    os.replace(draft, out)
-    return out
 
 
 def trained_by(side: Rung, work: LadderWork) -> str:

@@ -28,6 +28,7 @@ from filelock import FileLock
 from benchmarks import methods
 from benchmarks.budget import PROBE_EVERY, Budget, PaceClock, with_seconds, with_steps
 from benchmarks.drift import DRIFT_FILE, write_drift
+from benchmarks.long_scenes import draw_longer
 from benchmarks.methods import METHODS
 from videomar import checkpoint
 from videomar.checkpoint.transfer import start_sha256
@@ -46,12 +47,14 @@ from videomar.latents.dataset import read_splits, shape_of
 from videomar.latents.encode import encode_clips
 from videomar.provenance.code_hash import CAPTIONS, LATENTS, STAGES, TOKENIZER, TRAINING, code_hash
 from videomar.sampling.sample import sample_held_out
+from videomar.sources.simulate import CLIP_FRAMES
 from videomar.tracking.runs import RUN_FILE, open_run
 from videomar.training.launch import Recorder, recorded
 from videomar.training.loop import train
 from videomar.training.worker import Worker
 
 _CODE = {
+    "raw": (STAGES["samples"],),
     "ledger": (STAGES["ingest"], STAGES["curate"]),
     "tokenizer": (TOKENIZER,),
     "latents": (LATENTS, CAPTIONS),
@@ -120,6 +123,20 @@ class LadderWork:
             train=dataclasses.replace(params.train, validate_every=0, **training),
             suite=dataclasses.replace(params.suite, threads=self.threads),
         )
+
+    def with_scenes_for(self, params: Params) -> "LadderWork":
+        """Return the same folders; simulated scenes that are shorter than the clips are drawn again."""
+        frames = params.ingest.num_frames
+        if frames <= CLIP_FRAMES:
+            return self
+
+        def make(folder: Path) -> dict[str, Any]:
+            size_px = params.samples.simulated_size_px
+            return {"scenes": draw_longer(self.raw, folder / "raw", frames, size_px)}
+
+        scenes = [sha256_of(path) for path in sorted((self.raw / "simulated").glob("*.json"))]
+        folder = self._made("raw", params, ("samples",), [str(self.raw), frames, *scenes], make)
+        return dataclasses.replace(self, raw=folder / "raw")
 
     def ledger_of(self, params: Params) -> Path:
         """Ledger of the clips that sections `ingest` and `curate` keep."""

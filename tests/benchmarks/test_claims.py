@@ -211,10 +211,8 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path, capsys):
 
 
 def test_scenes_shorter_than_the_clips_are_drawn_again_at_their_length(tmp_path, params):
-    raw, samples = (
-        tmp_path / "raw",
-        dataclasses.replace(params.samples, simulated_videos=1, clips_per_video=2),
-    )
+    raw = tmp_path / "raw"
+    samples = dataclasses.replace(params.samples, simulated_videos=1, clips_per_video=2)
     draw_simulated(raw, samples, find_ffmpeg())
     (raw / "mine").mkdir()
     (raw / "mine/a.mp4").write_text("kept as it is")
@@ -234,6 +232,8 @@ def test_scenes_shorter_than_the_clips_are_drawn_again_at_their_length(tmp_path,
     before = long.stat().st_mtime_ns
     assert plan.work_of(Rung("longer", None, {}, longer)).raw == drawn
     assert long.stat().st_mtime_ns == before
+    draw_simulated(raw, dataclasses.replace(samples, seed=1), find_ffmpeg())
+    assert plan.work_of(Rung("of other scenes", None, {}, longer)).raw != drawn
 
 
 def clip_row(kind, frames, clip_id="a"):

@@ -3,22 +3,24 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ray._private.authentication.authentication_token_setup import _enable_token_auth
-from ray.cluster_utils import Cluster
 
 from videomar.compute.cluster import _TOKEN
 from videomar.environment import apply_settings
 
 
 @contextlib.contextmanager
-def cluster_of_a_node(folder: Path, **node: int) -> Iterator[Cluster]:
+def cluster_of_a_node(folder: Path, **node: int) -> Iterator[Any]:
     """Context in which RAY_ADDRESS is that of a cluster of one node of so many `num_cpus` and the like.
 
     It asks for the token of the clusters that stages start: Ray reads a token once in a process, which may
     have started such a cluster before, or may do so later.
     """
+    from ray._private.authentication.authentication_token_setup import _enable_token_auth
+    from ray.cluster_utils import Cluster
+
     token = folder / "ray_token"
     token.write_text(_TOKEN, "utf-8")
     with pytest.MonkeyPatch.context() as environment:
